@@ -1,0 +1,1 @@
+//! Commands and their dispatch; the only place that knows clap.

@@ -1,0 +1,4 @@
+//! Being the site.
+
+pub mod remote;
+pub mod site;
