@@ -26,3 +26,14 @@ pub enum Content {
     /// Another web server, reached over plain HTTP: `http://host:port`.
     Upstream(hyper::Uri),
 }
+
+/// Stub.
+#[derive(Debug)]
+pub struct Site;
+
+impl Site {
+    /// Stub.
+    pub async fn serve<S>(&self, stream: S, _peer: Option<SocketAddr>) -> Result<(), (std::io::Error, S)> {
+        Err((std::io::Error::other("stub"), stream))
+    }
+}
