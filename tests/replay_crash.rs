@@ -43,6 +43,7 @@ fn a_file_that_cannot_grow_stops_nobody_and_gets_everything_later() {
     let outcome = helper(&mut shell, "child_with_a_file_limit", &path).output().expect("sh");
     assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stdout));
 
+    assert_eq!(open(&path.with_extension("new")).len(), 1, "a file that could not even begin");
     let (memory, loaded) = ReplayMemory::open(&path, &[tag()]).expect("the file");
     assert_eq!((loaded.entries, loaded.damaged), (31, 1), "all are there, and the torn one in two pieces");
     assert!((0..31).all(|number| !memory.spend(tag(), &authenticator(number))));
@@ -85,7 +86,14 @@ fn child_with_a_file_limit() {
     assert_eq!((health.unsaved, health.dropped), (20, 0));
     assert_eq!(health.error.expect("an error").kind(), io::ErrorKind::FileTooLarge);
 
+    setrlimit(Resource::Fsize, Rlimit { current: Some(0), ..unlimited }).expect("a lower limit");
+    let late = open(&Path::new(&path).with_extension("new"));
+    assert!(late.spend(tag(), &authenticator(0)));
+    assert!(!late.health().is_well());
+
     setrlimit(Resource::Fsize, unlimited).expect("the old limit");
+    late.sync().expect("a disk that takes everything");
+    assert!(late.health().is_well());
     assert!(memory.spend(tag(), &authenticator(30)));
     assert!(memory.health().is_well(), "{:?}", memory.health());
     memory.sync().expect("a disk that takes everything");

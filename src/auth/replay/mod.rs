@@ -158,7 +158,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether everything that was spent is in the file, as far as the disk tells.
+    /// Whether nothing waits and the disk refuses nothing. What was dropped before stays dropped.
     pub fn is_well(&self) -> bool {
         self.unsaved == 0 && self.error.is_none()
     }
