@@ -108,7 +108,8 @@ impl ReplayMemory {
 
     /// Writes what waits and asks the disk to keep what was written since the last call: after it only a broken disk
     /// forgets. Blocks as long as the disk does, so it belongs on a thread that may, about once a second; `spend` does
-    /// not wait for it. The error is also kept for [`ReplayMemory::health`].
+    /// not wait for it. The error is also kept for [`ReplayMemory::health`]; after one from a failing disk, what the last
+    /// second wrote may be lost at a power cut although the next call succeeds.
     pub fn sync(&self) -> io::Result<()> {
         self.journal.as_ref().map_or(Ok(()), Journal::sync)
     }
