@@ -4,4 +4,4 @@ pub mod replay;
 pub mod secret;
 
 pub use replay::{ReplayMemory, SecretTag};
-pub use secret::{Domain, Secret};
+pub use secret::{Domain, DomainError, Secret, SecretError, SecretText};
