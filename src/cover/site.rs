@@ -26,3 +26,13 @@ pub enum Content {
     /// Another web server, reached over plain HTTP: `http://host:port`.
     Upstream(hyper::Uri),
 }
+
+/// Stand-in: a self-signed certificate for `domain` and its key in `dir`.
+pub fn self_signed(_domain: &str, dir: &std::path::Path) -> std::io::Result<(PathBuf, PathBuf)> {
+    Ok((dir.join("certificate.pem"), dir.join("key.pem")))
+}
+
+/// Stand-in: a folder with a small site in `dir`.
+pub fn default_folder(dir: &std::path::Path) -> std::io::Result<PathBuf> {
+    Ok(dir.join("site"))
+}

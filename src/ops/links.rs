@@ -213,8 +213,7 @@ mod tests {
     fn scan(rows: &[Vec<u8>]) -> String {
         const SCALE: usize = 4;
         let (width, height) = (rows[0].len() * SCALE, rows.len() * SCALE);
-        let mut image =
-            rqrr::PreparedImage::prepare_from_greyscale(width, height, |x, y| rows[y / SCALE][x / SCALE]);
+        let mut image = rqrr::PreparedImage::prepare_from_greyscale(width, height, |x, y| rows[y / SCALE][x / SCALE]);
         let grids = image.detect_grids();
         assert_eq!(grids.len(), 1);
         grids[0].decode().unwrap().1
@@ -222,7 +221,8 @@ mod tests {
 
     #[test]
     fn the_drawn_code_scans_as_the_link() {
-        for host in ["192.0.2.10", "2001:db8:1111:2222:3333:4444:5555:6666", "a-rather-long-name.of.a.host.example.com"] {
+        for host in ["192.0.2.10", "2001:db8:1111:2222:3333:4444:5555:6666", "a-rather-long-name.of.a.host.example.com"]
+        {
             let link = link(host).tg(Form::Hex);
             assert_eq!(scan(&pixels(&qr(&link).unwrap())), link);
         }
@@ -245,8 +245,20 @@ mod tests {
     fn private_addresses_are_known() {
         let judge = |text: &str| OwnAddress::new(text.parse().unwrap()).public;
         for private in [
-            "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "127.0.0.1", "169.254.1.1", "192.0.2.1", "0.0.0.0",
-            "255.255.255.255", "::1", "fe80::1", "fd00::1", "2001:db8::1", "::ffff:10.0.0.1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.1.1",
+            "192.0.2.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "2001:db8::1",
+            "::ffff:10.0.0.1",
         ] {
             assert!(!judge(private), "{private}");
         }
