@@ -178,8 +178,10 @@ impl Session {
             };
             if read > 0 {
                 let length = down.transform.frame(buffer, read, filler);
-                let written =
-                    down.unsent.write(&self.client, &[IoSlice::new(&buffer[..length])]).map_err(|_| End::ClientBroke)?;
+                let written = down
+                    .unsent
+                    .write(&self.client, &[IoSlice::new(&buffer[..length])])
+                    .map_err(|_| End::ClientBroke)?;
                 down.moved += written as u64;
             }
             Ok(Some(read))
