@@ -23,7 +23,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProt
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -284,6 +284,15 @@ pub async fn get_with(host: &Host, alpn: &[u8], path: &str, headers: &[(HeaderNa
 
 pub async fn get(host: &Host, alpn: &[u8], path: &str) -> Answer {
     get_with(host, alpn, path, &[]).await
+}
+
+/// The head of a request or of an answer, and nothing behind it.
+pub async fn head<R: AsyncRead + Unpin>(stream: &mut R) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
 }
 
 /// A request body that is sent piece by piece.

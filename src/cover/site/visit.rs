@@ -112,7 +112,7 @@ pub(super) async fn finish<S: AsyncWrite + Unpin>(stream: &mut S) {
 pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     finish(&mut stream).await;
     let forget = async {
-        let mut buffer = [0; 1024];
+        let mut buffer = [0; 4096];
         while let Ok(Ok(1..)) = timeout(LINGER_QUIET, stream.read(&mut buffer)).await {}
     };
     let _ = timeout(LINGER_LONGEST, forget).await;
