@@ -91,6 +91,9 @@ fn a_wrong_secret_on_the_command_line_is_not_repeated() {
         run(home().path(), &["check", "--secret", "alice=0123456789abcdef", "--secret", "0123456789"]);
     assert_eq!(code, 1);
     assert!(err.contains("--secret alice=(hidden)") && !err.contains("0123") && !out.contains("0123"), "{err}");
+    let swapped = "00112233445566778899aabbccddeeff=alice";
+    let (code, _, err) = run(home().path(), &["check", "--secret", swapped]);
+    assert!(code == 1 && err.contains("--secret (hidden)") && !err.contains("0011"), "{err}");
 }
 
 #[test]

@@ -248,7 +248,11 @@ proptest! {
     }
 
     #[test]
-    fn a_cut_or_spoilt_example_never_panics(at in 0..EXAMPLE.len(), inserted in "[\\PC\n\r\t\"'\\[\\]{}=.]{0,3}", cut: bool) {
+    fn a_cut_or_spoilt_example_never_panics(
+        at in 0..EXAMPLE.len(),
+        inserted in "[\\PC\n\r\t\"'\\[\\]{}=.]{0,3}",
+        cut: bool,
+    ) {
         let text = example_uncommented();
         let at = text.floor_char_boundary(at.min(text.len()));
         let rest = if cut { "" } else { &text[at..] };

@@ -362,7 +362,7 @@ mod tests {
         let cases = [
             format!("[[users]]\nsecret = \"{SECRET}\""),
             format!("[[users]]\nsecret = {SECRET}"),
-            format!("[[users]]\nsercet = \"ABEiM0RVZneImaq7zN3u_w\""),
+            "[[users]]\nsercet = \"ABEiM0RVZneImaq7zN3u_w\"".into(),
             "users = [{ name = \"a\", secret = \"ABEiM0RVZneImaq7zN3u_w\" }]".into(),
             "users = \"ABEiM0RVZneImaq7zN3u_w\"".into(),
             "[[users]]\nsecret = ABEiM0RVZneImaq7zN3u_w".into(),

@@ -5,8 +5,8 @@
 //!                               └──────────┴─▶ Report: all complaints at once
 //! ```
 //!
-//! [`file`] is the file as written. [`resolve`] checks it together with the environment and the flags, and reads but
-//! never writes. [`embedded`] fills the gaps, and for that may write to the state directory.
+//! [`mod@file`] is the file as written. [`mod@resolve`] checks it together with the environment and the flags, and
+//! reads but never writes. [`embedded`] fills the gaps, and for that may write to the state directory.
 
 pub mod embedded;
 pub mod file;
