@@ -1,7 +1,9 @@
 //! The built program: outputs, exit codes, and that every failure names the next step.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
+
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -160,13 +162,15 @@ fn a_state_directory_that_cannot_be_is_named() {
 
 #[test]
 fn health_follows_the_listener() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let home = home();
-    let address = format!("0.0.0.0:{}", listener.local_addr().unwrap().port());
-    let health = || run(home.path(), &["health", "--listen", &address]);
-    assert_eq!(health().0, 0);
-    drop(listener);
-    let (code, _, err) = health();
+    let health = |port: u16| run(home.path(), &["health", "--listen", &format!("0.0.0.0:{port}")]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(health(listener.local_addr().unwrap().port()).0, 0);
+    // Bound but not listening: the port answers nobody, and nobody else can take it meanwhile.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let port = silent.local_addr().unwrap().as_socket().unwrap().port();
+    let (code, _, err) = health(port);
     assert!(code == 1 && err.contains("next: "), "{err}");
 }
 

@@ -2,6 +2,8 @@
 //!
 //! `BLESS=1 cargo test --test config_files` writes what is said into the files of expectations; read the difference.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
