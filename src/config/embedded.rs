@@ -179,7 +179,7 @@ fn settle_cover(cover: CoverDraft, domain: &Domain, folder: &Path, made: &mut Ma
     (made.certificate, made.content) = (certificate.is_none(), content.is_none());
     let (certificate, key) = match certificate {
         Some(files) => files,
-        None => site::self_signed(domain.as_str(), folder).map_err(|error| trouble(folder, error))?,
+        None => site::self_signed(domain.as_str(), folder).map_err(|error| trouble(folder, io::Error::other(error)))?,
     };
     let content = match content {
         Some(content) => content,
