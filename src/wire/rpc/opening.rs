@@ -73,7 +73,7 @@ impl Nonce {
     }
 }
 
-/// Names one end of a link. Middle proxies echo ours and look at nothing else in it.
+/// Names one end of a link. A middle proxy echoes ours, which is all that we look at in its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessId {
     /// The sender's address, as far as it knows.
