@@ -9,6 +9,7 @@ use tracing::{Span, debug, field, info, warn};
 use super::Server;
 use crate::cover::gate::Promotion;
 use crate::crypto::kdf::KeyIv;
+use crate::net::sockopt;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
 use crate::relay::stream::{self, Session};
 use crate::telegram::DcId;
@@ -19,6 +20,8 @@ use crate::wire::obfuscated;
 pub(super) async fn session(server: &Server, client: TcpStream, promotion: Promotion) {
     let Promotion { admission, opened, leftover, record_left } = promotion;
     let dc = DcId::new(opened.dc);
+    // Not before: a visitor's connection has no probes that the cover would not send.
+    sockopt::keep_alive(&client);
     Span::current().record("user", admission.member().name()).record("dc", field::display(dc));
 
     let (header, to_dc) = obfuscated::seal_for_dc(dc.number(), &opened.down, rand::random);
