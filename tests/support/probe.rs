@@ -266,6 +266,7 @@ impl Player {
     /// Whether bytes came.
     async fn read_until(&mut self, end: Instant) -> bool {
         let (Some(stream), None) = (&mut self.stream, self.end) else { return false };
+        self.reply.reserve(64 << 10);
         let Ok(read) = timeout_at(end, stream.read_buf(&mut self.reply)).await else { return false };
         if let Ok(1..) = read {
             return true;
