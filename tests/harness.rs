@@ -15,6 +15,7 @@ use support::nginx::{self, Nginx};
 use support::obfuscated::{Frame, Frames, Header, PADDED, framed};
 use support::origin::{Origin, Sink};
 use support::probe::{Lineup, Probe, Report, compare};
+use support::raw_cover::{RawCover, misread_closes};
 use support::relay::{Fault, Relay};
 use support::toy::Toy;
 use support::{KEY, OTHER_KEY, corpus};
@@ -109,6 +110,16 @@ async fn faulty_relays_are_found() {
         let probes = corpus::all().into_iter().filter(|known| known.name == probe).collect();
         let Some(report) = nginx_against(fault, probes).await else { return };
         assert_eq!((report.probes, report.differences.len()), (1, 1), "{fault:?} was not found by {probe}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faulty_closes_are_found() {
+    for (fault, sound) in [(Fault::None, true), (Fault::FinForReset, false), (Fault::FullClose, false)] {
+        let mut cover = RawCover::start().await;
+        let relay = Relay::start(cover.addr, fault).await;
+        let wrong = misread_closes(relay.addr, &mut cover).await;
+        assert_eq!(wrong.is_empty(), sound, "{fault:?}: {wrong:#?}");
     }
 }
 

@@ -5,6 +5,7 @@
 
 use sha2::{Digest, Sha256};
 
+pub mod browser;
 pub mod corpus;
 pub mod dice;
 pub mod fake_tls;
@@ -14,7 +15,9 @@ pub mod nginx;
 pub mod obfuscated;
 pub mod origin;
 pub mod probe;
+pub mod raw_cover;
 pub mod relay;
+pub mod stage;
 pub mod toy;
 pub mod transcript;
 pub mod vizard;
@@ -50,4 +53,9 @@ pub async fn take_all(session: &mut fake_tls::Session) -> (mock_dc::Sum, fake_tl
             Err(end) => return ((count, hash.finalize().into()), end),
         }
     }
+}
+
+/// SHA-256 of a file in hex.
+pub fn sum_of_file(path: &std::path::Path) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(std::fs::read(path).expect("a file")))
 }
