@@ -41,3 +41,11 @@ impl Domain {
         &self.0
     }
 }
+
+impl std::str::FromStr for Domain {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Ok(Self(text.to_owned()))
+    }
+}

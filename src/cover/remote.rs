@@ -1,4 +1,24 @@
-//! A cover elsewhere.
+//! A cover elsewhere: the cover leg is opened when a client comes, and both are handed to the kernel as soon as the
+//! connection is known to be a visit.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use proxy_header::{ProxiedAddress, ProxyHeader};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::gate::{FromClient, FromCover, Gate, Promotion};
+use super::{Outcome, log_visit, scout};
+use crate::auth::{Domain, Judge};
+use crate::net::{dial, sockopt};
+use crate::relay::{Closed, End, attempt, reset_on_close, splice};
 
 /// Settings of a remote cover.
 #[derive(Clone, Debug)]
@@ -18,4 +38,248 @@ pub enum ProxyProtocol {
     V1,
     /// The binary form.
     V2,
+}
+
+/// How long the cover has to accept a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a visit of ours to the cover may take.
+const VISIT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long resolved addresses are used before they are asked for again.
+const RESOLVE_EVERY: Duration = Duration::from_secs(60);
+
+/// How often the cover's flight is looked at again, or sooner when it was not what it used to be.
+const VISIT_EVERY: Duration = Duration::from_secs(3600);
+const VISIT_AGAIN: Duration = Duration::from_secs(30);
+
+/// Silence after which a flight is taken for whole: while the number of its records is not known, and when fewer came.
+const SILENCE_UNKNOWN: Duration = Duration::from_millis(150);
+const SILENCE_SHORT: Duration = Duration::from_secs(1);
+
+/// A web server elsewhere.
+#[derive(Debug)]
+pub struct Remote {
+    settings: Settings,
+    name: Domain,
+    resolved: Mutex<Option<(Instant, Vec<SocketAddr>)>>,
+    /// Encrypted records in the cover's first flight; 0 while that is not known.
+    flight_records: AtomicUsize,
+    stale: Notify,
+}
+
+impl Remote {
+    /// A cover that is visited as the site `name`.
+    pub fn new(settings: Settings, name: Domain) -> Self {
+        Self { settings, name, resolved: Mutex::default(), flight_records: AtomicUsize::new(0), stale: Notify::new() }
+    }
+
+    /// Visits the cover once to learn the number of records in its first flight, which joining them takes.
+    pub async fn visit(&self) -> io::Result<usize> {
+        let visit = async {
+            let mut cover = self.connect().await?;
+            if self.settings.proxy_protocol.is_some() {
+                let (here, there) = (cover.local_addr()?, cover.peer_addr()?);
+                cover.write_all(&self.proxy_header(here, there)?).await?;
+            }
+            scout::count_flight_records(cover, self.name.as_str()).await
+        };
+        let records = timeout(VISIT_PATIENCE, visit).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        self.flight_records.store(records, Ordering::Relaxed);
+        Ok(records)
+    }
+
+    /// Visits the cover from time to time, and soon when its flight was not what it used to be.
+    pub(super) async fn watch(&self) {
+        let mut known = self.flight_records.load(Ordering::Relaxed);
+        loop {
+            let pause = if known == 0 { VISIT_AGAIN } else { VISIT_EVERY };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stale.notified() => {}
+            }
+            match self.visit().await {
+                Ok(records) if records != known => {
+                    info!(before = known, now = records, "the cover's first flight has another number of records");
+                    known = records;
+                }
+                Ok(_) => {}
+                Err(error) => warn!(%error, "the cover could not be visited"),
+            }
+        }
+    }
+
+    pub(super) async fn receive(&self, client: TcpStream, peer: SocketAddr, judge: Arc<Judge>) -> Outcome {
+        match self.open_leg(&client, peer).await {
+            Ok(cover) => self.stand_between(client, cover, judge).await,
+            Err(error) => {
+                warn!(%error, "the cover could not be reached");
+                Outcome::Visited(None)
+            }
+        }
+    }
+
+    async fn open_leg(&self, client: &TcpStream, peer: SocketAddr) -> io::Result<TcpStream> {
+        let mut cover = self.connect().await?;
+        if self.settings.proxy_protocol.is_some() {
+            cover.write_all(&self.proxy_header(peer, client.local_addr()?)?).await?;
+        }
+        Ok(cover)
+    }
+
+    async fn stand_between(&self, client: TcpStream, cover: TcpStream, judge: Arc<Judge>) -> Outcome {
+        let known = Some(self.flight_records.load(Ordering::Relaxed)).filter(|records| *records > 0);
+        let silence = if known.is_some() { SILENCE_SHORT } else { SILENCE_UNKNOWN };
+        let mut watch = Watch { client, cover, gate: Gate::new(judge, known), silence, stale: &self.stale };
+        match watch.until_decided().await {
+            Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),
+            Ok(Decision::Visit) => {
+                if let Some(reason) = watch.gate.open() {
+                    log_visit(reason);
+                }
+                Outcome::Visited(Some(splice::splice(watch.client, watch.cover).await))
+            }
+            Err(broke) => {
+                reset_on_close(if broke == End::ClientBroke { &watch.cover } else { &watch.client });
+                Outcome::Visited(Some(Closed { by: broke, up: 0, down: 0 }))
+            }
+        }
+    }
+
+    fn proxy_header(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Vec<u8>> {
+        let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let header = ProxyHeader::with_address(ProxiedAddress::stream(plain(from), plain(to)));
+        let mut bytes = Vec::new();
+        match self.settings.proxy_protocol {
+            Some(ProxyProtocol::V1) => header.encode_v1(&mut bytes),
+            Some(ProxyProtocol::V2) => header.encode_v2(&mut bytes),
+            None => Ok(()),
+        }
+        .map_err(io::Error::other)?;
+        Ok(bytes)
+    }
+
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let addresses = self.addresses().await?;
+        let cover = dial::dial(&addresses, CONNECT_PATIENCE).await?;
+        sockopt::no_delay(&cover);
+        Ok(cover)
+    }
+
+    /// The cover's addresses. When its name cannot be resolved any more, those that it had.
+    async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(literal) = self.settings.host.parse::<IpAddr>() {
+            return Ok(vec![(literal, self.settings.port).into()]);
+        }
+        let last = self.resolved.lock().ok().and_then(|resolved| resolved.clone());
+        if let Some((when, addresses)) = &last
+            && when.elapsed() < RESOLVE_EVERY
+        {
+            return Ok(addresses.clone());
+        }
+        let target = (self.settings.host.as_str(), self.settings.port);
+        let fresh = tokio::net::lookup_host(target).await.map(|found| found.collect::<Vec<_>>());
+        let addresses = match (fresh, last) {
+            (Ok(fresh), _) if !fresh.is_empty() => fresh,
+            (_, Some((_, old))) => old,
+            (Ok(_), None) => return Err(io::Error::new(io::ErrorKind::NotFound, "the cover's name has no address")),
+            (Err(error), None) => return Err(error),
+        };
+        if let Ok(mut resolved) = self.resolved.lock() {
+            *resolved = Some((Instant::now(), addresses.clone()));
+        }
+        Ok(addresses)
+    }
+}
+
+/// A client and its cover leg with the gate between them.
+struct Watch<'a> {
+    client: TcpStream,
+    cover: TcpStream,
+    gate: Gate,
+    silence: Duration,
+    stale: &'a Notify,
+}
+
+enum Decision {
+    Visit,
+    Promote(Box<Promotion>),
+}
+
+impl Watch<'_> {
+    /// Hands bytes both ways until the connection is known to be a visit or has proved itself twice; fails with the side
+    /// that broke.
+    async fn until_decided(&mut self) -> Result<Decision, End> {
+        while self.gate.open().is_none() {
+            tokio::select! {
+                ready = self.client.readable() => {
+                    let read = ready.and_then(|()| read_some(&self.client)).map_err(|_| End::ClientBroke)?;
+                    if let Some(bytes) = read && let Some(promotion) = self.client_said(&bytes).await? {
+                        return Ok(Decision::Promote(promotion));
+                    }
+                }
+                ready = self.cover.readable() => {
+                    let read = ready.and_then(|()| read_some(&self.cover)).map_err(|_| End::FarBroke)?;
+                    if let Some(bytes) = read {
+                        self.cover_said(&bytes).await?;
+                    }
+                }
+                () = sleep(self.silence), if self.gate.flight_may_be_whole() => {
+                    self.stale.notify_one();
+                    let flight = self.gate.cover_waits().unwrap_or_default();
+                    self.tell_client(&flight).await?;
+                }
+            }
+        }
+        Ok(Decision::Visit)
+    }
+
+    /// Nothing read means that the client ended its side; the pass-through meets that end again.
+    async fn client_said(&mut self, bytes: &[u8]) -> Result<Option<Box<Promotion>>, End> {
+        if bytes.is_empty() {
+            let release = self.gate.client_end();
+            self.tell_client(&release).await?;
+            return Ok(None);
+        }
+        let forwarded = !self.gate.judges_first();
+        if forwarded {
+            self.tell_cover(bytes).await?;
+        }
+        match self.gate.client_data(bytes, SystemTime::now().into()) {
+            FromClient::Promote(promotion) => Ok(Some(promotion)),
+            FromClient::Forward { release } => {
+                self.tell_client(&release).await?;
+                if !forwarded {
+                    self.tell_cover(bytes).await?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    async fn cover_said(&mut self, bytes: &[u8]) -> Result<(), End> {
+        if bytes.is_empty() {
+            let release = self.gate.cover_end();
+            return self.tell_client(&release).await;
+        }
+        match self.gate.cover_data(bytes) {
+            FromCover::Pass => self.tell_client(bytes).await,
+            FromCover::Withhold => Ok(()),
+            FromCover::Send(flight) => self.tell_client(&flight).await,
+        }
+    }
+
+    async fn tell_client(&mut self, bytes: &[u8]) -> Result<(), End> {
+        self.client.write_all(bytes).await.map_err(|_| End::ClientBroke)
+    }
+
+    async fn tell_cover(&mut self, bytes: &[u8]) -> Result<(), End> {
+        self.cover.write_all(bytes).await.map_err(|_| End::FarBroke)
+    }
+}
+
+/// What has arrived, or `None` if readiness was a false alarm.
+fn read_some(stream: &TcpStream) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::with_capacity(4096);
+    Ok(attempt(stream.try_read_buf(&mut bytes))?.map(|_| bytes))
 }

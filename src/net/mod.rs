@@ -1,1 +1,5 @@
-//! net
+//! Sockets without protocol.
+
+pub mod dial;
+pub mod listen;
+pub mod sockopt;

@@ -1,1 +1,70 @@
-//! relay
+//! Moving bytes: order, back-pressure, half-close, counts. Knows no configuration.
+//!
+//! [`halves`] are the pure transforms of a session, [`stream`] moves a session's bytes through them, [`splice`] copies
+//! untouched in both directions, [`sizing`] says how data is cut into records.
+
+pub mod halves;
+pub mod sizing;
+pub mod splice;
+pub mod stream;
+mod unsent;
+
+use std::io;
+
+/// How a relay ended: an outcome, not an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// What ended it.
+    pub by: End,
+    /// Bytes that left for the far side.
+    pub up: u64,
+    /// Bytes that left for the client.
+    pub down: u64,
+}
+
+/// What ended a relay. A closed set: it is also the name in logs and counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// Both sides had said all they wanted.
+    Finished,
+    /// The client's connection broke.
+    ClientBroke,
+    /// The far side's connection broke.
+    FarBroke,
+    /// The client sent something that is no record of application data.
+    BadRecord,
+    /// Nothing moved for too long.
+    Idle,
+}
+
+impl End {
+    /// A short name.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::ClientBroke => "client_broke",
+            Self::FarBroke => "far_broke",
+            Self::BadRecord => "bad_record",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+/// Ends our direction of a connection. A peer that is already gone is no news.
+pub(crate) fn shut(stream: &tokio::net::TcpStream) {
+    let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+}
+
+/// Makes the coming close of this socket a reset.
+pub(crate) fn reset_on_close(stream: &tokio::net::TcpStream) {
+    let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+}
+
+/// `WouldBlock` as `None`: readiness was a false alarm.
+pub(crate) fn attempt<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,7 +1,10 @@
 //! Numbers of data centres and the addresses that are built in (docs/protocol.md, "Data centres").
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+
+use super::{Family, Settings};
 
 /// A data centre as clients name it: 1 to 5 and 203 production, 10001 to 10003 test; negative: its media cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +20,11 @@ impl DcId {
     pub fn number(self) -> i16 {
         self.0
     }
+
+    /// The same data centre without regard to what it is asked for.
+    fn unsigned(self) -> Self {
+        Self(self.0.saturating_abs())
+    }
 }
 
 impl fmt::Display for DcId {
@@ -30,5 +38,83 @@ impl FromStr for DcId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Self)
+    }
+}
+
+const PORT: u16 = 443;
+
+/// Telegram's own addresses, by number. Media clusters are served at the same ones.
+const BUILT_IN: &[(i16, &[&str])] = &[
+    (1, &["149.154.175.50", "2001:b28:f23d:f001::a"]),
+    (2, &["149.154.167.51", "95.161.76.100", "2001:67c:4e8:f002::a"]),
+    (3, &["149.154.175.100", "2001:b28:f23d:f003::a"]),
+    (4, &["149.154.167.91", "2001:67c:4e8:f004::a"]),
+    (5, &["149.154.171.5", "2001:b28:f23f:f005::a"]),
+    (203, &["91.105.192.100", "2a0a:f280:203:a:5000::100"]),
+    (10_001, &["149.154.175.10", "2001:b28:f23d:f001::e"]),
+    (10_002, &["149.154.167.40", "2001:67c:4e8:f002::e"]),
+    (10_003, &["149.154.175.117", "2001:b28:f23d:f003::e"]),
+];
+
+impl Settings {
+    /// Addresses of a data centre in the order in which they are to be tried; empty if there is no such data centre.
+    ///
+    /// An override for the number as the client wrote it comes first, then one without its sign, then what is built in.
+    pub fn addresses(&self, dc: DcId) -> Vec<SocketAddr> {
+        if let Some(given) = self.overrides.get(&dc).or_else(|| self.overrides.get(&dc.unsigned())) {
+            return given.clone();
+        }
+        let built_in = BUILT_IN.iter().find(|(number, _)| *number == dc.unsigned().0);
+        let mut addresses: Vec<SocketAddr> = built_in
+            .into_iter()
+            .flat_map(|(_, texts)| *texts)
+            .filter_map(|text| text.parse().ok())
+            .map(|address: IpAddr| SocketAddr::new(address, PORT))
+            .collect();
+        addresses.sort_by_key(|address| address.is_ipv4() != (self.prefer == Family::Ipv4));
+        addresses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(settings: &Settings, number: i16) -> Vec<String> {
+        settings.addresses(DcId::new(number)).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_built_in_address_is_one() {
+        for (number, texts) in BUILT_IN {
+            assert_eq!(addresses(&Settings::default(), *number).len(), texts.len(), "{number}");
+            assert_eq!(addresses(&Settings::default(), -number).len(), texts.len(), "-{number}");
+        }
+    }
+
+    #[test]
+    fn unknown_numbers_have_no_address() {
+        for number in [0, 6, -6, 202, 10_000, 10_004, i16::MAX, i16::MIN] {
+            assert!(addresses(&Settings::default(), number).is_empty(), "{number}");
+        }
+    }
+
+    #[test]
+    fn the_preferred_family_comes_first() {
+        let settings = Settings { prefer: Family::Ipv6, ..Settings::default() };
+        assert_eq!(addresses(&settings, 1), ["[2001:b28:f23d:f001::a]:443", "149.154.175.50:443"]);
+        assert_eq!(addresses(&Settings::default(), 1), ["149.154.175.50:443", "[2001:b28:f23d:f001::a]:443"]);
+    }
+
+    #[test]
+    fn overrides_go_by_the_signed_number_first() {
+        let given = |text: &str| vec![text.parse().unwrap()];
+        let mut settings = Settings::default();
+        settings.overrides.insert(DcId::new(2), given("192.0.2.1:1"));
+        settings.overrides.insert(DcId::new(-4), given("192.0.2.2:2"));
+        assert_eq!(addresses(&settings, 2), ["192.0.2.1:1"]);
+        assert_eq!(addresses(&settings, -2), ["192.0.2.1:1"]);
+        assert_eq!(addresses(&settings, -4), ["192.0.2.2:2"]);
+        assert_eq!(addresses(&settings, 4)[0], "149.154.167.91:443");
     }
 }

@@ -1,6 +1,7 @@
 //! Reaching Telegram.
 
 pub mod dc;
+pub mod direct;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,1 +1,12 @@
-//! wire
+//! Codecs: slices in, values out; values in, bytes out. Nothing here knows a socket, a clock or a random source, and
+//! nothing that a peer sends can make it panic or allocate more than the bound that stands beside each reader.
+
+pub mod client_hello;
+pub mod cursor;
+pub mod framing;
+pub mod obfuscated;
+pub mod record;
+pub mod server_flight;
+
+pub use client_hello::{ClientHello, HelloCollector};
+pub use cursor::DecodeError;

@@ -1,0 +1,500 @@
+//! The file behind the set: a line that says what it is, then records that are only ever appended.
+//!
+//! ```text
+//! 0              16             32
+//! ├──────────────┼──────────────┼─ …     header: "vizard replay 1\n"
+//! │ header       │ record       │        record: tag 4 │ key 8 │ salted CRC-32 of both 4, big-endian
+//! └──────────────┴──────────────┴─ …
+//! ```
+//!
+//! A record is found by its checksum at whatever offset it stands. So nothing needs to be truncated or completed after
+//! a torn write, which could hurt a second writer: the record is simply written again, and readers step over the rest.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Health, Key, SecretTag};
+
+const BLOCK: usize = 16;
+type Block = [u8; BLOCK];
+
+const HEADER: &Block = b"vizard replay 1\n";
+/// What every version of the header begins with.
+const FAMILY: &[u8] = b"vizard replay ";
+
+/// Entries that may wait for a disk that refuses: 16 MiB, and at a hundred new connections a second almost three hours.
+const UNSAVED_MAX: usize = 1 << 20;
+
+/// Read at once; large enough that system calls do not show, small enough that nobody misses it.
+const READ_SIZE: usize = 1 << 18;
+
+/// An open file of records.
+pub(super) struct Journal {
+    file: File,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    backlog: Backlog,
+    /// Something was written that the disk was not yet asked to keep.
+    dirty: bool,
+    refused_write: Option<io::Error>,
+    /// Apart from the other, since a write that works says nothing about a sync that failed.
+    refused_sync: Option<io::Error>,
+}
+
+impl Journal {
+    /// Opens the file, or makes it. Refuses what is no file of ours.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        let journal = Self { file, state: Mutex::default() };
+        if journal.is_unwritten()? {
+            // Through the backlog, like any record: a full disk must not keep the proxy from starting.
+            journal.push(*HEADER);
+            journal.settle_in(path);
+        }
+        Ok(journal)
+    }
+
+    /// Hands every record of the file to `each`, in order; returns how many were damaged.
+    pub(super) fn scan(&self, mut each: impl FnMut(Record)) -> io::Result<usize> {
+        let mut scanner = Scanner::default();
+        let mut buffer = vec![0; READ_SIZE];
+        let (mut offset, mut kept) = (BLOCK as u64, 0);
+        loop {
+            let read = retry(|| self.file.read_at(&mut buffer[kept..], offset))?;
+            if read == 0 {
+                return Ok(scanner.finish(kept));
+            }
+            offset += read as u64;
+            let filled = kept + read;
+            let done = scanner.feed(&buffer[..filled], &mut each);
+            buffer.copy_within(done..filled, 0);
+            kept = filled - done;
+        }
+    }
+
+    /// Writes the record, or keeps it for later.
+    pub(super) fn append(&self, record: Record) {
+        self.push(record.encode());
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let (written, dirty) = {
+            let mut state = self.state();
+            state.write(&self.file);
+            (state.refused_write.as_ref().map(copy), std::mem::take(&mut state.dirty))
+        };
+        if dirty {
+            // Not under the lock: a disk may take its time, a hello may not.
+            let synced = self.file.sync_data();
+            let mut state = self.state();
+            state.dirty |= synced.is_err();
+            state.refused_sync = synced.as_ref().err().map(copy);
+            synced?;
+        }
+        written.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let state = self.state();
+        let error = state.refused_write.as_ref().or(state.refused_sync.as_ref()).map(copy);
+        Health { unsaved: state.backlog.queue.len(), dropped: state.backlog.dropped, error }
+    }
+
+    fn push(&self, block: Block) {
+        let mut state = self.state();
+        state.backlog.push(block);
+        state.write(&self.file);
+    }
+
+    fn is_unwritten(&self) -> io::Result<bool> {
+        if !self.file.metadata()?.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let mut start = [0; 2 * BLOCK];
+        let length = retry(|| self.file.read_at(&mut start, 0))?;
+        match Start::of(&start[..length]) {
+            Start::Unwritten => Ok(true),
+            Start::Ours => Ok(false),
+            Start::OtherVersion => Err(io::Error::new(ErrorKind::InvalidData, "a replay memory of another version")),
+            Start::Foreign => Err(io::Error::new(ErrorKind::InvalidData, "not a replay memory")),
+        }
+    }
+
+    /// Has the disk keep the name and the header of a new file. Without it, a power cut could leave a file that the next
+    /// start refuses. Not every file system can, and none has to: `sync` tells what is wrong with a disk.
+    fn settle_in(&self, path: &Path) {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let _ = self.file.sync_all();
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock panics half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Writes what waits, oldest first, until the file has it all or refuses.
+    fn write(&mut self, mut file: &File) {
+        while let Some(waiting) = self.backlog.front() {
+            match retry(|| file.write(waiting)) {
+                Ok(written) if written > 0 => {
+                    self.dirty = true;
+                    self.backlog.written(written);
+                }
+                Ok(_) => return self.refused_write = Some(ErrorKind::WriteZero.into()),
+                Err(error) => return self.refused_write = Some(error),
+            }
+        }
+        self.refused_write = None;
+    }
+}
+
+/// What waits for the disk, in order, and how much of it a write has dealt with. Usually one record for a moment.
+#[derive(Default)]
+struct Backlog {
+    queue: VecDeque<Block>,
+    dropped: u64,
+}
+
+impl Backlog {
+    /// The newest gives way when all places are taken; the order of the file is never broken.
+    fn push(&mut self, block: Block) {
+        if self.queue.len() < UNSAVED_MAX {
+            self.queue.push_back(block);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    /// Whole blocks to be written now, in one piece.
+    fn front(&self) -> Option<&[u8]> {
+        let front = self.queue.as_slices().0.as_flattened();
+        (!front.is_empty()).then_some(front)
+    }
+
+    /// That many bytes of `front` are in the file. A block of which only a part is there stays, to be written whole.
+    fn written(&mut self, bytes: usize) {
+        self.queue.drain(..bytes / BLOCK);
+        if self.queue.is_empty() {
+            // After an outage it holds megabytes that will not be needed again.
+            self.queue.shrink_to(BLOCK);
+        }
+    }
+}
+
+/// One spent hello as it stands in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) tag: SecretTag,
+    pub(super) key: Key,
+}
+
+impl Record {
+    fn encode(self) -> Block {
+        let mut block = [0; BLOCK];
+        block[..4].copy_from_slice(&self.tag.0.to_be_bytes());
+        block[4..12].copy_from_slice(&self.key);
+        let sum = checksum(&block);
+        block[12..].copy_from_slice(&sum);
+        block
+    }
+
+    /// `None` for what is no record: torn, damaged or zeroed by a power cut.
+    fn decode(block: &Block) -> Option<Self> {
+        let [a, b, c, d, key @ .., _, _, _, _] = *block;
+        (block[12..] == checksum(block)).then_some(Self { tag: SecretTag(u32::from_be_bytes([a, b, c, d])), key })
+    }
+}
+
+/// Of the first twelve bytes; salted, so that no plain CRC of anybody's passes for a record.
+fn checksum(block: &Block) -> [u8; 4] {
+    const SALT: u32 = 0x7669_7a61;
+    let mut sum = crc32fast::Hasher::new_with_initial(SALT);
+    sum.update(&block[..12]);
+    sum.finalize().to_be_bytes()
+}
+
+/// Finds records in a stream of bytes.
+#[derive(Default)]
+struct Scanner {
+    /// Bytes since the last record that belong to none.
+    stray: usize,
+    damaged: usize,
+}
+
+impl Scanner {
+    /// Hands out the records of `bytes`; returns how many bytes are dealt with. The rest, less than a block, belongs in
+    /// front of the next bytes.
+    fn feed(&mut self, bytes: &[u8], each: &mut impl FnMut(Record)) -> usize {
+        let mut at = 0;
+        while let Some(block) = bytes[at..].first_chunk() {
+            if let Some(record) = Record::decode(block) {
+                self.close_gap();
+                each(record);
+                at += BLOCK;
+            } else {
+                self.stray += 1;
+                at += 1;
+            }
+        }
+        at
+    }
+
+    /// How many records were damaged, with so many bytes left at the end.
+    fn finish(mut self, rest: usize) -> usize {
+        self.stray += rest;
+        self.close_gap();
+        self.damaged
+    }
+
+    fn close_gap(&mut self) {
+        self.damaged += std::mem::take(&mut self.stray).div_ceil(BLOCK);
+    }
+}
+
+/// What the first two blocks of a file tell.
+#[derive(Debug, PartialEq, Eq)]
+enum Start {
+    /// Nothing, or a first write that was torn.
+    Unwritten,
+    Ours,
+    OtherVersion,
+    Foreign,
+}
+
+impl Start {
+    fn of(start: &[u8]) -> Self {
+        let torn_then_whole = |tear| {
+            let (torn, rest) = start.split_at_checked(tear)?;
+            (HEADER.starts_with(torn) && rest.starts_with(HEADER)).then_some(())
+        };
+        if start.len() < BLOCK && HEADER.starts_with(start) {
+            Self::Unwritten
+        } else if (0..BLOCK).any(|tear| torn_then_whole(tear).is_some()) {
+            Self::Ours
+        } else if start.starts_with(FAMILY) {
+            Self::OtherVersion
+        } else {
+            Self::Foreign
+        }
+    }
+}
+
+/// Again when a signal came between.
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// `io::Error` is no `Clone`; its code is what an operator needs.
+fn copy(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(number: u64) -> Record {
+        Record { tag: SecretTag(number as u32), key: number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes() }
+    }
+
+    fn blocks(numbers: std::ops::Range<u64>) -> Vec<u8> {
+        numbers.flat_map(|number| record(number).encode()).collect()
+    }
+
+    /// All records of `bytes`, fed in pieces of at most `piece` new bytes, and the count of damaged ones.
+    fn scan(bytes: &[u8], piece: usize) -> (Vec<Record>, usize) {
+        let (mut scanner, mut found, mut buffer) = (Scanner::default(), Vec::new(), Vec::new());
+        for chunk in bytes.chunks(piece) {
+            buffer.extend_from_slice(chunk);
+            let done = scanner.feed(&buffer, &mut |record| found.push(record));
+            buffer.drain(..done);
+        }
+        (found, scanner.finish(buffer.len()))
+    }
+
+    fn numbers(range: std::ops::Range<u64>) -> Vec<Record> {
+        range.map(record).collect()
+    }
+
+    #[test]
+    fn blocks_of_one_value_are_no_records() {
+        for value in 0..=255 {
+            assert_eq!(Record::decode(&[value; BLOCK]), None, "{value}");
+        }
+        assert_eq!(Record::decode(HEADER), None);
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed() {
+        let block = record(7).encode();
+        assert_eq!(Record::decode(&block), Some(record(7)));
+        for bit in 0..128 {
+            let mut flipped = block;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Record::decode(&flipped), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_torn_record_costs_itself_alone() {
+        for kept in 1..BLOCK {
+            let mut file = blocks(0..4);
+            file.truncate(3 * BLOCK + kept);
+            assert_eq!(scan(&file, 5), (numbers(0..3), 1), "at the end, {kept} bytes");
+            file.extend(blocks(4..6));
+            let found: Vec<Record> = [numbers(0..3), numbers(4..6)].concat();
+            assert_eq!(scan(&file, 5), (found, 1), "in the middle, {kept} bytes");
+        }
+    }
+
+    #[test]
+    fn a_hole_of_zeroes_costs_what_it_covers() {
+        let mut file = blocks(0..1000);
+        file[100 * BLOCK..356 * BLOCK].fill(0);
+        assert_eq!(scan(&file, 4096), ([numbers(0..100), numbers(356..1000)].concat(), 256));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_scanned(bytes in prop::collection::vec(any::<u8>(), 0..300), piece in 1..50usize) {
+            let (found, damaged) = scan(&bytes, piece);
+            prop_assert_eq!((found.len(), damaged), (0, bytes.len().div_ceil(BLOCK)));
+        }
+
+        #[test]
+        fn the_size_of_reads_does_not_matter(
+            noise in prop::collection::vec(any::<u8>(), 1..40), before in 0..5u64, after in 5..9u64, piece in 1..70usize
+        ) {
+            let file = [blocks(0..before), noise.clone(), blocks(5..after)].concat();
+            let found = [numbers(0..before), numbers(5..after)].concat();
+            prop_assert_eq!(scan(&file, piece), (found, noise.len().div_ceil(BLOCK)));
+        }
+
+        /// A disk that takes any number of bytes at a time, as one that is full now and then does.
+        #[test]
+        fn torn_writes_lose_and_reorder_nothing(takes in prop::collection::vec(0..100usize, 0..60)) {
+            let (mut backlog, mut file, mut pushed) = (Backlog::default(), Vec::new(), 0);
+            let everything = usize::MAX;
+            for take in takes.into_iter().chain([everything, everything]) {
+                for _ in 0..2 {
+                    backlog.push(record(pushed).encode());
+                    pushed += 1;
+                }
+                let front = backlog.front().unwrap_or_default();
+                let written = take.min(front.len());
+                file.extend_from_slice(&front[..written]);
+                backlog.written(written);
+            }
+            while let Some(front) = backlog.front() {
+                file.extend_from_slice(front);
+                backlog.written(front.len());
+            }
+            prop_assert_eq!(scan(&file, 1000).0, numbers(0..pushed));
+        }
+    }
+
+    #[test]
+    fn a_full_backlog_counts_what_it_cannot_keep() {
+        let mut backlog = Backlog::default();
+        for number in 0..UNSAVED_MAX as u64 + 3 {
+            backlog.push(record(number).encode());
+        }
+        assert_eq!((backlog.queue.len(), backlog.dropped), (UNSAVED_MAX, 3));
+        assert_eq!(&backlog.front().unwrap()[..BLOCK], record(0).encode());
+        backlog.written(UNSAVED_MAX * BLOCK);
+        assert!(backlog.front().is_none() && backlog.queue.capacity() < 100);
+    }
+
+    #[test]
+    fn the_start_of_a_file_tells_whose_it_is() {
+        for length in 0..BLOCK {
+            assert_eq!(Start::of(&HEADER[..length]), Start::Unwritten, "{length}");
+            assert_eq!(Start::of(&[&HEADER[..length], HEADER].concat()), Start::Ours, "{length}");
+        }
+        assert_eq!(
+            Start::of(
+                b"vizard replay 2
+abcdefghijklmnop"
+            ),
+            Start::OtherVersion
+        );
+        for foreign in [&b"listen = 443"[..], b"0", &[0; 32], b"vizard replaying things"] {
+            assert_eq!(Start::of(foreign), Start::Foreign);
+        }
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vizard.toml");
+        fs::write(&path, "listen = [\"0.0.0.0:443\"]\n").unwrap();
+        assert_eq!(Journal::open(&path).err().unwrap().kind(), ErrorKind::InvalidData);
+        assert_eq!(fs::read(&path).unwrap(), b"listen = [\"0.0.0.0:443\"]\n");
+        assert_eq!(Journal::open(Path::new("/dev/null")).err().unwrap().kind(), ErrorKind::InvalidInput);
+        assert!(Journal::open(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_torn_header_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        fs::write(&path, &HEADER[..5]).unwrap();
+        Journal::open(&path).unwrap().append(record(1));
+        let mut found = Vec::new();
+        assert_eq!(Journal::open(&path).unwrap().scan(|record| found.push(record)).unwrap(), 1);
+        assert_eq!(found, [record(1)]);
+    }
+
+    #[test]
+    fn reads_are_put_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        let count = 3 * (READ_SIZE / BLOCK) as u64 + 1;
+        fs::write(&path, [HEADER.to_vec(), b"torn".to_vec(), blocks(0..count)].concat()).unwrap();
+        let mut found = Vec::new();
+        assert_eq!(Journal::open(&path).unwrap().scan(|record| found.push(record)).unwrap(), 1);
+        assert_eq!(found, numbers(0..count));
+    }
+
+    #[test]
+    fn a_file_that_refuses_gets_everything_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        fs::write(&path, HEADER).unwrap();
+        // A descriptor without the right to write stands for a disk that refuses.
+        let mut journal = Journal { file: File::open(&path).unwrap(), state: Mutex::default() };
+        journal.append(record(0));
+        journal.append(record(1));
+        assert!(journal.sync().is_err());
+        let health = journal.health();
+        assert_eq!((health.unsaved, health.is_well()), (2, false));
+        assert!(health.error.is_some_and(|error| error.raw_os_error().is_some()));
+
+        journal.file = OpenOptions::new().read(true).append(true).open(&path).unwrap();
+        journal.append(record(2));
+        assert!(journal.health().is_well());
+        journal.sync().unwrap();
+        let mut found = Vec::new();
+        assert_eq!(journal.scan(|record| found.push(record)).unwrap(), 0);
+        assert_eq!(found, numbers(0..3));
+    }
+}

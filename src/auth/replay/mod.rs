@@ -1,0 +1,293 @@
+//! The memory of spent hellos: whoever shows a hello that was accepted before is a visitor, for as long as the secret
+//! lives, across restarts and crashes.
+//!
+//! ```text
+//! spend(tag, random[0..28]) ─▶ Set::insert ── seen before ──▶ false
+//!                                  │ new
+//!                                  ▼
+//!                          Journal::append ─────────────────▶ true, and only now may the hello be answered
+//! ```
+//!
+//! **What is remembered.** The 28 bytes of the client random that the MAC fixes, cut to 64 bits on disk and 48 bits in
+//! memory. The last four bytes of the random carry the time and can be altered by whoever recorded the hello, so they
+//! are no part of the key. At ten million entries a new hello is mistaken for an old one once in 28 million; that client
+//! is a visitor for one connection and tries again with another hello.
+//!
+//! **Order.** First the set, then the file, then the answer. The set decides under one lock, so of two racing copies
+//! one wins. Whoever wins returns only after write(2), so every hello that was answered outlives the process; a crash
+//! between set and file forgets a hello that nobody has answered yet, whose next showing is therefore its first. The
+//! other order would need the file to be searched.
+//!
+//! **What a crash can lose.** Nothing when the process is killed: the kernel has the bytes. When the machine loses power,
+//! what came after the last [`ReplayMemory::sync`], which is meant to be called about once a second.
+//!
+//! **A disk that refuses** neither stops nor delays anyone: the set goes on deciding, entries wait in order in a bounded
+//! queue, each `spend` and each `sync` tries again, and [`ReplayMemory::health`] tells. Killed in that state, the process
+//! loses what waits.
+//!
+//! **Two processes on one file** both append safely on a local file system, since every record is one write with
+//! `O_APPEND` and readers find records at any offset. Neither learns what the other spends after its own start, unless
+//! it calls [`ReplayMemory::learn`]; a hello spent at one may pass once at the other.
+//!
+//! What this leaves out: nothing is ever deleted, 16 bytes of disk an entry. Someone who holds a valid secret can search
+//! for hellos that share their first 16 bits and so lengthen one shard; each costs him 65,536 digests and us a longer
+//! memmove, which is no bargain.
+
+mod journal;
+mod set;
+
+use std::{fmt, io, path::Path};
+
+use sha2::{Digest, Sha256};
+
+use journal::{Journal, Record};
+use set::{Filling, Set};
+
+/// What tells the entries of one secret from those of another, without telling the secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretTag(u32);
+
+impl SecretTag {
+    /// The tag of a secret: 32 bits of a hash made for this purpose alone. Should two secrets share one, entries of both
+    /// are loaded for either, and nothing else happens.
+    pub fn of(secret: &[u8; 16]) -> Self {
+        let digest = Sha256::new().chain_update(b"vizard replay tag\0").chain_update(secret).finalize();
+        Self(u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
+    }
+}
+
+/// Every hello that was ever accepted. Shared by reference between all connections.
+pub struct ReplayMemory {
+    set: Set,
+    journal: Option<Journal>,
+}
+
+impl ReplayMemory {
+    /// Opens or creates the file at `path`, readable by its owner alone, and loads the entries of `tags`; those of other
+    /// secrets stay in the file. Damaged stretches are skipped and counted.
+    ///
+    /// A file that is something else is refused and left as it is (`InvalidData`). A full disk is no error here; see
+    /// [`ReplayMemory::health`].
+    pub fn open(path: &Path, tags: &[SecretTag]) -> io::Result<(Self, Loaded)> {
+        let journal = Journal::open(path)?;
+        let mut filling = Filling::new();
+        let (others, damaged) = read_entries(&journal, tags, |key| filling.push(key))?;
+        let set = filling.finish();
+        let loaded = Loaded { entries: set.len(), others, damaged };
+        Ok((Self { set, journal: Some(journal) }, loaded))
+    }
+
+    /// A memory without a file, which ends with the process. For tests and benches.
+    pub fn volatile() -> Self {
+        Self { set: Filling::new().finish(), journal: None }
+    }
+
+    /// Loads the entries of further secrets from the file, before the first hello under one of them is judged. A secret
+    /// that joins a running proxy may have been used before. Others may `spend` meanwhile.
+    pub fn learn(&self, tags: &[SecretTag]) -> io::Result<Loaded> {
+        let Some(journal) = &self.journal else { return Ok(Loaded::default()) };
+        let mut entries = 0;
+        let (others, damaged) = read_entries(journal, tags, |key| entries += usize::from(self.set.insert(key)))?;
+        Ok(Loaded { entries, others, damaged })
+    }
+
+    /// Whether this hello is new, and from now on it is not: one atomic step, of which the page of this module gives the
+    /// order. `authenticator` is `random[0..28]` of a hello whose digest held under the secret of `tag`; called any
+    /// earlier, strangers could fill the memory.
+    ///
+    /// Costs one small write(2) when the answer is true, and none when it is false.
+    pub fn spend(&self, tag: SecretTag, authenticator: &[u8; 28]) -> bool {
+        let [a, b, c, d, e, f, g, h, ..] = *authenticator;
+        let key = [a, b, c, d, e, f, g, h];
+        let new = self.set.insert(key);
+        if let (true, Some(journal)) = (new, &self.journal) {
+            journal.append(Record { tag, key });
+        }
+        new
+    }
+
+    /// Writes what waits and asks the disk to keep what was written since the last call: after it only a broken disk
+    /// forgets. Blocks as long as the disk does, so it belongs on a thread that may, about once a second; `spend` does
+    /// not wait for it. The error is also kept for [`ReplayMemory::health`]; after one from a failing disk, what the last
+    /// second wrote may be lost at a power cut although the next call succeeds.
+    pub fn sync(&self) -> io::Result<()> {
+        self.journal.as_ref().map_or(Ok(()), Journal::sync)
+    }
+
+    /// How the file is doing. Changes from well to unwell and back are what an operator wants to hear of, once each.
+    pub fn health(&self) -> Health {
+        self.journal.as_ref().map_or_else(Health::default, Journal::health)
+    }
+
+    /// How many hellos are remembered in memory.
+    pub fn len(&self) -> usize {
+        self.set.len()
+    }
+
+    /// Whether no hello is remembered in memory.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl fmt::Debug for ReplayMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayMemory").field("len", &self.len()).field("on_disk", &self.journal.is_some()).finish()
+    }
+}
+
+/// What was found in the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Entries that are in memory now and were not before, repetitions counted once.
+    pub entries: usize,
+    /// Records of secrets that were not asked for; they stay in the file.
+    pub others: usize,
+    /// Places for a record that held none, a torn one included.
+    pub damaged: usize,
+}
+
+/// How the file of a memory is doing.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// Entries that are in memory and wait for the disk.
+    pub unsaved: usize,
+    /// Entries that found the queue full and will be forgotten at the next restart. Never shrinks.
+    pub dropped: u64,
+    /// What the disk said last, until it takes everything again.
+    pub error: Option<io::Error>,
+}
+
+impl Health {
+    /// Whether nothing waits and the disk refuses nothing. What was dropped before stays dropped.
+    pub fn is_well(&self) -> bool {
+        self.unsaved == 0 && self.error.is_none()
+    }
+}
+
+/// Hands the key of every entry of `tags` to `keep`; returns how many records were of other secrets, how many damaged.
+fn read_entries(journal: &Journal, tags: &[SecretTag], mut keep: impl FnMut(Key)) -> io::Result<(usize, usize)> {
+    let mut tags = tags.to_vec();
+    tags.sort_unstable();
+    let mut others = 0;
+    let damaged = journal.scan(|record| match tags.binary_search(&record.tag) {
+        Ok(_) => keep(record.key),
+        Err(_) => others += 1,
+    })?;
+    Ok((others, damaged))
+}
+
+/// The first eight bytes of an authenticator.
+type Key = [u8; 8];
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    };
+    use std::{fs, os::unix::fs::PermissionsExt, thread};
+
+    use super::*;
+
+    const TAG: SecretTag = SecretTag(0x0102_0304);
+    const OTHER: SecretTag = SecretTag(0x0506_0708);
+
+    /// An authenticator as spread out as a digest is.
+    fn authenticator(number: u64) -> [u8; 28] {
+        let digest = Sha256::digest(number.to_be_bytes());
+        std::array::from_fn(|at| digest[at])
+    }
+
+    fn spend_range(memory: &ReplayMemory, tag: SecretTag, range: std::ops::Range<u64>) -> usize {
+        range.filter(|number| memory.spend(tag, &authenticator(*number))).count()
+    }
+
+    #[test]
+    fn a_tag_tells_secrets_apart_and_stays_the_same_between_versions() {
+        let one = SecretTag::of(&[1; 16]);
+        assert_ne!(one, SecretTag::of(&[2; 16]));
+        assert_eq!(one, SecretTag(0x9df3_d083));
+    }
+
+    #[test]
+    fn a_hello_is_new_once() {
+        let memory = ReplayMemory::volatile();
+        assert!(memory.is_empty());
+        assert!(memory.spend(TAG, &authenticator(1)));
+        assert!(!memory.spend(TAG, &authenticator(1)));
+        assert!(!memory.spend(OTHER, &authenticator(1)), "no digest holds under two secrets");
+        assert_eq!(memory.len(), 1);
+        assert!(memory.sync().is_ok() && memory.health().is_well());
+    }
+
+    #[test]
+    fn of_racing_copies_exactly_one_is_new() {
+        const COPIES: usize = 24;
+        const ROUNDS: usize = 1000;
+        let memory = ReplayMemory::volatile();
+        let start = Barrier::new(COPIES);
+        let wins: Vec<AtomicUsize> = (0..ROUNDS).map(|_| AtomicUsize::new(0)).collect();
+        thread::scope(|scope| {
+            for _ in 0..COPIES {
+                scope.spawn(|| {
+                    for (round, wins) in wins.iter().enumerate() {
+                        start.wait();
+                        wins.fetch_add(memory.spend(TAG, &authenticator(round as u64)).into(), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert!(wins.iter().all(|wins| wins.load(Ordering::Relaxed) == 1));
+    }
+
+    #[test]
+    fn a_restart_forgets_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        let (memory, loaded) = ReplayMemory::open(&path, &[TAG]).unwrap();
+        assert_eq!(loaded, Loaded::default());
+        assert_eq!(spend_range(&memory, TAG, 0..1000), 1000);
+        memory.sync().unwrap();
+        drop(memory);
+
+        let (memory, loaded) = ReplayMemory::open(&path, &[OTHER, TAG]).unwrap();
+        assert_eq!(loaded, Loaded { entries: 1000, others: 0, damaged: 0 });
+        assert_eq!(memory.len(), 1000);
+        assert_eq!(spend_range(&memory, TAG, 0..1001), 1);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 16 * (1 + 1001), "a replay writes nothing");
+    }
+
+    #[test]
+    fn entries_of_other_secrets_stay_in_the_file_until_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        let (memory, _) = ReplayMemory::open(&path, &[TAG, OTHER]).unwrap();
+        spend_range(&memory, TAG, 0..10);
+        spend_range(&memory, OTHER, 10..15);
+        drop(memory);
+
+        let (memory, loaded) = ReplayMemory::open(&path, &[TAG]).unwrap();
+        assert_eq!(loaded, Loaded { entries: 10, others: 5, damaged: 0 });
+        assert_eq!(memory.learn(&[OTHER]).unwrap(), Loaded { entries: 5, others: 10, damaged: 0 });
+        assert_eq!(memory.learn(&[OTHER]).unwrap().entries, 0);
+        assert_eq!(spend_range(&memory, OTHER, 10..15), 0);
+        assert_eq!(ReplayMemory::volatile().learn(&[TAG]).unwrap(), Loaded::default());
+    }
+
+    #[test]
+    fn two_processes_append_to_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        let (one, _) = ReplayMemory::open(&path, &[TAG]).unwrap();
+        let (two, _) = ReplayMemory::open(&path, &[TAG]).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| spend_range(&one, TAG, 0..2000));
+            scope.spawn(|| spend_range(&two, TAG, 2000..4000));
+        });
+        let (both, loaded) = ReplayMemory::open(&path, &[TAG]).unwrap();
+        assert_eq!(loaded, Loaded { entries: 4000, others: 0, damaged: 0 });
+        assert_eq!(spend_range(&both, TAG, 0..4000), 0);
+    }
+}

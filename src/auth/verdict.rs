@@ -1,0 +1,249 @@
+//! The first proof: form, digest, time, name, replay, in this order.
+//!
+//! The digest comes before anything is remembered, so that a stranger cannot fill the memory; the memory comes last,
+//! so that a hello is spent only when it would otherwise enter, and before anything is answered.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::digest::{self, AUTHENTICATED};
+use super::keyring::{Keyring, Member};
+use super::replay::ReplayMemory;
+use super::secret::Domain;
+use super::window::{TimeWindow, UnixTime};
+use crate::wire::ClientHello;
+use crate::wire::server_flight::Flight;
+
+/// Decides on hellos.
+#[derive(Debug)]
+pub struct Judge {
+    /// Who may enter.
+    pub keyring: Keyring,
+    /// Hellos that have entered before.
+    pub replay: ReplayMemory,
+    /// How far clocks may be off.
+    pub window: TimeWindow,
+    /// Names that a hello may carry; `None`: any. A hello without a name may always enter.
+    pub names: Option<Vec<Domain>>,
+}
+
+/// What was decided on a hello.
+#[derive(Debug)]
+pub enum Verdict {
+    /// A visitor, and it stays one.
+    Decline(Reason),
+    /// The first proof holds.
+    Admit(Admission),
+}
+
+/// Why a connection is a mere visitor. A closed set: it is also the name in logs and counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// No Telegram client begins like this; says which part.
+    Form(&'static str),
+    /// The client ended its side before its hello was whole.
+    Ended,
+    /// No known secret made this hello.
+    Digest,
+    /// The clock of a client that knows a secret is too far off: by this many seconds, positive when it is ahead.
+    Time(i64),
+    /// The hello carries a name that is not among the accepted ones.
+    Name,
+    /// This hello has entered before.
+    Replay,
+    /// The client spoke again before the cover had answered its hello.
+    Early,
+    /// The cover's answer is not one that a Telegram client takes; says which part.
+    Cover(&'static str),
+    /// What followed the flight is no header under the same secret; says which part.
+    Header(&'static str),
+}
+
+impl Reason {
+    /// A short name without details.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Form(_) => "form",
+            Self::Ended => "ended",
+            Self::Digest => "digest",
+            Self::Time(_) => "time",
+            Self::Name => "name",
+            Self::Replay => "replay",
+            Self::Early => "early",
+            Self::Cover(_) => "cover",
+            Self::Header(_) => "header",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Form(part) => write!(f, "form: {part}"),
+            Self::Time(skew) => write!(f, "time: the client's clock is off by {skew} s"),
+            Self::Cover(part) => write!(f, "cover: {part}"),
+            Self::Header(part) => write!(f, "header: {part}"),
+            other => f.write_str(other.label()),
+        }
+    }
+}
+
+/// Proof that a hello was judged and may be answered. Only [`Judge::judge`] makes one.
+#[derive(Debug)]
+pub struct Admission {
+    member: Arc<Member>,
+    client_random: [u8; 32],
+}
+
+impl Admission {
+    /// Whose secret it was.
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// Makes the flight one that this client accepts: its random becomes the authenticator.
+    pub fn stamp(&self, flight: &mut Flight) {
+        digest::stamp(self.member.mac(), &self.client_random, flight);
+    }
+}
+
+impl Judge {
+    /// Judges a whole hello, and spends it if it is admitted.
+    pub fn judge(&self, record: &[u8], now: UnixTime) -> Verdict {
+        match self.examine(record, now) {
+            Ok(admission) => Verdict::Admit(admission),
+            Err(reason) => Verdict::Decline(reason),
+        }
+    }
+
+    fn examine(&self, record: &[u8], now: UnixTime) -> Result<Admission, Reason> {
+        let hello = ClientHello::decode(record).map_err(|_| Reason::Form("hello"))?;
+        if !hello.offers_tls13 {
+            return Err(Reason::Form("no TLS 1.3"));
+        }
+        let (member, claimed) = self.keyring.find(&hello).ok_or(Reason::Digest)?;
+        self.window.check(claimed, now).map_err(Reason::Time)?;
+        if !self.accepts_name(hello.server_name) {
+            return Err(Reason::Name);
+        }
+        let authenticator: &[u8; AUTHENTICATED] =
+            hello.random.first_chunk().expect("a random is longer than its authenticated part");
+        if !self.replay.spend(member.tag(), authenticator) {
+            return Err(Reason::Replay);
+        }
+        Ok(Admission { member: member.clone(), client_random: *hello.random })
+    }
+
+    fn accepts_name(&self, name: Option<&[u8]>) -> bool {
+        let (Some(names), Some(name)) = (&self.names, name) else { return true };
+        names.iter().any(|accepted| accepted.as_str().as_bytes().eq_ignore_ascii_case(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::auth::secret::Secret;
+    use crate::fixtures::{captured, vector, vector_array};
+    use crate::wire::server_flight::FlightCollector;
+
+    const TIME: UnixTime = UnixTime(1_767_225_600);
+
+    fn judge_of(keys: &[[u8; 16]]) -> Judge {
+        let members = keys.iter().enumerate().map(|(n, key)| Member::new(format!("user{n}"), Secret::new(*key)));
+        Judge {
+            keyring: Keyring::new(members),
+            replay: ReplayMemory::volatile(),
+            window: TimeWindow::new(Duration::from_secs(600)),
+            names: None,
+        }
+    }
+
+    fn vector_judge() -> Judge {
+        judge_of(&[[9; 16], vector_array("const", "key"), [8; 16]])
+    }
+
+    fn reason(verdict: Verdict) -> Option<Reason> {
+        match verdict {
+            Verdict::Decline(reason) => Some(reason),
+            Verdict::Admit(_) => None,
+        }
+    }
+
+    #[test]
+    fn admits_the_vectors_once_and_stamps_their_flights() {
+        let judge = vector_judge();
+        for (hello, flight) in [("helloA", "flightA"), ("helloB", "flightB")] {
+            let record = vector(hello, "record");
+            let Verdict::Admit(admission) = judge.judge(&record, TIME) else { panic!("{hello}") };
+            assert_eq!(admission.member().name(), "user1");
+            let mut collector = FlightCollector::default();
+            let mut bytes = vector(flight, "bytes");
+            bytes[11..43].fill(0x77);
+            collector.feed(&bytes).unwrap();
+            let (mut stamped, _) = collector.join(1).unwrap();
+            admission.stamp(&mut stamped);
+            assert_eq!(stamped.into_bytes(), vector(flight, "bytes"));
+            assert_eq!(reason(judge.judge(&record, TIME)), Some(Reason::Replay));
+        }
+    }
+
+    #[test]
+    fn admits_every_captured_hello_at_its_time() {
+        for hello in captured() {
+            let Some((key, time)) = hello.signed else {
+                assert_eq!(reason(vector_judge().judge(&hello.record, TIME)), Some(Reason::Digest), "{}", hello.file);
+                continue;
+            };
+            assert_eq!(reason(judge_of(&[key]).judge(&hello.record, time)), None, "{}", hello.file);
+        }
+    }
+
+    #[test]
+    fn any_changed_bit_is_noticed_and_none_of_the_time_buys_a_second_entry() {
+        let judge = vector_judge();
+        let record = vector("helloA", "record");
+        assert_eq!(reason(judge.judge(&record, TIME)), None);
+        for bit in 0..record.len() * 8 {
+            let mut altered = record.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            match reason(judge.judge(&altered, TIME)) {
+                Some(Reason::Digest | Reason::Form(_)) if !(39..43).contains(&(bit / 8)) => {}
+                Some(Reason::Time(_) | Reason::Replay) if (39..43).contains(&(bit / 8)) => {}
+                other => panic!("bit {bit}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_redated_hello_is_a_replay_after_the_original_and_a_first_use_before() {
+        let mut redated = vector("helloA", "record");
+        redated[39..43].copy_from_slice(&vector("redated", "bytes_39_42"));
+        let tomorrow = UnixTime(TIME.0 + 86_400);
+        let judge = vector_judge();
+        assert_eq!(reason(judge.judge(&redated, TIME)), Some(Reason::Time(86_400)));
+        assert_eq!(reason(judge.judge(&vector("helloA", "record"), TIME)), None);
+        assert_eq!(reason(judge.judge(&redated, tomorrow)), Some(Reason::Replay));
+    }
+
+    #[test]
+    fn a_hello_that_is_declined_for_another_reason_is_not_spent() {
+        let mut judge = vector_judge();
+        let record = vector("helloA", "record");
+        assert_eq!(reason(judge.judge(&record, UnixTime(TIME.0 + 601))), Some(Reason::Time(-601)));
+        judge.names = Some(vec![Domain::from_str("other.example").unwrap()]);
+        assert_eq!(reason(judge.judge(&record, TIME)), Some(Reason::Name));
+        judge.names = Some(vec![Domain::from_str("example.com").unwrap()]);
+        assert_eq!(reason(judge.judge(&record, TIME)), None);
+    }
+
+    #[test]
+    fn strangers_leave_no_trace_in_the_memory() {
+        let judge = judge_of(&[[1; 16]]);
+        assert_eq!(reason(judge.judge(&vector("helloA", "record"), TIME)), Some(Reason::Digest));
+        assert!(judge.replay.is_empty());
+    }
+}

@@ -1,0 +1,383 @@
+//! The gate between a client and the cover: it watches what both say, changes one field, and ends in one of two ways.
+//!
+//! ```text
+//!            client_data: hello whole and admitted          cover_data/cover_waits: flight whole, stamped, sent
+//!   HELLO ────────────────────────────────────────▶ FLIGHT ─────────────────────────────────────▶ HEADER
+//!     │ anything else                                 │ client speaks, or not such a flight          │   │ valid header
+//!     ▼                                               ▼                                 anything else│   ▼
+//!   OPEN ◀────────────────────────────────────────────┴──────────────────────────────────────────────┘  Promotion
+//! ```
+//!
+//! The gate owns no socket and reads no clock: it is told what arrived and says what to do. What it withholds from the
+//! client for a while (a flight that is not whole) it gives back untouched when the connection turns out to be a
+//! visit. From the client it withholds nothing but the chunk that completes the header, and that only while judging it.
+
+use std::sync::Arc;
+
+use crate::auth::{Admission, Judge, Reason, UnixTime, Verdict};
+use crate::wire::client_hello::{self, HelloCollector};
+use crate::wire::obfuscated::{self, HeaderCollector, Opened, Wrapped};
+use crate::wire::server_flight::FlightCollector;
+
+/// Watches one connection until it is known to be a visit or has proved itself twice.
+#[derive(Debug)]
+pub struct Gate {
+    judge: Arc<Judge>,
+    flight_records: Option<usize>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Hello(HelloCollector),
+    Flight(Admission, FlightCollector),
+    Header { admission: Admission, header: HeaderCollector, withheld: Vec<u8> },
+    Open(Reason),
+    Promoted,
+}
+
+/// What to do with bytes from the client.
+#[derive(Debug)]
+pub enum FromClient {
+    /// Hand them to the cover. If `release` is not empty, it goes to the client first.
+    Forward {
+        /// What had been withheld from the client.
+        release: Vec<u8>,
+    },
+    /// Drop the cover leg: the client is one of ours.
+    Promote(Box<Promotion>),
+}
+
+/// What to do with bytes from the cover.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FromCover {
+    /// Hand them to the client as they are.
+    Pass,
+    /// They are kept here; the client gets nothing now.
+    Withhold,
+    /// They are kept here, and this goes to the client, in one write.
+    Send(Vec<u8>),
+}
+
+/// A client that has proved itself twice.
+#[derive(Debug)]
+pub struct Promotion {
+    /// The first proof.
+    pub admission: Admission,
+    /// The second proof.
+    pub opened: Opened,
+    /// Bytes behind the header that came with it, still as records.
+    pub leftover: Vec<u8>,
+    /// How many payload bytes of the header's record `leftover` and what follows begin with.
+    pub record_left: usize,
+}
+
+impl Gate {
+    /// A gate in front of a cover whose first flight has this many encrypted records; `None`: unknown, it is whole when
+    /// [`Gate::cover_waits`] says so.
+    pub fn new(judge: Arc<Judge>, flight_records: Option<usize>) -> Self {
+        Self { judge, flight_records, stage: Stage::Hello(HelloCollector::default()) }
+    }
+
+    /// Why the connection is a mere visit, once that is known. From then on every byte is to be handed on as it is.
+    pub fn open(&self) -> Option<Reason> {
+        match self.stage {
+            Stage::Open(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Whether bytes from the client must be judged before they are handed on. Otherwise they can be handed on first,
+    /// so that the work of judging hides behind the cover's own.
+    pub fn judges_first(&self) -> bool {
+        matches!(self.stage, Stage::Header { .. })
+    }
+
+    /// Whether the cover may have ended its flight although nothing but its silence says so.
+    pub fn flight_may_be_whole(&self) -> bool {
+        matches!(&self.stage, Stage::Flight(_, flight) if flight.may_be_whole())
+    }
+
+    /// The client said this.
+    pub fn client_data(&mut self, bytes: &[u8], now: UnixTime) -> FromClient {
+        let (stage, step) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
+            Stage::Hello(hello) => (self.hello_data(hello, bytes, now), forward()),
+            Stage::Flight(_, flight) => {
+                (Stage::Open(Reason::Early), FromClient::Forward { release: flight.into_bytes() })
+            }
+            Stage::Header { admission, header, withheld } => header_data(admission, header, withheld, bytes),
+            other => (other, forward()),
+        };
+        self.stage = stage;
+        step
+    }
+
+    /// The client ended its side; what this returns goes to the client.
+    pub fn client_end(&mut self) -> Vec<u8> {
+        self.give_up(Reason::Ended)
+    }
+
+    /// The cover said this.
+    pub fn cover_data(&mut self, bytes: &[u8]) -> FromCover {
+        match &mut self.stage {
+            Stage::Hello(_) => {
+                self.stage = Stage::Open(Reason::Cover("spoke before the hello was whole"));
+                FromCover::Pass
+            }
+            Stage::Flight(_, flight) => match flight.feed(bytes) {
+                Err(unfit) => FromCover::Send(self.give_up(Reason::Cover(unfit.0))),
+                Ok(()) => match self.flight_records {
+                    Some(expected) if flight.encrypted_records() >= expected => self.send_flight(expected),
+                    _ => FromCover::Withhold,
+                },
+            },
+            Stage::Header { withheld, .. } => {
+                // A client takes nothing behind the flight before it has spoken.
+                withheld.extend_from_slice(bytes);
+                if withheld.len() <= MAX_WITHHELD {
+                    return FromCover::Withhold;
+                }
+                FromCover::Send(self.give_up(Reason::Cover("went on behind its flight")))
+            }
+            Stage::Open(_) | Stage::Promoted => FromCover::Pass,
+        }
+    }
+
+    /// The cover has nothing more to say before it hears from the client. Returns what goes to the client, in one write.
+    pub fn cover_waits(&mut self) -> Option<Vec<u8>> {
+        let Stage::Flight(_, flight) = &self.stage else { return None };
+        if flight.is_empty() {
+            return None;
+        }
+        let records = flight.encrypted_records();
+        let sent = if flight.may_be_whole() {
+            self.send_flight(records)
+        } else {
+            FromCover::Send(self.give_up(Reason::Cover("stopped within its flight")))
+        };
+        match sent {
+            FromCover::Send(bytes) => Some(bytes),
+            FromCover::Pass | FromCover::Withhold => None,
+        }
+    }
+
+    /// The cover ended its side; what this returns goes to the client before its side is ended too.
+    pub fn cover_end(&mut self) -> Vec<u8> {
+        self.give_up(Reason::Cover("ended"))
+    }
+
+    fn hello_data(&self, mut hello: HelloCollector, bytes: &[u8], now: UnixTime) -> Stage {
+        match hello.feed(bytes) {
+            client_hello::Progress::More => Stage::Hello(hello),
+            client_hello::Progress::Foreign(what) => Stage::Open(Reason::Form(what)),
+            client_hello::Progress::Whole => match self.judge.judge(&hello.into_record(), now) {
+                Verdict::Admit(admission) => Stage::Flight(admission, FlightCollector::default()),
+                Verdict::Decline(reason) => Stage::Open(reason),
+            },
+        }
+    }
+
+    fn send_flight(&mut self, records: usize) -> FromCover {
+        let Stage::Flight(admission, collected) = std::mem::replace(&mut self.stage, Stage::Promoted) else {
+            return FromCover::Pass;
+        };
+        match collected.join(records) {
+            Ok((mut flight, rest)) => {
+                admission.stamp(&mut flight);
+                let withheld = rest.to_vec();
+                self.stage = Stage::Header { admission, header: HeaderCollector::default(), withheld };
+                FromCover::Send(flight.into_bytes())
+            }
+            Err(unfit) => {
+                self.stage = Stage::Open(Reason::Cover(unfit.0));
+                FromCover::Send(collected.into_bytes())
+            }
+        }
+    }
+
+    /// A visit after all. Returns what was withheld from the client.
+    fn give_up(&mut self, reason: Reason) -> Vec<u8> {
+        match std::mem::replace(&mut self.stage, Stage::Open(reason)) {
+            Stage::Flight(_, flight) => flight.into_bytes(),
+            Stage::Header { withheld, .. } => withheld,
+            Stage::Open(earlier) => {
+                self.stage = Stage::Open(earlier);
+                Vec::new()
+            }
+            Stage::Hello(_) | Stage::Promoted => Vec::new(),
+        }
+    }
+}
+
+/// Most bytes that are withheld behind a flight. Covers that say more before the client has spoken are no servers that
+/// a Telegram client could be shown.
+const MAX_WITHHELD: usize = 16 * 1024;
+
+fn forward() -> FromClient {
+    FromClient::Forward { release: Vec::new() }
+}
+
+fn header_data(
+    admission: Admission,
+    mut header: HeaderCollector,
+    withheld: Vec<u8>,
+    bytes: &[u8],
+) -> (Stage, FromClient) {
+    let visit = |what, release| (Stage::Open(Reason::Header(what)), FromClient::Forward { release });
+    match header.feed(bytes) {
+        obfuscated::Progress::More => (Stage::Header { admission, header, withheld }, forward()),
+        obfuscated::Progress::Foreign(what) => visit(what, withheld),
+        obfuscated::Progress::Whole(Wrapped { header, used, record_left }) => {
+            match obfuscated::open(&header, admission.member().secret().bytes()) {
+                None => visit("not under this secret", withheld),
+                Some(opened) => {
+                    let leftover = bytes[used..].to_vec();
+                    let promotion = Promotion { admission, opened, leftover, record_left };
+                    (Stage::Promoted, FromClient::Promote(Box::new(promotion)))
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::auth::{Keyring, Member, ReplayMemory, Secret, TimeWindow};
+    use crate::fixtures::{vector, vector_array};
+    use crate::wire::record::{CHANGE_CIPHER_SPEC, Header};
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
+
+    fn gate(flight_records: Option<usize>) -> Gate {
+        let judge = Judge {
+            keyring: Keyring::new([Member::new("somebody".into(), Secret::new(vector_array("const", "key")))]),
+            replay: ReplayMemory::volatile(),
+            window: TimeWindow::new(Duration::from_secs(600)),
+            names: None,
+        };
+        Gate::new(Arc::new(judge), flight_records)
+    }
+
+    fn released(step: FromClient) -> Vec<u8> {
+        match step {
+            FromClient::Forward { release } => release,
+            FromClient::Promote(_) => panic!("promoted"),
+        }
+    }
+
+    /// A gate whose client has sent its hello and whose cover has answered.
+    fn candidate() -> Gate {
+        let mut gate = gate(Some(1));
+        assert!(released(gate.client_data(&vector("helloB", "record"), NOW)).is_empty());
+        assert_eq!(gate.cover_data(&cover_flight()), FromCover::Send(vector("flightB", "bytes")));
+        gate
+    }
+
+    /// The flight of vector B as a cover would send it, with a random of its own.
+    fn cover_flight() -> Vec<u8> {
+        let mut flight = vector("flightB", "bytes");
+        flight[11..43].fill(0xa5);
+        flight
+    }
+
+    #[test]
+    fn two_proofs_promote() {
+        let mut gate = candidate();
+        assert!(gate.judges_first());
+        let write = vector("tls_first_client_write", "bytes");
+        let FromClient::Promote(promotion) = gate.client_data(&write, NOW) else { panic!("not promoted") };
+        assert_eq!((promotion.opened.dc, promotion.admission.member().name()), (10_002, "somebody"));
+        assert_eq!(promotion.leftover, write[6 + 5 + 64..]);
+        assert_eq!(promotion.record_left, promotion.leftover.len());
+        assert_eq!(gate.open(), None);
+    }
+
+    #[test]
+    fn the_flight_is_whole_when_its_records_are_or_when_the_cover_waits() {
+        let flight = cover_flight();
+        for known in [Some(1), None] {
+            let mut gate = gate(known);
+            gate.client_data(&vector("helloB", "record"), NOW);
+            assert_eq!(gate.cover_waits(), None);
+            assert_eq!(gate.cover_data(&flight[..1000]), FromCover::Withhold);
+            assert!(!gate.flight_may_be_whole());
+            let stamped = vector("flightB", "bytes");
+            match known {
+                Some(_) => assert_eq!(gate.cover_data(&flight[1000..]), FromCover::Send(stamped)),
+                None => {
+                    assert_eq!(gate.cover_data(&flight[1000..]), FromCover::Withhold);
+                    assert!(gate.flight_may_be_whole());
+                    assert_eq!(gate.cover_waits(), Some(stamped));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_visit_gets_back_all_that_was_withheld_untouched_and_in_order() {
+        let flight = cover_flight();
+        let early = |gate: &mut Gate| released(gate.client_data(b"x", NOW));
+        for (what, give_up) in [
+            ("the client speaks early", early as fn(&mut Gate) -> Vec<u8>),
+            ("the client ends", |gate| gate.client_end()),
+            ("the cover ends", |gate| gate.cover_end()),
+            ("the cover waits", |gate| gate.cover_waits().unwrap()),
+            ("the cover sends an alert", |gate| match gate.cover_data(&[0x15, 3, 3, 0, 2]) {
+                FromCover::Send(bytes) => bytes[..bytes.len() - 5].to_vec(),
+                other => panic!("{other:?}"),
+            }),
+        ] {
+            let mut gate = gate(Some(1));
+            gate.client_data(&vector("helloB", "record"), NOW);
+            // The whole of the first two records, where another may begin.
+            let part = &flight[..1215 + CHANGE_CIPHER_SPEC.len()];
+            assert_eq!(gate.cover_data(part), FromCover::Withhold, "{what}");
+            assert_eq!(give_up(&mut gate), part, "{what}");
+            assert!(gate.open().is_some(), "{what}");
+            assert_eq!(gate.cover_data(b"later"), FromCover::Pass, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_header_is_handed_on_and_what_the_cover_said_meanwhile_comes_first() {
+        let ticket = [&Header::application_data(200).encode()[..], &[7; 200]].concat();
+        let mut gate = candidate();
+        assert_eq!(gate.cover_data(&ticket), FromCover::Withhold);
+        assert!(released(gate.client_data(&CHANGE_CIPHER_SPEC, NOW)).is_empty());
+        assert_eq!(gate.open(), None);
+        let mut finished = vector("tls_first_client_write", "bytes")[6..].to_vec();
+        finished[40] ^= 1;
+        assert_eq!(released(gate.client_data(&finished, NOW)), ticket);
+        assert_eq!(gate.open(), Some(Reason::Header("not under this secret")));
+        assert_eq!(gate.cover_data(b"alert"), FromCover::Pass);
+    }
+
+    #[test]
+    fn a_cover_that_goes_on_and_on_is_not_kept_back_without_bound() {
+        let mut gate = candidate();
+        let more = vec![0; MAX_WITHHELD];
+        assert_eq!(gate.cover_data(&more), FromCover::Withhold);
+        let FromCover::Send(all) = gate.cover_data(&more) else { panic!("withheld more") };
+        assert_eq!(all.len(), 2 * MAX_WITHHELD);
+        assert!(matches!(gate.open(), Some(Reason::Cover(_))));
+    }
+
+    #[test]
+    fn strangers_pass_from_the_byte_that_proves_them_strangers() {
+        let mut hello = vector("helloB", "record");
+        hello[100] ^= 1;
+        for (bytes, label) in [(&b"GET / HTTP/1.1\r\n"[..], "form"), (&hello[..], "digest")] {
+            let mut gate = gate(Some(1));
+            assert!(released(gate.client_data(bytes, NOW)).is_empty());
+            assert_eq!(gate.open().map(Reason::label), Some(label));
+            assert_eq!(gate.cover_data(&cover_flight()), FromCover::Pass);
+        }
+        let mut gate = gate(Some(1));
+        gate.client_data(&hello[..50], NOW);
+        assert_eq!(gate.cover_data(b"220 ready"), FromCover::Pass);
+        assert_eq!(gate.open().map(Reason::label), Some("cover"));
+    }
+}

@@ -1,0 +1,149 @@
+//! The gate as a byte stream that the built-in site is served through.
+//!
+//! To the TLS stack inside it is the client's socket. Before the connection is known to be a visit every byte passes
+//! the gate; afterwards they go straight through. A promotion can only come instead of the client's Finished, so the
+//! handshake is where it shows: as an error of reading, upon which the handshake hands the stream back.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::gate::{FromClient, FromCover, Gate, Promotion};
+use super::site::Site;
+use super::{Outcome, log_visit};
+use crate::auth::Judge;
+
+/// Serves the site to a client through a gate.
+pub(super) async fn receive(site: &Site, client: TcpStream, peer: SocketAddr, judge: Arc<Judge>) -> Outcome {
+    // The site's TLS stack has said all it has to say when it reads again, whatever number of records that took.
+    let guarded = Guarded { client, gate: Gate::new(judge, None), outbox: Vec::new(), promotion: None, open: false };
+    match site.serve(guarded, Some(peer)).await {
+        Err((_, Guarded { client, promotion: Some(promotion), .. })) => Outcome::Promoted(client, promotion),
+        Ok(()) | Err(_) => Outcome::Visited(None),
+    }
+}
+
+#[derive(Debug)]
+struct Guarded {
+    client: TcpStream,
+    gate: Gate,
+    /// Bytes that must reach the client before anything else.
+    outbox: Vec<u8>,
+    promotion: Option<Box<Promotion>>,
+    /// Whether the connection is known to be a visit and that was logged.
+    open: bool,
+}
+
+impl Guarded {
+    fn poll_outbox(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outbox.is_empty() {
+            let written = ready!(Pin::new(&mut self.client).poll_write(context, &self.outbox))?;
+            self.outbox.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn note_visit(&mut self) {
+        if let (false, Some(reason)) = (self.open, self.gate.open()) {
+            self.open = true;
+            log_visit(reason);
+        }
+    }
+
+    /// Shows the gate what was just read.
+    fn pass_gate(&mut self, read: &[u8]) -> io::Result<()> {
+        let step = match read {
+            [] => FromClient::Forward { release: self.gate.client_end() },
+            bytes => self.gate.client_data(bytes, SystemTime::now().into()),
+        };
+        match step {
+            FromClient::Forward { release } => {
+                self.outbox.extend_from_slice(&release);
+                self.note_visit();
+                Ok(())
+            }
+            FromClient::Promote(promotion) => {
+                self.promotion = Some(promotion);
+                Err(io::Error::other("promoted"))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let (false, Some(flight)) = (this.open, this.gate.cover_waits()) {
+            this.outbox.extend_from_slice(&flight);
+            this.note_visit();
+        }
+        ready!(this.poll_outbox(context))?;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.client).poll_read(context, buffer))?;
+        if !this.open
+            && let Err(promoted) = this.pass_gate(&buffer.filled()[before..])
+        {
+            buffer.set_filled(before);
+            return Poll::Ready(Err(promoted));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.as_mut().poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        ready!(this.poll_outbox(context))?;
+        if this.open {
+            return Pin::new(&mut this.client).poll_write_vectored(context, slices);
+        }
+        let Some(bytes) = slices.iter().find(|slice| !slice.is_empty()) else { return Poll::Ready(Ok(0)) };
+        match this.gate.cover_data(bytes) {
+            FromCover::Pass => this.outbox.extend_from_slice(bytes),
+            FromCover::Withhold => {}
+            FromCover::Send(release) => this.outbox.extend_from_slice(&release),
+        }
+        this.note_visit();
+        // What cannot be written now is in the outbox, which goes first in all that follows.
+        let _ = this.poll_outbox(context)?;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_outbox(context))?;
+        Pin::new(&mut self.client).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.open {
+            let release = this.gate.cover_end();
+            this.outbox.extend_from_slice(&release);
+            this.note_visit();
+        }
+        ready!(this.poll_outbox(context))?;
+        Pin::new(&mut this.client).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,265 @@
+//! A session as bytes: records on the client's side, a plain obfuscated2 stream on the data centre's.
+//!
+//! One task moves both directions. It waits for readiness and only then borrows a buffer that all sessions of a thread
+//! share; what a slow receiver does not take at once is the only data a session owns, and while there is any nothing
+//! more is read for that receiver, so back-pressure is the kernel's.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::halves::{Downlink, FRAMING_BUFFER, Uplink};
+use super::unsent::Unsent;
+use super::{Closed, End, attempt, reset_on_close, shut};
+
+/// How long a client may take to end its side after we have ended ours. What it still sends is thrown away: closing with
+/// unread data would be a reset.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Payload of the record that a TLS 1.3 close_notify comes in: level, description, content type and tag.
+const CLOSE_ALERT: usize = 19;
+
+/// Most reads in one turn of a session, so that a busy one does not starve the others of its thread.
+const TURNS: usize = 8;
+
+/// A client and its data centre.
+#[derive(Debug)]
+pub struct Session {
+    client: TcpStream,
+    dc: TcpStream,
+    up: Up,
+    down: Down,
+    filler: fn() -> u8,
+    ended: Option<End>,
+}
+
+#[derive(Debug)]
+struct Up {
+    transform: Uplink,
+    unsent: Unsent,
+    open: bool,
+    moved: u64,
+}
+
+#[derive(Debug)]
+struct Down {
+    transform: Downlink,
+    unsent: Unsent,
+    open: bool,
+    moved: u64,
+}
+
+impl Session {
+    /// A session whose header and first payload have been sent. `filler` gives random bytes for NOP frames.
+    pub fn new(client: TcpStream, dc: TcpStream, up: Uplink, down: Downlink, filler: fn() -> u8) -> Self {
+        let up = Up { transform: up, unsent: Unsent::default(), open: true, moved: 0 };
+        let down = Down { transform: down, unsent: Unsent::default(), open: true, moved: 0 };
+        Self { client, dc, up, down, filler, ended: None }
+    }
+
+    /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`.
+    ///
+    /// Half-close is passed on: the end of one direction leaves the other open. The client never gets a reset that it did
+    /// not cause; whatever ends a session ends it as the cover would, with a close alert and a FIN.
+    pub async fn run(mut self, idle: Duration) -> Closed {
+        let mut timer = pin!(sleep_until(Instant::now() + idle));
+        let mut alive = Instant::now();
+        let by = poll_fn(|context| self.poll(context, timer.as_mut(), &mut alive, idle)).await;
+        let closed = Closed { by, up: self.up.moved, down: self.down.moved };
+        if by == End::ClientBroke {
+            reset_on_close(&self.dc);
+        }
+        closed
+    }
+
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        mut timer: std::pin::Pin<&mut Sleep>,
+        alive: &mut Instant,
+        idle: Duration,
+    ) -> Poll<End> {
+        for _ in 0..TURNS {
+            let progress = match self.step(context) {
+                Ok(progress) => progress,
+                Err(End::ClientBroke) => return Poll::Ready(End::ClientBroke),
+                Err(end) => {
+                    self.say_goodbye(end);
+                    true
+                }
+            };
+            if !self.up.open && !self.down.open && self.up.unsent.is_empty() && self.down.unsent.is_empty() {
+                return Poll::Ready(self.ended.unwrap_or(End::Finished));
+            }
+            if progress {
+                *alive = Instant::now();
+                continue;
+            }
+            let patience = if self.down.open { idle } else { LINGER.min(idle) };
+            let deadline = *alive + patience;
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            if !self.down.open {
+                return Poll::Ready(self.ended.unwrap_or(End::Finished));
+            }
+            self.say_goodbye(End::Idle);
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Moves what can be moved now, in both directions; says whether anything did.
+    fn step(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let up = self.step_up(context)?;
+        let down = self.step_down(context)?;
+        Ok(up || down)
+    }
+
+    fn step_up(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let far_gone = self.ended.is_some();
+        if !far_gone && !self.up.unsent.is_empty() {
+            match self.up.unsent.poll_write(&self.dc, context) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(written) => self.up.moved += written.map_err(|_| End::FarBroke)? as u64,
+            }
+            if !self.up.open {
+                shut(&self.dc);
+            }
+        }
+        if !self.up.open {
+            return Ok(false);
+        }
+        match self.client.poll_read_ready(context) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(ready) => ready.map_err(|_| End::ClientBroke)?,
+        }
+        let up = &mut self.up;
+        with_buffer(|buffer| match attempt(self.client.try_read(buffer)) {
+            Err(_) => Err(End::ClientBroke),
+            Ok(None) => Ok(false),
+            Ok(Some(0)) => {
+                up.open = false;
+                if up.unsent.is_empty() {
+                    shut(&self.dc);
+                }
+                Ok(true)
+            }
+            Ok(Some(_)) if far_gone => Ok(true),
+            Ok(Some(read)) => up.forward(&self.dc, &mut buffer[..read]).map(|()| true),
+        })
+    }
+
+    fn step_down(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let down = &mut self.down;
+        if !down.unsent.is_empty() {
+            match down.unsent.poll_write(&self.client, context) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(written) => down.moved += written.map_err(|_| End::ClientBroke)? as u64,
+            }
+            if !down.open {
+                shut(&self.client);
+            }
+        }
+        if !down.open {
+            return Ok(false);
+        }
+        match self.dc.poll_read_ready(context) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(ready) => ready.map_err(|_| End::FarBroke)?,
+        }
+        let filler = self.filler;
+        let read = with_buffer(|buffer| {
+            let read =
+                attempt(self.dc.try_read_vectored(&mut down.transform.room(buffer))).map_err(|_| End::FarBroke)?;
+            let Some(read @ 1..) = read else { return Ok(read) };
+            let length = down.transform.frame(buffer, read, filler);
+            let written =
+                down.unsent.write(&self.client, &[IoSlice::new(&buffer[..length])]).map_err(|_| End::ClientBroke)?;
+            down.moved += written as u64;
+            Ok(Some(read))
+        })?;
+        match read {
+            None => Ok(false),
+            Some(0) => {
+                self.end_downlink();
+                Ok(true)
+            }
+            Some(_) => Ok(true),
+        }
+    }
+
+    /// The session is over for a reason of ours or the data centre's: the client gets the cover's kind of ending, and
+    /// what it still sends is thrown away.
+    fn say_goodbye(&mut self, end: End) {
+        if self.ended.is_none() {
+            self.ended = Some(end);
+            self.up.unsent = Unsent::default();
+            shut(&self.dc);
+            if self.down.open {
+                self.end_downlink();
+            }
+        }
+    }
+
+    fn end_downlink(&mut self) {
+        let down = &mut self.down;
+        down.open = false;
+        let alert = down.transform.nops(CLOSE_ALERT, self.filler).unwrap_or_default();
+        if down.unsent.is_empty() {
+            // If the client is gone, its side tells so at the next read.
+            let _ = down.unsent.write(&self.client, &[IoSlice::new(&alert)]);
+            if down.unsent.is_empty() {
+                shut(&self.client);
+            }
+        } else {
+            down.unsent.append(&alert);
+        }
+    }
+}
+
+impl Up {
+    fn forward(&mut self, dc: &TcpStream, bytes: &mut [u8]) -> Result<(), End> {
+        let mut ranges = Vec::with_capacity(1 + bytes.len() / 1024);
+        let outcome = self.transform.transform(bytes, |range| ranges.push(range));
+        let slices: Vec<IoSlice<'_>> = ranges.into_iter().map(|range| IoSlice::new(&bytes[range])).collect();
+        self.moved += self.unsent.write(dc, &slices).map_err(|_| End::FarBroke)? as u64;
+        outcome.map_err(|_| End::BadRecord)
+    }
+}
+
+/// Ends a session that has no data centre as the cover would end one: with a close alert and a FIN. What the client still
+/// sends is thrown away.
+pub async fn goodbye(client: TcpStream, mut down: Downlink, filler: fn() -> u8) {
+    let alert = down.nops(CLOSE_ALERT, filler).unwrap_or_default();
+    let throw_away = async {
+        // If the client is gone already, nobody is left to be told.
+        if client.writable().await.is_ok() && client.try_write(&alert).is_ok() {
+            shut(&client);
+        }
+        while client.readable().await.is_ok() {
+            let read = with_buffer(|buffer| attempt(client.try_read(buffer)));
+            if matches!(read, Err(_) | Ok(Some(0))) {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, throw_away).await;
+}
+
+/// Lends the thread's buffer for the length of a call.
+fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+    thread_local! {
+        static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; FRAMING_BUFFER].into_boxed_slice());
+    }
+    BUFFER.with_borrow_mut(|buffer| use_it(buffer))
+}

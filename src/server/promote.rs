@@ -1,0 +1,72 @@
+//! From an admitted client to a session with its data centre.
+
+use std::net::SocketAddr;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tracing::{Span, field, info, warn};
+
+use super::Server;
+use crate::cover::gate::Promotion;
+use crate::crypto::kdf::KeyIv;
+use crate::relay::halves::{BadRecord, Downlink, Uplink};
+use crate::relay::stream::{self, Session};
+use crate::telegram::DcId;
+use crate::telegram::direct::{self, DirectError};
+use crate::wire::obfuscated;
+
+/// Connects the client to the data centre that its header names, and moves their bytes until they are done.
+pub(super) async fn session(server: &Server, client: TcpStream, promotion: Promotion) {
+    let Promotion { admission, opened, leftover, record_left } = promotion;
+    let dc = DcId::new(opened.dc);
+    Span::current().record("user", admission.member().name()).record("dc", field::display(dc));
+
+    let (header, to_dc) = obfuscated::seal_for_dc(dc.number(), &opened.down, rand::random);
+    let mut up = Uplink::new(opened.up, to_dc, record_left);
+    let first = match first_bytes(&header, &mut up, leftover) {
+        Ok(first) => first,
+        Err(BadRecord) => {
+            info!("the client sent no data record");
+            return end_like_the_cover(client, opened.down).await;
+        }
+    };
+    let far = match reach(server, dc, &first).await {
+        Ok(far) => far,
+        Err(()) => return end_like_the_cover(client, opened.down).await,
+    };
+    info!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
+    let down = Downlink::new(opened.down);
+    let closed = Session::new(client, far, up, down, rand::random).run(server.settings.idle).await;
+    info!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
+}
+
+/// Our header and what the client sent along with its own.
+fn first_bytes(header: &[u8], up: &mut Uplink, mut leftover: Vec<u8>) -> Result<Vec<u8>, BadRecord> {
+    let mut ranges = Vec::new();
+    up.transform(&mut leftover, |range| ranges.push(range))?;
+    Ok(ranges.into_iter().fold(header.to_vec(), |mut bytes, range| {
+        bytes.extend_from_slice(&leftover[range]);
+        bytes
+    }))
+}
+
+/// Connects and sends the first bytes. Failures are for the operator: the client only sees a session that ends.
+async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<TcpStream, ()> {
+    let failed = match direct::connect(&server.settings.telegram, dc).await {
+        Ok(mut far) => match far.write_all(first).await {
+            Ok(()) => return Ok(far),
+            Err(error) => DirectError::Unreachable(error),
+        },
+        Err(error) => error,
+    };
+    match failed {
+        DirectError::Unknown => info!("the client asked for a data centre that does not exist"),
+        DirectError::Unreachable(error) => warn!(%error, "the data centre cannot be reached"),
+    }
+    Err(())
+}
+
+/// Ends a session that never began as the cover ends one.
+async fn end_like_the_cover(client: TcpStream, down: KeyIv) {
+    stream::goodbye(client, Downlink::new(down), rand::random).await;
+}

@@ -1,0 +1,384 @@
+//! The ClientHello (RFC 8446 §4.1.2): collected from records as bytes arrive, then looked at without copying.
+
+use super::cursor::{Cursor, DecodeError};
+use super::record;
+
+/// Longest hello that is considered, record header included. Real ones have up to 2 kB; the bound keeps a stranger
+/// from making us remember more than this.
+pub const MAX_HELLO: usize = 8 * 1024;
+
+/// Shortest hello that can be ours: a whole head, one cipher suite, no extensions.
+const MIN_HELLO: usize = SESSION_ID + 32 + 2 + 2 + 2;
+
+const RANDOM: usize = 11;
+const SESSION_ID_LENGTH: usize = 43;
+const SESSION_ID: usize = 44;
+
+/// Joins a hello that arrives in any segmentation and over any number of records, and tells at the first byte that
+/// proves it that the bytes cannot be a Telegram client's.
+///
+/// What clients always send, and hence what is checked on the way (docs/protocol.md, "The hello"):
+///
+/// ```text
+///  0         3        5    6        9       11        43   44           76
+///  ├ 16 03 01 ┼ length ┼ 01 ┼ length ┼ 03 03 ┼ random ─┼ 20 ┼ session id ┼ cipher suites …
+/// ```
+#[derive(Debug)]
+pub struct HelloCollector {
+    /// The hello under one rebuilt record header, over which its digest was made; the length is filled in at the end.
+    hello: Vec<u8>,
+    /// Header of the record that is being read, as far as it has come.
+    header: [u8; record::HEADER],
+    header_length: usize,
+    /// Payload bytes of that record which have not come yet.
+    record_left: usize,
+}
+
+/// What is known after some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A beginning.
+    More,
+    /// The hello is whole and nothing follows it.
+    Whole,
+    /// No Telegram client sends this; says which part.
+    Foreign(&'static str),
+}
+
+impl Default for HelloCollector {
+    fn default() -> Self {
+        Self { hello: vec![0; record::HEADER], header: [0; record::HEADER], header_length: 0, record_left: 0 }
+    }
+}
+
+impl HelloCollector {
+    /// Takes what arrived next. After `Whole` or `Foreign` the answer to any further byte is `Foreign`.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Progress {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.is_whole() {
+                return Progress::Foreign("bytes behind the hello");
+            }
+            let step = if self.record_left == 0 {
+                bytes = rest;
+                self.header_byte(*first)
+            } else if self.hello.len() < SESSION_ID {
+                bytes = rest;
+                self.head_byte(*first)
+            } else {
+                let (taken, rest) = bytes.split_at(self.record_left.min(bytes.len()));
+                bytes = rest;
+                self.hello.extend_from_slice(taken);
+                self.record_left -= taken.len();
+                Ok(())
+            };
+            if let Err(what) = step {
+                return Progress::Foreign(what);
+            }
+        }
+        if self.is_whole() { Progress::Whole } else { Progress::More }
+    }
+
+    /// The hello under one record header, once it is whole.
+    pub fn into_record(mut self) -> Vec<u8> {
+        let length = (self.hello.len() - record::HEADER) as u16;
+        self.hello[3..record::HEADER].copy_from_slice(&length.to_be_bytes());
+        self.hello
+    }
+
+    fn header_byte(&mut self, byte: u8) -> Result<(), &'static str> {
+        let at = self.header_length;
+        self.header[at] = byte;
+        self.header_length += 1;
+        let first_record = self.hello.len() == record::HEADER;
+        match at {
+            0 if byte != record::kind::HANDSHAKE => Err("record type"),
+            1 if byte != 3 => Err("record version"),
+            2 if byte != 1 && byte != 3 => Err("record version"),
+            2 if first_record => {
+                self.hello[..3].copy_from_slice(&self.header[..3]);
+                Ok(())
+            }
+            4 => {
+                self.header_length = 0;
+                self.record_left = record::Header::decode(self.header).length.into();
+                if self.record_left == 0 { Err("empty record") } else { self.check_record_fits() }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn head_byte(&mut self, byte: u8) -> Result<(), &'static str> {
+        let at = self.hello.len();
+        self.hello.push(byte);
+        self.record_left -= 1;
+        match at {
+            5 if byte != 1 => Err("handshake type"),
+            8 => match self.total() {
+                Some(MIN_HELLO..=MAX_HELLO) => self.check_record_fits(),
+                _ => Err("hello length"),
+            },
+            9 | 10 if byte != 3 => Err("legacy version"),
+            SESSION_ID_LENGTH if byte != 32 => Err("session id length"),
+            _ => Ok(()),
+        }
+    }
+
+    /// A record holds nothing but the hello, hence no more than is missing of it.
+    fn check_record_fits(&self) -> Result<(), &'static str> {
+        let missing = self.total().unwrap_or(record::HEADER + record::MAX_PLAINTEXT) - self.hello.len();
+        if self.record_left <= missing { Ok(()) } else { Err("record length") }
+    }
+
+    /// Length of the whole hello with one record header, once its length field has come.
+    fn total(&self) -> Option<usize> {
+        let [_, a, b, c] = *self.hello.get(record::HEADER..)?.first_chunk()?;
+        Some(record::HEADER + 4 + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)))
+    }
+
+    fn is_whole(&self) -> bool {
+        self.total() == Some(self.hello.len())
+    }
+}
+
+/// A hello, every field located and nothing copied.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientHello<'a> {
+    /// The whole hello under one record header: what the digest covers.
+    pub record: &'a [u8],
+    /// The random, in which the authenticator stands.
+    pub random: &'a [u8; 32],
+    /// legacy_session_id.
+    pub session_id: &'a [u8],
+    /// Cipher suites, two bytes each.
+    pub cipher_suites: &'a [u8],
+    /// Name of the host, where the hello carries one.
+    pub server_name: Option<&'a [u8]>,
+    /// Whether TLS 1.3 is among the supported versions.
+    pub offers_tls13: bool,
+}
+
+/// Position of the random in a hello with one record header.
+pub const RANDOM_RANGE: std::ops::Range<usize> = RANDOM..RANDOM + 32;
+
+const EXTENSION_SERVER_NAME: u16 = 0;
+const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
+const NAME_TYPE_HOST: u8 = 0;
+const TLS13: [u8; 2] = [3, 4];
+
+impl<'a> ClientHello<'a> {
+    /// Locates the fields of a hello in one record. Every length has to fit exactly.
+    pub fn decode(record: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut outer = Cursor::new(record);
+        let header = record::Header::decode(*outer.array("record header")?);
+        let mut message = Cursor::new(outer.take(header.length.into(), "record length")?);
+        outer.end("record length")?;
+        message.u8("handshake type")?;
+        let length = message.u24("handshake length")?;
+        let mut body = Cursor::new(message.take(length, "handshake length")?);
+        message.end("handshake length")?;
+
+        body.u16("legacy version")?;
+        let random = body.array("random")?;
+        let session_id = body.vector8("session id")?;
+        let cipher_suites = body.vector16("cipher suites")?;
+        body.vector8("compression methods")?;
+        let extensions = Cursor::new(body.vector16("extensions")?);
+        body.end("bytes behind the extensions")?;
+        let mut hello = Self { record, random, session_id, cipher_suites, server_name: None, offers_tls13: false };
+        hello.read_extensions(extensions)?;
+        Ok(hello)
+    }
+
+    fn read_extensions(&mut self, mut extensions: Cursor<'a>) -> Result<(), DecodeError> {
+        while !extensions.is_empty() {
+            let kind = extensions.u16("extension type")?;
+            let body = Cursor::new(extensions.vector16("extension")?);
+            match kind {
+                EXTENSION_SERVER_NAME => self.server_name = Some(host_name(body)?),
+                EXTENSION_SUPPORTED_VERSIONS => self.offers_tls13 = offers_tls13(body)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first host name of a server_name extension (RFC 6066 §3).
+fn host_name(mut body: Cursor<'_>) -> Result<&[u8], DecodeError> {
+    let mut names = Cursor::new(body.vector16("server name list")?);
+    body.end("server name list")?;
+    while !names.is_empty() {
+        let kind = names.u8("name type")?;
+        let name = names.vector16("server name")?;
+        if kind == NAME_TYPE_HOST {
+            return Ok(name);
+        }
+    }
+    Err(DecodeError::Malformed("server name list"))
+}
+
+fn offers_tls13(mut body: Cursor<'_>) -> Result<bool, DecodeError> {
+    let versions = body.vector8("supported versions")?;
+    body.end("supported versions")?;
+    Ok(versions.chunks_exact(2).any(|version| version == TLS13))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixtures::{captured, unhex, vector};
+
+    fn collect<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Progress, HelloCollector) {
+        let mut collector = HelloCollector::default();
+        let mut progress = Progress::More;
+        for chunk in chunks {
+            progress = collector.feed(chunk);
+        }
+        (progress, collector)
+    }
+
+    /// The same hello over several records, cut at the given places of the message.
+    fn split(record: &[u8], mut cuts: Vec<usize>) -> Vec<u8> {
+        let message = &record[record::HEADER..];
+        cuts.retain(|cut| (1..message.len()).contains(cut));
+        cuts.extend([0, message.len()]);
+        cuts.sort_unstable();
+        cuts.dedup();
+        let mut bytes = Vec::new();
+        for ends in cuts.windows(2) {
+            let piece = &message[ends[0]..ends[1]];
+            bytes.extend_from_slice(&record[..3]);
+            bytes.extend_from_slice(&(piece.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(piece);
+        }
+        bytes
+    }
+
+    #[test]
+    fn every_prefix_of_a_captured_hello_is_a_beginning_and_the_whole_is_whole() {
+        for hello in captured().into_iter().filter(|hello| hello.signed.is_some()) {
+            let mut collector = HelloCollector::default();
+            for (index, byte) in hello.record.iter().enumerate() {
+                let expected = if index + 1 == hello.record.len() { Progress::Whole } else { Progress::More };
+                assert_eq!(collector.feed(&[*byte]), expected, "{} at {index}", hello.file);
+            }
+            assert_eq!(collector.into_record(), hello.record, "{}", hello.file);
+        }
+    }
+
+    #[test]
+    fn fields_agree_with_another_parser() {
+        use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake, parse_tls_extensions, parse_tls_plaintext};
+        for hello in captured() {
+            let ours = ClientHello::decode(&hello.record).unwrap();
+            let (_, plaintext) = parse_tls_plaintext(&hello.record).unwrap();
+            let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(theirs)) = &plaintext.msg[0] else { panic!() };
+            assert_eq!(ours.random, theirs.random, "{}", hello.file);
+            assert_eq!(Some(ours.session_id), theirs.session_id, "{}", hello.file);
+            let suites: Vec<u8> = theirs.ciphers.iter().flat_map(|suite| suite.0.to_be_bytes()).collect();
+            assert_eq!(ours.cipher_suites, suites, "{}", hello.file);
+            let (_, extensions) = parse_tls_extensions(theirs.ext.unwrap()).unwrap();
+            let name = extensions.iter().find_map(|extension| match extension {
+                TlsExtension::SNI(names) => names.first().map(|(_, name)| *name),
+                _ => None,
+            });
+            assert_eq!(ours.server_name, name, "{}", hello.file);
+            assert_eq!(ours.server_name, hello.server_name.as_deref().map(str::as_bytes), "{}", hello.file);
+            assert!(ours.offers_tls13, "{}", hello.file);
+        }
+    }
+
+    #[test]
+    fn what_no_client_sends_is_known_at_the_byte_that_proves_it() {
+        let hello = vector("helloA", "record");
+        // Position of a byte, a value that it cannot have, and the byte at which that is known.
+        let cases = [
+            (0, 0x17, 0),
+            (0, b'G', 0),
+            (1, 2, 1),
+            (2, 2, 2),
+            (3, 0xff, 4),
+            (5, 2, 5),
+            (6, 1, 8),
+            (7, 0, 8),
+            (9, 2, 9),
+            (10, 1, 10),
+            (43, 0, 43),
+            (43, 33, 43),
+        ];
+        for (position, value, known) in cases {
+            let mut bytes = hello.clone();
+            bytes[position] = value;
+            let mut collector = HelloCollector::default();
+            let foreign = bytes.iter().position(|byte| matches!(collector.feed(&[*byte]), Progress::Foreign(_)));
+            assert_eq!(foreign, Some(known), "byte {position} = {value:#x}");
+        }
+    }
+
+    #[test]
+    fn nothing_may_follow_the_hello() {
+        let mut hello = vector("helloA", "record");
+        hello.push(0x14);
+        assert!(matches!(collect([&hello[..]]).0, Progress::Foreign(_)));
+        // Neither inside its record: the record's length grows, the message's does not.
+        let mut longer = vector("helloA", "record");
+        longer[4] += 1;
+        longer.push(0);
+        assert!(matches!(collect([&longer[..]]).0, Progress::Foreign(_)));
+    }
+
+    #[test]
+    fn empty_records_and_endless_hellos_are_foreign() {
+        assert!(matches!(collect([&unhex("1603010000")[..]]).0, Progress::Foreign(_)));
+        let longest = MAX_HELLO - record::HEADER - 4;
+        for (length, expected) in [(longest, Progress::More), (longest + 1, Progress::Foreign("hello length"))] {
+            let mut head = unhex("16030140000100");
+            head.extend_from_slice(&(length as u16).to_be_bytes());
+            let record_length = (length as u16 + 4).to_be_bytes();
+            head[3..5].copy_from_slice(&record_length);
+            assert_eq!(collect([&head[..]]).0, expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_cut_hello_is_malformed_wherever_it_is_cut() {
+        let hello = vector("helloB", "record");
+        for length in 0..hello.len() {
+            assert!(ClientHello::decode(&hello[..length]).is_err(), "{length}");
+        }
+    }
+
+    proptest! {
+        /// Any segmentation and any split over records gives the hello that the client signed.
+        #[test]
+        fn any_cut_gives_the_same_hello(cuts in prop::collection::vec(1usize..1780, 0..12),
+                                        segments in prop::collection::vec(1usize..400, 1..20)) {
+            let hello = vector("helloB", "record");
+            let bytes = split(&hello, cuts);
+            let mut rest = &bytes[..];
+            let mut chunks = Vec::new();
+            for length in segments.into_iter().cycle() {
+                let (chunk, later) = rest.split_at(length.min(rest.len()));
+                chunks.push(chunk);
+                rest = later;
+                if rest.is_empty() { break }
+            }
+            let (progress, collector) = collect(chunks);
+            prop_assert_eq!(progress, Progress::Whole);
+            prop_assert_eq!(collector.into_record(), hello);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_survived(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 0..8),
+                                        at in 0usize..1785, value: u8) {
+            collect(chunks.iter().map(Vec::as_slice));
+            let _ = ClientHello::decode(&chunks.concat());
+            let mut hello = vector("helloB", "record");
+            hello[at] = value;
+            collect([&hello[..]]);
+            let _ = ClientHello::decode(&hello);
+        }
+    }
+}
