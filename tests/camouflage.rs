@@ -119,8 +119,8 @@ async fn a_hundred_megabytes_arrive_whole_in_both_directions() {
         for http in ["--http1.1", "--http2"] {
             let saved = scratch.path().join("big");
             let output = saved.display().to_string();
-            let down = browser::curl(&stage.origin, stage.proxy.addr, "/big.bin", &[http, "-o", &output]);
-            let Some(_) = down.await else { return };
+            let options = [http, "-o", &output];
+            let Some(_) = browser::curl(&stage.origin, stage.proxy.addr, "/big.bin", &options).await else { return };
             assert_eq!(support::sum_of_file(&saved), sum, "{kind:?} {http}");
             if kind == Kind::Nginx {
                 let file = format!("@{}", stage.origin.folder().join("big.bin").display());
