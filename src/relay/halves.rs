@@ -364,7 +364,7 @@ mod tests {
             let mut chunk = [&wrap(b"before", &[6])[..], &bad].concat();
             let mut payload = Vec::new();
             assert_eq!(uplink().transform(&mut chunk, |range| payload.push(range)), Err(BadRecord));
-            assert_eq!(payload, [5..11]);
+            assert_eq!(payload, vec![5..11]);
         }
         assert_eq!(sent(&mut uplink(), vec![0x17, 3, 3, 0, 0, 0x17, 3, 3, 0x41, 0]), Ok(vec![]));
     }
