@@ -250,7 +250,7 @@ impl Peer {
 
     async fn unframed(&mut self, seed: u64, count: usize) -> std::io::Result<()> {
         self.frame().await?;
-        self.send((1u32 << 28).to_le_bytes().to_vec()).await?;
+        self.send((1u32 << 24).to_le_bytes().to_vec()).await?;
         let bytes = Dice::new(seed).bytes(count);
         self.send(bytes).await?;
         self.stream.shutdown().await?;
