@@ -61,7 +61,7 @@ async fn pour_up(session: &mut Session, count: usize) -> Vec<u8> {
     let mut left = count;
     while left > 0 {
         let packet = dice.bytes(left.min(1 + dice.clone().below(MB)));
-        session.up.packet(&packet).await.unwrap();
+        session.up.packet(&packet).await.expect("the proxy takes all");
         hash.update(&packet);
         left -= packet.len();
     }

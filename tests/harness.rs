@@ -190,7 +190,7 @@ async fn every_role_of_the_data_centre_is_played() {
 async fn through_toy(role: Role) -> (MockDc, support::fake_tls::Session) {
     let dc = MockDc::start(role).await;
     let toy = Toy::start(KEY, dc.addr).await;
-    let mut session = login().enter(toy.addr).await.unwrap();
+    let mut session = login().enter(toy.addr).await.expect("the toy admits everybody");
     session.down.least = 1;
     (dc, session)
 }
@@ -200,12 +200,12 @@ fn login() -> Login {
 }
 
 fn vectors() -> (Value, hello::Key) {
-    let text = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/vectors.json")).unwrap();
-    let vectors: Value = serde_json::from_slice(&text).unwrap();
-    let key = hex(&vectors["const"]["key"]).try_into().unwrap();
+    let text = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/vectors.json")).expect("vectors");
+    let vectors: Value = serde_json::from_slice(&text).expect("vectors are JSON");
+    let key = hex(&vectors["const"]["key"]).try_into().expect("16 bytes");
     (vectors, key)
 }
 
 fn hex(value: &Value) -> Vec<u8> {
-    HEXLOWER.decode(value.as_str().unwrap().as_bytes()).unwrap()
+    HEXLOWER.decode(value.as_str().expect("text").as_bytes()).expect("hex")
 }
