@@ -214,16 +214,14 @@ impl Session {
     fn end_downlink(&mut self) {
         let down = &mut self.down;
         down.open = false;
-        let last = down.transform.flush();
         let alert = down.transform.nops(CLOSE_ALERT, self.filler).unwrap_or_default();
         if down.unsent.is_empty() {
             // If the client is gone, its side tells so at the next read.
-            let _ = down.unsent.write(&self.client, &[IoSlice::new(&last), IoSlice::new(&alert)]);
+            let _ = down.unsent.write(&self.client, &[IoSlice::new(&alert)]);
             if down.unsent.is_empty() {
                 shut(&self.client);
             }
         } else {
-            down.unsent.append(&last);
             down.unsent.append(&alert);
         }
     }
