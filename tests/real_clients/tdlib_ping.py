@@ -170,7 +170,7 @@ def state_is(name):
     return accept
 
 
-def start(td, directory):
+def start(td, args):
     """Start TDLib without a network, so that it opens no connection of its own yet."""
     td.send({"@type": "getOption", "name": "version"})  # TDLib begins with the first request
     if td.wait_for(state_is("authorizationStateWaitTdlibParameters"), 10) is None:
@@ -180,8 +180,9 @@ def start(td, directory):
     answer = td.call(
         {
             "@type": "setTdlibParameters",
-            "database_directory": directory,
-            "files_directory": directory,
+            "database_directory": args.directory,
+            "files_directory": args.directory,
+            "use_test_dc": args.test_dc,
             "use_file_database": False,
             "use_chat_info_database": False,
             "use_message_database": False,
@@ -353,6 +354,7 @@ def parse_args():
     parser.add_argument("--checks", default="ping", help="comma-separated: " + ", ".join(CHECKS))
     parser.add_argument("--count", type=int, default=3, help="how many pings")
     parser.add_argument("--dc", type=int, nargs="+", default=[2], help="data centres for `test`")
+    parser.add_argument("--test-dc", action="store_true", help="use the test data centres, numbered from 10001")
     parser.add_argument("--timeout", type=float, default=20, help="seconds for each check")
     parser.add_argument("--megabytes", type=float, default=8, help="size of each transfer of `files`")
     parser.add_argument("--stall", type=float, default=20, help="seconds without progress that fail a transfer")
@@ -394,7 +396,7 @@ def main():
             patch_rsa_key.patch_file(library, args.public_key, patched)
             library = patched
         td = TdJson(library, args.verbosity, args.td_log)
-        start(td, directory)
+        start(td, args)
         version = td.call({"@type": "getOption", "name": "version"}, 5).get("value")
         report = {"tdlib": version, "patched_key": bool(args.public_key)}
         for name in args.checks:

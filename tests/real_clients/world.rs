@@ -1,14 +1,13 @@
 //! A small Internet for one test (`world.sh`), and programs that run in it.
 
-use std::env;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use std::{env, fs, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -118,8 +117,15 @@ pub struct Running {
 /// What a program wrote, line by line, as it comes.
 #[derive(Default)]
 struct Said {
-    lines: Mutex<Vec<(Stream, String)>>,
+    text: Mutex<Text>,
     grown: Condvar,
+}
+
+#[derive(Default)]
+struct Text {
+    lines: Vec<(Stream, String)>,
+    /// How many of the two streams have ended.
+    ended: usize,
 }
 
 /// Where a program wrote a line.
@@ -143,35 +149,24 @@ impl Running {
 
     /// Waits for a line that `wanted` makes something of.
     pub fn wait_for<T>(&self, stream: Stream, wanted: impl Fn(&str) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        let mut lines = self.said.lines.lock().unwrap();
-        loop {
-            if let Some(found) = lines.iter().filter(|line| line.0 == stream).find_map(|line| wanted(&line.1)) {
-                return found;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{} never said what was waited for", self.name);
-            lines = self.said.grown.wait_timeout(lines, left).unwrap().0;
-        }
+        let found = self.said.until(|text| {
+            let lines = text.lines.iter().filter(|line| line.0 == stream);
+            lines.map(|line| wanted(&line.1)).find(Option::is_some).or((text.ended == 2).then_some(None))
+        });
+        found.flatten().unwrap_or_else(|| panic!("{} never said what was waited for", self.name))
     }
 
     /// Everything so far on one stream.
     pub fn said(&self, stream: Stream) -> String {
-        let lines = self.said.lines.lock().unwrap();
-        lines.iter().filter(|line| line.0 == stream).fold(String::new(), |text, line| text + &line.1 + "\n")
+        let text = self.said.lock();
+        text.lines.iter().filter(|line| line.0 == stream).fold(String::new(), |text, line| text + &line.1 + "\n")
     }
 
     /// Asks it to end and waits until it has.
     pub fn terminate(&mut self) -> ExitStatus {
         assert!(self.signal(Signal::TERM), "{} has ended already", self.name);
-        let deadline = Instant::now() + PATIENCE;
-        let mut lines = self.said.lines.lock().unwrap();
-        while Arc::strong_count(&self.said) > 1 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{} does not end", self.name);
-            lines = self.said.grown.wait_timeout(lines, left).unwrap().0;
-        }
-        drop(lines);
+        let ended = self.said.until(|text| (text.ended == 2).then_some(()));
+        assert!(ended.is_some(), "{} does not end", self.name);
         self.child.wait().unwrap()
     }
 
@@ -188,7 +183,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if thread::panicking() {
             let mut text = format!("--- what {} said ---\n", self.name);
-            for (stream, line) in self.said.lines.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for (stream, line) in self.said.lock().lines.iter() {
                 let _ = writeln!(text, "{stream:?} {line}");
             }
             eprint!("{text}");
@@ -200,14 +195,34 @@ impl Drop for Running {
 }
 
 impl Said {
+    fn lock(&self) -> MutexGuard<'_, Text> {
+        // A test that failed while it held this still wants to show what was said.
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks again whenever there is something new; `None` when patience is at its end.
+    fn until<T>(&self, look: impl Fn(&Text) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut text = self.lock();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match look(&text) {
+                None if !left.is_zero() => {}
+                found => return found,
+            }
+            text = self.grown.wait_timeout(text, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     fn listen(self: &Arc<Self>, stream: Stream, pipe: impl Read + Send + 'static) {
         let said = Arc::clone(self);
         thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                said.lines.lock().unwrap().push((stream, line));
+                said.lock().lines.push((stream, line));
                 said.grown.notify_all();
             }
-            said.open.lock();
+            said.lock().ended += 1;
+            said.grown.notify_all();
         });
     }
 }
