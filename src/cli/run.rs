@@ -26,6 +26,7 @@ const REPLAY_FILE: &str = "replay";
 pub fn run(config: Config) -> Result<(), Failure> {
     let format = logging::start(&config.log)
         .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
+    log_panics();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -155,6 +156,15 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
         stopped.cancel();
     });
     Ok(stop)
+}
+
+/// A panic ends the one connection it happens in; the operator should hear of it in the log, in the log's format.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or_default();
+        error!(place, message, "a connection ended by a mistake in the program; please report it");
+    }));
 }
 
 /// Every connection takes two descriptors; the usual soft limit of 1024 would be the end of the five hundredth.

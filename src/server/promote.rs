@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tracing::{Span, field, info, warn};
+use tracing::{Span, debug, field, info, warn};
 
 use super::Server;
 use crate::cover::gate::Promotion;
@@ -34,10 +34,10 @@ pub(super) async fn session(server: &Server, client: TcpStream, promotion: Promo
         Ok(far) => far,
         Err(()) => return end_like_the_cover(client, opened.down).await,
     };
-    info!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
+    debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
     let down = Downlink::new(opened.down);
     let closed = Session::new(client, far, up, down, rand::random).run(server.settings.idle).await;
-    info!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
+    debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
 }
 
 /// Our header and what the client sent along with its own.
