@@ -136,8 +136,8 @@ fn test_data_centres_are_found() {
     let Some(world) = World::create() else { return };
     let telegram = Telegram::open(&world);
     let proxy = Proxy::open(&world, "site", &[]);
-    let test = ["--test-dc", "--dc", "1", "2", "3"];
-    Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&test).passes("ping,test,session");
+    let test = ["--test-dc", "--megabytes", "1", "--file-dc", "1", "2", "3"];
+    Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&test).passes("ping,session,files");
     proxy.close();
     assert_numbers(&telegram, &[10_001, 10_002, 10_003]);
 }
@@ -145,6 +145,7 @@ fn test_data_centres_are_found() {
 /// Every wanted number was seen, and every connection came to an address of the data centre that its header names.
 fn assert_numbers(telegram: &Telegram, wanted: &[i64]) {
     let seen = telegram.seen();
+    seen.iter().for_each(|seen| eprintln!("{} at {}", seen.dc, seen.address));
     for number in wanted {
         assert!(seen.iter().any(|seen| seen.dc == *number), "nobody asked for data centre {number}");
     }

@@ -767,7 +767,8 @@ def help_getConfig(conn, session, reader, details):
     old = (session.layer or 0) < 154
     details["layer"] = session.layer
     out = tl_uint(0x232566AC if old else 0xCC1A241E, 0)
-    out += tl_int(now, now + 3600) + tl_bool(False) + tl_int(conn.dc_id(session))
+    test_mode = abs(session.auth_key.dc or 0) > 10000
+    out += tl_int(now, now + 3600) + tl_bool(test_mode) + tl_int(conn.dc_id(session))
     out += tl_vector(options) + tl_string("mock.invalid")
     # chat_size_max … push_chat_limit
     out += tl_int(200, 200000, 100, 210000, 5000, 30000, 300000, 30000, 1500, 60000, 2)
