@@ -30,7 +30,8 @@ choose() {
 mkdir -p "$(dirname "$directory")"
 exec 9>"$directory.lock"
 flock 9
-if ! cmp --silent "$requirements" "$directory/made-of"; then
+# An environment dies with the interpreter that it was made of.
+if ! cmp --silent "$requirements" "$directory/made-of" || ! "$directory/bin/python" -c 'import tdjson'; then
     python=$(choose)
     "$python" -m venv --clear "$directory"
     "$directory/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements" >&2
