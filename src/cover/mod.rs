@@ -2,7 +2,7 @@
 //!
 //! A [`Cover`] receives a client and is simply what it is: a web server. Between the two stands a [`gate::Gate`], which
 //! ends in one of two ways: the connection is a visit to the end, or the client has proved itself twice and leaves with a
-//! [`gate::Promotion`]. The two kinds of cover differ in how the gate is put in: [`guarded`] is a stream that the built-in
+//! [`gate::Promotion`]. The two kinds of cover differ in how the gate is put in: `guarded` is a stream that the built-in
 //! site is served through, [`remote`] stands between two sockets.
 
 pub mod gate;
