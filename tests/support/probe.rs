@@ -75,7 +75,7 @@ pub struct Lineup {
 #[derive(Debug, Default)]
 pub struct Report {
     pub probes: usize,
-    /// The proxy did what neither cover nor relay ever did, and did it most of the time.
+    /// The proxy did what neither cover nor relay ever did, and did it again.
     pub differences: Vec<Finding>,
     /// Everything else that was not alike on all three at the first attempt.
     pub noise: Vec<Finding>,
@@ -155,8 +155,10 @@ async fn judge(probe: &Probe, lineup: Lineup, seed: u64) -> Outcome {
         honest[1]
     );
     let finding = Finding { probe: probe.name.clone(), text };
-    let most = odd.len() as u64 * 2 > ROUNDS;
-    if most { Outcome::Different(finding) } else { Outcome::Noise(finding) }
+    // One stray may be the machine's fault. Where cover and relay never waver, two are the proxy's.
+    let steady = honest.iter().all(|known| known.same(&honest[0]));
+    let bearable = if steady { 1 } else { ROUNDS as usize / 2 };
+    if odd.len() > bearable { Outcome::Different(finding) } else { Outcome::Noise(finding) }
 }
 
 /// All three at once, begun in random order, so that they share whatever the machine is busy with.
