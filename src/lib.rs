@@ -23,6 +23,8 @@ pub mod cli;
 pub mod config;
 pub mod cover;
 pub mod crypto;
+#[cfg(test)]
+mod fixtures;
 pub mod net;
 pub mod ops;
 pub mod relay;

@@ -9,6 +9,6 @@ mod window;
 
 pub use keyring::{Keyring, Member};
 pub use replay::{ReplayMemory, SecretTag};
-pub use secret::{Domain, Secret};
+pub use secret::{Domain, DomainError, Secret, SecretError, SecretText};
 pub use verdict::{Admission, Judge, Reason, Verdict};
 pub use window::{TimeWindow, UnixTime};

@@ -139,3 +139,111 @@ impl Judge {
         names.iter().any(|accepted| accepted.as_str().as_bytes().eq_ignore_ascii_case(name))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::auth::secret::Secret;
+    use crate::fixtures::{captured, vector, vector_array};
+    use crate::wire::server_flight::FlightCollector;
+
+    const TIME: UnixTime = UnixTime(1_767_225_600);
+
+    fn judge_of(keys: &[[u8; 16]]) -> Judge {
+        let members = keys.iter().enumerate().map(|(n, key)| Member::new(format!("user{n}"), Secret::new(*key)));
+        Judge {
+            keyring: Keyring::new(members),
+            replay: ReplayMemory::volatile(),
+            window: TimeWindow::new(Duration::from_secs(600)),
+            names: None,
+        }
+    }
+
+    fn vector_judge() -> Judge {
+        judge_of(&[[9; 16], vector_array("const", "key"), [8; 16]])
+    }
+
+    fn reason(verdict: Verdict) -> Option<Reason> {
+        match verdict {
+            Verdict::Decline(reason) => Some(reason),
+            Verdict::Admit(_) => None,
+        }
+    }
+
+    #[test]
+    fn admits_the_vectors_once_and_stamps_their_flights() {
+        let judge = vector_judge();
+        for (hello, flight) in [("helloA", "flightA"), ("helloB", "flightB")] {
+            let record = vector(hello, "record");
+            let Verdict::Admit(admission) = judge.judge(&record, TIME) else { panic!("{hello}") };
+            assert_eq!(admission.member().name(), "user1");
+            let mut collector = FlightCollector::default();
+            let mut bytes = vector(flight, "bytes");
+            bytes[11..43].fill(0x77);
+            collector.feed(&bytes).unwrap();
+            let (mut stamped, _) = collector.join(1).unwrap();
+            admission.stamp(&mut stamped);
+            assert_eq!(stamped.into_bytes(), vector(flight, "bytes"));
+            assert_eq!(reason(judge.judge(&record, TIME)), Some(Reason::Replay));
+        }
+    }
+
+    #[test]
+    fn admits_every_captured_hello_at_its_time() {
+        for hello in captured() {
+            let Some((key, time)) = hello.signed else {
+                assert_eq!(reason(vector_judge().judge(&hello.record, TIME)), Some(Reason::Digest), "{}", hello.file);
+                continue;
+            };
+            assert_eq!(reason(judge_of(&[key]).judge(&hello.record, time)), None, "{}", hello.file);
+        }
+    }
+
+    #[test]
+    fn any_changed_bit_is_noticed_and_none_of_the_time_buys_a_second_entry() {
+        let judge = vector_judge();
+        let record = vector("helloA", "record");
+        assert_eq!(reason(judge.judge(&record, TIME)), None);
+        for bit in 0..record.len() * 8 {
+            let mut altered = record.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            match reason(judge.judge(&altered, TIME)) {
+                Some(Reason::Digest | Reason::Form(_)) if !(39..43).contains(&(bit / 8)) => {}
+                Some(Reason::Time(_) | Reason::Replay) if (39..43).contains(&(bit / 8)) => {}
+                other => panic!("bit {bit}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_redated_hello_is_a_replay_after_the_original_and_a_first_use_before() {
+        let mut redated = vector("helloA", "record");
+        redated[39..43].copy_from_slice(&vector("redated", "bytes_39_42"));
+        let tomorrow = UnixTime(TIME.0 + 86_400);
+        let judge = vector_judge();
+        assert_eq!(reason(judge.judge(&redated, TIME)), Some(Reason::Time(86_400)));
+        assert_eq!(reason(judge.judge(&vector("helloA", "record"), TIME)), None);
+        assert_eq!(reason(judge.judge(&redated, tomorrow)), Some(Reason::Replay));
+    }
+
+    #[test]
+    fn a_hello_that_is_declined_for_another_reason_is_not_spent() {
+        let mut judge = vector_judge();
+        let record = vector("helloA", "record");
+        assert_eq!(reason(judge.judge(&record, UnixTime(TIME.0 + 601))), Some(Reason::Time(-601)));
+        judge.names = Some(vec![Domain::from_str("other.example").unwrap()]);
+        assert_eq!(reason(judge.judge(&record, TIME)), Some(Reason::Name));
+        judge.names = Some(vec![Domain::from_str("example.com").unwrap()]);
+        assert_eq!(reason(judge.judge(&record, TIME)), None);
+    }
+
+    #[test]
+    fn strangers_leave_no_trace_in_the_memory() {
+        let judge = judge_of(&[[1; 16]]);
+        assert_eq!(reason(judge.judge(&vector("helloA", "record"), TIME)), Some(Reason::Digest));
+        assert!(judge.replay.is_empty());
+    }
+}

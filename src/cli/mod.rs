@@ -1,1 +1,215 @@
 //! Commands and their dispatch; the only place that knows clap.
+//!
+//! Every failure ends with the next step to take, and every outcome is one of three exit codes (docs/configuration.md).
+
+mod check;
+pub mod greeting;
+mod health;
+pub mod invitation;
+mod link;
+mod output;
+pub mod run;
+mod secret;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Environment, Flags, LoadError, Loaded, StateError};
+
+/// Runs the command that `arguments` name, the first being the program itself, and returns the exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let command = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments.command,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { code::UNUSABLE } else { code::FINE };
+        }
+    };
+    match dispatch(command, &Environment::of_this_process()) {
+        Ok(()) => code::FINE,
+        Err(failure) => {
+            output::complain(&failure);
+            failure.code
+        }
+    }
+}
+
+fn dispatch(command: Command, environment: &Environment) -> Result<(), Failure> {
+    match command {
+        Command::Run(settings) => {
+            let draft = load(&settings.flags(), environment)?.draft;
+            run::run(draft.settle(&mut rand::rng())?)
+        }
+        Command::Check(settings) => check::check(&settings.flags(), environment),
+        Command::Secret(arguments) => secret::secret(&arguments, &mut rand::rng()),
+        Command::Link(arguments) => link::link(&arguments, environment),
+        Command::Health(settings) => health::health(&settings.flags(), environment),
+    }
+}
+
+/// Loads the configuration and shows its warnings.
+fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Failure> {
+    let loaded = config::load(flags, environment)?;
+    output::report(&loaded.warnings);
+    Ok(loaded)
+}
+
+/// A Telegram proxy that nobody can tell from a web site
+#[derive(Parser)]
+#[command(name = "vizard", version, disable_help_subcommand = true, max_term_width = 100, after_help = TEACH)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const TEACH: &str = "\
+First link in a minute:
+  vizard run                        try it out: makes a secret and a small site, prints the link
+  vizard run --domain example.com   hide behind that site
+  vizard check --config FILE        see every mistake of a configuration at once
+
+Every setting can stand in a file; docs/vizard.example.toml has them all.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the proxy
+    ///
+    /// Without any configuration it makes a secret, keeps it in the state directory, serves a built-in site, and prints
+    /// the link to hand out. Flags go before environment variables, those before the file.
+    Run(Settings),
+    /// Check a configuration and print every complaint
+    ///
+    /// Changes nothing. Exit code 0: fine, 1: there are complaints, 2: the file cannot be read.
+    Check(Settings),
+    /// Make a new secret
+    Secret(secret::Arguments),
+    /// Print the links to hand out, with a QR code
+    Link(link::Arguments),
+    /// Ask whether the proxy accepts connections (for the health check of a container)
+    ///
+    /// Connects to the first listener of the configuration. Exit code 0: it does, 1: it does not.
+    Health(Settings),
+}
+
+/// Flags of every command that needs the configuration.
+#[derive(Args)]
+struct Settings {
+    /// Configuration file [environment: VIZARD_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder for what must survive a restart [environment: VIZARD_STATE_DIR]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Accept clients here, e.g. [::]:443; may be repeated [environment: VIZARD_LISTEN]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<String>,
+    /// The name that links carry; without more, that site is the cover [environment: VIZARD_DOMAIN]
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
+    /// What strangers meet: the built-in site or a web server elsewhere [environment: VIZARD_COVER]
+    #[arg(long, value_name = "site|HOST:PORT")]
+    cover: Option<String>,
+    /// A user and the key, which other users of this machine can see here; may be repeated [environment: VIZARD_SECRET]
+    #[arg(long, value_name = "NAME=HEX32")]
+    secret: Vec<String>,
+    /// Address of a data centre instead of the built-in ones; may be repeated
+    #[arg(long, value_name = "N=ADDR:PORT", allow_hyphen_values = true)]
+    dc: Vec<String>,
+    /// Shape of the log [environment: VIZARD_LOG]
+    #[arg(long, value_name = "text|json")]
+    log: Option<String>,
+    /// Host name or address that links name
+    #[arg(long, value_name = "HOST")]
+    link_host: Option<String>,
+}
+
+impl Settings {
+    /// Values stay text here, so that mistakes in flags and in the file are reported together.
+    fn flags(&self) -> Flags {
+        Flags {
+            config: self.config.clone(),
+            state_dir: self.state_dir.clone(),
+            listen: self.listen.clone(),
+            domain: self.domain.clone(),
+            cover: self.cover.clone(),
+            secrets: self.secret.clone(),
+            data_centres: self.dc.clone(),
+            log: self.log.clone(),
+            link_host: self.link_host.clone(),
+        }
+    }
+}
+
+/// Exit codes.
+mod code {
+    pub const FINE: u8 = 0;
+    pub const FAILED: u8 = 1;
+    pub const UNUSABLE: u8 = 2;
+}
+
+/// Why a command could not do its work, and what to do next.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    next: String,
+    code: u8,
+}
+
+impl Failure {
+    /// A command that could not do its work: exit code 1.
+    pub fn new(message: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { message: message.into(), next: next.into(), code: code::FAILED }
+    }
+
+    /// A command that was not told what it needs: exit code 2.
+    pub fn usage(message: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { code: code::UNUSABLE, ..Self::new(message, next) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}\nnext: {}", self.message, self.next)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Unreadable { .. } => {
+                Self::usage(error.to_string(), "check the path and its permissions, or leave out --config")
+            }
+            LoadError::Complaints(report) => {
+                output::report(&report);
+                let message = match report.errors() {
+                    1 => "the configuration has a mistake".into(),
+                    errors => format!("the configuration has {errors} mistakes"),
+                };
+                Self::new(message, "mend what is shown above, then try `vizard check` with the same flags")
+            }
+        }
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        Self::new(error.to_string(), error.mend())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

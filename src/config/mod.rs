@@ -1,21 +1,42 @@
-//! Settings of every layer, already valid. [`file`] is the file as written, [`resolve`] turns it, the environment and
-//! the flags into a [`Config`] or into all complaints at once.
+//! Settings of every layer, already valid.
+//!
+//! ```text
+//! flags, environment, file ─▶ Layer ─▶ resolve ─▶ Draft ─▶ settle ─▶ Config
+//!                               └──────────┴─▶ Report: all complaints at once
+//! ```
+//!
+//! [`file`] is the file as written. [`resolve`] checks it together with the environment and the flags, and reads but
+//! never writes. [`embedded`] fills the gaps, and for that may write to the state directory.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+pub mod embedded;
+pub mod file;
+pub mod keys;
+pub mod layer;
+pub mod report;
+pub mod resolve;
+pub mod units;
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{error, fmt, fs, io};
+
+pub use embedded::{Draft, StateError};
+pub use layer::{Environment, Flags};
+pub use report::Report;
 
 use crate::auth::{Domain, Secret};
 use crate::cover::{remote, site};
+pub use crate::ops::logging::{Format as LogFormat, Settings as Log};
 use crate::telegram;
 
 /// Everything that `vizard run` needs to know.
 #[derive(Debug)]
 pub struct Config {
-    /// Where the proxy keeps what must survive a restart.
+    /// Where the proxy keeps what must survive a restart. Exists.
     pub state_dir: PathBuf,
     /// Addresses to accept clients on.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Listen,
     /// Who may enter; never empty.
     pub users: Vec<User>,
     /// The name in links, hence the name that clients put into their hellos.
@@ -36,6 +57,24 @@ pub struct Config {
     pub drain: Duration,
     /// Logging.
     pub log: Log,
+    /// What nobody configured.
+    pub made_up: MadeUp,
+}
+
+/// Where to accept clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// On every one of these; never empty.
+    Given(Vec<SocketAddr>),
+    /// On the first of [`Listen::candidates`] that this user may bind.
+    Automatic,
+}
+
+impl Listen {
+    /// What [`Listen::Automatic`] tries, in this order: port 443, then 8443, each on every address of both families.
+    pub fn candidates() -> [SocketAddr; 2] {
+        [443, 8443].map(|port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))
+    }
 }
 
 /// A named secret.
@@ -65,22 +104,87 @@ pub enum Cover {
     Remote(remote::Settings),
 }
 
-/// Logging.
-#[derive(Clone, Debug)]
-pub struct Log {
-    /// `None`: text on a terminal, JSON otherwise.
-    pub format: Option<LogFormat>,
-    /// Least severe level that is written.
-    pub level: tracing::Level,
-    /// Whether clients' addresses may appear in the log. Off by default.
-    pub client_addresses: bool,
+/// What the program made up because nobody configured it: good for trying out, not for real use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MadeUp {
+    /// The domain.
+    pub domain: bool,
+    /// The certificate of the built-in site: self-signed.
+    pub certificate: bool,
+    /// The pages of the built-in site.
+    pub content: bool,
 }
 
-/// Shape of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
+/// A configuration without errors.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub draft: Draft,
+    /// What should be better.
+    pub warnings: Report,
+    /// The file, if there was one.
+    pub path: Option<PathBuf>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The file cannot be read.
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The values are not in order.
+    Complaints(Report),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { path, error } => {
+                write!(f, "the configuration file {} cannot be read: {error}", path.display())
+            }
+            Self::Complaints(report) => f.write_str(&report.render(false)),
+        }
+    }
+}
+
+impl error::Error for LoadError {}
+
+/// Loads the configuration: flags over environment over the file that one of them names.
+pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, LoadError> {
+    let path = flags.config.clone().or_else(|| environment.path("VIZARD_CONFIG"));
+    let text = match &path {
+        Some(path) => read(path).map_err(|error| LoadError::Unreadable { path: path.clone(), error })?,
+        None => String::new(),
+    };
+    load_text(&text, path, flags, environment)
+}
+
+/// The same with the text of the file in hand; `path` gives relative paths their start and complaints a place.
+pub fn load_text(
+    text: &str,
+    path: Option<PathBuf>,
+    flags: &Flags,
+    environment: &Environment,
+) -> Result<Loaded, LoadError> {
+    let reading = file::read(text);
+    let mut complaints = reading.complaints;
+    let layer = flags.layer(&mut complaints).over(environment.layer(&mut complaints)).over(reading.layer);
+    let folder = path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+    let (draft, complaints) = resolve::resolve(layer, folder, environment, reading.well_formed, complaints);
+    let name = path.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
+    let report = Report::new(name, reading.shown, complaints);
+    match report.errors() {
+        0 => Ok(Loaded { draft, warnings: report, path }),
+        _ => Err(LoadError::Complaints(report)),
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    // A wrong path may lead to a device without an end.
+    const LONGEST: u64 = 4 << 20;
+    io::read_to_string(io::Read::take(fs::File::open(path)?, LONGEST))
 }

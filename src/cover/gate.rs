@@ -239,3 +239,145 @@ fn header_data(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::auth::{Keyring, Member, ReplayMemory, Secret, TimeWindow};
+    use crate::fixtures::{vector, vector_array};
+    use crate::wire::record::{CHANGE_CIPHER_SPEC, Header};
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
+
+    fn gate(flight_records: Option<usize>) -> Gate {
+        let judge = Judge {
+            keyring: Keyring::new([Member::new("somebody".into(), Secret::new(vector_array("const", "key")))]),
+            replay: ReplayMemory::volatile(),
+            window: TimeWindow::new(Duration::from_secs(600)),
+            names: None,
+        };
+        Gate::new(Arc::new(judge), flight_records)
+    }
+
+    fn released(step: FromClient) -> Vec<u8> {
+        match step {
+            FromClient::Forward { release } => release,
+            FromClient::Promote(_) => panic!("promoted"),
+        }
+    }
+
+    /// A gate whose client has sent its hello and whose cover has answered.
+    fn candidate() -> Gate {
+        let mut gate = gate(Some(1));
+        assert!(released(gate.client_data(&vector("helloB", "record"), NOW)).is_empty());
+        assert_eq!(gate.cover_data(&cover_flight()), FromCover::Send(vector("flightB", "bytes")));
+        gate
+    }
+
+    /// The flight of vector B as a cover would send it, with a random of its own.
+    fn cover_flight() -> Vec<u8> {
+        let mut flight = vector("flightB", "bytes");
+        flight[11..43].fill(0xa5);
+        flight
+    }
+
+    #[test]
+    fn two_proofs_promote() {
+        let mut gate = candidate();
+        assert!(gate.judges_first());
+        let write = vector("tls_first_client_write", "bytes");
+        let FromClient::Promote(promotion) = gate.client_data(&write, NOW) else { panic!("not promoted") };
+        assert_eq!((promotion.opened.dc, promotion.admission.member().name()), (10_002, "somebody"));
+        assert_eq!(promotion.leftover, write[6 + 5 + 64..]);
+        assert_eq!(promotion.record_left, promotion.leftover.len());
+        assert_eq!(gate.open(), None);
+    }
+
+    #[test]
+    fn the_flight_is_whole_when_its_records_are_or_when_the_cover_waits() {
+        let flight = cover_flight();
+        for known in [Some(1), None] {
+            let mut gate = gate(known);
+            gate.client_data(&vector("helloB", "record"), NOW);
+            assert_eq!(gate.cover_waits(), None);
+            assert_eq!(gate.cover_data(&flight[..1000]), FromCover::Withhold);
+            assert!(!gate.flight_may_be_whole());
+            let stamped = vector("flightB", "bytes");
+            match known {
+                Some(_) => assert_eq!(gate.cover_data(&flight[1000..]), FromCover::Send(stamped)),
+                None => {
+                    assert_eq!(gate.cover_data(&flight[1000..]), FromCover::Withhold);
+                    assert!(gate.flight_may_be_whole());
+                    assert_eq!(gate.cover_waits(), Some(stamped));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_visit_gets_back_all_that_was_withheld_untouched_and_in_order() {
+        let flight = cover_flight();
+        let early = |gate: &mut Gate| released(gate.client_data(b"x", NOW));
+        for (what, give_up) in [
+            ("the client speaks early", early as fn(&mut Gate) -> Vec<u8>),
+            ("the client ends", |gate| gate.client_end()),
+            ("the cover ends", |gate| gate.cover_end()),
+            ("the cover waits", |gate| gate.cover_waits().unwrap()),
+            ("the cover sends an alert", |gate| match gate.cover_data(&[0x15, 3, 3, 0, 2]) {
+                FromCover::Send(bytes) => bytes[..bytes.len() - 5].to_vec(),
+                other => panic!("{other:?}"),
+            }),
+        ] {
+            let mut gate = gate(Some(1));
+            gate.client_data(&vector("helloB", "record"), NOW);
+            // The whole of the first two records, where another may begin.
+            let part = &flight[..1215 + CHANGE_CIPHER_SPEC.len()];
+            assert_eq!(gate.cover_data(part), FromCover::Withhold, "{what}");
+            assert_eq!(give_up(&mut gate), part, "{what}");
+            assert!(gate.open().is_some(), "{what}");
+            assert_eq!(gate.cover_data(b"later"), FromCover::Pass, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_header_is_handed_on_and_what_the_cover_said_meanwhile_comes_first() {
+        let ticket = [&Header::application_data(200).encode()[..], &[7; 200]].concat();
+        let mut gate = candidate();
+        assert_eq!(gate.cover_data(&ticket), FromCover::Withhold);
+        assert!(released(gate.client_data(&CHANGE_CIPHER_SPEC, NOW)).is_empty());
+        assert_eq!(gate.open(), None);
+        let mut finished = vector("tls_first_client_write", "bytes")[6..].to_vec();
+        finished[40] ^= 1;
+        assert_eq!(released(gate.client_data(&finished, NOW)), ticket);
+        assert_eq!(gate.open(), Some(Reason::Header("not under this secret")));
+        assert_eq!(gate.cover_data(b"alert"), FromCover::Pass);
+    }
+
+    #[test]
+    fn a_cover_that_goes_on_and_on_is_not_kept_back_without_bound() {
+        let mut gate = candidate();
+        let more = vec![0; MAX_WITHHELD];
+        assert_eq!(gate.cover_data(&more), FromCover::Withhold);
+        let FromCover::Send(all) = gate.cover_data(&more) else { panic!("withheld more") };
+        assert_eq!(all.len(), 2 * MAX_WITHHELD);
+        assert!(matches!(gate.open(), Some(Reason::Cover(_))));
+    }
+
+    #[test]
+    fn strangers_pass_from_the_byte_that_proves_them_strangers() {
+        let mut hello = vector("helloB", "record");
+        hello[100] ^= 1;
+        for (bytes, label) in [(&b"GET / HTTP/1.1\r\n"[..], "form"), (&hello[..], "digest")] {
+            let mut gate = gate(Some(1));
+            assert!(released(gate.client_data(bytes, NOW)).is_empty());
+            assert_eq!(gate.open().map(Reason::label), Some(label));
+            assert_eq!(gate.cover_data(&cover_flight()), FromCover::Pass);
+        }
+        let mut gate = gate(Some(1));
+        gate.client_data(&hello[..50], NOW);
+        assert_eq!(gate.cover_data(b"220 ready"), FromCover::Pass);
+        assert_eq!(gate.open().map(Reason::label), Some("cover"));
+    }
+}

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::gate::{FromClient, FromCover, Gate, Promotion};
-use super::site::Site;
+use super::site::{self, Site};
 use super::{Outcome, log_visit};
 use crate::auth::Judge;
 
@@ -25,7 +25,11 @@ pub(super) async fn receive(site: &Site, client: TcpStream, peer: SocketAddr, ju
     let guarded = Guarded { client, gate: Gate::new(judge, None), outbox: Vec::new(), promotion: None, open: false };
     match site.serve(guarded, Some(peer)).await {
         Err((_, Guarded { client, promotion: Some(promotion), .. })) => Outcome::Promoted(client, promotion),
-        Ok(()) | Err(_) => Outcome::Visited(None),
+        Err((_, guarded)) => {
+            site::linger(guarded).await;
+            Outcome::Visited(None)
+        }
+        Ok(()) => Outcome::Visited(None),
     }
 }
 

@@ -22,12 +22,11 @@ use crate::relay::Closed;
 use gate::Promotion;
 
 /// The site that everybody meets.
-#[derive(Debug)]
 pub enum Cover {
     /// The built-in web server.
-    Site(site::Site),
+    Site(Arc<site::Site>),
     /// A web server elsewhere.
-    Remote(remote::Remote),
+    Remote(Box<remote::Remote>),
 }
 
 /// How receiving a client ended.

@@ -133,12 +133,6 @@ impl Downlink {
         if length >= MIN_ENCRYPTED { write_headers(buffer, length) } else { self.frame_small(buffer, length, filler) }
     }
 
-    /// Bytes that were kept for the rest of their frame, which will not come, as a last record.
-    pub fn flush(&mut self) -> Vec<u8> {
-        let kept = std::mem::take(&mut self.kept);
-        if kept.is_empty() { kept } else { [&header(kept.len())[..], &kept].concat() }
-    }
-
     /// A record with NOP frames of `length` bytes in all; `None` where the stream stands in the midst of a frame.
     pub fn nops(&mut self, length: usize, filler: impl FnMut() -> u8) -> Option<Vec<u8>> {
         if self.tracker.place() != Place::Border {
@@ -220,3 +214,201 @@ fn write_headers(buffer: &mut [u8], length: usize) -> usize {
 }
 
 const _: () = assert!(DOWNLINK_BUFFER < 1 << 17 && record::MAX_ENCRYPTED == 16_401);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keys(seed: u8) -> KeyIv {
+        KeyIv { key: [seed; 32], iv: [seed; 16] }
+    }
+
+    fn uplink() -> Uplink {
+        Uplink::new(keys(1).stream(), keys(2).stream(), 0)
+    }
+
+    /// Payload as a client wraps it, in records of the given sizes.
+    fn wrap(plain: &[u8], sizes: &[usize]) -> Vec<u8> {
+        let mut cipher = plain.to_vec();
+        keys(1).stream().apply(&mut cipher);
+        let mut rest = &cipher[..];
+        let mut bytes = Vec::new();
+        for size in sizes.iter().cycle() {
+            let (piece, later) = rest.split_at((*size).min(rest.len()));
+            bytes.extend_from_slice(&header(piece.len()));
+            bytes.extend_from_slice(piece);
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        bytes
+    }
+
+    fn sent(uplink: &mut Uplink, mut chunk: Vec<u8>) -> Result<Vec<u8>, BadRecord> {
+        let mut ranges = Vec::new();
+        uplink.transform(&mut chunk, |range| ranges.push(range))?;
+        Ok(ranges.into_iter().flat_map(|range| chunk[range].to_vec()).collect())
+    }
+
+    /// Feeds a downlink with pieces of a data centre's stream; returns the payload sizes and what the client decrypts.
+    fn received(pieces: &[Vec<u8>]) -> (Vec<usize>, Vec<u8>) {
+        let mut downlink = Downlink::new(keys(3));
+        let mut buffer = vec![0; FRAMING_BUFFER];
+        let mut dc = keys(3).stream();
+        let mut wire = Vec::new();
+        for piece in pieces {
+            let mut piece = piece.clone();
+            dc.apply(&mut piece);
+            let mut left = &piece[..];
+            for mut slice in downlink.room(&mut buffer) {
+                let (now, later) = left.split_at(left.len().min(slice.len()));
+                slice[..now.len()].copy_from_slice(now);
+                left = later;
+            }
+            assert!(left.is_empty());
+            let length = downlink.frame(&mut buffer, piece.len(), || 0xaa);
+            wire.extend_from_slice(&buffer[..length]);
+        }
+        unwrap(&wire)
+    }
+
+    fn unwrap(mut wire: &[u8]) -> (Vec<usize>, Vec<u8>) {
+        let (mut sizes, mut payload) = (Vec::new(), Vec::new());
+        while let Some((head, rest)) = wire.split_first_chunk() {
+            let length = usize::from(Header::decode(*head).length);
+            assert_eq!(Header::decode(*head), Header::application_data(length as u16));
+            sizes.push(length);
+            payload.extend_from_slice(&rest[..length]);
+            wire = &rest[length..];
+        }
+        keys(3).stream().apply(&mut payload);
+        (sizes, payload)
+    }
+
+    /// A client's view of a stream: its frames without NOPs, quick-ack tokens as frames of four bytes.
+    fn frames(mut plain: &[u8]) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        while let Some((word, rest)) = plain.split_first_chunk() {
+            let word = u32::from_le_bytes(*word);
+            if word >> 31 == 1 {
+                frames.push(word.to_le_bytes().to_vec());
+                plain = rest;
+                continue;
+            }
+            let body = &rest[..word as usize];
+            if !(body.len() < 12 && body.starts_with(&[0; 4])) {
+                frames.push(body.to_vec());
+            }
+            plain = &rest[body.len()..];
+        }
+        assert!(plain.is_empty());
+        frames
+    }
+
+    fn frame(length: usize) -> Vec<u8> {
+        [&(length as u32).to_le_bytes()[..], &vec![0x11; length]].concat()
+    }
+
+    fn token() -> Vec<u8> {
+        vec![0xf1, 0xde, 0xbc, 0x9a]
+    }
+
+    #[test]
+    fn a_quick_ack_becomes_a_legal_record_and_what_follows_still_decrypts() {
+        let pieces = [frame(100), token(), frame(60), token(), token(), frame(20_000)];
+        let (sizes, plain) = received(&pieces);
+        assert!(sizes.iter().all(|size| (MIN_ENCRYPTED..=MAX_ENCRYPTED).contains(size)), "{sizes:?}");
+        let expected: Vec<Vec<u8>> =
+            vec![vec![0x11; 100], token(), vec![0x11; 60], token(), token(), vec![0x11; 20_000]];
+        assert_eq!(frames(&plain), expected);
+    }
+
+    #[test]
+    fn without_small_pieces_the_bytes_are_untouched() {
+        let pieces = [frame(40), frame(16_397 + 3), frame(60_000)];
+        let (_, plain) = received(&pieces);
+        assert_eq!(plain, pieces.concat());
+    }
+
+    #[test]
+    fn a_small_piece_within_a_frame_waits_for_the_rest() {
+        let whole = frame(30);
+        let (sizes, plain) = received(&[whole[..10].to_vec(), whole[10..].to_vec()]);
+        assert_eq!((sizes, plain), (vec![34], whole.clone()));
+        // If none comes, the client could do nothing with the piece.
+        assert!(received(&[whole[..10].to_vec()]).0.is_empty());
+    }
+
+    #[test]
+    fn the_goodbye_is_a_nop_record_of_the_size_asked_for_at_a_border_only() {
+        let mut downlink = Downlink::new(keys(3));
+        let record = downlink.nops(19, || 0).unwrap();
+        let (sizes, plain) = unwrap(&record);
+        assert_eq!(sizes, [19]);
+        assert!(frames(&plain).is_empty());
+        let mut buffer = vec![0; FRAMING_BUFFER];
+        let mut cut = frame(100)[..50].to_vec();
+        keys(3).stream().apply(&mut cut);
+        let mut downlink = Downlink::new(keys(3));
+        downlink.room(&mut buffer)[0][..50].copy_from_slice(&cut);
+        downlink.frame(&mut buffer, 50, || 0);
+        assert!(downlink.nops(19, || 0).is_none());
+    }
+
+    #[test]
+    fn other_records_end_the_uplink_behind_what_came_before() {
+        for bad in [[0x14, 3, 3, 0, 1], [0x15, 3, 3, 0, 2], [0x17, 3, 1, 0, 1], [0x17, 3, 3, 0x41, 1]] {
+            let mut chunk = [&wrap(b"before", &[6])[..], &bad].concat();
+            let mut payload = Vec::new();
+            assert_eq!(uplink().transform(&mut chunk, |range| payload.push(range)), Err(BadRecord));
+            assert_eq!(payload, vec![5..11]);
+        }
+        assert_eq!(sent(&mut uplink(), vec![0x17, 3, 3, 0, 0, 0x17, 3, 3, 0x41, 0]), Ok(vec![]));
+    }
+
+    proptest! {
+        #[test]
+        fn the_uplink_is_the_payload_under_the_other_cipher(plain in prop::collection::vec(any::<u8>(), 1..5000),
+                                                            sizes in prop::collection::vec(1usize..3000, 1..5),
+                                                            cuts in prop::collection::vec(1usize..700, 1..20)) {
+            let wire = wrap(&plain, &sizes);
+            let mut uplink = uplink();
+            let (mut rest, mut out) = (&wire[..], Vec::new());
+            for cut in cuts.into_iter().cycle() {
+                let (chunk, later) = rest.split_at(cut.min(rest.len()));
+                out.extend(sent(&mut uplink, chunk.to_vec()).unwrap());
+                rest = later;
+                if rest.is_empty() { break }
+            }
+            keys(2).stream().apply(&mut out);
+            prop_assert_eq!(out, plain);
+        }
+
+        /// Whatever the data centre sends in whatever pieces, the client gets the same frames in legal records.
+        #[test]
+        fn the_downlink_loses_nothing(lengths in prop::collection::vec(prop_oneof![Just(0), 12usize..60, 16_380usize..16_420, 30_000usize..70_000], 1..12),
+                                      cuts in prop::collection::vec(prop_oneof![1usize..40, 16_000usize..65_000], 1..12)) {
+            let parts: Vec<Vec<u8>> = lengths.iter().map(|length| if *length == 0 { token() } else { frame(*length) }).collect();
+            let stream = parts.concat();
+            let (mut rest, mut pieces) = (&stream[..], Vec::new());
+            for cut in cuts.into_iter().cycle() {
+                let (piece, later) = rest.split_at(cut.min(rest.len()));
+                pieces.push(piece.to_vec());
+                rest = later;
+                if rest.is_empty() { break }
+            }
+            let (sizes, plain) = received(&pieces);
+            prop_assert!(sizes.iter().all(|size| (MIN_ENCRYPTED..=MAX_ENCRYPTED).contains(size)), "{:?}", sizes);
+            let expected: Vec<Vec<u8>> = parts.iter().map(|part| if part.len() == 4 { part.clone() } else { part[4..].to_vec() }).collect();
+            prop_assert_eq!(frames(&plain), expected);
+        }
+
+        #[test]
+        fn arbitrary_records_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+            let _ = sent(&mut uplink(), bytes);
+        }
+    }
+}

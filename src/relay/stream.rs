@@ -6,9 +6,9 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -139,23 +139,19 @@ impl Session {
         if !self.up.open {
             return Ok(false);
         }
-        match self.client.poll_read_ready(context) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(ready) => ready.map_err(|_| End::ClientBroke)?,
-        }
         let up = &mut self.up;
-        with_buffer(|buffer| match attempt(self.client.try_read(buffer)) {
-            Err(_) => Err(End::ClientBroke),
-            Ok(None) => Ok(false),
-            Ok(Some(0)) => {
+        with_buffer(|buffer| match poll_read(&self.client, context, |client| client.try_read(buffer)) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(_)) => Err(End::ClientBroke),
+            Poll::Ready(Ok(0)) => {
                 up.open = false;
                 if up.unsent.is_empty() {
                     shut(&self.dc);
                 }
                 Ok(true)
             }
-            Ok(Some(_)) if far_gone => Ok(true),
-            Ok(Some(read)) => up.forward(&self.dc, &mut buffer[..read]).map(|()| true),
+            Poll::Ready(Ok(_)) if far_gone => Ok(true),
+            Poll::Ready(Ok(read)) => up.forward(&self.dc, &mut buffer[..read]).map(|()| true),
         })
     }
 
@@ -173,29 +169,27 @@ impl Session {
         if !down.open {
             return Ok(false);
         }
-        match self.dc.poll_read_ready(context) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(ready) => ready.map_err(|_| End::FarBroke)?,
-        }
         let filler = self.filler;
         let read = with_buffer(|buffer| {
-            let read =
-                attempt(self.dc.try_read_vectored(&mut down.transform.room(buffer))).map_err(|_| End::FarBroke)?;
-            let Some(read @ 1..) = read else { return Ok(read) };
-            let length = down.transform.frame(buffer, read, filler);
-            let written =
-                down.unsent.write(&self.client, &[IoSlice::new(&buffer[..length])]).map_err(|_| End::ClientBroke)?;
-            down.moved += written as u64;
+            let into = |dc: &TcpStream| dc.try_read_vectored(&mut down.transform.room(buffer));
+            let read = match poll_read(&self.dc, context, into) {
+                Poll::Pending => return Ok(None),
+                Poll::Ready(read) => read.map_err(|_| End::FarBroke)?,
+            };
+            if read > 0 {
+                let length = down.transform.frame(buffer, read, filler);
+                let written = down
+                    .unsent
+                    .write(&self.client, &[IoSlice::new(&buffer[..length])])
+                    .map_err(|_| End::ClientBroke)?;
+                down.moved += written as u64;
+            }
             Ok(Some(read))
         })?;
-        match read {
-            None => Ok(false),
-            Some(0) => {
-                self.end_downlink();
-                Ok(true)
-            }
-            Some(_) => Ok(true),
+        if read == Some(0) {
+            self.end_downlink();
         }
+        Ok(read.is_some())
     }
 
     /// The session is over for a reason of ours or the data centre's: the client gets the cover's kind of ending, and
@@ -214,16 +208,14 @@ impl Session {
     fn end_downlink(&mut self) {
         let down = &mut self.down;
         down.open = false;
-        let last = down.transform.flush();
         let alert = down.transform.nops(CLOSE_ALERT, self.filler).unwrap_or_default();
         if down.unsent.is_empty() {
             // If the client is gone, its side tells so at the next read.
-            let _ = down.unsent.write(&self.client, &[IoSlice::new(&last), IoSlice::new(&alert)]);
+            let _ = down.unsent.write(&self.client, &[IoSlice::new(&alert)]);
             if down.unsent.is_empty() {
                 shut(&self.client);
             }
         } else {
-            down.unsent.append(&last);
             down.unsent.append(&alert);
         }
     }
@@ -256,6 +248,21 @@ pub async fn goodbye(client: TcpStream, mut down: Downlink, filler: fn() -> u8) 
         }
     };
     let _ = tokio::time::timeout(LINGER, throw_away).await;
+}
+
+/// Reads when there is something to be read. `Pending` only after the socket has said that there is nothing, for only
+/// then will it wake the task.
+fn poll_read(
+    from: &TcpStream,
+    context: &mut Context<'_>,
+    mut read: impl FnMut(&TcpStream) -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(from.poll_read_ready(context))?;
+        if let Some(read) = attempt(read(from))? {
+            return Poll::Ready(Ok(read));
+        }
+    }
 }
 
 /// Lends the thread's buffer for the length of a call.

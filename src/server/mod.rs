@@ -32,7 +32,6 @@ pub struct Settings {
 }
 
 /// Everything that connections share.
-#[derive(Debug)]
 pub struct Server {
     settings: Settings,
     cover: Cover,

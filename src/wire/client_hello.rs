@@ -222,3 +222,163 @@ fn offers_tls13(mut body: Cursor<'_>) -> Result<bool, DecodeError> {
     body.end("supported versions")?;
     Ok(versions.chunks_exact(2).any(|version| version == TLS13))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixtures::{captured, unhex, vector};
+
+    fn collect<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Progress, HelloCollector) {
+        let mut collector = HelloCollector::default();
+        let mut progress = Progress::More;
+        for chunk in chunks {
+            progress = collector.feed(chunk);
+        }
+        (progress, collector)
+    }
+
+    /// The same hello over several records, cut at the given places of the message.
+    fn split(record: &[u8], mut cuts: Vec<usize>) -> Vec<u8> {
+        let message = &record[record::HEADER..];
+        cuts.retain(|cut| (1..message.len()).contains(cut));
+        cuts.extend([0, message.len()]);
+        cuts.sort_unstable();
+        cuts.dedup();
+        let mut bytes = Vec::new();
+        for ends in cuts.windows(2) {
+            let piece = &message[ends[0]..ends[1]];
+            bytes.extend_from_slice(&record[..3]);
+            bytes.extend_from_slice(&(piece.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(piece);
+        }
+        bytes
+    }
+
+    #[test]
+    fn every_prefix_of_a_captured_hello_is_a_beginning_and_the_whole_is_whole() {
+        for hello in captured().into_iter().filter(|hello| hello.signed.is_some()) {
+            let mut collector = HelloCollector::default();
+            for (index, byte) in hello.record.iter().enumerate() {
+                let expected = if index + 1 == hello.record.len() { Progress::Whole } else { Progress::More };
+                assert_eq!(collector.feed(&[*byte]), expected, "{} at {index}", hello.file);
+            }
+            assert_eq!(collector.into_record(), hello.record, "{}", hello.file);
+        }
+    }
+
+    #[test]
+    fn fields_agree_with_another_parser() {
+        use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake, parse_tls_extensions, parse_tls_plaintext};
+        for hello in captured() {
+            let ours = ClientHello::decode(&hello.record).unwrap();
+            let (_, plaintext) = parse_tls_plaintext(&hello.record).unwrap();
+            let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(theirs)) = &plaintext.msg[0] else { panic!() };
+            assert_eq!(ours.random, theirs.random, "{}", hello.file);
+            assert_eq!(Some(ours.session_id), theirs.session_id, "{}", hello.file);
+            let suites: Vec<u8> = theirs.ciphers.iter().flat_map(|suite| suite.0.to_be_bytes()).collect();
+            assert_eq!(ours.cipher_suites, suites, "{}", hello.file);
+            let (_, extensions) = parse_tls_extensions(theirs.ext.unwrap()).unwrap();
+            let name = extensions.iter().find_map(|extension| match extension {
+                TlsExtension::SNI(names) => names.first().map(|(_, name)| *name),
+                _ => None,
+            });
+            assert_eq!(ours.server_name, name, "{}", hello.file);
+            assert_eq!(ours.server_name, hello.server_name.as_deref().map(str::as_bytes), "{}", hello.file);
+            assert!(ours.offers_tls13, "{}", hello.file);
+        }
+    }
+
+    #[test]
+    fn what_no_client_sends_is_known_at_the_byte_that_proves_it() {
+        let hello = vector("helloA", "record");
+        // Position of a byte, a value that it cannot have, and the byte at which that is known.
+        let cases = [
+            (0, 0x17, 0),
+            (0, b'G', 0),
+            (1, 2, 1),
+            (2, 2, 2),
+            (3, 0xff, 4),
+            (5, 2, 5),
+            (6, 1, 8),
+            (7, 0, 8),
+            (9, 2, 9),
+            (10, 1, 10),
+            (43, 0, 43),
+            (43, 33, 43),
+        ];
+        for (position, value, known) in cases {
+            let mut bytes = hello.clone();
+            bytes[position] = value;
+            let mut collector = HelloCollector::default();
+            let foreign = bytes.iter().position(|byte| matches!(collector.feed(&[*byte]), Progress::Foreign(_)));
+            assert_eq!(foreign, Some(known), "byte {position} = {value:#x}");
+        }
+    }
+
+    #[test]
+    fn nothing_may_follow_the_hello() {
+        let mut hello = vector("helloA", "record");
+        hello.push(0x14);
+        assert!(matches!(collect([&hello[..]]).0, Progress::Foreign(_)));
+        // Neither inside its record: the record's length grows, the message's does not.
+        let mut longer = vector("helloA", "record");
+        longer[4] += 1;
+        longer.push(0);
+        assert!(matches!(collect([&longer[..]]).0, Progress::Foreign(_)));
+    }
+
+    #[test]
+    fn empty_records_and_endless_hellos_are_foreign() {
+        assert!(matches!(collect([&unhex("1603010000")[..]]).0, Progress::Foreign(_)));
+        let longest = MAX_HELLO - record::HEADER - 4;
+        for (length, expected) in [(longest, Progress::More), (longest + 1, Progress::Foreign("hello length"))] {
+            let mut head = unhex("16030140000100");
+            head.extend_from_slice(&(length as u16).to_be_bytes());
+            let record_length = (length as u16 + 4).to_be_bytes();
+            head[3..5].copy_from_slice(&record_length);
+            assert_eq!(collect([&head[..]]).0, expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_cut_hello_is_malformed_wherever_it_is_cut() {
+        let hello = vector("helloB", "record");
+        for length in 0..hello.len() {
+            assert!(ClientHello::decode(&hello[..length]).is_err(), "{length}");
+        }
+    }
+
+    proptest! {
+        /// Any segmentation and any split over records gives the hello that the client signed.
+        #[test]
+        fn any_cut_gives_the_same_hello(cuts in prop::collection::vec(1usize..1780, 0..12),
+                                        segments in prop::collection::vec(1usize..400, 1..20)) {
+            let hello = vector("helloB", "record");
+            let bytes = split(&hello, cuts);
+            let mut rest = &bytes[..];
+            let mut chunks = Vec::new();
+            for length in segments.into_iter().cycle() {
+                let (chunk, later) = rest.split_at(length.min(rest.len()));
+                chunks.push(chunk);
+                rest = later;
+                if rest.is_empty() { break }
+            }
+            let (progress, collector) = collect(chunks);
+            prop_assert_eq!(progress, Progress::Whole);
+            prop_assert_eq!(collector.into_record(), hello);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_survived(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 0..8),
+                                        at in 0usize..1785, value: u8) {
+            collect(chunks.iter().map(Vec::as_slice));
+            let _ = ClientHello::decode(&chunks.concat());
+            let mut hello = vector("helloB", "record");
+            hello[at] = value;
+            collect([&hello[..]]);
+            let _ = ClientHello::decode(&hello);
+        }
+    }
+}

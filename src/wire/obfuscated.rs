@@ -158,3 +158,132 @@ fn first_data_record(bytes: &[u8]) -> Result<Option<([u8; HEADER], usize)>, &'st
     }
     Ok(payload.first_chunk().map(|header| (*header, length - HEADER)))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixtures::{vector, vector_array};
+
+    fn secret(group: &str) -> [u8; 16] {
+        vector_array(group, "secret")
+    }
+
+    #[test]
+    fn the_key_schedule_gives_the_vectors_keys() {
+        for (group, hashed) in [
+            ("O1_nosecret_interm", false),
+            ("O2_plain16_abridged_media", true),
+            ("O3_dd_padded", true),
+            ("O4_ee_in_tls", true),
+        ] {
+            let secret = hashed.then(|| secret(group));
+            let keys = directions(material(&vector_array(group, "wire_init")), secret.as_ref());
+            assert_eq!(keys.up.key.to_vec(), vector(group, "c2s_key"), "{group}");
+            assert_eq!(keys.up.iv.to_vec(), vector(group, "c2s_iv"), "{group}");
+            assert_eq!(keys.down.key.to_vec(), vector(group, "s2c_key"), "{group}");
+            assert_eq!(keys.down.iv.to_vec(), vector(group, "s2c_iv"), "{group}");
+            let mut down = vector(group, "dn_plain");
+            keys.down.stream().apply(&mut down);
+            assert_eq!(down, vector(group, "dn_wire"), "{group}");
+        }
+    }
+
+    #[test]
+    fn only_the_padded_tag_opens() {
+        for (group, dc) in [("O3_dd_padded", 2), ("O4_ee_in_tls", 10_002)] {
+            let mut opened = open(&vector_array(group, "wire_init"), &secret(group)).unwrap();
+            assert_eq!(opened.dc, dc);
+            let mut up = vector(group, "up_wire");
+            opened.up.apply(&mut up);
+            assert_eq!(up, vector(group, "up_plain"), "{group}");
+            assert!(open(&vector_array(group, "wire_init"), &[9; 16]).is_none(), "another secret");
+        }
+        let group = "O2_plain16_abridged_media";
+        assert!(open(&vector_array(group, "wire_init"), &secret(group)).is_none(), "another tag");
+    }
+
+    #[test]
+    fn fast_mode_makes_the_data_centre_use_the_clients_keys() {
+        let group = "F1_fast";
+        let down = KeyIv { key: vector_array(group, "client_s2c_key"), iv: vector_array(group, "client_s2c_iv") };
+        let plain = vector(group, "dc_plain_init");
+        let mut free = [0; 10];
+        free[..8].copy_from_slice(&plain[..8]);
+        free[8..].copy_from_slice(&plain[62..]);
+        let (header, mut up) = seal_for_dc(2, &down, || free);
+        assert_eq!(header.to_vec(), vector(group, "dc_wire_init"));
+        let mut sent = vector(group, "up_plain");
+        up.apply(&mut sent);
+        assert_eq!(sent, vector(group, "up_wire_to_dc"));
+        let theirs = directions(material(&header), None);
+        assert!(theirs.down == down);
+        assert_eq!(theirs.up.key.to_vec(), vector(group, "dc_uplink_key"));
+    }
+
+    #[test]
+    fn forbidden_starts_are_drawn_again() {
+        let starts: [&[u8]; 5] = [&[0xef], b"HEAD", &[0xdd; 4], &[1, 2, 3, 4, 0, 0, 0, 0], &[7; 8]];
+        let mut draws = starts.iter();
+        let (header, _) = seal_for_dc(2, &KeyIv { key: [1; 32], iv: [2; 16] }, || {
+            let start = draws.next().unwrap();
+            std::array::from_fn(|at| start.get(at).copied().unwrap_or(1))
+        });
+        assert_eq!(header[..8], [7; 8]);
+    }
+
+    /// What a client sends after the flight, without the first record's last byte up to all of it.
+    #[test]
+    fn the_header_is_whole_at_its_last_byte_and_no_sooner() {
+        let write = vector("tls_first_client_write", "bytes");
+        for skip in [0, record::CHANGE_CIPHER_SPEC.len()] {
+            let write = &write[skip..];
+            let end = record::CHANGE_CIPHER_SPEC.len() - skip + record::HEADER + HEADER;
+            let mut collector = HeaderCollector::default();
+            for (index, byte) in write[..end].iter().enumerate() {
+                match collector.feed(&[*byte]) {
+                    Progress::More => assert!(index + 1 < end),
+                    Progress::Whole(wrapped) => {
+                        assert_eq!((index + 1, wrapped.used), (end, 1));
+                        assert_eq!(wrapped.record_left, write.len() - end);
+                        assert_eq!(wrapped.header.to_vec(), vector("O4_ee_in_tls", "wire_init"));
+                    }
+                    Progress::Foreign(what) => panic!("{what} at {index}"),
+                }
+            }
+            let Progress::Whole(wrapped) = HeaderCollector::default().feed(write) else { panic!() };
+            assert_eq!(wrapped.used, end);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_foreign_as_soon_as_it_shows() {
+        let data = |length: u16| [&[0x17, 3, 3][..], &length.to_be_bytes()].concat();
+        for (what, bytes, known) in [
+            ("text", b"GET / HTTP/1.1".to_vec(), 1),
+            ("an alert", vec![0x15, 3, 3, 0, 2, 2, 40], 1),
+            ("a second CCS", [record::CHANGE_CIPHER_SPEC, record::CHANGE_CIPHER_SPEC].concat(), 7),
+            ("another CCS", vec![0x14, 3, 3, 0, 1, 2], 6),
+            ("another version", vec![0x17, 3, 1], 3),
+            ("too short a record", data(63), 5),
+            ("too long a record", data(16_641), 5),
+        ] {
+            let mut collector = HeaderCollector::default();
+            let at = bytes.iter().position(|byte| matches!(collector.feed(&[*byte]), Progress::Foreign(_)));
+            assert_eq!(at.map(|at| at + 1), Some(known), "{what}");
+        }
+        assert_eq!(HeaderCollector::default().feed(&data(16_640)), Progress::More);
+        assert_eq!(HeaderCollector::default().feed(&data(64)), Progress::More);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_survived(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..90), 0..8)) {
+            let mut collector = HeaderCollector::default();
+            for chunk in &chunks {
+                if collector.feed(chunk) != Progress::More { break }
+            }
+        }
+    }
+}

@@ -169,3 +169,130 @@ fn check_server_hello(payload: &[u8]) -> Result<(), DecodeError> {
     }
     Err(DecodeError::Malformed("TLS 1.2 or older"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixtures::vector;
+
+    fn fed(bytes: &[u8]) -> Result<FlightCollector, Unfit> {
+        let mut collector = FlightCollector::default();
+        collector.feed(bytes).map(|()| collector)
+    }
+
+    /// The flight of vector B with its encrypted part in records of these sizes.
+    fn in_pieces(sizes: &[usize]) -> Vec<u8> {
+        let flight = vector("flightB", "bytes");
+        let start = flight.len() - 2048;
+        let mut bytes = flight[..start - record::HEADER].to_vec();
+        let mut payload = &flight[start..];
+        for size in sizes {
+            let (piece, rest) = payload.split_at(*size);
+            bytes.extend_from_slice(&Header::application_data(*size as u16).encode());
+            bytes.extend_from_slice(piece);
+            payload = rest;
+        }
+        assert!(payload.is_empty());
+        bytes
+    }
+
+    #[test]
+    fn no_prefix_of_a_flight_is_whole_and_none_is_unfit() {
+        for name in ["flightA", "flightB"] {
+            let flight = vector(name, "bytes");
+            let mut collector = FlightCollector::default();
+            for (index, byte) in flight.iter().enumerate() {
+                collector.feed(&[*byte]).unwrap();
+                assert_eq!(collector.may_be_whole(), index + 1 == flight.len(), "{name} at {index}");
+            }
+            let (joined, rest) = collector.join(1).unwrap();
+            assert_eq!((joined.as_bytes(), rest), (&flight[..], &[][..]));
+        }
+    }
+
+    #[test]
+    fn several_encrypted_records_become_one_of_the_summed_payload() {
+        let collector = fed(&in_pieces(&[23, 1000, 1000 - 28, 53])).unwrap();
+        assert_eq!(collector.encrypted_records(), 4);
+        assert_eq!(collector.join(4).unwrap().0.into_bytes(), vector("flightB", "bytes"));
+        let (first, rest) = collector.join(3).unwrap();
+        assert_eq!(first.as_bytes().len() + rest.len(), vector("flightB", "bytes").len() + record::HEADER);
+        assert!(collector.join(5).is_err());
+    }
+
+    #[test]
+    fn what_does_not_fit_into_one_record_is_not_joined() {
+        let mut bytes = vector("flightA", "bytes");
+        for _ in 0..2 {
+            bytes.extend_from_slice(&Header::application_data(10_000).encode());
+            bytes.extend(std::iter::repeat_n(0x55, 10_000));
+        }
+        let collector = fed(&bytes).unwrap();
+        assert_eq!(collector.encrypted_records(), 3);
+        assert!(collector.join(3).is_err());
+        assert!(collector.join(2).is_ok());
+    }
+
+    #[test]
+    fn other_answers_are_unfit_at_once() {
+        let flight = vector("flightA", "bytes");
+        let with = |at: usize, value: u8| {
+            let mut bytes = flight.clone();
+            bytes[at] = value;
+            bytes
+        };
+        for (what, bytes) in [
+            ("an alert", vec![0x15]),
+            ("text", b"HTTP/1.1 400 Bad Request".to_vec()),
+            ("another version", vec![0x16, 3, 1]),
+            ("a Certificate", with(5, 11)),
+            ("TLS 1.2", with(flight.iter().rposition(|byte| *byte == 4).unwrap(), 3)),
+            ("no CCS", with(127, 0x17)),
+            ("another CCS", with(132, 2)),
+            ("a plain record", with(133, 0x16)),
+            ("too short a record", [&flight[..136], &[0, 16], &[0; 16]].concat()),
+            ("too long a record", [&flight[..136], &[0x41, 1]].concat()),
+        ] {
+            assert!(fed(&bytes).is_err(), "{what}");
+        }
+        let mut retry = flight.clone();
+        retry[RANDOM].copy_from_slice(&HELLO_RETRY_REQUEST);
+        assert!(fed(&retry).is_err(), "HelloRetryRequest");
+        let endless =
+            [&flight[..], &[0x17, 3, 3, 0x40, 0][..], &[0; 0x4000], &[0x17, 3, 3, 0x40, 0], &[0; 0x4000]].concat();
+        assert_eq!(fed(&endless).unwrap_err(), Unfit("flight too long"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_segmentation_gives_the_same_flight(cuts in prop::collection::vec(1usize..900, 1..20)) {
+            let bytes = in_pieces(&[100, 948, 1000]);
+            let mut collector = FlightCollector::default();
+            let mut rest = &bytes[..];
+            for length in cuts.into_iter().cycle() {
+                let (chunk, later) = rest.split_at(length.min(rest.len()));
+                collector.feed(chunk).unwrap();
+                rest = later;
+                if rest.is_empty() { break }
+            }
+            prop_assert!(collector.may_be_whole());
+            let joined = collector.join(3).unwrap().0.into_bytes();
+            prop_assert_eq!(joined, vector("flightB", "bytes"));
+            prop_assert_eq!(collector.into_bytes(), bytes);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_survived(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 0..8),
+                                        at in 0usize..202, value: u8) {
+            let mut collector = FlightCollector::default();
+            chunks.iter().for_each(|chunk| _ = collector.feed(chunk));
+            let mut flight = vector("flightA", "bytes");
+            flight[at] = value;
+            if let Ok(collector) = fed(&flight) {
+                let _ = collector.join(1);
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Parsing a ClientHello and judging it against 1, 100 and 1000 secrets, for a member and for a stranger.
+//!
+//! ```text
+//! cargo bench --bench hello
+//! ```
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use vizard::auth::{Judge, Keyring, Member, ReplayMemory, Secret, TimeWindow, UnixTime};
+use vizard::wire::{ClientHello, HelloCollector};
+
+/// A captured hello of TDLib, and the key and time in it.
+const HELLO: &[u8] = include_bytes!("../fixtures/client_hello/tdlib-1.8.69-1.bin");
+const KEY: [u8; 16] = [0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff];
+
+fn judge(members: usize) -> Judge {
+    let others = (1..members).map(|number| {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&number.to_le_bytes());
+        Member::new(number.to_string(), Secret::new(key))
+    });
+    Judge {
+        keyring: Keyring::new(std::iter::once(Member::new("captured".into(), Secret::new(KEY))).chain(others)),
+        replay: ReplayMemory::volatile(),
+        window: TimeWindow::new(Duration::MAX),
+        names: None,
+    }
+}
+
+fn parse(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("parse");
+    group.bench_function("collect", |bencher| {
+        bencher.iter(|| HelloCollector::default().feed(black_box(HELLO)));
+    });
+    group.bench_function("decode", |bencher| bencher.iter(|| ClientHello::decode(black_box(HELLO))));
+    group.finish();
+}
+
+fn judging(criterion: &mut Criterion) {
+    let mut stranger = HELLO.to_vec();
+    stranger[44] ^= 1;
+    let mut group = criterion.benchmark_group("judge");
+    for members in [1, 100, 1000] {
+        let judge = judge(members);
+        // After the first time a replay: the search and the digest are the same, and the memory is asked too.
+        for (who, hello) in [("member", HELLO), ("stranger", &stranger)] {
+            group.bench_with_input(BenchmarkId::new(who, members), hello, |bencher, hello| {
+                bencher.iter(|| judge.judge(black_box(hello), UnixTime(0)));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, parse, judging);
+criterion_main!(benches);

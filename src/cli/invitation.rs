@@ -1,0 +1,87 @@
+//! Which host and port a link names, and the links of all users.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use crate::config::{Config, Cover, Listen};
+use crate::ops::links::{Form, Link, OwnAddress};
+
+/// What links name as the server, and how sure that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Host name or address literal, IPv6 without brackets.
+    pub name: String,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+/// Where the host of a link comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The operator said so.
+    Configured,
+    /// The domain, whose certificate is on this machine.
+    Domain,
+    /// A public address of this machine.
+    Address,
+    /// An address that nobody outside the own network can reach.
+    PrivateAddress,
+}
+
+impl Host {
+    /// The configured host; else the domain if this machine has its certificate; else the address that the first
+    /// listener is bound to; else what `own` finds; `None` if the machine has no network.
+    pub fn choose(config: &Config, listeners: &[SocketAddr], own: fn() -> Option<OwnAddress>) -> Option<Self> {
+        if let Some(host) = &config.link.host {
+            return Some(Self { name: host.clone(), source: Source::Configured });
+        }
+        if matches!(config.cover, Cover::Site(_)) && !config.made_up.certificate && !config.made_up.domain {
+            return Some(Self { name: config.domain.to_string(), source: Source::Domain });
+        }
+        let bound = listeners.first().map(SocketAddr::ip).filter(|address| !address.is_unspecified());
+        let own = bound.map(OwnAddress::new).or_else(own)?;
+        let source = if own.public { Source::Address } else { Source::PrivateAddress };
+        Some(Self { name: own.to_string(), source })
+    }
+}
+
+/// The port that links name: the configured one, else that of the first listener.
+pub fn port(config: &Config, listeners: &[SocketAddr]) -> u16 {
+    config.link.port.or(listeners.first().map(SocketAddr::port)).unwrap_or(Listen::candidates()[0].port())
+}
+
+/// The listeners as far as they can be known without running: of the automatic ones the first that this user may bind,
+/// be it in use or not, because then it is probably the proxy that uses it.
+pub fn expected_listeners(listen: &Listen) -> Vec<SocketAddr> {
+    let forbidden = |address: &SocketAddr| {
+        TcpListener::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    match listen {
+        Listen::Given(addresses) => addresses.clone(),
+        Listen::Automatic => {
+            let [first, second] = Listen::candidates();
+            vec![if forbidden(&first) { second } else { first }]
+        }
+    }
+}
+
+/// A user's link in both schemes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    /// Name of the user.
+    pub user: String,
+    /// `tg://proxy?…`
+    pub tg: String,
+    /// `https://t.me/proxy?…`
+    pub web: String,
+}
+
+/// The links of all users, in the order of the configuration.
+pub fn invitations(config: &Config, host: &str, port: u16, form: Form) -> Vec<Invitation> {
+    let invitation = |user: &crate::config::User| {
+        let (secret, domain) = (user.secret.clone(), config.domain.clone());
+        let link = Link { host: host.into(), port, secret, domain };
+        Invitation { user: user.name.clone(), tg: link.tg(form), web: link.web(form) }
+    };
+    config.users.iter().map(invitation).collect()
+}

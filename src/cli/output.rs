@@ -1,0 +1,33 @@
+//! The one place that prints.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use crate::config::Report;
+
+/// Prints to the standard output. Somebody who closed the pipe has seen enough, so errors are not ours to report.
+pub fn print(text: impl Display) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// Prints to the standard error stream.
+pub fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Prints the complaints of a report, if there are any.
+pub fn report(report: &Report) {
+    if !report.complaints().is_empty() {
+        complain(report.render(is_colourful()));
+    }
+}
+
+/// Whether somebody looks at the standard output.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+fn is_colourful() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

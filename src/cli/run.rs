@@ -1,0 +1,166 @@
+//! `vizard run`: builds the parts from the configuration and runs the server.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Failure, greeting};
+use crate::auth::{Judge, Keyring, Member, ReplayMemory, TimeWindow};
+use crate::config::{self, Config, Listen};
+use crate::cover::{self, remote::Remote, site::Site};
+use crate::net::listen;
+use crate::ops::logging;
+use crate::server::{self, Server};
+
+/// File in the state directory that remembers spent hellos.
+const REPLAY_FILE: &str = "replay";
+
+/// Runs the proxy until SIGTERM or SIGINT.
+pub fn run(config: Config) -> Result<(), Failure> {
+    let format = logging::start(&config.log)
+        .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"))?;
+    let outcome = runtime.block_on(serve(&config, format));
+    // A task that waits for a name to be resolved would hold the program back.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn serve(config: &Config, format: logging::Format) -> Result<(), Failure> {
+    let stop = stop_on_signal()?;
+    let judge = judge(config)?;
+    let cover = open_cover(config).await?;
+    let listeners = bind(&config.listen)?;
+    let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let settings = server::Settings {
+        telegram: config.telegram.clone(),
+        idle: config.idle,
+        drain: config.drain,
+        log_addresses: config.log.client_addresses,
+    };
+    let server = Server::new(settings, cover, judge);
+    info!(version = env!("CARGO_PKG_VERSION"), listen = ?addresses, users = config.users.len(), "started");
+    greeting::greet(config, &addresses, format);
+    server.run(listeners, stop).await;
+    Ok(())
+}
+
+/// Who may enter, and what has entered before.
+fn judge(config: &Config) -> Result<Judge, Failure> {
+    let keyring = Keyring::new(config.users.iter().map(|user| Member::new(user.name.clone(), user.secret.clone())));
+    let path = config.state_dir.join(REPLAY_FILE);
+    let replay = match ReplayMemory::open(&path, &keyring.tags()) {
+        Ok((memory, loaded)) => {
+            info!(entries = loaded.entries, others = loaded.others, "spent hellos loaded");
+            if loaded.damaged > 0 {
+                warn!(damaged = loaded.damaged, "parts of the file of spent hellos cannot be read and were skipped");
+            }
+            memory
+        }
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+            return Err(Failure::new(
+                format!("{}: {error}", path.display()),
+                "move the file away, or name another folder with --state-dir",
+            ));
+        }
+        Err(error) => {
+            error!(%error, path = %path.display(), "spent hellos cannot be kept on disk: a restart will forget them");
+            ReplayMemory::volatile()
+        }
+    };
+    Ok(Judge { keyring, replay, window: TimeWindow::new(config.time_window), names: config.accepted_names.clone() })
+}
+
+async fn open_cover(config: &Config) -> Result<cover::Cover, Failure> {
+    match &config.cover {
+        config::Cover::Site(settings) => {
+            let site = Site::open(settings)
+                .map_err(|error| Failure::new(error.to_string(), "correct the section [site], then `vizard check`"))?;
+            let site = Arc::new(site);
+            for address in &settings.redirect_from {
+                let listener = listen::bind(*address).map_err(|error| cannot_listen(*address, &error))?;
+                let site = Arc::clone(&site);
+                tokio::spawn(async move { site.redirect(listener).await });
+            }
+            Ok(cover::Cover::Site(site))
+        }
+        config::Cover::Remote(settings) => {
+            let remote = Remote::new(settings.clone(), config.domain.clone());
+            match remote.visit().await {
+                Ok(1) => {}
+                Ok(records) => warn!(
+                    records,
+                    "the cover's first flight has several encrypted records, which are joined into one for clients: that is visible"
+                ),
+                Err(error) => warn!(%error, "the cover could not be visited; going on, and trying again"),
+            }
+            Ok(cover::Cover::Remote(Box::new(remote)))
+        }
+    }
+}
+
+fn bind(listen: &Listen) -> Result<Vec<TcpListener>, Failure> {
+    match listen {
+        Listen::Given(addresses) => addresses
+            .iter()
+            .map(|address| listen::bind(*address).map_err(|error| cannot_listen(*address, &error)))
+            .collect(),
+        Listen::Automatic => {
+            let mut failure = None;
+            for address in Listen::candidates() {
+                match listen::bind(address) {
+                    Ok(listener) => return Ok(vec![listener]),
+                    Err(error) => failure = Some(cannot_listen(address, &error)),
+                }
+            }
+            Err(failure.unwrap_or_else(|| Failure::new("nowhere to listen", "name an address with --listen")))
+        }
+    }
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
+    let next = match error.kind() {
+        io::ErrorKind::AddrInUse => "end the program that listens there, or name another address with --listen",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 take root or CAP_NET_BIND_SERVICE; name another with --listen"
+        }
+        _ => "name an address of this machine with --listen",
+    };
+    Failure::new(format!("cannot listen on {address}: {error}"), next)
+}
+
+fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let unheard =
+        |error: io::Error| Failure::new(format!("cannot wait for signals: {error}"), "start the program again");
+    let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(unheard)?;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopped.cancel();
+    });
+    Ok(stop)
+}
+
+/// Every connection takes two descriptors; the usual soft limit of 1024 would be the end of the five hundredth.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        warn!(%error, limit = limit.current, "the limit of open files could not be raised");
+    }
+}

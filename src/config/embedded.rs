@@ -1,0 +1,344 @@
+//! What fills the gaps: a configuration that works before anybody has written one.
+//!
+//! Nothing ships with the program. A missing secret or name is made up on this machine at the first start and kept in
+//! the state directory, so that links stay good.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{error, fmt};
+
+use rand::CryptoRng;
+
+use super::layer::Environment;
+use super::resolve::read_secret_file;
+use super::{Config, Cover, LinkTarget, Listen, Log, MadeUp, User};
+use crate::auth::{Domain, SecretText};
+use crate::auth::{DomainError, Secret};
+use crate::cover::site::Content;
+use crate::cover::{remote, site};
+use crate::telegram;
+
+/// A valid configuration that may have gaps. Reading one changes nothing on this machine; [`Draft::settle`] does.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the fields are those of Config")]
+pub struct Draft {
+    pub state_dir: PathBuf,
+    pub listen: Listen,
+    /// May be empty: then a user is made up.
+    pub users: Vec<User>,
+    /// May be missing: then a name is made up.
+    pub domain: Option<Domain>,
+    pub accepted_names: Option<Vec<Domain>>,
+    pub link: LinkTarget,
+    pub time_window: Duration,
+    pub cover: CoverDraft,
+    pub telegram: telegram::Settings,
+    pub idle: Duration,
+    pub drain: Duration,
+    pub log: Log,
+}
+
+/// A cover that may have gaps.
+#[derive(Clone, Debug)]
+pub enum CoverDraft {
+    /// The built-in site.
+    Site {
+        /// Certificate and key; otherwise a self-signed one is made.
+        certificate: Option<(PathBuf, PathBuf)>,
+        /// What to serve; otherwise a small site is laid out.
+        content: Option<Content>,
+        /// See [`site::Settings::server_header`].
+        server_header: Option<String>,
+        /// See [`site::Settings::redirect_from`].
+        redirect_from: Vec<SocketAddr>,
+    },
+    /// A site elsewhere, which has no gaps.
+    Remote(remote::Settings),
+}
+
+impl Default for CoverDraft {
+    fn default() -> Self {
+        Self::Site { certificate: None, content: None, server_header: None, redirect_from: Vec::new() }
+    }
+}
+
+impl Draft {
+    /// Fills the gaps out of the state directory, and first fills that with what it lacks.
+    pub fn settle(self, random: &mut impl CryptoRng) -> Result<Config, StateError> {
+        let folder = self.state_dir.clone();
+        private_folder(&folder)?;
+        let mut made_up = MadeUp::default();
+        let users = match self.users.is_empty() {
+            true => vec![User { name: DEFAULT_USER.into(), secret: kept_secret(&folder, random)? }],
+            false => self.users,
+        };
+        let domain = match self.domain {
+            Some(domain) => domain,
+            None => {
+                made_up.domain = true;
+                kept_domain(&folder, random)?
+            }
+        };
+        let cover = settle_cover(self.cover, &domain, &folder, &mut made_up)?;
+        Ok(Config {
+            state_dir: self.state_dir,
+            listen: self.listen,
+            users,
+            domain,
+            accepted_names: self.accepted_names,
+            link: self.link,
+            time_window: self.time_window,
+            cover,
+            telegram: self.telegram,
+            idle: self.idle,
+            drain: self.drain,
+            log: self.log,
+            made_up,
+        })
+    }
+}
+
+/// Why the state directory could not be used.
+#[derive(Debug)]
+pub struct StateError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What it was about.
+    pub trouble: StateTrouble,
+}
+
+/// What went wrong with the state directory.
+#[derive(Debug)]
+pub enum StateTrouble {
+    /// The system refused.
+    Io(io::Error),
+    /// A file that this program once wrote does not hold what it should.
+    Content,
+}
+
+impl StateError {
+    /// What to do about it.
+    pub fn mend(&self) -> String {
+        match &self.trouble {
+            StateTrouble::Io(_) => "name a folder that this user may write to: `--state-dir DIR`".into(),
+            StateTrouble::Content => {
+                format!("put the file back, or remove {} and hand out new links", self.path.display())
+            }
+        }
+    }
+}
+
+impl fmt::Display for StateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.trouble {
+            StateTrouble::Io(error) => write!(f, "the state directory cannot be used: {path}: {error}"),
+            StateTrouble::Content => write!(f, "{path} does not hold what vizard wrote into it"),
+        }
+    }
+}
+
+impl error::Error for StateError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match &self.trouble {
+            StateTrouble::Io(error) => Some(error),
+            StateTrouble::Content => None,
+        }
+    }
+}
+
+/// Where the state lives when nobody says so: the service manager's choice, else the usual place.
+pub fn default_state_dir(environment: &Environment, root: bool) -> Option<PathBuf> {
+    let absolute = |path: PathBuf| path.is_absolute().then_some(path);
+    if let Some(list) = environment.value("STATE_DIRECTORY") {
+        let first = list.to_str().map_or(list.into(), |list| PathBuf::from(list.split(':').next().unwrap_or(list)));
+        return Some(first);
+    }
+    if root {
+        return Some("/var/lib/vizard".into());
+    }
+    let given = environment.path("XDG_STATE_HOME").and_then(absolute);
+    let home = || Some(environment.path("HOME").and_then(absolute)?.join(".local/state"));
+    Some(given.or_else(home)?.join("vizard"))
+}
+
+/// Name of the user that is made up when none is configured.
+pub const DEFAULT_USER: &str = "default";
+
+fn settle_cover(cover: CoverDraft, domain: &Domain, folder: &Path, made: &mut MadeUp) -> Result<Cover, StateError> {
+    let (certificate, content, server_header, redirect_from) = match cover {
+        CoverDraft::Remote(settings) => return Ok(Cover::Remote(settings)),
+        CoverDraft::Site { certificate, content, server_header, redirect_from } => {
+            (certificate, content, server_header, redirect_from)
+        }
+    };
+    (made.certificate, made.content) = (certificate.is_none(), content.is_none());
+    let (certificate, key) = match certificate {
+        Some(files) => files,
+        None => site::self_signed(domain.as_str(), folder).map_err(|error| trouble(folder, io::Error::other(error)))?,
+    };
+    let content = match content {
+        Some(content) => content,
+        None => site::default_folder(folder).map(Content::Folder).map_err(|error| trouble(folder, error))?,
+    };
+    Ok(Cover::Site(site::Settings { certificate, key, content, server_header, redirect_from }))
+}
+
+fn kept_secret(folder: &Path, random: &mut impl CryptoRng) -> Result<Secret, StateError> {
+    let fresh = Secret::generate(random).hex();
+    let path = folder.join("secret");
+    let text = kept(&path, &fresh, random.next_u64()).map_err(|error| trouble(&path, error))?;
+    let read = SecretText::parse(&text).map(|text| text.secret);
+    read.map_err(|_| StateError { path, trouble: StateTrouble::Content })
+}
+
+fn kept_domain(folder: &Path, random: &mut impl CryptoRng) -> Result<Domain, StateError> {
+    let fresh = full_host_name().unwrap_or_else(|| format!("{:08x}.test", random.next_u32()));
+    let path = folder.join("domain");
+    let text = kept(&path, &fresh, random.next_u64()).map_err(|error| trouble(&path, error))?;
+    text.parse().map_err(|_: DomainError| StateError { path, trouble: StateTrouble::Content })
+}
+
+/// The host name of this machine if it may be a name that the world knows.
+fn full_host_name() -> Option<String> {
+    let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
+    is_full_name(&name).then_some(name)
+}
+
+fn is_full_name(name: &str) -> bool {
+    const LOCAL: [&str; 6] = ["local", "localdomain", "internal", "lan", "home", "arpa"];
+    let local = name.rsplit('.').next().is_some_and(|last| LOCAL.contains(&last.to_ascii_lowercase().as_str()));
+    name.contains('.') && !local && name.parse::<Domain>().is_ok()
+}
+
+fn trouble(path: &Path, error: io::Error) -> StateError {
+    StateError { path: path.to_owned(), trouble: StateTrouble::Io(error) }
+}
+
+fn private_folder(path: &Path) -> Result<(), StateError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| trouble(path, error))
+}
+
+/// What `path` holds. If there is no such file, it holds `fresh` from now on, for its owner only; of several processes
+/// that come first at once, one writes and all read the same. A crash leaves the whole file or none.
+fn kept(path: &Path, fresh: &str, unique: u64) -> io::Result<String> {
+    match read_secret_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found.map(|(text, _)| text),
+    }
+    let draft = path.with_extension(format!("{unique:016x}.new"));
+    let placed = write_private(&draft, fresh).and_then(|()| match fs::hard_link(&draft, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // Some file systems have no links. A rename cannot lose the race, it can only win it twice.
+        Err(_) => fs::rename(&draft, path),
+        Ok(()) => Ok(()),
+    });
+    let _ = fs::remove_file(&draft);
+    placed?;
+    if let Some(folder) = path.parent() {
+        fs::File::open(folder)?.sync_all()?;
+    }
+    read_secret_file(path).map(|(text, _)| text)
+}
+
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{text}")?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::PermissionsExt;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    fn draft(folder: &Path) -> Draft {
+        let flags = crate::config::Flags { state_dir: Some(folder.into()), ..Default::default() };
+        crate::config::load(&flags, &Environment::default()).unwrap().draft
+    }
+
+    fn settle(folder: &Path, seed: u64) -> Config {
+        draft(folder).settle(&mut StdRng::seed_from_u64(seed)).unwrap()
+    }
+
+    #[test]
+    fn the_second_start_has_the_same_secret_and_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("deep/state");
+        let (first, second) = (settle(&state, 1), settle(&state, 2));
+        assert!(first.users[0].secret == second.users[0].secret);
+        assert_eq!(first.users[0].name, "default");
+        assert_eq!(first.domain, second.domain);
+        assert_eq!(first.made_up, MadeUp { domain: true, certificate: true, content: true });
+    }
+
+    #[test]
+    fn only_the_owner_may_read_what_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        settle(&state, 1);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&state), mode(&state.join("secret"))), (0o700, 0o600));
+        let left: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".new")), "{left:?}");
+    }
+
+    #[test]
+    fn of_many_first_starts_at_once_all_have_the_same_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let starts: Vec<_> = (0..16)
+            .map(|seed| {
+                let path = folder.path().to_owned();
+                std::thread::spawn(move || kept_secret(&path, &mut StdRng::seed_from_u64(seed)).unwrap().hex())
+            })
+            .collect();
+        let secrets: BTreeSet<_> = starts.into_iter().map(|start| start.join().unwrap()).collect();
+        assert_eq!(secrets.len(), 1);
+    }
+
+    #[test]
+    fn a_spoilt_secret_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in ["", "00112233"] {
+            fs::write(folder.path().join("secret"), text).unwrap();
+            let error = draft(folder.path()).settle(&mut StdRng::seed_from_u64(1)).unwrap_err();
+            assert!(matches!(error.trouble, StateTrouble::Content));
+            assert!(!error.to_string().contains("00112233"));
+            assert_eq!(fs::read_to_string(folder.path().join("secret")).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_state_directory_is_the_service_managers_then_the_usual_one() {
+        let place = |pairs: &[(&str, &str)], root| {
+            default_state_dir(&pairs.iter().copied().collect(), root).map(|path| path.to_string_lossy().into_owned())
+        };
+        let home = [("HOME", "/home/a"), ("XDG_STATE_HOME", "/s"), ("STATE_DIRECTORY", "/one:/two")];
+        assert_eq!(place(&home, true).as_deref(), Some("/one"));
+        assert_eq!(place(&home[..2], true).as_deref(), Some("/var/lib/vizard"));
+        assert_eq!(place(&home[..2], false).as_deref(), Some("/s/vizard"));
+        assert_eq!(place(&home[..1], false).as_deref(), Some("/home/a/.local/state/vizard"));
+        assert_eq!(
+            place(&[("XDG_STATE_HOME", "relative"), ("HOME", "/h")], false).as_deref(),
+            Some("/h/.local/state/vizard")
+        );
+        assert_eq!(place(&[], false), None);
+    }
+
+    #[test]
+    fn host_names_that_only_a_house_knows_are_not_used() {
+        assert!(is_full_name("proxy.example.com"));
+        for name in ["proxy", "localhost.localdomain", "mac.local", "ip-10-0-0-1.ec2.internal", "a..b", ""] {
+            assert!(!is_full_name(name), "{name}");
+        }
+    }
+}

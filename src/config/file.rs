@@ -1,0 +1,362 @@
+//! The file as written: every value optional, with its place in the file; unknown keys and wrong kinds are complaints.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{FREE_TABLES, KEYS, suggestion};
+use super::layer::{CoverWritten, Layer, NamesWritten, SiteWritten, UserWritten, Written};
+use super::report::{Complaint, Origin, quoted};
+
+/// What a file says, with all complaints about its form, and the text with secrets hidden.
+pub struct Reading {
+    /// The values that could be read.
+    pub layer: Layer,
+    /// What is wrong with the form.
+    pub complaints: Vec<Complaint>,
+    /// Whether it is TOML at all; if not, values that seem to be missing may have been lost.
+    pub well_formed: bool,
+    /// The text for drawing carets under.
+    pub shown: String,
+}
+
+/// Reads a whole file. Whatever the text is, it comes back with values, complaints or both.
+pub fn read(text: &str) -> Reading {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let mut reader = Reader::default();
+    let layer = reader.layer(&document);
+    let lines: Vec<usize> = errors.iter().filter_map(|error| Some(line(text, error.span()?.start))).collect();
+    // What was recovered from a broken line is a guess, and complaints about a guess are noise.
+    reader.complaints.retain(|complaint| match &complaint.at {
+        Some(Origin::File(span)) => !lines.contains(&line(text, span.start)),
+        _ => true,
+    });
+    reader.complaints.extend(errors.iter().map(syntax));
+    let shown = hide(text, &reader.secrets);
+    Reading { layer, complaints: reader.complaints, well_formed: errors.is_empty(), shown }
+}
+
+fn syntax(error: &toml::de::Error) -> Complaint {
+    let at = Origin::File(error.span().unwrap_or_default());
+    let mend = match error.message() {
+        message if message.contains("duplicate key") => "keep one of the two",
+        message if message.contains("string values must be quoted") => "put the value into quotes: key = \"value\"",
+        _ => "write `key = value` lines and `[section]` headers; text stands in quotes",
+    };
+    Complaint::new(&at, format!("this is not TOML: {}", error.message()), mend)
+}
+
+fn line(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+}
+
+type Table<'t, 'i> = &'t DeTable<'i>;
+type Value<'t, 'i> = &'t Spanned<DeValue<'i>>;
+
+#[derive(Default)]
+struct Reader {
+    complaints: Vec<Complaint>,
+    /// Where secrets stand, or what may have been meant as one.
+    secrets: Vec<Range<usize>>,
+}
+
+impl Reader {
+    fn layer(&mut self, document: &Spanned<DeTable<'_>>) -> Layer {
+        let top = document.get_ref();
+        self.refuse_unknown("", top);
+        let mut layer = Layer {
+            state_dir: self.path(top, "state_dir"),
+            domain: self.text(top, "domain"),
+            listen: self.texts(top, "listen"),
+            users: self.users(top),
+            site: self.site(top),
+            cover: self.cover(top),
+            ..Layer::default()
+        };
+        self.sections(top, &mut layer);
+        layer
+    }
+
+    fn sections(&mut self, top: Table<'_, '_>, layer: &mut Layer) {
+        if let Some((link, _)) = self.section(top, "link") {
+            layer.link_host = self.text(link, "host");
+            layer.link_port = self.port(link, "port");
+        }
+        if let Some((hello, _)) = self.section(top, "hello") {
+            layer.time_window = self.text(hello, "time_window");
+            layer.accept_names = self.names(hello, "accept_names");
+        }
+        if let Some((telegram, _)) = self.section(top, "telegram") {
+            layer.prefer = self.text(telegram, "prefer");
+            layer.addresses = self.addresses(telegram);
+        }
+        if let Some((session, _)) = self.section(top, "session") {
+            layer.idle = self.text(session, "idle");
+            layer.drain = self.text(session, "drain");
+        }
+        if let Some((log, _)) = self.section(top, "log") {
+            layer.log_format = self.text(log, "format");
+            layer.log_level = self.text(log, "level");
+            layer.client_addresses = self.switch(log, "client_addresses");
+        }
+    }
+
+    fn users(&mut self, top: Table<'_, '_>) -> Option<Vec<UserWritten>> {
+        let value = top.get("users")?;
+        let DeValue::Array(elements) = value.get_ref() else {
+            self.hide_texts(value);
+            self.wrong_kind(value, "`[[users]]` sections");
+            return None;
+        };
+        Some(elements.iter().filter_map(|element| self.user(element)).collect())
+    }
+
+    fn user(&mut self, element: Value<'_, '_>) -> Option<UserWritten> {
+        let Some(table) = element.get_ref().as_table() else {
+            self.hide_texts(element);
+            self.wrong_kind(element, "`[[users]]` sections");
+            return None;
+        };
+        // A slip in the key must not show the secret behind it.
+        let harmless = |key: &str| key == "name" || key == "secret_file";
+        for (_, value) in table.iter().filter(|(key, _)| !harmless(key.get_ref())) {
+            self.hide_texts(value);
+        }
+        self.refuse_unknown("users", table);
+        Some(UserWritten {
+            name: self.text(table, "name"),
+            secret: self.text(table, "secret"),
+            secret_file: self.path(table, "secret_file"),
+            at: Origin::File(element.span()),
+        })
+    }
+
+    fn cover(&mut self, top: Table<'_, '_>) -> Option<CoverWritten> {
+        let (cover, at) = self.section(top, "cover")?;
+        Some(CoverWritten {
+            kind: self.text(cover, "kind"),
+            address: self.text(cover, "address"),
+            proxy_protocol: self.text(cover, "proxy_protocol"),
+            at,
+        })
+    }
+
+    fn site(&mut self, top: Table<'_, '_>) -> Option<SiteWritten> {
+        let (site, at) = self.section(top, "site")?;
+        Some(SiteWritten {
+            certificate: self.path(site, "certificate"),
+            key: self.path(site, "key"),
+            folder: self.path(site, "folder"),
+            upstream: self.text(site, "upstream"),
+            server_header: self.text(site, "server_header"),
+            redirect_from: self.texts(site, "redirect_from").unwrap_or_default(),
+            at,
+        })
+    }
+
+    fn addresses(&mut self, telegram: Table<'_, '_>) -> Vec<(Written<String>, Vec<Written<String>>)> {
+        let Some(value) = telegram.get("addresses") else { return Vec::new() };
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_kind(value, "a `[telegram.addresses]` section");
+            return Vec::new();
+        };
+        let entry = |(key, value): (&Spanned<_>, Value<'_, '_>)| {
+            let number = Written::new(ToString::to_string(key.get_ref()), Origin::File(key.span()));
+            (number, self.text_list(value))
+        };
+        table.iter().map(entry).collect()
+    }
+
+    fn names(&mut self, table: Table<'_, '_>, key: &str) -> Option<NamesWritten> {
+        let value = table.get(key)?;
+        match value.get_ref() {
+            DeValue::String(text) => Some(NamesWritten::Word(written(text.to_string(), value))),
+            DeValue::Array(_) => Some(NamesWritten::List(self.text_list(value))),
+            _ => {
+                self.wrong_kind(value, "\"any\" or a list of names");
+                None
+            }
+        }
+    }
+
+    fn section<'t, 'i>(&mut self, top: Table<'t, 'i>, name: &str) -> Option<(Table<'t, 'i>, Origin)> {
+        let (key, value) = top.get_key_value(name)?;
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_kind(value, &format!("a `[{name}]` section"));
+            return None;
+        };
+        self.refuse_unknown(name, table);
+        Some((table, Origin::File(key.span())))
+    }
+
+    fn text(&mut self, table: Table<'_, '_>, key: &str) -> Option<Written<String>> {
+        let value = table.get(key)?;
+        let text = value.get_ref().as_str().map(|text| written(text.to_owned(), value));
+        if text.is_none() {
+            self.wrong_kind(value, "text in quotes");
+        }
+        text
+    }
+
+    fn path(&mut self, table: Table<'_, '_>, key: &str) -> Option<Written<PathBuf>> {
+        self.text(table, key).map(|text| Written::new(PathBuf::from(text.value), text.at))
+    }
+
+    fn texts(&mut self, table: Table<'_, '_>, key: &str) -> Option<Vec<Written<String>>> {
+        let value = table.get(key)?;
+        if matches!(value.get_ref(), DeValue::Array(array) if array.is_empty()) {
+            let at = Origin::File(value.span());
+            self.complaints.push(Complaint::new(&at, "the list is empty", "remove the key or name at least one"));
+        }
+        Some(self.text_list(value))
+    }
+
+    fn text_list(&mut self, value: Value<'_, '_>) -> Vec<Written<String>> {
+        let Some(elements) = value.get_ref().as_array() else {
+            self.wrong_kind(value, "a list of texts: [\"…\", \"…\"]");
+            return Vec::new();
+        };
+        let mut texts = Vec::new();
+        for element in elements {
+            match element.get_ref().as_str() {
+                Some(text) => texts.push(written(text.to_owned(), element)),
+                None => self.wrong_kind(element, "text in quotes"),
+            }
+        }
+        texts
+    }
+
+    fn port(&mut self, table: Table<'_, '_>, key: &str) -> Option<Written<String>> {
+        let value = table.get(key)?;
+        match value.get_ref() {
+            // Whether it is a port is not a question of form; a radix is nothing that a port comes in.
+            DeValue::Integer(number) if number.radix() == 10 => Some(written(number.as_str().to_owned(), value)),
+            _ => {
+                self.wrong_kind(value, "a number without quotes");
+                None
+            }
+        }
+    }
+
+    fn switch(&mut self, table: Table<'_, '_>, key: &str) -> Option<Written<bool>> {
+        let value = table.get(key)?;
+        let switch = value.get_ref().as_bool().map(|switch| written(switch, value));
+        if switch.is_none() {
+            self.wrong_kind(value, "`true` or `false`");
+        }
+        switch
+    }
+
+    fn wrong_kind(&mut self, value: Value<'_, '_>, wanted: &str) {
+        let found = match value.get_ref() {
+            DeValue::String(_) => "text",
+            DeValue::Integer(_) | DeValue::Float(_) => "a number",
+            DeValue::Boolean(_) => "a yes or no",
+            DeValue::Datetime(_) => "a date or time",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a section",
+        };
+        let at = Origin::File(value.span());
+        self.complaints.push(Complaint::new(&at, format!("{found} cannot stand here"), format!("write {wanted}")));
+    }
+
+    fn refuse_unknown(&mut self, section: &str, table: Table<'_, '_>) {
+        debug_assert!(!FREE_TABLES.contains(&section));
+        for (key, _) in table.iter() {
+            let name: &str = key.get_ref();
+            let path = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+            // A quoted key with a dot in it looks like a path and is none.
+            if name.contains('.') || !KEYS.contains(&path.as_str()) {
+                let what = format!("the key {} is not known", quoted(name));
+                self.complaints.push(Complaint::new(&Origin::File(key.span()), what, suggestion(section, name)));
+            }
+        }
+    }
+
+    fn hide_texts(&mut self, value: Value<'_, '_>) {
+        match value.get_ref() {
+            DeValue::Array(elements) => elements.iter().for_each(|element| self.hide_texts(element)),
+            DeValue::Table(table) => table.iter().for_each(|(_, value)| self.hide_texts(value)),
+            _ => self.secrets.push(value.span()),
+        }
+    }
+}
+
+fn written<T>(value: T, place: Value<'_, '_>) -> Written<T> {
+    Written::new(value, Origin::File(place.span()))
+}
+
+/// The text with stars over everything that may be a secret. Its length and its lines stay, so places stay true.
+fn hide(text: &str, secrets: &[Range<usize>]) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    let spans = secrets.iter().cloned().chain(secret_assignments(text)).chain(long_hexadecimal(text));
+    for byte in spans.filter_map(|span| text.get(span.clone()).map(|_| span)).flatten() {
+        if !matches!(bytes[byte], b'\n' | b'\r' | b'"' | b'\'') {
+            bytes[byte] = b'*';
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What follows `secret =` up to the end of the line, for files that are too broken to know better.
+fn secret_assignments(text: &str) -> impl Iterator<Item = Range<usize>> {
+    text.match_indices("secret").filter_map(|(at, word)| {
+        let start = at + word.len();
+        let line = text[start..].lines().next().unwrap_or_default();
+        let value = line.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix('=')?;
+        Some(start + line.len() - value.len()..start + line.len())
+    })
+}
+
+/// Runs of 32 hexadecimal digits and more, wherever they stand.
+fn long_hexadecimal(text: &str) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    let mut start = 0;
+    for (at, byte) in text.bytes().chain([b'\n']).enumerate() {
+        if !byte.is_ascii_hexdigit() {
+            if at - start >= 32 {
+                runs.push(start..at);
+            }
+            start = at + 1;
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "00112233445566778899aabbccddeeff";
+
+    #[test]
+    fn secrets_are_hidden_however_the_file_is_broken() {
+        let cases = [
+            format!("[[users]]\nsecret = \"{SECRET}\""),
+            format!("[[users]]\nsecret = {SECRET}"),
+            format!("[[users]]\nsercet = \"ABEiM0RVZneImaq7zN3u_w\""),
+            "users = [{ name = \"a\", secret = \"ABEiM0RVZneImaq7zN3u_w\" }]".into(),
+            "users = \"ABEiM0RVZneImaq7zN3u_w\"".into(),
+            "[[users]]\nsecret = ABEiM0RVZneImaq7zN3u_w".into(),
+            "[[users]\nsecret = \"ABEiM0RVZneImaq7zN3u_w".into(),
+            "[[users]]\nsecret = '''\nABEiM0RVZneImaq7zN3u_w'''".into(),
+            format!("listen = [\"{SECRET}\"]"),
+        ];
+        for text in cases {
+            let shown = read(&text).shown;
+            assert!(!shown.contains("112233") && !shown.contains("ABEiM0"), "{shown}");
+            assert_eq!(shown.len(), text.len());
+            assert_eq!(shown.lines().count(), text.lines().count());
+        }
+    }
+
+    #[test]
+    fn broken_lines_do_not_hide_other_complaints() {
+        let reading = read("lisen = 1\ndomain = \nstate_dir = 5\n");
+        assert!(!reading.well_formed);
+        let lines: Vec<_> = reading.complaints.iter().map(|complaint| complaint.what.as_str()).collect();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+    }
+}

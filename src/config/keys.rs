@@ -1,0 +1,103 @@
+//! The table of known keys.
+
+/// Every key that a file may have, as a dotted path. Elements of an array of tables go by the name of the array.
+pub const KEYS: &[&str] = &[
+    "cover",
+    "cover.address",
+    "cover.kind",
+    "cover.proxy_protocol",
+    "domain",
+    "hello",
+    "hello.accept_names",
+    "hello.time_window",
+    "link",
+    "link.host",
+    "link.port",
+    "listen",
+    "log",
+    "log.client_addresses",
+    "log.format",
+    "log.level",
+    "session",
+    "session.drain",
+    "session.idle",
+    "site",
+    "site.certificate",
+    "site.folder",
+    "site.key",
+    "site.redirect_from",
+    "site.server_header",
+    "site.upstream",
+    "state_dir",
+    "telegram",
+    "telegram.addresses",
+    "telegram.prefer",
+    "users",
+    "users.name",
+    "users.secret",
+    "users.secret_file",
+];
+
+/// Keys with a table of names that are free.
+pub const FREE_TABLES: &[&str] = &["telegram.addresses"];
+
+/// The advice for a key that is not known in the section `section` (empty: top of the file).
+pub fn suggestion(section: &str, name: &str) -> String {
+    let siblings = KEYS.iter().filter_map(|key| within(section, key));
+    if let Some(near) = nearest(name, siblings) {
+        return format!("did you mean `{near}`?");
+    }
+    let elsewhere = KEYS.iter().find(|key| key.rsplit('.').next() == Some(name) && key.contains('.'));
+    if let Some((owner, _)) = elsewhere.and_then(|key| key.rsplit_once('.')) {
+        return format!("`{name}` belongs into the section `[{owner}]`");
+    }
+    if KEYS.contains(&name) {
+        return format!("`{name}` belongs to the top of the file, before the first section");
+    }
+    let known: Vec<_> = KEYS.iter().filter_map(|key| within(section, key)).map(|key| format!("`{key}`")).collect();
+    format!("remove it; known here: {}", known.join(", "))
+}
+
+/// The one of `candidates` that `text` was probably meant to be.
+pub fn nearest<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+    // Comparing is quadratic, and nobody slips into a key this long.
+    if text.len() > 40 {
+        return None;
+    }
+    let text = text.to_lowercase().replace('-', "_");
+    let far = |candidate: &str| strsim::damerau_levenshtein(&text, candidate);
+    let (distance, best) = candidates.map(|candidate| (far(candidate), candidate)).min()?;
+    (distance <= best.len().div_ceil(3)).then_some(best)
+}
+
+/// The last part of `key` if `key` stands directly in `section`.
+fn within(section: &str, key: &'static str) -> Option<&'static str> {
+    match key.rsplit_once('.') {
+        Some((owner, name)) if owner == section => Some(name),
+        None if section.is_empty() => Some(key),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_names_the_near_key_the_right_place_or_the_choice() {
+        assert_eq!(suggestion("", "lisen"), "did you mean `listen`?");
+        assert_eq!(suggestion("site", "server-header"), "did you mean `server_header`?");
+        assert_eq!(suggestion("", "time_window"), "`time_window` belongs into the section `[hello]`");
+        assert_eq!(
+            suggestion("site", "state_dir"),
+            "`state_dir` belongs to the top of the file, before the first section"
+        );
+        assert_eq!(suggestion("session", "colour"), "remove it; known here: `drain`, `idle`");
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_every_section_is_a_key() {
+        assert!(KEYS.is_sorted());
+        assert!(KEYS.iter().filter_map(|key| key.rsplit_once('.')).all(|(owner, _)| KEYS.contains(&owner)));
+    }
+}

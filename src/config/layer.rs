@@ -1,0 +1,255 @@
+//! One source of values, as written: the file, the environment or the command line.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::report::{Complaint, Origin};
+
+/// A value and where it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written<T> {
+    /// The value.
+    pub value: T,
+    /// Its place.
+    pub at: Origin,
+}
+
+impl<T> Written<T> {
+    /// A value at a place.
+    pub fn new(value: T, at: Origin) -> Self {
+        Self { value, at }
+    }
+}
+
+/// Values of one source, or of several laid over each other; nothing is checked but the form.
+#[derive(Default)]
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct Layer {
+    pub state_dir: Option<Written<PathBuf>>,
+    pub domain: Option<Written<String>>,
+    pub listen: Option<Vec<Written<String>>>,
+    pub users: Option<Vec<UserWritten>>,
+    pub link_host: Option<Written<String>>,
+    pub link_port: Option<Written<String>>,
+    pub time_window: Option<Written<String>>,
+    pub accept_names: Option<NamesWritten>,
+    /// `site` or `HOST:PORT`; overrules what the file says about the kind of cover and its address.
+    pub cover_choice: Option<Written<String>>,
+    pub cover: Option<CoverWritten>,
+    pub site: Option<SiteWritten>,
+    pub prefer: Option<Written<String>>,
+    pub addresses: Vec<(Written<String>, Vec<Written<String>>)>,
+    pub idle: Option<Written<String>>,
+    pub drain: Option<Written<String>>,
+    pub log_format: Option<Written<String>>,
+    pub log_level: Option<Written<String>>,
+    pub client_addresses: Option<Written<bool>>,
+}
+
+/// One `[[users]]` section or one `NAME=SECRET`.
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct UserWritten {
+    pub name: Option<Written<String>>,
+    pub secret: Option<Written<String>>,
+    pub secret_file: Option<Written<PathBuf>>,
+    pub at: Origin,
+}
+
+/// The two shapes of `hello.accept_names`.
+pub enum NamesWritten {
+    /// `"any"`, or a slip.
+    Word(Written<String>),
+    /// Names.
+    List(Vec<Written<String>>),
+}
+
+/// The section `[cover]`.
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct CoverWritten {
+    pub kind: Option<Written<String>>,
+    pub address: Option<Written<String>>,
+    pub proxy_protocol: Option<Written<String>>,
+    pub at: Origin,
+}
+
+/// The section `[site]`.
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct SiteWritten {
+    pub certificate: Option<Written<PathBuf>>,
+    pub key: Option<Written<PathBuf>>,
+    pub folder: Option<Written<PathBuf>>,
+    pub upstream: Option<Written<String>>,
+    pub server_header: Option<Written<String>>,
+    pub redirect_from: Vec<Written<String>>,
+    pub at: Origin,
+}
+
+impl Layer {
+    /// The values of `self`, and those of `below` where `self` has none. Lists are not joined, except that data centres
+    /// are taken one by one.
+    pub fn over(self, below: Self) -> Self {
+        let mut addresses = below.addresses;
+        addresses.retain(|(number, _)| !self.addresses.iter().any(|(ours, _)| ours.value == number.value));
+        addresses.extend(self.addresses);
+        Self {
+            state_dir: self.state_dir.or(below.state_dir),
+            domain: self.domain.or(below.domain),
+            listen: self.listen.or(below.listen),
+            users: self.users.or(below.users),
+            link_host: self.link_host.or(below.link_host),
+            link_port: self.link_port.or(below.link_port),
+            time_window: self.time_window.or(below.time_window),
+            accept_names: self.accept_names.or(below.accept_names),
+            cover_choice: self.cover_choice.or(below.cover_choice),
+            cover: self.cover.or(below.cover),
+            site: self.site.or(below.site),
+            prefer: self.prefer.or(below.prefer),
+            addresses,
+            idle: self.idle.or(below.idle),
+            drain: self.drain.or(below.drain),
+            log_format: self.log_format.or(below.log_format),
+            log_level: self.log_level.or(below.log_level),
+            client_addresses: self.client_addresses.or(below.client_addresses),
+        }
+    }
+}
+
+/// Values from the command line, not yet looked at.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the fields are the flags of `vizard run --help`")]
+pub struct Flags {
+    pub config: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
+    pub listen: Vec<String>,
+    pub domain: Option<String>,
+    pub cover: Option<String>,
+    pub secrets: Vec<String>,
+    pub data_centres: Vec<String>,
+    pub log: Option<String>,
+    pub link_host: Option<String>,
+}
+
+impl Flags {
+    /// The flags as a layer.
+    pub fn layer(&self, complaints: &mut Vec<Complaint>) -> Layer {
+        let flag =
+            |name: &str, value: &str| Written::new(value.to_owned(), Origin::outside("command line", name, ' ', value));
+        let one = |name: &str, value: &Option<String>| value.as_deref().map(|value| flag(name, value));
+        Layer {
+            state_dir: self.state_dir.clone().map(|path| {
+                let at = Origin::outside("command line", "--state-dir", ' ', &path.to_string_lossy());
+                Written::new(path, at)
+            }),
+            domain: one("--domain", &self.domain),
+            listen: some(self.listen.iter().map(|value| flag("--listen", value)).collect()),
+            users: some(self.secrets.iter().map(|text| user("command line", "--secret", ' ', text)).collect()),
+            link_host: one("--link-host", &self.link_host),
+            cover_choice: one("--cover", &self.cover),
+            addresses: data_centres(self.data_centres.iter().map(|value| flag("--dc", value)), complaints),
+            log_format: one("--log", &self.log),
+            ..Layer::default()
+        }
+    }
+}
+
+/// Environment variables, as found when the program started.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(BTreeMap<String, OsString>);
+
+impl Environment {
+    /// Those of this process.
+    pub fn of_this_process() -> Self {
+        Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
+    }
+
+    /// The value of a variable; empty counts as not set, as is usual in container files.
+    pub fn value(&self, name: &str) -> Option<&OsString> {
+        self.0.get(name).filter(|value| !value.is_empty())
+    }
+
+    /// The value of a variable as a path.
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        self.value(name).map(PathBuf::from)
+    }
+
+    /// The variables as a layer.
+    pub fn layer(&self, complaints: &mut Vec<Complaint>) -> Layer {
+        let mut text = |name: &str| {
+            let text = self.value(name)?.to_str();
+            if text.is_none() {
+                let at = Origin::outside(PLACE, name, '=', "…");
+                complaints.push(Complaint::new(&at, "the value is not UTF-8", "write plain text"));
+            }
+            text.map(|text| Written::new(text.to_owned(), Origin::outside(PLACE, name, '=', text)))
+        };
+        let parts =
+            |list: Written<String>| list.value.split(',').map(|part| part.trim().to_owned()).collect::<Vec<_>>();
+        Layer {
+            state_dir: self.path("VIZARD_STATE_DIR").map(|path| {
+                let at = Origin::outside(PLACE, "VIZARD_STATE_DIR", '=', &path.to_string_lossy());
+                Written::new(path, at)
+            }),
+            domain: text("VIZARD_DOMAIN"),
+            listen: text("VIZARD_LISTEN").map(|list| {
+                let at = list.at.clone();
+                parts(list).into_iter().map(|part| Written::new(part, at.clone())).collect()
+            }),
+            users: text("VIZARD_SECRET")
+                .map(|list| parts(list).iter().map(|part| user(PLACE, "VIZARD_SECRET", '=', part)).collect()),
+            cover_choice: text("VIZARD_COVER"),
+            log_format: text("VIZARD_LOG"),
+            ..Layer::default()
+        }
+    }
+}
+
+impl<N: Into<String>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+const PLACE: &str = "environment";
+
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
+}
+
+/// `NAME=SECRET`, of which only the name is ever shown. What has no `=` may be a secret as a whole.
+fn user(place: &'static str, variable: &str, between: char, text: &str) -> UserWritten {
+    // Padding of base64 ends in `=` as well, so the first one counts, and a name must be left of it.
+    let (name, secret) = match text.split_once('=') {
+        Some((name, secret)) if !name.is_empty() && !secret.trim_matches('=').is_empty() => (Some(name), secret),
+        _ => (None, text),
+    };
+    let shown = format!("{}=(hidden)", name.unwrap_or_default());
+    let at = Origin::outside(place, variable, between, if name.is_some() { &shown } else { "(hidden)" });
+    UserWritten {
+        name: name.map(|name| Written::new(name.to_owned(), at.clone())),
+        secret: Some(Written::new(secret.to_owned(), at.clone())),
+        secret_file: None,
+        at,
+    }
+}
+
+/// `N=ADDR:PORT`, gathered by number.
+fn data_centres(
+    texts: impl Iterator<Item = Written<String>>,
+    complaints: &mut Vec<Complaint>,
+) -> Vec<(Written<String>, Vec<Written<String>>)> {
+    let mut gathered: Vec<(Written<String>, Vec<Written<String>>)> = Vec::new();
+    for text in texts {
+        let Some((number, address)) = text.value.split_once('=') else {
+            let mend = "write number and address: --dc 2=192.0.2.1:443";
+            complaints.push(Complaint::new(&text.at, "not a data centre with an address", mend));
+            continue;
+        };
+        let address = Written::new(address.to_owned(), text.at.clone());
+        match gathered.iter_mut().find(|(known, _)| known.value == number) {
+            Some((_, addresses)) => addresses.push(address),
+            None => gathered.push((Written::new(number.to_owned(), text.at.clone()), vec![address])),
+        }
+    }
+    gathered
+}

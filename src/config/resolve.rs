@@ -1,0 +1,553 @@
+//! From values as written to a [`Draft`], with every complaint gathered on the way.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::{fmt, fs, io};
+
+use super::embedded::{CoverDraft, Draft, default_state_dir};
+use super::keys::nearest;
+use super::layer::{CoverWritten, Environment, Layer, NamesWritten, SiteWritten, UserWritten, Written};
+use super::report::{Complaint, Origin, quoted};
+use super::units::{self, ValueError};
+use super::{LinkTarget, Listen, Log, LogFormat, User};
+use crate::auth::{Domain, DomainError, SecretText};
+use crate::cover::remote::{self, ProxyProtocol};
+use crate::cover::site::Content;
+use crate::telegram::{self, DcId, Family};
+
+/// What is used where nothing is written.
+pub mod defaults {
+    use std::time::Duration;
+
+    /// `hello.time_window`
+    pub const TIME_WINDOW: Duration = Duration::from_secs(10 * 60);
+    /// `session.idle`
+    pub const IDLE: Duration = Duration::from_secs(30 * 60);
+    /// `session.drain`
+    pub const DRAIN: Duration = Duration::from_secs(10);
+    /// `log.level`
+    pub const LEVEL: tracing::Level = tracing::Level::INFO;
+    /// Port of the cover when only a domain is written.
+    pub const COVER_PORT: u16 = 443;
+}
+
+/// Checks `layer`. `folder` is where relative paths of the file start. `whole` says that the file could be read in
+/// full: if not, what is missing or contradicts itself may be a consequence of that and is not complained about.
+///
+/// The draft is of use only if none of the complaints is an error.
+pub fn resolve(
+    layer: Layer,
+    folder: &Path,
+    environment: &Environment,
+    whole: bool,
+    complaints: Vec<Complaint>,
+) -> (Draft, Vec<Complaint>) {
+    let mut resolver = Resolver { folder, whole, complaints };
+    let draft = resolver.draft(layer, environment);
+    (draft, resolver.complaints)
+}
+
+struct Resolver<'f> {
+    folder: &'f Path,
+    whole: bool,
+    complaints: Vec<Complaint>,
+}
+
+/// An address to listen on and where it was written.
+type Place = (SocketAddr, Origin);
+
+impl Resolver<'_> {
+    fn draft(&mut self, layer: Layer, environment: &Environment) -> Draft {
+        let state_dir = self.state_dir(layer.state_dir, environment);
+        let listen = self.listeners(layer.listen);
+        let stated = layer.domain.and_then(|domain| self.domain(&domain).map(|name| (name, domain.at)));
+        let (users, domain) = self.users(layer.users.unwrap_or_default(), stated);
+        let cover = self.cover(layer.cover_choice, layer.cover, layer.site, domain.as_ref(), &listen);
+        Draft {
+            state_dir,
+            listen: match listen.is_empty() {
+                true => Listen::Automatic,
+                false => Listen::Given(listen.into_iter().map(|(address, _)| address).collect()),
+            },
+            users,
+            domain: domain.map(|(name, _)| name),
+            accepted_names: self.names(layer.accept_names),
+            link: LinkTarget {
+                host: self.value(layer.link_host, units::host),
+                port: self.value(layer.link_port, units::port),
+            },
+            time_window: self.value(layer.time_window, units::some_duration).unwrap_or(defaults::TIME_WINDOW),
+            cover,
+            telegram: telegram::Settings {
+                overrides: self.data_centres(layer.addresses),
+                prefer: self.choice(layer.prefer, FAMILIES).unwrap_or_default(),
+            },
+            idle: self.value(layer.idle, units::some_duration).unwrap_or(defaults::IDLE),
+            drain: self.value(layer.drain, units::duration).unwrap_or(defaults::DRAIN),
+            log: Log {
+                format: self.choice(layer.log_format, FORMATS),
+                level: self.choice(layer.log_level, LEVELS).unwrap_or(defaults::LEVEL),
+                client_addresses: layer.client_addresses.is_some_and(|written| written.value),
+            },
+        }
+    }
+
+    fn state_dir(&mut self, written: Option<Written<PathBuf>>, environment: &Environment) -> PathBuf {
+        let stated = written.map(|path| self.path(path));
+        let found = stated.or_else(|| default_state_dir(environment, rustix::process::geteuid().is_root()));
+        found.unwrap_or_else(|| {
+            let mend = "name one with `--state-dir DIR` or `state_dir = \"DIR\"`";
+            self.complaints.push(Complaint::missing("there is no place for the state: HOME is not set", mend));
+            PathBuf::new()
+        })
+    }
+
+    fn listeners(&mut self, written: Option<Vec<Written<String>>>) -> Vec<Place> {
+        let mut places: Vec<Place> = Vec::new();
+        for text in written.unwrap_or_default() {
+            let Some(address) = self.check(&text, units::socket_address) else { continue };
+            match places.iter().find(|(known, _)| *known == address && address.port() != 0) {
+                Some((_, first)) => {
+                    let complaint = Complaint::new(&text.at, "this listener stands here twice", "remove one");
+                    self.complaints.push(complaint.and(first, "first here"));
+                }
+                None => places.push((address, text.at)),
+            }
+        }
+        places
+    }
+
+    /// The users, and the domain: the one that is stated, otherwise the one that the secrets carry.
+    fn users(
+        &mut self,
+        written: Vec<UserWritten>,
+        stated: Option<(Domain, Origin)>,
+    ) -> (Vec<User>, Option<(Domain, Origin)>) {
+        let mut domain = stated;
+        let mut users: Vec<(User, Origin, Origin)> = Vec::new();
+        for user in written {
+            let name = self.user_name(&user);
+            let Some((text, at)) = self.secret(&user) else { continue };
+            if let Some(embedded) = text.domain {
+                match &domain {
+                    Some((known, first)) if *known != embedded => {
+                        let what = "the domain inside this secret is not the domain of the proxy";
+                        let mend = format!(
+                            "write the bare key of 32 digits, or the secret made for {}",
+                            quoted(known.as_str())
+                        );
+                        self.complaints.push(Complaint::new(&at, what, mend).and(first, "the domain of the proxy"));
+                    }
+                    Some(_) => {}
+                    None => domain = Some((embedded, at.clone())),
+                }
+            }
+            let Some(name) = name else { continue };
+            for (other, other_name, other_secret) in &users {
+                if other.name == name.value {
+                    let what = format!("two users have the name {}", quoted(&name.value));
+                    let complaint = Complaint::new(&name.at, what, "give each user a name of its own");
+                    self.complaints.push(complaint.and(other_name, "first here"));
+                }
+                if other.secret == text.secret {
+                    let what = "two users have the same secret";
+                    let mend = "make another one with `vizard secret`, or remove a user";
+                    self.complaints.push(Complaint::new(&at, what, mend).and(other_secret, "first here"));
+                }
+            }
+            users.push((User { name: name.value, secret: text.secret }, name.at, at));
+        }
+        (users.into_iter().map(|(user, ..)| user).collect(), domain)
+    }
+
+    fn user_name(&mut self, user: &UserWritten) -> Option<Written<String>> {
+        let Some(name) = &user.name else {
+            let mend = match user.at {
+                Origin::File(_) => "add a line like `name = \"alice\"`",
+                Origin::Outside { .. } => "write NAME=SECRET",
+            };
+            self.complaints.push(Complaint::new(&user.at, "this user has no name", mend));
+            return None;
+        };
+        let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+        if name.value.is_empty() || name.value.chars().count() > 64 || !name.value.chars().all(fine) {
+            let mend = "use 1 to 64 letters, digits, `-`, `_`, `.` and `@`";
+            self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a user", mend));
+            return None;
+        }
+        Some(name.clone())
+    }
+
+    fn secret(&mut self, user: &UserWritten) -> Option<(SecretText, Origin)> {
+        let (text, at) = match (&user.secret, &user.secret_file) {
+            (Some(secret), None) => (secret.value.clone(), secret.at.clone()),
+            (None, Some(file)) => (self.secret_file(file)?, file.at.clone()),
+            (Some(secret), Some(file)) => {
+                let what = "this user has both a secret and a file with a secret";
+                let complaint = Complaint::new(&file.at, what, "keep `secret` or `secret_file`");
+                self.complaints.push(complaint.and(&secret.at, "the other one"));
+                return None;
+            }
+            (None, None) => {
+                let mend = "add `secret = \"…\"` or `secret_file = \"…\"`; `vizard secret` makes a new one";
+                self.complaints.push(Complaint::new(&user.at, "this user has no secret", mend));
+                return None;
+            }
+        };
+        let parsed = SecretText::parse(text.trim());
+        parsed
+            .map_err(|error| self.complaints.push(Complaint::new(&at, error.to_string(), error.mend())))
+            .ok()
+            .map(|secret| (secret, at))
+    }
+
+    fn secret_file(&mut self, file: &Written<PathBuf>) -> Option<String> {
+        let path = self.path(file.clone());
+        match read_secret_file(&path) {
+            Ok((text, private)) => {
+                if !private {
+                    let mend = format!("chmod 600 {}", path.display());
+                    let what = "others on this machine may read this file";
+                    self.complaints.push(Complaint::new(&file.at, what, mend).as_warning());
+                }
+                Some(text)
+            }
+            Err(error) => {
+                self.unusable(&file.at, "this file cannot be read", &error);
+                None
+            }
+        }
+    }
+
+    fn names(&mut self, written: Option<NamesWritten>) -> Option<Vec<Domain>> {
+        match written? {
+            NamesWritten::List(names) => Some(names.iter().filter_map(|name| self.domain(name)).collect()),
+            NamesWritten::Word(word) if word.value == "any" => None,
+            NamesWritten::Word(word) => {
+                let mend = "write \"any\" or a list of names: [\"www.example.com\"]";
+                self.complaints.push(Complaint::new(&word.at, "not a list of names", mend));
+                None
+            }
+        }
+    }
+
+    fn cover(
+        &mut self,
+        choice: Option<Written<String>>,
+        cover: Option<CoverWritten>,
+        site: Option<SiteWritten>,
+        domain: Option<&(Domain, Origin)>,
+        listen: &[Place],
+    ) -> CoverDraft {
+        let overruled = choice.is_some();
+        let cover_at = cover.as_ref().map(|cover| cover.at.clone());
+        let (mut kind, mut address, proxy_protocol) = match cover {
+            Some(cover) => (cover.kind, cover.address, cover.proxy_protocol),
+            None => (None, None, None),
+        };
+        if let Some(choice) = choice {
+            let remote = choice.value != "site";
+            kind = Some(Written::new(if remote { "remote" } else { "site" }.into(), choice.at.clone()));
+            address = remote.then_some(choice);
+        }
+        let kind = kind.and_then(|kind| self.choice(Some(kind.clone()), KINDS).map(|value| (value, kind.at)));
+        let remote = match &kind {
+            Some((kind, _)) => *kind == Kind::Remote,
+            None => address.is_some() || (site.is_none() && domain.is_some()),
+        };
+        if self.whole && !overruled {
+            self.mixed_covers(remote, address.as_ref(), proxy_protocol.as_ref(), site.as_ref());
+        }
+        if remote {
+            let at = kind.map(|(_, at)| at).or(cover_at);
+            return self.remote(address, proxy_protocol, domain, listen, at);
+        }
+        self.site(site, listen)
+    }
+
+    fn mixed_covers(
+        &mut self,
+        remote: bool,
+        address: Option<&Written<String>>,
+        proxy_protocol: Option<&Written<String>>,
+        site: Option<&SiteWritten>,
+    ) {
+        if let (true, Some(site)) = (remote, site) {
+            let mend = "remove the section, or write `kind = \"site\"` into `[cover]`";
+            self.complaints.push(Complaint::new(&site.at, "the cover is remote, so this section has no effect", mend));
+        }
+        for key in [address, proxy_protocol].into_iter().flatten().filter(|_| !remote) {
+            let mend = "remove the line, or write `kind = \"remote\"` into `[cover]`";
+            self.complaints.push(Complaint::new(
+                &key.at,
+                "the cover is the built-in site, so this has no effect",
+                mend,
+            ));
+        }
+    }
+
+    fn remote(
+        &mut self,
+        address: Option<Written<String>>,
+        proxy_protocol: Option<Written<String>>,
+        domain: Option<&(Domain, Origin)>,
+        listen: &[Place],
+        at: Option<Origin>,
+    ) -> CoverDraft {
+        let place = address.as_ref().map(|address| address.at.clone()).or(at);
+        if domain.is_none() && self.whole {
+            let what = "a remote cover needs a domain: the name under which it is known";
+            let complaint =
+                Complaint::missing(what, "add `domain = \"NAME\"` to the top of the file, or `--domain NAME`");
+            self.complaints.push(Complaint { at: place.clone(), ..complaint });
+        }
+        let target = match &address {
+            Some(text) => self.check(text, units::host_and_port),
+            None => domain.map(|(domain, _)| (domain.to_string(), defaults::COVER_PORT)),
+        };
+        let (host, port) = target.unwrap_or_default();
+        if let Some(place) = place {
+            self.refuse_loop(&host, port, &place, listen);
+        }
+        let proxy_protocol = self.choice(proxy_protocol, PROXY_PROTOCOLS);
+        CoverDraft::Remote(remote::Settings { host, port, proxy_protocol })
+    }
+
+    /// A cover that is the proxy itself would answer every visitor with another visitor.
+    fn refuse_loop(&mut self, host: &str, port: u16, at: &Origin, listen: &[Place]) {
+        let target = match (host.parse::<IpAddr>(), host == "localhost") {
+            (Ok(address), _) => address,
+            (Err(_), true) => IpAddr::from([127, 0, 0, 1]),
+            (Err(_), false) => return,
+        };
+        let target = SocketAddr::new(target, port);
+        let automatic = Listen::candidates()[0];
+        let mend = "name the web server itself; if it has this port, let one of the two listen on another";
+        let complaint = Complaint::new(at, "this is the proxy itself", mend);
+        match listen.iter().find(|(listener, _)| leads_to(target, *listener)) {
+            Some((_, listener)) => self.complaints.push(complaint.and(listener, "the proxy listens here")),
+            None if listen.is_empty() && leads_to(target, automatic) => self.complaints.push(complaint),
+            None => {}
+        }
+    }
+
+    fn site(&mut self, site: Option<SiteWritten>, listen: &[Place]) -> CoverDraft {
+        let Some(site) = site else { return CoverDraft::default() };
+        if let (Some(_), Some(upstream)) = (&site.folder, &site.upstream) {
+            let complaint = Complaint::new(&upstream.at, "the site is either a folder or an upstream", "remove one");
+            self.complaints.push(match &site.folder {
+                Some(folder) => complaint.and(&folder.at, "the other one"),
+                None => complaint,
+            });
+        }
+        CoverDraft::Site {
+            certificate: self.certificate(site.certificate, site.key),
+            content: match (site.folder, site.upstream) {
+                (Some(folder), _) => self.folder(folder).map(Content::Folder),
+                (None, Some(upstream)) => self.upstream(&upstream, listen).map(Content::Upstream),
+                (None, None) => None,
+            },
+            server_header: site.server_header.and_then(|header| self.server_header(header)),
+            redirect_from: self.redirects(site.redirect_from, listen),
+        }
+    }
+
+    fn certificate(
+        &mut self,
+        certificate: Option<Written<PathBuf>>,
+        key: Option<Written<PathBuf>>,
+    ) -> Option<(PathBuf, PathBuf)> {
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => self.readable(certificate).zip(self.readable(key)),
+            (None, None) => None,
+            (certificate, key) => {
+                let (given, lacking) =
+                    if certificate.is_some() { ("certificate", "key") } else { ("key", "certificate") };
+                if let Some(lonely) = certificate.or(key).filter(|_| self.whole) {
+                    let what = format!("there is a {given} without a {lacking}");
+                    self.complaints.push(Complaint::new(&lonely.at, what, format!("add `{lacking} = \"FILE\"`")));
+                }
+                None
+            }
+        }
+    }
+
+    fn readable(&mut self, written: Written<PathBuf>) -> Option<PathBuf> {
+        let at = written.at.clone();
+        let path = self.path(written);
+        match fs::File::open(&path).and_then(|file| file.metadata()) {
+            Ok(found) if found.is_file() => return Some(path),
+            Ok(_) => self.unusable(&at, "this is no file", &""),
+            Err(error) => self.unusable(&at, "this file cannot be read", &error),
+        }
+        None
+    }
+
+    fn folder(&mut self, written: Written<PathBuf>) -> Option<PathBuf> {
+        let at = written.at.clone();
+        let path = self.path(written);
+        match fs::read_dir(&path) {
+            Ok(_) => return Some(path),
+            Err(error) => self.unusable(&at, "this folder cannot be read", &error),
+        }
+        None
+    }
+
+    fn unusable(&mut self, at: &Origin, what: &str, error: &dyn fmt::Display) {
+        let error = error.to_string();
+        let what = if error.is_empty() { what.to_owned() } else { format!("{what}: {error}") };
+        let mend = "check the path and its permissions; relative paths start at the folder of the configuration file";
+        self.complaints.push(Complaint::new(at, what, mend));
+    }
+
+    fn upstream(&mut self, written: &Written<String>, listen: &[Place]) -> Option<hyper::Uri> {
+        let uri = written.value.parse::<hyper::Uri>().ok();
+        let plain = |uri: &hyper::Uri| {
+            let port = uri.port().is_none_or(|port| port.as_u16() != 0);
+            let host = uri.host().is_some_and(|host| units::host(host).is_ok());
+            let user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+            uri.scheme_str() == Some("http")
+                && host
+                && port
+                && !user
+                && matches!(uri.path(), "" | "/")
+                && uri.query().is_none()
+        };
+        let Some(uri) = uri.filter(plain) else {
+            let mend = "write \"http://HOST:PORT\": plain HTTP, without a path; vizard does the TLS itself";
+            self.complaints.push(Complaint::new(&written.at, "not an upstream", mend));
+            return None;
+        };
+        let host = units::host(uri.host().unwrap_or_default()).unwrap_or_default();
+        self.refuse_loop(&host, uri.port_u16().unwrap_or(80), &written.at, listen);
+        Some(uri)
+    }
+
+    fn server_header(&mut self, written: Written<String>) -> Option<String> {
+        let fine = !written.value.is_empty() && written.value.bytes().all(|b| matches!(b, 0x20..=0x7e));
+        if !fine {
+            let mend = "write plain ASCII like \"nginx\", or remove the line: then no such header is sent";
+            self.complaints.push(Complaint::new(&written.at, "this cannot be the value of a header", mend));
+        }
+        fine.then_some(written.value)
+    }
+
+    fn redirects(&mut self, written: Vec<Written<String>>, listen: &[Place]) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for text in written {
+            let Some(address) = self.check(&text, units::socket_address) else { continue };
+            if let Some((_, listener)) = listen.iter().find(|(listener, _)| collide(address, *listener)) {
+                let what = "the proxy itself listens here";
+                let mend = "a redirect from plain HTTP usually listens on port 80";
+                self.complaints.push(Complaint::new(&text.at, what, mend).and(listener, "the listener"));
+            }
+            if addresses.contains(&address) {
+                self.complaints.push(Complaint::new(&text.at, "this address stands here twice", "remove one"));
+            }
+            addresses.push(address);
+        }
+        addresses
+    }
+
+    fn data_centres(
+        &mut self,
+        written: Vec<(Written<String>, Vec<Written<String>>)>,
+    ) -> BTreeMap<DcId, Vec<SocketAddr>> {
+        let mut overrides = BTreeMap::new();
+        for (number, texts) in written {
+            let addresses: Vec<_> = texts.iter().filter_map(|text| self.check(text, units::socket_address)).collect();
+            match number.value.parse::<DcId>() {
+                Ok(id) if id.number() != 0 => {
+                    if texts.is_empty() && self.whole {
+                        let what = "this data centre has no address";
+                        self.complaints.push(Complaint::new(&number.at, what, "name one, or remove the line"));
+                    }
+                    overrides.insert(id, addresses);
+                }
+                _ => {
+                    let mend = "write a number such as 2, -2 for its media, 203 or 10002 for a test centre";
+                    self.complaints.push(Complaint::new(&number.at, "not the number of a data centre", mend));
+                }
+            }
+        }
+        overrides
+    }
+
+    fn domain(&mut self, written: &Written<String>) -> Option<Domain> {
+        let complain = |error: DomainError| Complaint::new(&written.at, error.to_string(), error.mend());
+        written.value.parse().map_err(|error| self.complaints.push(complain(error))).ok()
+    }
+
+    fn value<T>(&mut self, written: Option<Written<String>>, read: fn(&str) -> Result<T, ValueError>) -> Option<T> {
+        self.check(&written?, read)
+    }
+
+    fn check<T>(&mut self, written: &Written<String>, read: fn(&str) -> Result<T, ValueError>) -> Option<T> {
+        let complain = |error: ValueError| Complaint::new(&written.at, error.to_string(), error.mend());
+        read(&written.value).map_err(|error| self.complaints.push(complain(error))).ok()
+    }
+
+    fn choice<T: Copy>(&mut self, written: Option<Written<String>>, choices: &[(&str, T)]) -> Option<T> {
+        let written = written?;
+        let chosen = choices.iter().find(|(name, _)| *name == written.value);
+        if chosen.is_none() {
+            let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            let mend = match nearest(&written.value, choices.iter().map(|(name, _)| *name)) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("write {}", names.join(" or ")),
+            };
+            self.complaints.push(Complaint::new(&written.at, "this is not one of the choices", mend));
+        }
+        chosen.map(|(_, value)| *value)
+    }
+
+    /// Paths of the file start at its folder, all others where the program was started.
+    fn path(&self, written: Written<PathBuf>) -> PathBuf {
+        match written.at {
+            Origin::File(_) => self.folder.join(written.value),
+            Origin::Outside { .. } => written.value,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Site,
+    Remote,
+}
+
+const KINDS: &[(&str, Kind)] = &[("site", Kind::Site), ("remote", Kind::Remote)];
+const PROXY_PROTOCOLS: &[(&str, ProxyProtocol)] = &[("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
+const FAMILIES: &[(&str, Family)] = &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
+const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+const LEVELS: &[(&str, tracing::Level)] = &[
+    ("error", tracing::Level::ERROR),
+    ("warn", tracing::Level::WARN),
+    ("info", tracing::Level::INFO),
+    ("debug", tracing::Level::DEBUG),
+    ("trace", tracing::Level::TRACE),
+];
+
+/// The text of a small file, and whether only its owner may read it.
+pub fn read_secret_file(path: &Path) -> io::Result<(String, bool)> {
+    // Longer than any secret; a wrong path may well lead to a device without an end.
+    const LONGEST: u64 = 4096;
+    let file = fs::File::open(path)?;
+    let private = file.metadata()?.permissions().mode() & 0o077 == 0;
+    let text = io::read_to_string(io::Read::take(file, LONGEST))?;
+    Ok((text.trim().to_owned(), private))
+}
+
+/// Whether a connection to `target` from this machine arrives at `listener`, as far as can be seen without asking.
+fn leads_to(target: SocketAddr, listener: SocketAddr) -> bool {
+    let to_any = listener.ip().is_unspecified() && (target.ip().is_loopback() || target.ip().is_unspecified());
+    target.port() == listener.port() && (target.ip() == listener.ip() || to_any)
+}
+
+/// Whether two listeners would be in each other's way.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_port = a.port() == b.port() && a.port() != 0;
+    same_port && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}

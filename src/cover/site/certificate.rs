@@ -1,0 +1,308 @@
+//! The certificate and its key: read from PEM files, read again when they change, made when there are none.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
+use rustls::InconsistentKeys;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+use super::error::SiteError;
+
+/// The certificate of the site, which follows its files.
+pub(super) struct Watched {
+    files: Files,
+    current: ArcSwap<CertifiedKey>,
+    watch: Mutex<Watch>,
+    interval: Duration,
+}
+
+impl Watched {
+    /// Reads both files.
+    pub(super) fn open(certificate: &Path, key: &Path) -> Result<Watched, SiteError> {
+        let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
+        // Looked at before reading: a change in between is then noticed and read once more.
+        let seen = files.stamp();
+        let current = ArcSwap::from_pointee(files.load()?);
+        Ok(Watched {
+            files,
+            current,
+            watch: Mutex::new(Watch { seen, next: Instant::now() + INTERVAL }),
+            interval: INTERVAL,
+        })
+    }
+
+    /// The certificate as its files have it, at most [`INTERVAL`] late.
+    ///
+    /// Two `stat` calls every few seconds, and a file of a few kilobytes every few weeks, are too little to leave the
+    /// handshake for.
+    fn current(&self) -> Arc<CertifiedKey> {
+        if self.changed() {
+            match self.files.load() {
+                Ok(fresh) => {
+                    self.current.store(Arc::new(fresh));
+                    tracing::info!(file = %self.files.certificate.display(), "certificate reloaded");
+                }
+                Err(error) => tracing::warn!(%error, "certificate not reloaded, the previous one stays in use"),
+            }
+        }
+        self.current.load_full()
+    }
+
+    /// Whether the files differ from when they were last looked at. A bad file is thus complained of once.
+    fn changed(&self) -> bool {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if now < watch.next {
+            return false;
+        }
+        watch.next = now + self.interval;
+        let seen = self.files.stamp();
+        std::mem::replace(&mut watch.seen, seen) != seen
+    }
+}
+
+impl ResolvesServerCert for Watched {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// Makes a self-signed certificate for `domain` and its key as files in `dir`, unless they are there already. Returns
+/// the paths of the certificate and of the key.
+pub fn self_signed(domain: &str, dir: &Path) -> Result<(PathBuf, PathBuf), SiteError> {
+    let bad_domain = || SiteError::BadDomain(domain.to_owned());
+    if domain.is_empty() || domain.contains(['/', '\0']) {
+        return Err(bad_domain());
+    }
+    let certificate = dir.join(format!("self-signed-{domain}.crt"));
+    let key = dir.join(format!("self-signed-{domain}.key"));
+    if !(certificate.exists() && key.exists()) {
+        let (chain, secret) = generate(domain).map_err(|_| bad_domain())?;
+        fs::create_dir_all(dir).map_err(|error| SiteError::Unwritable(dir.to_owned(), error))?;
+        // The certificate comes last, so that a pair cut short by a crash is seen as missing.
+        write_whole(&key, secret.as_bytes(), 0o600).map_err(|error| SiteError::Unwritable(key.clone(), error))?;
+        write_whole(&certificate, chain.as_bytes(), 0o644)
+            .map_err(|error| SiteError::Unwritable(certificate.clone(), error))?;
+    }
+    Ok((certificate, key))
+}
+
+/// Certificate and ECDSA P-256 key as PEM.
+fn generate(domain: &str) -> Result<(String, Zeroizing<String>), rcgen::Error> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::new([domain.to_owned()])?;
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, domain);
+    params.distinguished_name = name;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let on = |year, day| rcgen::date_time_ymd(year, today.month().unsigned_abs(), day);
+    // A day that every month has, and never one that is still to come.
+    params.not_before = on(today.year().into(), 1);
+    params.not_after = on(i32::from(today.year()) + YEARS, 1);
+    Ok((params.self_signed(&key)?.pem(), Zeroizing::new(key.serialize_pem())))
+}
+
+/// Writes a file so that it is there as a whole or not at all.
+fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let draft = path.with_added_extension(format!("{}.new", std::process::id()));
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+/// Where certificate and key are.
+#[derive(Debug)]
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Files {
+    fn load(&self) -> Result<CertifiedKey, SiteError> {
+        let chain = self.chain()?;
+        let key = self.private_key()?;
+        CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                SiteError::Mismatch { certificate: self.certificate.clone(), key: self.key.clone() }
+            }
+            rustls::Error::InvalidCertificate(_) => SiteError::BadCertificate(self.certificate.clone()),
+            _ => SiteError::BadKey(self.key.clone()),
+        })
+    }
+
+    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, SiteError> {
+        let text = read(&self.certificate)?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        match chain {
+            Ok(chain) if chain.is_empty() => Err(SiteError::NoCertificate(self.certificate.clone())),
+            Ok(chain) => Ok(chain),
+            Err(_) => Err(SiteError::NotPem(self.certificate.clone())),
+        }
+    }
+
+    fn private_key(&self) -> Result<PrivateKeyDer<'static>, SiteError> {
+        PrivateKeyDer::from_pem_slice(&read(&self.key)?).map_err(|error| match error {
+            pem::Error::NoItemsFound => SiteError::NoKey(self.key.clone()),
+            _ => SiteError::NotPem(self.key.clone()),
+        })
+    }
+
+    fn stamp(&self) -> [Option<Stamp>; 2] {
+        [Stamp::of(&self.certificate), Stamp::of(&self.key)]
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SiteError> {
+    fs::read(path).map(Zeroizing::new).map_err(|error| SiteError::Unreadable(path.to_owned(), error))
+}
+
+/// What changes when a file is written anew or another one takes its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Stamp> {
+        let meta = fs::metadata(path).ok()?;
+        Some(Stamp { inode: meta.ino(), length: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    }
+}
+
+/// When the files were last looked at, what they were then, and when to look again.
+struct Watch {
+    seen: [Option<Stamp>; 2],
+    next: Instant,
+}
+
+/// How often the files are looked at.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a self-signed certificate is valid. Nobody checks it, and nobody should have to renew it.
+const YEARS: i32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn watched(certificate: &Path, key: &Path) -> Watched {
+        let mut watched = Watched::open(certificate, key).unwrap();
+        watched.interval = Duration::ZERO;
+        watched.watch.get_mut().unwrap().next = Instant::now();
+        watched
+    }
+
+    fn failure(certificate: &Path, key: &Path) -> String {
+        Watched::open(certificate, key).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn follows_its_files_and_keeps_the_last_good_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, one_key) = self_signed("one.example", dir.path()).unwrap();
+        let (two, two_key) = self_signed("two.example", dir.path()).unwrap();
+        let (certificate, key) = (dir.path().join("site.crt"), dir.path().join("site.key"));
+        fs::copy(&one, &certificate).unwrap();
+        fs::copy(&one_key, &key).unwrap();
+        let watched = watched(&certificate, &key);
+        let first = watched.current();
+
+        fs::write(&certificate, "-----BEGIN").unwrap();
+        assert_eq!(watched.current().cert, first.cert, "a damaged file changes nothing");
+        fs::copy(&two, &certificate).unwrap();
+        assert_eq!(watched.current().cert, first.cert, "half of a new pair changes nothing");
+        fs::remove_file(&key).unwrap();
+        assert_eq!(watched.current().cert, first.cert, "a missing file changes nothing");
+        fs::copy(&two_key, &key).unwrap();
+        let second = watched.current();
+        assert_ne!(second.cert, first.cert, "the new pair is taken");
+        assert!(second.keys_match().is_ok());
+        assert!(Arc::ptr_eq(&second, &watched.current()), "what did not change is not read again");
+    }
+
+    #[test]
+    fn looks_at_the_files_only_now_and_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = self_signed("one.example", dir.path()).unwrap();
+        let watched = Watched::open(&certificate, &key).unwrap();
+        fs::remove_file(&certificate).unwrap();
+        assert!(!watched.changed());
+    }
+
+    #[test]
+    fn complaints_name_the_file_and_the_mend() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = self_signed("one.example", dir.path()).unwrap();
+        let (_, other_key) = self_signed("two.example", dir.path()).unwrap();
+        let missing = dir.path().join("missing.pem");
+        let empty = dir.path().join("empty.pem");
+        fs::write(&empty, "").unwrap();
+        let damaged = dir.path().join("damaged.pem");
+        fs::write(&damaged, "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n").unwrap();
+        let table = [
+            (missing.as_path(), key.as_path(), "missing.pem: No such file"),
+            (&certificate, &missing, "missing.pem: No such file"),
+            (&empty, &key, "empty.pem holds no certificate"),
+            (&certificate, &empty, "empty.pem holds no private key"),
+            (&key, &key, "self-signed-one.example.key holds no certificate"),
+            (&certificate, &certificate, "self-signed-one.example.crt holds no private key"),
+            (&damaged, &key, "damaged.pem is not valid PEM"),
+            (&certificate, &other_key, "two.example.key does not belong to the certificate in"),
+        ];
+        for (certificate, key, complaint) in table {
+            let text = failure(certificate, key);
+            assert!(text.contains(complaint), "{text:?} should say {complaint:?}");
+        }
+    }
+
+    #[test]
+    fn self_signed_pair_is_private_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let (certificate, key) = self_signed("example.org", &state).unwrap();
+        let first = fs::read(&certificate).unwrap();
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(self_signed("example.org", &state).unwrap(), (certificate.clone(), key.clone()));
+        assert_eq!(fs::read(&certificate).unwrap(), first, "an existing pair is kept");
+        fs::remove_file(&certificate).unwrap();
+        self_signed("example.org", &state).unwrap();
+        assert!(Watched::open(&certificate, &key).is_ok(), "half a pair is replaced as a whole");
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 2, "no draft is left");
+    }
+
+    #[test]
+    fn self_signed_refuses_names_that_leave_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        for domain in ["", "../evil", "a/b", "a\0b"] {
+            assert!(matches!(self_signed(domain, dir.path()), Err(SiteError::BadDomain(_))), "{domain:?}");
+        }
+    }
+}

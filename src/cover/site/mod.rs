@@ -1,0 +1,127 @@
+//! The built-in cover: a web server that its owner would really use.
+//!
+//! [`Site`] terminates TLS for the owner's domain and serves a folder or another web server behind it. Whoever is no
+//! client of ours stays here for good, so nothing in this folder knows that it is a cover: it imitates nothing and has
+//! no limit that a usual web server lacks.
+//!
+//! ```text
+//! stream ─▶ tls ──▶ visit (one connection: hyper, deadlines, close) ─▶ answer ─▶ files | upstream | redirect
+//!           └ certificate (files on disk, read again when they change)
+//! ```
+//!
+//! Left out: several certificates chosen by name, OCSP stapling, 0-RTT, websockets over HTTP/2 (browsers open them over
+//! HTTP/1.1 where the server does not offer more) and ranges of more than one part (answered with the whole file).
+
+mod answer;
+mod certificate;
+mod conditional;
+mod error;
+mod files;
+mod forward;
+mod redirect;
+mod tls;
+mod upstream;
+mod visit;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use self::answer::{Handler, Source};
+use self::files::Folder;
+use self::upstream::Upstream;
+use self::visit::{Protocol, Visit};
+
+pub use self::certificate::self_signed;
+pub use self::error::SiteError;
+pub use self::files::default_folder;
+pub use self::visit::linger;
+
+/// Settings of the built-in site.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// PEM file of the certificate chain, the site's own certificate first; reloaded when it changes.
+    pub certificate: PathBuf,
+    /// PEM file of the private key that belongs to `certificate`; reloaded when it changes.
+    pub key: PathBuf,
+    /// What the site serves.
+    pub content: Content,
+    /// Value of the `Server` response header; none is sent by default.
+    pub server_header: Option<String>,
+    /// Where to answer plain HTTP with a redirect to HTTPS; nowhere by default.
+    pub redirect_from: Vec<SocketAddr>,
+}
+
+/// What the built-in site serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Files below a folder.
+    Folder(PathBuf),
+    /// Another web server, reached over plain HTTP: `http://host:port`.
+    Upstream(hyper::Uri),
+}
+
+/// The web server. One value serves all connections.
+pub struct Site {
+    acceptor: TlsAcceptor,
+    content: Arc<Handler>,
+    redirect: Arc<Handler>,
+}
+
+impl Site {
+    /// Reads certificate and content. Errors name the file and the mend.
+    pub fn open(settings: &Settings) -> Result<Site, SiteError> {
+        let certificate = certificate::Watched::open(&settings.certificate, &settings.key)?;
+        let server = settings.server_header.as_deref().map(answer::server_header).transpose()?;
+        let source = match &settings.content {
+            Content::Folder(folder) => Source::Folder(Folder::open(folder)?),
+            Content::Upstream(uri) => Source::Upstream(Box::new(Upstream::open(uri)?)),
+        };
+        Ok(Site {
+            acceptor: TlsAcceptor::from(tls::config(Arc::new(certificate))?),
+            content: Arc::new(Handler::new(source, server.clone())),
+            redirect: Arc::new(Handler::new(Source::Redirect, server)),
+        })
+    }
+
+    /// Serves one connection from its first byte to its last, and says `Ok` whatever happened after the handshake.
+    ///
+    /// A handshake that fails hands the stream back, the alert already written, and the caller closes it (see
+    /// [`linger`]). Dropping the future ends the connection: no task of its own holds the stream.
+    pub async fn serve<S>(&self, stream: S, peer: Option<SocketAddr>) -> Result<(), (io::Error, S)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let handshake = Box::pin(timeout(HANDSHAKE, self.acceptor.accept(stream).into_fallible()));
+        let Ok(outcome) = handshake.await else { return Ok(()) };
+        let stream = outcome?;
+        let protocol = Protocol::negotiated(stream.get_ref().1.alpn_protocol());
+        let visit = Visit { protocol, peer, handler: Arc::clone(&self.content) };
+        // Boxed, because most connections that only sit there never get this far and should not carry its weight.
+        Box::pin(async move {
+            if let Some(stream) = visit.drive(stream).await {
+                tls::close(stream).await;
+            }
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Answers plain HTTP with redirects until the future is dropped.
+    pub async fn redirect(&self, listener: TcpListener) {
+        redirect::listen(listener, &self.redirect).await
+    }
+}
+
+/// What nginx gives a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,36 @@
+//! TLS as the site speaks it: 1.2 and 1.3, post-quantum first, tickets that need no memory.
+
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::server::ResolvesServerCert;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::server::TlsStream;
+
+use super::error::SiteError;
+use super::visit;
+
+/// The configuration that all connections share.
+pub(super) fn config(certificate: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, SiteError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(VERSIONS)
+        .map_err(SiteError::Tls)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Keys change every six hours, and a certificate that changes does not make the tickets invalid.
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(SiteError::Tls)?;
+    Ok(Arc::new(config))
+}
+
+/// Says goodbye: close alert, FIN, then waits for the client's own FIN.
+pub(super) async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut stream: TlsStream<S>) {
+    visit::finish(&mut stream).await;
+    // What still arrives is only thrown away, so it is read below TLS, where damaged records cannot stop us.
+    visit::linger(stream.into_inner().0).await;
+}
+
+const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
