@@ -1,11 +1,11 @@
-# One static program and a folder for its state: no shell, no libc, no package to keep up to date.
+# One static program and a folder for its state: no shell, no library, no package to keep up to date.
 #
 #   docker build -t vizard .
 #   docker run -d --name vizard -p 443:443 --read-only -v vizard:/state vizard
-#   docker logs vizard
+#   docker exec vizard /vizard link --host proxy.example.com
 #
-# The log shows the link to hand out. Settings are best given as environment variables (VIZARD_DOMAIN, VIZARD_COVER,
-# VIZARD_LISTEN, VIZARD_SECRET, VIZARD_LOG) or as a file named by VIZARD_CONFIG: unlike flags, the health check sees them.
+# Settings are best given as environment variables (VIZARD_DOMAIN, VIZARD_COVER, VIZARD_LISTEN, VIZARD_SECRET,
+# VIZARD_LOG) or in a file that VIZARD_CONFIG names: the health check sees those, but not the flags of `run`.
 
 # Any image with cargo, a C compiler and the static parts of glibc will do.
 ARG BUILDER=rust:1-bookworm
@@ -18,7 +18,7 @@ COPY . .
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
     && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin vizard --target "$target" \
     && install -D "target/$target/release/vizard" /image/vizard \
-    && install -d -m 700 /image/state
+    && mkdir /image/state
 
 FROM scratch
 LABEL org.opencontainers.image.title="vizard" \
