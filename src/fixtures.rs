@@ -44,6 +44,12 @@ pub fn vector_array<const N: usize>(group: &str, name: &str) -> [u8; N] {
     vector(group, name).try_into().unwrap()
 }
 
+/// A value of the protocol vectors that is written as a number, `0x` and its digits.
+pub fn vector_word(group: &str, name: &str) -> u32 {
+    let vectors: Value = serde_json::from_slice(&read("vectors.json")).unwrap();
+    u32::from_str_radix(vectors[group][name].as_str().unwrap().strip_prefix("0x").unwrap(), 16).unwrap()
+}
+
 pub fn unhex(text: &str) -> Vec<u8> {
     data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).unwrap()
 }

@@ -397,7 +397,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_printed_form_reads_back(bytes: [u8; 16], domain in "[a-z0-9]{1,20}(\\.[a-z0-9]{1,20}){0,3}\\.[a-z]{2,8}") {
+        fn every_printed_form_reads_back(
+            bytes: [u8; 16],
+            domain in "[a-z0-9]{1,20}(\\.[a-z0-9]{1,20}){0,3}\\.[a-z]{2,8}",
+        ) {
             let (secret, domain) = (Secret::new(bytes), domain.parse::<Domain>().unwrap());
             for text in [secret.hex(), secret.base64url(), format!("dd{}", secret.hex())] {
                 prop_assert_eq!(SecretText::parse(&text), Ok(SecretText { secret: secret.clone(), domain: None }));

@@ -41,8 +41,8 @@ pub enum Verdict {
 pub enum Reason {
     /// No Telegram client begins like this; says which part.
     Form(&'static str),
-    /// The client ended its side before its hello was whole.
-    Ended,
+    /// Something happened before the hello was whole; says what.
+    Unfinished(&'static str),
     /// No known secret made this hello.
     Digest,
     /// The clock of a client that knows a secret is too far off: by this many seconds, positive when it is ahead.
@@ -64,7 +64,7 @@ impl Reason {
     pub fn label(self) -> &'static str {
         match self {
             Self::Form(_) => "form",
-            Self::Ended => "ended",
+            Self::Unfinished(_) => "unfinished",
             Self::Digest => "digest",
             Self::Time(_) => "time",
             Self::Name => "name",
@@ -80,6 +80,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Form(part) => write!(f, "form: {part}"),
+            Self::Unfinished(what) => write!(f, "unfinished: {what}"),
             Self::Time(skew) => write!(f, "time: the client's clock is off by {skew} s"),
             Self::Cover(part) => write!(f, "cover: {part}"),
             Self::Header(part) => write!(f, "header: {part}"),

@@ -82,23 +82,25 @@ fn missing(config: &Config, listeners: &[SocketAddr], host: Option<&Host>) -> Ve
     };
     let items = [
         config.made_up.domain.then_some(
-            "A domain of your own that leads to this machine: the name in use is made up, and nobody finds a site there. \
-             Name yours: --domain NAME.",
+            "A domain of your own that leads to this machine: the name in use is made up, and nobody finds a site \
+             there. Name yours: --domain NAME.",
         ),
         config.made_up.certificate.then_some(
-            "A certificate: the one in use is self-signed, and browsers warn of it. Name the files: certificate and key \
-             in the section [site].",
+            "A certificate: the one in use is self-signed, and browsers warn of it. Name the files: certificate and \
+             key in the section [site].",
         ),
         config.made_up.content.then_some(
             "Pages of your own: every untouched copy of the built-in ones looks the same. Name a folder or an upstream \
              in the section [site].",
         ),
         (port != 443).then_some(
-            "Port 443: web sites are rarely found elsewhere. Run with the right to bind it, or pass that port on to this one.",
+            "Port 443: web sites are rarely found elsewhere. Run with the right to bind it, or pass that \
+             port on to this one.",
         ),
         address,
         matches!(config.cover, Cover::Remote(_)).then_some(
-            "A cover of your own, unless that site is yours: its name does not lead to this address, which anybody can look up.",
+            "A cover of your own, unless that site is yours: its name does not lead to this address, which \
+             anybody can look up.",
         ),
     ];
     items.into_iter().flatten().collect()

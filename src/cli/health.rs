@@ -9,7 +9,7 @@ use crate::config::{Environment, Flags, Listen};
 /// Succeeds if the first listener accepts a connection in time. To the proxy it is a visitor like any other.
 pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     let listen = load(flags, environment)?.draft.listen;
-    let answer = targets(&listen).into_iter().find(|target| TcpStream::connect_timeout(target, PATIENCE).is_ok());
+    let answer = targets(&listen).into_iter().find(accepts);
     match answer {
         Some(target) => {
             output::print(format!("{target} accepts connections"));
@@ -20,6 +20,11 @@ pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
             "see its log; `vizard health` needs the same flags and variables as `vizard run`",
         )),
     }
+}
+
+fn accepts(target: &SocketAddr) -> bool {
+    // Without a listener, a port that the system happens to give to this very socket connects to itself.
+    TcpStream::connect_timeout(target, PATIENCE).is_ok_and(|stream| stream.local_addr().is_ok_and(|own| own != *target))
 }
 
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -101,7 +101,10 @@ fn as_text(invitations: &[Invitation], host: &Host, draws: bool) -> String {
 }
 
 fn as_json(invitations: &[Invitation], host: &Host, port: u16) -> String {
-    let reachable = host.source != Source::PrivateAddress;
-    let object = |Invitation { user, tg, web }: &Invitation| json!({ "user": user, "tg": tg, "web": web, "server": host.name, "port": port, "public": reachable });
+    let public = host.source != Source::PrivateAddress;
+    let object = |Invitation { user, tg, web }: &Invitation| {
+        let server = &host.name;
+        json!({ "user": user, "tg": tg, "web": web, "server": server, "port": port, "public": public })
+    };
     serde_json::Value::Array(invitations.iter().map(object).collect()).to_string()
 }

@@ -14,7 +14,8 @@ use tracing::{error, info, warn};
 use super::{Failure, greeting};
 use crate::auth::{Judge, Keyring, Member, ReplayMemory, TimeWindow};
 use crate::config::{self, Config, Listen};
-use crate::cover::{self, remote::Remote, site::Site};
+use crate::cover::remote::{Remote, Unusable};
+use crate::cover::{self, site::Site};
 use crate::net::listen;
 use crate::ops::logging;
 use crate::server::{self, Server};
@@ -22,10 +23,14 @@ use crate::server::{self, Server};
 /// File in the state directory that remembers spent hellos.
 const REPLAY_FILE: &str = "replay";
 
+/// Longest encrypted part of a first flight that Telegram on iOS takes (docs/protocol.md, "The flight").
+const IOS_FLIGHT: usize = 10_240;
+
 /// Runs the proxy until SIGTERM or SIGINT.
 pub fn run(config: Config) -> Result<(), Failure> {
     let format = logging::start(&config.log)
         .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
+    log_panics();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -40,9 +45,9 @@ pub fn run(config: Config) -> Result<(), Failure> {
 async fn serve(config: &Config, format: logging::Format) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     let judge = judge(config)?;
-    let cover = open_cover(config).await?;
     let listeners = bind(&config.listen)?;
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let cover = open_cover(config, &addresses).await?;
     let settings = server::Settings {
         telegram: config.telegram.clone(),
         idle: config.idle,
@@ -79,10 +84,11 @@ fn judge(config: &Config) -> Result<Judge, Failure> {
             ReplayMemory::volatile()
         }
     };
-    Ok(Judge { keyring, replay, window: TimeWindow::new(config.time_window), names: config.accepted_names.clone() })
+    let names = config.accepted_names.clone().map(|further| [vec![config.domain.clone()], further].concat());
+    Ok(Judge { keyring, replay, window: TimeWindow::new(config.time_window), names })
 }
 
-async fn open_cover(config: &Config) -> Result<cover::Cover, Failure> {
+async fn open_cover(config: &Config, listeners: &[SocketAddr]) -> Result<cover::Cover, Failure> {
     match &config.cover {
         config::Cover::Site(settings) => {
             let site = Site::open(settings)
@@ -97,16 +103,36 @@ async fn open_cover(config: &Config) -> Result<cover::Cover, Failure> {
         }
         config::Cover::Remote(settings) => {
             let remote = Remote::new(settings.clone(), config.domain.clone());
-            match remote.visit().await {
-                Ok(1) => {}
-                Ok(records) => warn!(
-                    records,
-                    "the cover's first flight has several encrypted records, which are joined into one for clients: that is visible"
-                ),
-                Err(error) => warn!(%error, "the cover could not be visited; going on, and trying again"),
+            match remote.resolve(listeners).await {
+                Ok(()) => look_at(&remote).await,
+                Err(Unusable::Ourselves) => {
+                    return Err(Failure::new(
+                        format!("the cover {}:{} is this proxy itself", settings.host, settings.port),
+                        "name another web server with --cover, or use the built-in site: --cover site",
+                    ));
+                }
+                Err(error) => warn!(%error, "going on, and trying again"),
             }
             Ok(cover::Cover::Remote(Box::new(remote)))
         }
+    }
+}
+
+/// Visits the cover and tells the operator what about it will be visible.
+async fn look_at(remote: &Remote) {
+    match remote.visit().await {
+        Ok(flight) => {
+            if flight.records > 1 {
+                warn!(
+                    records = flight.records,
+                    "the cover's first flight has several encrypted records, which are joined into one for clients: that is visible"
+                );
+            }
+            if flight.payload > IOS_FLIGHT {
+                warn!(bytes = flight.payload, "the cover's first flight is too long for Telegram on iOS");
+            }
+        }
+        Err(error) => warn!(%error, "the cover could not be visited; going on, and trying again"),
     }
 }
 
@@ -155,6 +181,15 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
         stopped.cancel();
     });
     Ok(stop)
+}
+
+/// A panic ends the one connection it happens in; the operator should hear of it in the log, in the log's format.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or_default();
+        error!(place, message, "a mistake in the program ended what it was doing; please report it");
+    }));
 }
 
 /// Every connection takes two descriptors; the usual soft limit of 1024 would be the end of the five hundredth.

@@ -16,8 +16,8 @@ pub struct Reading {
     pub layer: Layer,
     /// What is wrong with the form.
     pub complaints: Vec<Complaint>,
-    /// Whether it is TOML at all; if not, values that seem to be missing may have been lost.
-    pub well_formed: bool,
+    /// Lines that are not TOML, counted from 0. If there are any, values that seem to be missing may have been lost.
+    pub broken_lines: Vec<usize>,
     /// The text for drawing carets under.
     pub shown: String,
 }
@@ -27,25 +27,43 @@ pub fn read(text: &str) -> Reading {
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader::default();
     let layer = reader.layer(&document);
-    let lines: Vec<usize> = errors.iter().filter_map(|error| Some(line(text, error.span()?.start))).collect();
-    // What was recovered from a broken line is a guess, and complaints about a guess are noise.
-    reader.complaints.retain(|complaint| match &complaint.at {
-        Some(Origin::File(span)) => !lines.contains(&line(text, span.start)),
-        _ => true,
-    });
-    reader.complaints.extend(errors.iter().map(syntax));
+    let mut broken_lines: Vec<usize> = Vec::new();
+    for error in &errors {
+        // One slip makes a parser stumble again and again; the first complaint about a line is the one to mend.
+        let line = line(text, error.span().unwrap_or_default().start);
+        if !broken_lines.contains(&line) {
+            broken_lines.push(line);
+            reader.complaints.push(syntax(error));
+        }
+    }
     let shown = hide(text, &reader.secrets);
-    Reading { layer, complaints: reader.complaints, well_formed: errors.is_empty(), shown }
+    Reading { layer, complaints: reader.complaints, broken_lines, shown }
 }
+
+impl Reading {
+    /// Takes out complaints about what was recovered from a broken line: it is a guess, and so are they.
+    pub fn without_guesses(&self, text: &str, complaints: Vec<Complaint>) -> Vec<Complaint> {
+        let is_guess = |complaint: &Complaint| match &complaint.at {
+            Some(Origin::File(span)) => {
+                !complaint.what.starts_with(NOT_TOML) && self.broken_lines.contains(&line(text, span.start))
+            }
+            _ => false,
+        };
+        complaints.into_iter().filter(|complaint| !is_guess(complaint)).collect()
+    }
+}
+
+const NOT_TOML: &str = "this is not TOML";
 
 fn syntax(error: &toml::de::Error) -> Complaint {
     let at = Origin::File(error.span().unwrap_or_default());
     let mend = match error.message() {
         message if message.contains("duplicate key") => "keep one of the two",
         message if message.contains("string values must be quoted") => "put the value into quotes: key = \"value\"",
+        message if message.contains("array") => "a list that starts here or above is not in order: [\"…\", \"…\"]",
         _ => "write `key = value` lines and `[section]` headers; text stands in quotes",
     };
-    Complaint::new(&at, format!("this is not TOML: {}", error.message()), mend)
+    Complaint::new(&at, format!("{NOT_TOML}: {}", error.message()), mend)
 }
 
 fn line(text: &str, at: usize) -> usize {
@@ -85,7 +103,7 @@ impl Reader {
             layer.link_port = self.port(link, "port");
         }
         if let Some((hello, _)) = self.section(top, "hello") {
-            layer.time_window = self.text(hello, "time_window");
+            layer.time_window = self.duration(hello, "time_window");
             layer.accept_names = self.names(hello, "accept_names");
         }
         if let Some((telegram, _)) = self.section(top, "telegram") {
@@ -93,8 +111,8 @@ impl Reader {
             layer.addresses = self.addresses(telegram);
         }
         if let Some((session, _)) = self.section(top, "session") {
-            layer.idle = self.text(session, "idle");
-            layer.drain = self.text(session, "drain");
+            layer.idle = self.duration(session, "idle");
+            layer.drain = self.duration(session, "drain");
         }
         if let Some((log, _)) = self.section(top, "log") {
             layer.log_format = self.text(log, "format");
@@ -192,10 +210,18 @@ impl Reader {
     }
 
     fn text(&mut self, table: Table<'_, '_>, key: &str) -> Option<Written<String>> {
+        self.text_for(table, key, "text in quotes")
+    }
+
+    fn duration(&mut self, table: Table<'_, '_>, key: &str) -> Option<Written<String>> {
+        self.text_for(table, key, "a length of time with its unit in quotes: \"30s\", \"10m\", \"2h\"")
+    }
+
+    fn text_for(&mut self, table: Table<'_, '_>, key: &str, wanted: &str) -> Option<Written<String>> {
         let value = table.get(key)?;
         let text = value.get_ref().as_str().map(|text| written(text.to_owned(), value));
         if text.is_none() {
-            self.wrong_kind(value, "text in quotes");
+            self.wrong_kind(value, wanted);
         }
         text
     }
@@ -293,7 +319,7 @@ fn hide(text: &str, secrets: &[Range<usize>]) -> String {
     let mut bytes = text.as_bytes().to_vec();
     let spans = secrets.iter().cloned().chain(secret_assignments(text)).chain(long_hexadecimal(text));
     for byte in spans.filter_map(|span| text.get(span.clone()).map(|_| span)).flatten() {
-        if !matches!(bytes[byte], b'\n' | b'\r' | b'"' | b'\'') {
+        if !matches!(bytes[byte], b'\n' | b'\r' | b'\t' | b' ' | b'"' | b'\'') {
             bytes[byte] = b'*';
         }
     }
@@ -336,7 +362,7 @@ mod tests {
         let cases = [
             format!("[[users]]\nsecret = \"{SECRET}\""),
             format!("[[users]]\nsecret = {SECRET}"),
-            format!("[[users]]\nsercet = \"ABEiM0RVZneImaq7zN3u_w\""),
+            "[[users]]\nsercet = \"ABEiM0RVZneImaq7zN3u_w\"".into(),
             "users = [{ name = \"a\", secret = \"ABEiM0RVZneImaq7zN3u_w\" }]".into(),
             "users = \"ABEiM0RVZneImaq7zN3u_w\"".into(),
             "[[users]]\nsecret = ABEiM0RVZneImaq7zN3u_w".into(),
@@ -355,7 +381,7 @@ mod tests {
     #[test]
     fn broken_lines_do_not_hide_other_complaints() {
         let reading = read("lisen = 1\ndomain = \nstate_dir = 5\n");
-        assert!(!reading.well_formed);
+        assert_eq!(reading.broken_lines, [1]);
         let lines: Vec<_> = reading.complaints.iter().map(|complaint| complaint.what.as_str()).collect();
         assert_eq!(lines.len(), 3, "{lines:?}");
     }

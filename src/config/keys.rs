@@ -58,7 +58,7 @@ pub fn suggestion(section: &str, name: &str) -> String {
     format!("remove it; known here: {}", known.join(", "))
 }
 
-/// The one of `candidates` that `text` was probably meant to be.
+/// The one of `candidates` that `text` was probably meant to be; none if two are equally near.
 pub fn nearest<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
     // Comparing is quadratic, and nobody slips into a key this long.
     if text.len() > 40 {
@@ -66,8 +66,11 @@ pub fn nearest<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> Opt
     }
     let text = text.to_lowercase().replace('-', "_");
     let far = |candidate: &str| strsim::damerau_levenshtein(&text, candidate);
-    let (distance, best) = candidates.map(|candidate| (far(candidate), candidate)).min()?;
-    (distance <= best.len().div_ceil(3)).then_some(best)
+    let mut ranked: Vec<_> = candidates.map(|candidate| (far(candidate), candidate)).collect();
+    ranked.sort_unstable();
+    let (distance, best) = *ranked.first()?;
+    let tied = ranked.get(1).is_some_and(|(second, _)| *second == distance);
+    (!tied && distance <= best.len().div_ceil(3)).then_some(best)
 }
 
 /// The last part of `key` if `key` stands directly in `section`.

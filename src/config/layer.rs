@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::report::{Complaint, Origin};
+use crate::auth::SecretText;
 
 /// A value and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,13 +219,17 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 
 /// `NAME=SECRET`, of which only the name is ever shown. What has no `=` may be a secret as a whole.
 fn user(place: &'static str, variable: &str, between: char, text: &str) -> UserWritten {
-    // Padding of base64 ends in `=` as well, so the first one counts, and a name must be left of it.
+    // Padding of base64 ends in `=` as well, so the first one counts, and something must be right of it.
     let (name, secret) = match text.split_once('=') {
-        Some((name, secret)) if !name.is_empty() && !secret.trim_matches('=').is_empty() => (Some(name), secret),
+        Some((name, secret)) if !secret.trim_matches('=').is_empty() => (Some(name), secret),
         _ => (None, text),
     };
-    let shown = format!("{}=(hidden)", name.unwrap_or_default());
-    let at = Origin::outside(place, variable, between, if name.is_some() { &shown } else { "(hidden)" });
+    // The two may have been swapped.
+    let shown = match name.filter(|name| SecretText::parse(name).is_err()) {
+        Some(name) => format!("{name}=(hidden)"),
+        None => "(hidden)".into(),
+    };
+    let at = Origin::outside(place, variable, between, &shown);
     UserWritten {
         name: name.map(|name| Written::new(name.to_owned(), at.clone())),
         secret: Some(Written::new(secret.to_owned(), at.clone())),

@@ -5,8 +5,8 @@
 //!                               └──────────┴─▶ Report: all complaints at once
 //! ```
 //!
-//! [`file`] is the file as written. [`resolve`] checks it together with the environment and the flags, and reads but
-//! never writes. [`embedded`] fills the gaps, and for that may write to the state directory.
+//! [`mod@file`] is the file as written. [`mod@resolve`] checks it together with the environment and the flags, and
+//! reads but never writes. [`embedded`] fills the gaps, and for that may write to the state directory.
 
 pub mod embedded;
 pub mod file;
@@ -170,11 +170,14 @@ pub fn load_text(
     flags: &Flags,
     environment: &Environment,
 ) -> Result<Loaded, LoadError> {
-    let reading = file::read(text);
-    let mut complaints = reading.complaints;
-    let layer = flags.layer(&mut complaints).over(environment.layer(&mut complaints)).over(reading.layer);
+    let mut reading = file::read(text);
+    let mut complaints = std::mem::take(&mut reading.complaints);
+    let layer =
+        flags.layer(&mut complaints).over(environment.layer(&mut complaints)).over(std::mem::take(&mut reading.layer));
     let folder = path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-    let (draft, complaints) = resolve::resolve(layer, folder, environment, reading.well_formed, complaints);
+    let whole = reading.broken_lines.is_empty();
+    let (draft, complaints) = resolve::resolve(layer, folder, environment, whole, complaints);
+    let complaints = reading.without_guesses(text, complaints);
     let name = path.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
     let report = Report::new(name, reading.shown, complaints);
     match report.errors() {

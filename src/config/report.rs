@@ -171,3 +171,25 @@ pub fn quoted(text: &str) -> String {
     let rest = if text.chars().nth(LONGEST).is_some() { "…" } else { "" };
     format!("`{shown}{rest}`")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_that_cannot_be_are_moved_to_the_nearest_that_can() {
+        for span in [2..3, 4..4, 0..999, 999..1000] {
+            let complaint = Complaint::new(&Origin::File(span.clone()), "what", "mend");
+            let report = Report::new("file.toml", "aéé = 1".into(), vec![complaint]);
+            let clamped = report.clamp(&span);
+            assert!(report.text.get(clamped.clone()).is_some(), "{clamped:?}");
+            assert!(report.render(false).contains("--> file.toml:1:"));
+        }
+    }
+
+    #[test]
+    fn what_users_wrote_stays_on_one_short_line() {
+        assert_eq!(quoted("a\n\u{1b}[31mb"), "`a\\n\\u{1b}[31mb`");
+        assert!(quoted(&"x".repeat(500)).len() < 100);
+    }
+}

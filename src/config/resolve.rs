@@ -177,6 +177,12 @@ impl Resolver<'_> {
             self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a user", mend));
             return None;
         }
+        // Names appear in logs, and whoever swapped the two would find the key there.
+        if SecretText::parse(&name.value).is_ok() {
+            let mend = "write the name first: NAME=SECRET, or `name` and `secret` in the file";
+            self.complaints.push(Complaint::new(&name.at, "this name is a secret", mend));
+            return None;
+        }
         Some(name.clone())
     }
 

@@ -98,6 +98,11 @@ impl Gate {
         matches!(&self.stage, Stage::Flight(_, flight) if flight.may_be_whole())
     }
 
+    /// Whether the cover has said more than its flight, as far as its end was known, before hearing from the client.
+    pub fn cover_went_on(&self) -> bool {
+        matches!(&self.stage, Stage::Header { withheld, .. } if !withheld.is_empty())
+    }
+
     /// The client said this.
     pub fn client_data(&mut self, bytes: &[u8], now: UnixTime) -> FromClient {
         let (stage, step) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
@@ -114,23 +119,30 @@ impl Gate {
 
     /// The client ended its side; what this returns goes to the client.
     pub fn client_end(&mut self) -> Vec<u8> {
-        self.give_up(Reason::Ended)
+        let reason = match self.stage {
+            Stage::Hello(_) => Reason::Unfinished("the client ended"),
+            Stage::Flight(..) => Reason::Early,
+            _ => Reason::Header("the client ended"),
+        };
+        self.give_up(reason)
     }
 
     /// The cover said this.
     pub fn cover_data(&mut self, bytes: &[u8]) -> FromCover {
         match &mut self.stage {
             Stage::Hello(_) => {
-                self.stage = Stage::Open(Reason::Cover("spoke before the hello was whole"));
+                self.stage = Stage::Open(Reason::Unfinished("the cover spoke"));
                 FromCover::Pass
             }
-            Stage::Flight(_, flight) => match flight.feed(bytes) {
-                Err(unfit) => FromCover::Send(self.give_up(Reason::Cover(unfit.0))),
-                Ok(()) => match self.flight_records {
-                    Some(expected) if flight.encrypted_records() >= expected => self.send_flight(expected),
-                    _ => FromCover::Withhold,
-                },
-            },
+            Stage::Flight(_, flight) => {
+                let outcome = flight.feed(bytes);
+                match (self.flight_records, outcome) {
+                    // What comes behind the flight in the same piece is no concern of the flight's.
+                    (Some(expected), _) if flight.encrypted_records() >= expected => self.send_flight(expected),
+                    (_, Err(unfit)) => FromCover::Send(self.give_up(Reason::Cover(unfit.0))),
+                    (_, Ok(())) => FromCover::Withhold,
+                }
+            }
             Stage::Header { withheld, .. } => {
                 // A client takes nothing behind the flight before it has spoken.
                 withheld.extend_from_slice(bytes);
@@ -163,7 +175,11 @@ impl Gate {
 
     /// The cover ended its side; what this returns goes to the client before its side is ended too.
     pub fn cover_end(&mut self) -> Vec<u8> {
-        self.give_up(Reason::Cover("ended"))
+        let reason = match self.stage {
+            Stage::Hello(_) => Reason::Unfinished("the cover ended"),
+            _ => Reason::Cover("ended"),
+        };
+        self.give_up(reason)
     }
 
     fn hello_data(&self, mut hello: HelloCollector, bytes: &[u8], now: UnixTime) -> Stage {
@@ -378,6 +394,6 @@ mod tests {
         let mut gate = gate(Some(1));
         gate.client_data(&hello[..50], NOW);
         assert_eq!(gate.cover_data(b"220 ready"), FromCover::Pass);
-        assert_eq!(gate.open().map(Reason::label), Some("cover"));
+        assert_eq!(gate.open().map(Reason::label), Some("unfinished"));
     }
 }

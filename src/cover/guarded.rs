@@ -119,16 +119,19 @@ impl AsyncWrite for Guarded {
         if this.open {
             return Pin::new(&mut this.client).poll_write_vectored(context, slices);
         }
-        let Some(bytes) = slices.iter().find(|slice| !slice.is_empty()) else { return Poll::Ready(Ok(0)) };
-        match this.gate.cover_data(bytes) {
-            FromCover::Pass => this.outbox.extend_from_slice(bytes),
-            FromCover::Withhold => {}
-            FromCover::Send(release) => this.outbox.extend_from_slice(&release),
+        // All of them at once: a TLS stack that gives a handshake up writes what it has left in one call and never again.
+        let written = slices.iter().map(|slice| slice.len()).sum();
+        for bytes in slices.iter().filter(|slice| !slice.is_empty()) {
+            match this.gate.cover_data(bytes) {
+                FromCover::Pass => this.outbox.extend_from_slice(bytes),
+                FromCover::Withhold => {}
+                FromCover::Send(release) => this.outbox.extend_from_slice(&release),
+            }
         }
         this.note_visit();
         // What cannot be written now is in the outbox, which goes first in all that follows.
         let _ = this.poll_outbox(context)?;
-        Poll::Ready(Ok(bytes.len()))
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

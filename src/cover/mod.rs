@@ -2,7 +2,7 @@
 //!
 //! A [`Cover`] receives a client and is simply what it is: a web server. Between the two stands a [`gate::Gate`], which
 //! ends in one of two ways: the connection is a visit to the end, or the client has proved itself twice and leaves with a
-//! [`gate::Promotion`]. The two kinds of cover differ in how the gate is put in: [`guarded`] is a stream that the built-in
+//! [`gate::Promotion`]. The two kinds of cover differ in how the gate is put in: `guarded` is a stream that the built-in
 //! site is served through, [`remote`] stands between two sockets.
 
 pub mod gate;
@@ -47,11 +47,11 @@ impl Cover {
         }
     }
 
-    /// Keeps what is known of the cover fresh, for as long as this is polled.
-    pub async fn watch(&self) {
+    /// Keeps what is known of the cover fresh, for as long as this is polled. `listeners` is where the proxy itself is.
+    pub async fn watch(&self, listeners: &[SocketAddr]) {
         match self {
             Self::Site(_) => std::future::pending().await,
-            Self::Remote(remote) => remote.watch().await,
+            Self::Remote(remote) => remote.watch(listeners).await,
         }
     }
 }
@@ -62,7 +62,7 @@ fn log_visit(reason: Reason) {
         Reason::Time(skew_seconds) => {
             info!(reason = reason.label(), skew_seconds, "a client with a valid secret was refused: its clock is off");
         }
-        Reason::Replay | Reason::Name | Reason::Cover(_) | Reason::Header(_) => {
+        Reason::Replay | Reason::Name | Reason::Early | Reason::Cover(_) | Reason::Header(_) => {
             info!(reason = reason.label(), detail = %reason, "declined after a valid digest");
         }
         _ => debug!(reason = reason.label(), detail = %reason, "visitor"),

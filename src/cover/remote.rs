@@ -1,21 +1,24 @@
 //! A cover elsewhere: the cover leg is opened when a client comes, and both are handed to the kernel as soon as the
 //! connection is known to be a visit.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::gate::{FromClient, FromCover, Gate, Promotion};
-use super::{Outcome, log_visit, scout};
+use super::scout::{self, SeenFlight};
+use super::{Outcome, log_visit};
 use crate::auth::{Domain, Judge};
 use crate::net::{dial, sockopt};
 use crate::relay::{Closed, End, attempt, reset_on_close, splice};
@@ -46,8 +49,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a visit of ours to the cover may take.
 const VISIT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long resolved addresses are used before they are asked for again.
+/// How often the cover's name is resolved anew, and how long that may take.
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often the cover's flight is looked at again, or sooner when it was not what it used to be.
 const VISIT_EVERY: Duration = Duration::from_secs(3600);
@@ -55,14 +59,15 @@ const VISIT_AGAIN: Duration = Duration::from_secs(30);
 
 /// Silence after which a flight is taken for whole: while the number of its records is not known, and when fewer came.
 const SILENCE_UNKNOWN: Duration = Duration::from_millis(150);
-const SILENCE_SHORT: Duration = Duration::from_secs(1);
+const SILENCE_SHORT: Duration = Duration::from_millis(300);
 
 /// A web server elsewhere.
 #[derive(Debug)]
 pub struct Remote {
     settings: Settings,
     name: Domain,
-    resolved: Mutex<Option<(Instant, Vec<SocketAddr>)>>,
+    /// Where the cover is, as it was last found out; empty while that has not succeeded.
+    addresses: ArcSwap<Vec<SocketAddr>>,
     /// Encrypted records in the cover's first flight; 0 while that is not known.
     flight_records: AtomicUsize,
     stale: Notify,
@@ -71,26 +76,64 @@ pub struct Remote {
 impl Remote {
     /// A cover that is visited as the site `name`.
     pub fn new(settings: Settings, name: Domain) -> Self {
-        Self { settings, name, resolved: Mutex::default(), flight_records: AtomicUsize::new(0), stale: Notify::new() }
+        Self {
+            settings,
+            name,
+            addresses: ArcSwap::default(),
+            flight_records: AtomicUsize::new(0),
+            stale: Notify::new(),
+        }
     }
 
     /// Visits the cover once to learn the number of records in its first flight, which joining them takes.
-    pub async fn visit(&self) -> io::Result<usize> {
+    pub async fn visit(&self) -> io::Result<SeenFlight> {
         let visit = async {
             let mut cover = self.connect().await?;
             if self.settings.proxy_protocol.is_some() {
                 let (here, there) = (cover.local_addr()?, cover.peer_addr()?);
                 cover.write_all(&self.proxy_header(here, there)?).await?;
             }
-            scout::count_flight_records(cover, self.name.as_str()).await
+            scout::see_flight(cover, self.name.as_str()).await
         };
-        let records = timeout(VISIT_PATIENCE, visit).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-        self.flight_records.store(records, Ordering::Relaxed);
-        Ok(records)
+        let flight = timeout(VISIT_PATIENCE, visit).await??;
+        self.flight_records.store(flight.records, Ordering::Relaxed);
+        Ok(flight)
     }
 
-    /// Visits the cover from time to time, and soon when its flight was not what it used to be.
-    pub(super) async fn watch(&self) {
+    /// Finds out where the cover is, and keeps the addresses that it had where that fails.
+    ///
+    /// Fails with [`Unusable::Ourselves`] if the cover is the proxy itself, listening on `listeners`: then every visit
+    /// would make another, without end.
+    pub async fn resolve(&self, listeners: &[SocketAddr]) -> Result<(), Unusable> {
+        let found = lookup(&self.settings.host, self.settings.port).await.map_err(Unusable::Unresolved)?;
+        if found.iter().any(|address| leads_to_us(*address, listeners)) {
+            return Err(Unusable::Ourselves);
+        }
+        self.addresses.store(Arc::new(found));
+        Ok(())
+    }
+
+    /// Keeps the cover's addresses and the number of its records fresh.
+    pub(super) async fn watch(&self, listeners: &[SocketAddr]) {
+        tokio::join!(self.watch_name(listeners), self.watch_flight());
+    }
+
+    async fn watch_name(&self, listeners: &[SocketAddr]) {
+        let mut failing = false;
+        loop {
+            sleep(RESOLVE_EVERY).await;
+            match self.resolve(listeners).await {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    warn!(%error, "keeping the cover's last addresses");
+                    failing = true;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn watch_flight(&self) {
         let mut known = self.flight_records.load(Ordering::Relaxed);
         loop {
             let pause = if known == 0 { VISIT_AGAIN } else { VISIT_EVERY };
@@ -99,13 +142,19 @@ impl Remote {
                 () = self.stale.notified() => {}
             }
             match self.visit().await {
-                Ok(records) if records != known => {
-                    info!(before = known, now = records, "the cover's first flight has another number of records");
-                    known = records;
+                Ok(flight) if flight.records != known => {
+                    info!(
+                        before = known,
+                        now = flight.records,
+                        "the cover's first flight has another number of records"
+                    );
+                    known = flight.records;
                 }
                 Ok(_) => {}
                 Err(error) => warn!(%error, "the cover could not be visited"),
             }
+            // Whatever clients meet meanwhile, the cover is not to be asked more often than this.
+            sleep(VISIT_AGAIN).await;
         }
     }
 
@@ -160,36 +209,56 @@ impl Remote {
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
-        let addresses = self.addresses().await?;
+        let addresses = self.addresses.load_full();
+        if addresses.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the cover's name could not be resolved yet"));
+        }
         let cover = dial::dial(&addresses, CONNECT_PATIENCE).await?;
         sockopt::no_delay(&cover);
         Ok(cover)
     }
+}
 
-    /// The cover's addresses. When its name cannot be resolved any more, those that it had.
-    async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        if let Ok(literal) = self.settings.host.parse::<IpAddr>() {
-            return Ok(vec![(literal, self.settings.port).into()]);
+/// Why a cover cannot be used.
+#[derive(Debug)]
+pub enum Unusable {
+    /// Its name has no address.
+    Unresolved(io::Error),
+    /// It is the proxy itself.
+    Ourselves,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unresolved(error) => write!(f, "the cover's name cannot be resolved: {error}"),
+            Self::Ourselves => f.write_str("the cover is this proxy itself"),
         }
-        let last = self.resolved.lock().ok().and_then(|resolved| resolved.clone());
-        if let Some((when, addresses)) = &last
-            && when.elapsed() < RESOLVE_EVERY
-        {
-            return Ok(addresses.clone());
-        }
-        let target = (self.settings.host.as_str(), self.settings.port);
-        let fresh = tokio::net::lookup_host(target).await.map(|found| found.collect::<Vec<_>>());
-        let addresses = match (fresh, last) {
-            (Ok(fresh), _) if !fresh.is_empty() => fresh,
-            (_, Some((_, old))) => old,
-            (Ok(_), None) => return Err(io::Error::new(io::ErrorKind::NotFound, "the cover's name has no address")),
-            (Err(error), None) => return Err(error),
-        };
-        if let Ok(mut resolved) = self.resolved.lock() {
-            *resolved = Some((Instant::now(), addresses.clone()));
-        }
-        Ok(addresses)
     }
+}
+
+impl std::error::Error for Unusable {}
+
+async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(literal) = host.parse::<IpAddr>() {
+        return Ok(vec![(literal, port).into()]);
+    }
+    let found = timeout(RESOLVE_PATIENCE, tokio::net::lookup_host((host, port))).await??;
+    let addresses: Vec<SocketAddr> = found.collect();
+    if addresses.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, "no address")) } else { Ok(addresses) }
+}
+
+/// Whether a connection to `address` would come to one of `listeners`.
+fn leads_to_us(address: SocketAddr, listeners: &[SocketAddr]) -> bool {
+    listeners.iter().any(|listener| {
+        let same = listener.ip().to_canonical() == address.ip().to_canonical();
+        listener.port() == address.port() && (same || listener.ip().is_unspecified() && is_local(address.ip()))
+    })
+}
+
+/// Whether this machine has the address: only such a one can be bound.
+fn is_local(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// A client and its cover leg with the gate between them.
@@ -266,7 +335,11 @@ impl Watch<'_> {
             FromCover::Pass => self.tell_client(bytes).await,
             FromCover::Withhold => Ok(()),
             FromCover::Send(flight) => self.tell_client(&flight).await,
+        }?;
+        if self.gate.cover_went_on() {
+            self.stale.notify_one();
         }
+        Ok(())
     }
 
     async fn tell_client(&mut self, bytes: &[u8]) -> Result<(), End> {
@@ -282,4 +355,40 @@ impl Watch<'_> {
 fn read_some(stream: &TcpStream) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::with_capacity(4096);
     Ok(attempt(stream.try_read_buf(&mut bytes))?.map(|_| bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_cover_is_ourselves_where_a_listener_would_get_the_connection() {
+        for (cover, listener, ours) in [
+            ("127.0.0.1:443", "127.0.0.1:443", true),
+            ("127.0.0.1:443", "[::ffff:127.0.0.1]:443", true),
+            ("127.0.0.1:443", "[::]:443", true),
+            ("[::1]:443", "0.0.0.0:443", true),
+            ("127.0.0.1:444", "[::]:443", false),
+            ("127.0.0.2:443", "127.0.0.1:443", false),
+            ("192.0.2.77:443", "[::]:443", false),
+        ] {
+            assert_eq!(leads_to_us(at(cover), &[at(listener)]), ours, "{cover} {listener}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_ourselves_is_refused_and_another_is_not() {
+        let remote = |host: &str| {
+            let settings = Settings { host: host.into(), port: 8443, proxy_protocol: None };
+            Remote::new(settings, "example.com".parse().unwrap())
+        };
+        let listeners = [at("[::]:8443")];
+        assert!(matches!(remote("localhost").resolve(&listeners).await, Err(Unusable::Ourselves)));
+        assert!(remote("localhost").resolve(&[at("[::]:443")]).await.is_ok());
+        assert!(remote("192.0.2.77").resolve(&listeners).await.is_ok());
+    }
 }

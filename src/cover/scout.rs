@@ -12,12 +12,20 @@ use tokio::net::TcpStream;
 
 use crate::wire::record::{self, Header, kind};
 
-/// Performs a TLS 1.3 handshake as a visitor of the site `name`, and counts the encrypted records up to the server's
-/// Finished.
-pub(super) async fn count_flight_records(mut cover: TcpStream, name: &str) -> io::Result<usize> {
+/// The encrypted part of a cover's first flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SeenFlight {
+    /// How many records it came in.
+    pub records: usize,
+    /// Their payload in all, in bytes.
+    pub payload: usize,
+}
+
+/// Performs a TLS 1.3 handshake as a visitor of the site `name`, and looks at what comes up to the server's Finished.
+pub(super) async fn see_flight(mut cover: TcpStream, name: &str) -> io::Result<SeenFlight> {
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     let mut tls = ClientConnection::new(visitor()?, name).map_err(io::Error::other)?;
-    let mut count = 0;
+    let mut flight = SeenFlight::default();
     while tls.is_handshaking() {
         let mut out = Vec::new();
         while tls.wants_write() {
@@ -32,9 +40,12 @@ pub(super) async fn count_flight_records(mut cover: TcpStream, name: &str) -> io
         cover.read_exact(&mut whole[record::HEADER..]).await?;
         tls.read_tls(&mut &whole[..])?;
         tls.process_new_packets().map_err(io::Error::other)?;
-        count += usize::from(kind == kind::APPLICATION_DATA);
+        if kind == kind::APPLICATION_DATA {
+            flight.records += 1;
+            flight.payload += usize::from(length);
+        }
     }
-    Ok(count)
+    Ok(flight)
 }
 
 fn visitor() -> io::Result<Arc<ClientConfig>> {

@@ -26,14 +26,18 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The next client. Errors of a single connection are no errors of the listener; others make it pause, not end.
-pub async fn accept(listener: &TcpListener, mut report: impl FnMut(&io::Error)) -> (TcpStream, SocketAddr) {
+/// The next client. Errors of a single connection are no errors of the listener; others make it pause, not end,
+/// and are reported once in a row.
+pub async fn accept(listener: &TcpListener, report: impl Fn(&io::Error)) -> (TcpStream, SocketAddr) {
+    let mut reported = false;
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                report(&error);
+                if !std::mem::replace(&mut reported, true) {
+                    report(&error);
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

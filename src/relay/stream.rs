@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -36,7 +36,8 @@ pub struct Session {
     up: Up,
     down: Down,
     filler: fn() -> u8,
-    ended: Option<End>,
+    /// Why and when the session was ended from our side; what the client still sends is thrown away.
+    ended: Option<(End, Instant)>,
 }
 
 #[derive(Debug)]
@@ -44,7 +45,6 @@ struct Up {
     transform: Uplink,
     unsent: Unsent,
     open: bool,
-    moved: u64,
 }
 
 #[derive(Debug)]
@@ -52,65 +52,62 @@ struct Down {
     transform: Downlink,
     unsent: Unsent,
     open: bool,
-    moved: u64,
 }
 
 impl Session {
     /// A session whose header and first payload have been sent. `filler` gives random bytes for NOP frames.
     pub fn new(client: TcpStream, dc: TcpStream, up: Uplink, down: Downlink, filler: fn() -> u8) -> Self {
-        let up = Up { transform: up, unsent: Unsent::default(), open: true, moved: 0 };
-        let down = Down { transform: down, unsent: Unsent::default(), open: true, moved: 0 };
+        let up = Up { transform: up, unsent: Unsent::default(), open: true };
+        let down = Down { transform: down, unsent: Unsent::default(), open: true };
         Self { client, dc, up, down, filler, ended: None }
     }
 
-    /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`.
+    /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`. The counts are of bytes on
+    /// the wire, without those that opened the session.
     ///
-    /// Half-close is passed on: the end of one direction leaves the other open. The client never gets a reset that it did
-    /// not cause; whatever ends a session ends it as the cover would, with a close alert and a FIN.
+    /// Half-close is passed on: the end of one direction leaves the other open. Whatever ends a session ends it as the
+    /// cover would, with a close alert and a FIN, and never with a reset that the client did not cause; only a caller
+    /// that drops this future does not wait for that.
     pub async fn run(mut self, idle: Duration) -> Closed {
         let mut timer = pin!(sleep_until(Instant::now() + idle));
         let mut alive = Instant::now();
         let by = poll_fn(|context| self.poll(context, timer.as_mut(), &mut alive, idle)).await;
-        let closed = Closed { by, up: self.up.moved, down: self.down.moved };
         if by == End::ClientBroke {
             reset_on_close(&self.dc);
         }
-        closed
+        Closed { by, up: self.up.unsent.written(), down: self.down.unsent.written() }
     }
 
     fn poll(
         &mut self,
         context: &mut Context<'_>,
-        mut timer: std::pin::Pin<&mut Sleep>,
+        mut timer: Pin<&mut Sleep>,
         alive: &mut Instant,
         idle: Duration,
     ) -> Poll<End> {
         for _ in 0..TURNS {
+            let before = self.written();
             let progress = match self.step(context) {
-                Ok(progress) => progress,
+                Ok(progress) => progress || self.written() != before,
                 Err(End::ClientBroke) => return Poll::Ready(End::ClientBroke),
-                Err(end) => {
-                    self.say_goodbye(end);
-                    true
-                }
+                Err(end) => self.say_goodbye(end),
             };
             if !self.up.open && !self.down.open && self.up.unsent.is_empty() && self.down.unsent.is_empty() {
-                return Poll::Ready(self.ended.unwrap_or(End::Finished));
+                return Poll::Ready(self.reason());
             }
             if progress {
                 *alive = Instant::now();
                 continue;
             }
-            let patience = if self.down.open { idle } else { LINGER.min(idle) };
-            let deadline = *alive + patience;
+            let deadline = self.ended.map_or(*alive + idle, |(_, since)| since + LINGER);
             if timer.deadline() != deadline {
                 timer.as_mut().reset(deadline);
             }
             if timer.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            if !self.down.open {
-                return Poll::Ready(self.ended.unwrap_or(End::Finished));
+            if self.ended.is_some() || !self.down.open {
+                return Poll::Ready(self.reason());
             }
             self.say_goodbye(End::Idle);
         }
@@ -118,7 +115,15 @@ impl Session {
         Poll::Pending
     }
 
-    /// Moves what can be moved now, in both directions; says whether anything did.
+    fn reason(&self) -> End {
+        self.ended.map_or(End::Finished, |(end, _)| end)
+    }
+
+    fn written(&self) -> u64 {
+        self.up.unsent.written() + self.down.unsent.written()
+    }
+
+    /// Moves what can be moved now, in both directions; says whether anything came.
     fn step(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         let up = self.step_up(context)?;
         let down = self.step_down(context)?;
@@ -126,20 +131,20 @@ impl Session {
     }
 
     fn step_up(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
-        let far_gone = self.ended.is_some();
-        if !far_gone && !self.up.unsent.is_empty() {
-            match self.up.unsent.poll_write(&self.dc, context) {
+        let up = &mut self.up;
+        if !up.unsent.is_empty() {
+            match up.unsent.poll_write(&self.dc, context) {
                 Poll::Pending => return Ok(false),
-                Poll::Ready(written) => self.up.moved += written.map_err(|_| End::FarBroke)? as u64,
+                Poll::Ready(outcome) => outcome.map_err(|_| End::FarBroke)?,
             }
-            if !self.up.open {
+            if !up.open {
                 shut(&self.dc);
             }
         }
-        if !self.up.open {
+        if !up.open {
             return Ok(false);
         }
-        let up = &mut self.up;
+        let far_gone = self.ended.is_some();
         with_buffer(|buffer| match poll_read(&self.client, context, |client| client.try_read(buffer)) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(_)) => Err(End::ClientBroke),
@@ -160,7 +165,7 @@ impl Session {
         if !down.unsent.is_empty() {
             match down.unsent.poll_write(&self.client, context) {
                 Poll::Pending => return Ok(false),
-                Poll::Ready(written) => down.moved += written.map_err(|_| End::ClientBroke)? as u64,
+                Poll::Ready(outcome) => outcome.map_err(|_| End::ClientBroke)?,
             }
             if !down.open {
                 shut(&self.client);
@@ -178,11 +183,8 @@ impl Session {
             };
             if read > 0 {
                 let length = down.transform.frame(buffer, read, filler);
-                let written = down
-                    .unsent
-                    .write(&self.client, &[IoSlice::new(&buffer[..length])])
-                    .map_err(|_| End::ClientBroke)?;
-                down.moved += written as u64;
+                let records = IoSlice::new(&buffer[..length]);
+                down.unsent.write(&self.client, &[records]).map_err(|_| End::ClientBroke)?;
             }
             Ok(Some(read))
         })?;
@@ -193,16 +195,18 @@ impl Session {
     }
 
     /// The session is over for a reason of ours or the data centre's: the client gets the cover's kind of ending, and
-    /// what it still sends is thrown away.
-    fn say_goodbye(&mut self, end: End) {
-        if self.ended.is_none() {
-            self.ended = Some(end);
-            self.up.unsent = Unsent::default();
-            shut(&self.dc);
-            if self.down.open {
-                self.end_downlink();
-            }
+    /// what it still sends is thrown away. Says whether that changed anything.
+    fn say_goodbye(&mut self, end: End) -> bool {
+        if self.ended.is_some() {
+            return false;
         }
+        self.ended = Some((end, Instant::now()));
+        self.up.unsent.clear();
+        shut(&self.dc);
+        if self.down.open {
+            self.end_downlink();
+        }
+        true
     }
 
     fn end_downlink(&mut self) {
@@ -226,7 +230,7 @@ impl Up {
         let mut ranges = Vec::with_capacity(1 + bytes.len() / 1024);
         let outcome = self.transform.transform(bytes, |range| ranges.push(range));
         let slices: Vec<IoSlice<'_>> = ranges.into_iter().map(|range| IoSlice::new(&bytes[range])).collect();
-        self.moved += self.unsent.write(dc, &slices).map_err(|_| End::FarBroke)? as u64;
+        self.unsent.write(dc, &slices).map_err(|_| End::FarBroke)?;
         outcome.map_err(|_| End::BadRecord)
     }
 }

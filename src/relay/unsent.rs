@@ -7,11 +7,12 @@ use tokio::net::TcpStream;
 
 use super::attempt;
 
-/// What is left to be written.
+/// What is left to be written to a socket, and how much was.
 #[derive(Debug, Default)]
 pub struct Unsent {
     bytes: Vec<u8>,
     done: usize,
+    written: u64,
 }
 
 impl Unsent {
@@ -20,16 +21,21 @@ impl Unsent {
         self.bytes.is_empty()
     }
 
-    /// Writes the slices, in order, as far as the socket takes them now, and keeps the rest. Returns how many bytes it
-    /// took. Must not be called while there is something left.
-    pub fn write(&mut self, to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let written = attempt(to.try_write_vectored(slices))?.unwrap_or(0);
-        let mut skip = written;
+    /// How many bytes the socket has taken in all.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes the slices, in order, as far as the socket takes them now, and keeps the rest. Must not be called while
+    /// there is something left.
+    pub fn write(&mut self, to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut skip = attempt(to.try_write_vectored(slices))?.unwrap_or(0);
+        self.written += skip as u64;
         for slice in slices {
             self.bytes.extend_from_slice(&slice[skip.min(slice.len())..]);
             skip = skip.saturating_sub(slice.len());
         }
-        Ok(written)
+        Ok(())
     }
 
     /// Puts more behind what is left.
@@ -37,17 +43,22 @@ impl Unsent {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Writes what is left, and gives its memory back; ready with how many bytes were written when nothing is left.
-    pub fn poll_write(&mut self, to: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut total = 0;
+    /// Forgets what is left.
+    pub fn clear(&mut self) {
+        self.bytes = Vec::new();
+        self.done = 0;
+    }
+
+    /// Writes what is left, and gives its memory back; ready when nothing is left.
+    pub fn poll_write(&mut self, to: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.done < self.bytes.len() {
             ready!(to.poll_write_ready(context))?;
             if let Some(written) = attempt(to.try_write(&self.bytes[self.done..]))? {
                 self.done += written;
-                total += written;
+                self.written += written as u64;
             }
         }
-        *self = Self::default();
-        Poll::Ready(Ok(total))
+        self.clear();
+        Poll::Ready(Ok(()))
     }
 }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::{Server, prepare, promote};
+use super::{Server, promote};
 use crate::cover::Outcome;
+use crate::net::sockopt;
 
 /// Serves one client to the end.
 pub(super) async fn serve(server: &Server, client: TcpStream, peer: SocketAddr) {
-    prepare(&client);
+    sockopt::no_delay(&client);
     match server.cover.receive(client, peer, Arc::clone(&server.judge)).await {
         Outcome::Visited(None) => debug!("visit is over"),
         Outcome::Visited(Some(closed)) => {

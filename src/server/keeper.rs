@@ -1,9 +1,10 @@
 //! What has to be done from time to time while the proxy runs.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
 use super::Server;
@@ -11,38 +12,52 @@ use super::Server;
 /// How often spent hellos are forced to the disk.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
+/// How long the disk may hold back the end of the program.
+const LAST_SYNC: Duration = Duration::from_secs(5);
+
 /// Runs for as long as it is polled.
-pub(super) async fn keep(server: Arc<Server>) {
-    tokio::join!(server.cover.watch(), keep_replay_memory(&server));
+pub(super) async fn keep(server: Arc<Server>, listeners: Vec<SocketAddr>) {
+    tokio::join!(server.cover.watch(&listeners), keep_replay_memory(&server));
 }
 
 /// Forces spent hellos to the disk, and says when that fails and when it works again.
 async fn keep_replay_memory(server: &Arc<Server>) {
     let mut ticks = interval(SYNC_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failing = false;
+    let (mut failing, mut dropped) = (false, 0);
     loop {
         ticks.tick().await;
-        let keeper = Arc::clone(server);
-        let outcome = tokio::task::spawn_blocking(move || keeper.judge.replay.sync()).await;
-        match outcome {
-            Ok(Ok(())) if failing => {
-                info!("spent hellos are kept on disk again");
-                failing = false;
-            }
-            Ok(Err(error)) if !failing => {
-                error!(%error, "spent hellos cannot be kept on disk: a restart now would forget the latest; make room or mend the state directory");
-                failing = true;
-            }
-            Ok(_) => {}
-            Err(panic) => warn!(%panic, "keeping spent hellos failed"),
+        sync(server).await;
+        let health = server.judge.replay.health();
+        match &health.error {
+            Some(error) if !failing => error!(
+                %error,
+                "spent hellos cannot be kept on disk: a restart now would forget the latest; make room or mend the state directory"
+            ),
+            None if failing && health.is_well() => info!("spent hellos are kept on disk again"),
+            _ => {}
         }
+        if health.dropped > dropped {
+            error!(
+                dropped = health.dropped,
+                "spent hellos that the disk refused will be forgotten at the next restart"
+            );
+        }
+        (failing, dropped) = (!health.is_well(), health.dropped);
     }
 }
 
 /// The last sync before the proxy ends.
-pub(super) fn sync(server: &Server) {
-    if let Err(error) = server.judge.replay.sync() {
-        error!(%error, "spent hellos could not be kept on disk");
+pub(super) async fn last_sync(server: &Arc<Server>) {
+    if timeout(LAST_SYNC, sync(server)).await.is_err() || !server.judge.replay.health().is_well() {
+        error!("the latest spent hellos could not be kept on disk");
+    }
+}
+
+/// Errors of the disk are kept by the memory, for its health.
+async fn sync(server: &Arc<Server>) {
+    let server = Arc::clone(server);
+    if let Err(panic) = tokio::task::spawn_blocking(move || _ = server.judge.replay.sync()).await {
+        warn!(%panic, "keeping spent hellos failed");
     }
 }

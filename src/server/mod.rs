@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, field, info, info_span, warn};
@@ -47,6 +47,7 @@ impl Server {
     /// Serves until `stop` is cancelled, then accepts no more and gives what is going on the time it was promised.
     pub async fn run(self, listeners: Vec<TcpListener>, stop: CancellationToken) {
         let server = Arc::new(self);
+        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let connections = TaskTracker::new();
         let hurry = CancellationToken::new();
         let acceptors = TaskTracker::new();
@@ -55,7 +56,7 @@ impl Server {
             let stop = stop.clone();
             acceptors.spawn(async move { stop.run_until_cancelled(accepting).await });
         }
-        let keeper = tokio::spawn(keeper::keep(Arc::clone(&server)));
+        let keeper = tokio::spawn(keeper::keep(Arc::clone(&server), addresses));
         stop.cancelled().await;
         acceptors.close();
         acceptors.wait().await;
@@ -66,7 +67,7 @@ impl Server {
             connections.wait().await;
         }
         keeper.abort();
-        keeper::sync(&server);
+        keeper::last_sync(&server).await;
         info!("stopped");
     }
 
@@ -91,10 +92,4 @@ impl Server {
         }
         span
     }
-}
-
-/// What is on a client's socket from the first moment.
-fn prepare(client: &TcpStream) {
-    crate::net::sockopt::no_delay(client);
-    crate::net::sockopt::keep_alive(client);
 }

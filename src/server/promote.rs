@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tracing::{Span, field, info, warn};
+use tracing::{Span, debug, field, info, warn};
 
 use super::Server;
 use crate::cover::gate::Promotion;
 use crate::crypto::kdf::KeyIv;
+use crate::net::sockopt;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
 use crate::relay::stream::{self, Session};
 use crate::telegram::DcId;
@@ -19,6 +20,8 @@ use crate::wire::obfuscated;
 pub(super) async fn session(server: &Server, client: TcpStream, promotion: Promotion) {
     let Promotion { admission, opened, leftover, record_left } = promotion;
     let dc = DcId::new(opened.dc);
+    // Not before: a visitor's connection has no probes that the cover would not send.
+    sockopt::keep_alive(&client);
     Span::current().record("user", admission.member().name()).record("dc", field::display(dc));
 
     let (header, to_dc) = obfuscated::seal_for_dc(dc.number(), &opened.down, rand::random);
@@ -34,10 +37,10 @@ pub(super) async fn session(server: &Server, client: TcpStream, promotion: Promo
         Ok(far) => far,
         Err(()) => return end_like_the_cover(client, opened.down).await,
     };
-    info!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
+    debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
     let down = Downlink::new(opened.down);
     let closed = Session::new(client, far, up, down, rand::random).run(server.settings.idle).await;
-    info!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
+    debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
 }
 
 /// Our header and what the client sent along with its own.

@@ -21,7 +21,7 @@ const SESSION_ID: usize = 44;
 ///
 /// ```text
 ///  0         3        5    6        9       11        43   44           76
-///  ├ 16 03 01 ┼ length ┼ 01 ┼ length ┼ 03 03 ┼ random ─┼ 20 ┼ session id ┼ cipher suites …
+///  ├ 16 03 0x ┼ length ┼ 01 ┼ length ┼ 03 03 ┼ random ─┼ 20 ┼ session id ┼ cipher suites …
 /// ```
 #[derive(Debug)]
 pub struct HelloCollector {

@@ -82,6 +82,11 @@ impl<'a> Cursor<'a> {
         self.take(length.into(), what)
     }
 
+    /// All that is left, whatever its length.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Nothing may be left.
     pub fn end(&self, what: &'static str) -> Result<(), DecodeError> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Malformed(what)) }

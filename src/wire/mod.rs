@@ -5,7 +5,9 @@ pub mod client_hello;
 pub mod cursor;
 pub mod framing;
 pub mod obfuscated;
+pub mod packets;
 pub mod record;
+pub mod rpc;
 pub mod server_flight;
 
 pub use client_hello::{ClientHello, HelloCollector};

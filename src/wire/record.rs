@@ -59,3 +59,18 @@ impl Header {
         [self.kind, self.version[0], self.version[1], high, low]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::vector;
+
+    #[test]
+    fn the_first_record_of_a_session_is_the_vectors() {
+        let record = vector("tls_first_server_record", "bytes");
+        let payload = vector("O4_ee_in_tls", "dn_wire");
+        let header = Header::application_data(payload.len() as u16);
+        assert_eq!([&header.encode()[..], &payload].concat(), record);
+        assert_eq!(Header::decode(*record.first_chunk().unwrap()), header);
+    }
+}

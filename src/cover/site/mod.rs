@@ -26,6 +26,7 @@ mod visit;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,19 +100,28 @@ impl Site {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let handshake = Box::pin(timeout(HANDSHAKE, self.acceptor.accept(stream).into_fallible()));
-        let Ok(outcome) = handshake.await else { return Ok(()) };
+        // Both parts are boxed, so that a connection that only sits there carries no more than a handshake.
+        if let Some(visit) = Box::pin(self.greet(stream, peer)).await? {
+            visit.await;
+        }
+        Ok(())
+    }
+
+    /// The handshake, and then what is to be done after it; `None` if the client took too long.
+    async fn greet<S>(&self, stream: S, peer: Option<SocketAddr>) -> Result<Option<Whole>, (io::Error, S)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let handshake = timeout(HANDSHAKE, self.acceptor.accept(stream).into_fallible());
+        let Ok(outcome) = handshake.await else { return Ok(None) };
         let stream = outcome?;
         let protocol = Protocol::negotiated(stream.get_ref().1.alpn_protocol());
         let visit = Visit { protocol, peer, handler: Arc::clone(&self.content) };
-        // Boxed, because most connections that only sit there never get this far and should not carry its weight.
-        Box::pin(async move {
+        Ok(Some(Box::pin(async move {
             if let Some(stream) = visit.drive(stream).await {
                 tls::close(stream).await;
             }
-        })
-        .await;
-        Ok(())
+        })))
     }
 
     /// Answers plain HTTP with redirects until the future is dropped.
@@ -119,6 +129,9 @@ impl Site {
         redirect::listen(listener, &self.redirect).await
     }
 }
+
+/// A visit from the handshake to the close.
+type Whole = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What nginx gives a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(60);

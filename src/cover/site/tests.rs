@@ -1,1 +1,237 @@
 //! Deadlines and closing, over in-memory pipes and with a clock that does not wait.
+
+use super::*;
+use rustls::ClientConfig;
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
+
+struct Scene {
+    dir: TempDir,
+    site: Arc<Site>,
+}
+
+impl Scene {
+    fn new(index: &[u8]) -> Scene {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = default_folder(dir.path()).unwrap();
+        std::fs::write(folder.join("index.html"), index).unwrap();
+        Scene::with(dir, Content::Folder(folder))
+    }
+
+    /// A site whose upstream has one connection, handed back with its listener.
+    fn upstream() -> (Scene, std::net::TcpListener) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        (Scene::with(tempfile::tempdir().unwrap(), Content::Upstream(uri.parse().unwrap())), listener)
+    }
+
+    fn with(dir: TempDir, content: Content) -> Scene {
+        let (certificate, key) = self_signed("site.test", dir.path()).unwrap();
+        let settings = Settings { certificate, key, content, server_header: None, redirect_from: Vec::new() };
+        Scene { site: Arc::new(Site::open(&settings).unwrap()), dir }
+    }
+
+    fn serve(&self, stream: DuplexStream) -> JoinHandle<bool> {
+        let site = Arc::clone(&self.site);
+        tokio::spawn(async move { site.serve(stream, None).await.is_ok() })
+    }
+
+    async fn connect(&self, stream: DuplexStream, alpn: &[u8]) -> TlsStream<DuplexStream> {
+        let mut roots = RootCertStore::empty();
+        let certificate = self.dir.path().join("self-signed-site.test.crt");
+        roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let name = ServerName::try_from("site.test").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    async fn visitor(&self, buffer: usize, alpn: &[u8]) -> (TlsStream<DuplexStream>, JoinHandle<bool>) {
+        let (theirs, ours) = duplex(buffer);
+        let serving = self.serve(ours);
+        (self.connect(theirs, alpn).await, serving)
+    }
+}
+
+/// Reads one answer with the default page.
+async fn answered(stream: &mut TlsStream<DuplexStream>) {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"It works!") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+}
+
+/// The upstream's end of the first connection, with the request taken from it.
+async fn asked(listener: std::net::TcpListener) -> tokio::net::TcpStream {
+    let (mut stream, _) = TcpListener::from_std(listener).unwrap().accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    stream
+}
+
+/// Seconds until the site closes, which it must do with its alert: without one, reading would fail.
+async fn closed_after(stream: &mut TlsStream<DuplexStream>, since: Instant) -> u64 {
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    since.elapsed().as_secs()
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_stranger_is_left_after_a_minute() {
+    let scene = Scene::new(b"It works!");
+    let (mut theirs, ours) = duplex(4096);
+    let serving = scene.serve(ours);
+    let start = Instant::now();
+    theirs.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 60);
+    assert!(serving.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_request_may_take_a_minute() {
+    let scene = Scene::new(b"It works!");
+    for alpn in [b"http/1.1".as_slice(), b"h2"] {
+        let (mut stream, serving) = scene.visitor(4096, alpn).await;
+        let start = Instant::now();
+        let waited = closed_after(&mut stream, start).await;
+        assert!((60..=66).contains(&waited), "{waited} s");
+        drop(stream);
+        assert!(serving.await.unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_head_may_take_a_minute() {
+    let scene = Scene::new(b"It works!");
+    let (mut stream, _serving) = scene.visitor(4096, b"http/1.1").await;
+    tokio::time::advance(Duration::from_secs(50)).await;
+    stream.write_all(&GET[..5]).await.unwrap();
+    let start = Instant::now();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    stream.write_all(&GET[5..9]).await.unwrap();
+    assert_eq!(closed_after(&mut stream, start).await, 60, "counted from its first byte, whatever trickles in");
+}
+
+#[tokio::test(start_paused = true)]
+async fn next_request_may_take_longer() {
+    let scene = Scene::new(b"It works!");
+    let (mut stream, _serving) = scene.visitor(4096, b"http/1.1").await;
+    for _ in 0..3 {
+        stream.write_all(GET).await.unwrap();
+        answered(&mut stream).await;
+        tokio::time::sleep(Duration::from_secs(74)).await;
+    }
+    stream.write_all(GET).await.unwrap();
+    answered(&mut stream).await;
+    let start = Instant::now();
+    assert_eq!(closed_after(&mut stream, start).await, 75);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_download_has_no_deadline() {
+    let scene = Scene::new(&[b'x'; 300_000]);
+    let (mut stream, serving) = scene.visitor(1024, b"http/1.1").await;
+    let request = [GET.strip_suffix(b"\r\n").unwrap(), b"Connection: close\r\n\r\n"].concat();
+    stream.write_all(&request).await.unwrap();
+    let mut total = 0;
+    let mut buffer = vec![0; 20_000];
+    loop {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        match stream.read(&mut buffer).await.unwrap() {
+            0 => break,
+            n => total += n,
+        }
+    }
+    assert!(total > 300_000);
+    drop(stream);
+    assert!(serving.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_that_never_closes_is_waited_for_half_a_minute() {
+    let (mut theirs, ours) = duplex(64);
+    let start = Instant::now();
+    let chatter = async {
+        while theirs.write_all(b"more").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        () = chatter => unreachable!("the stream is read to the end"),
+        () = linger(ours) => assert_eq!(start.elapsed().as_secs(), 30),
+    }
+    let (_silent, ours) = duplex(64);
+    let start = Instant::now();
+    linger(ours).await;
+    assert_eq!(start.elapsed().as_secs(), 5);
+}
+
+#[tokio::test]
+async fn waiting_connection_is_small() {
+    let scene = Scene::new(b"It works!");
+    let (_theirs, ours) = duplex(64);
+    let future = scene.site.serve(ours, None);
+    assert!(size_of_val(&future) <= 512, "{} bytes", size_of_val(&future));
+}
+
+#[tokio::test]
+async fn dropping_the_visit_closes_the_stream() {
+    let scene = Scene::new(b"It works!");
+    let (mut stream, serving) = scene.visitor(4096, b"h2").await;
+    serving.abort();
+    assert!(serving.await.unwrap_err().is_cancelled());
+    let error = stream.read_to_end(&mut Vec::new()).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn upstream_that_says_nothing_is_a_gateway_timeout() {
+    let (scene, listener) = Scene::upstream();
+    let (mut stream, _serving) = scene.visitor(4096, b"http/1.1").await;
+    stream.write_all(GET).await.unwrap();
+    let _silent = asked(listener).await;
+    // From here on nothing comes over real sockets, so the clock may run.
+    tokio::time::pause();
+    let start = Instant::now();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 504");
+    assert!((595..=600).contains(&start.elapsed().as_secs()));
+}
+
+#[tokio::test]
+async fn long_poll_is_answered() {
+    let (scene, listener) = Scene::upstream();
+    let (mut stream, _serving) = scene.visitor(4096, b"http/1.1").await;
+    stream.write_all(GET).await.unwrap();
+    let mut upstream = asked(listener).await;
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    tokio::time::resume();
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nIt works!").await.unwrap();
+    answered(&mut stream).await;
+}
+
+#[tokio::test]
+async fn upstream_learns_that_the_client_has_left() {
+    let (scene, listener) = Scene::upstream();
+    let (mut stream, serving) = scene.visitor(4096, b"http/1.1").await;
+    stream.write_all(GET).await.unwrap();
+    let mut upstream = asked(listener).await;
+    drop(stream);
+    assert_eq!(upstream.read(&mut [0; 16]).await.unwrap(), 0);
+    assert!(serving.await.unwrap());
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::server::ResolvesServerCert;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,7 +21,9 @@ pub(super) fn config(certificate: Arc<dyn ResolvesServerCert>) -> Result<Arc<Ser
         .with_no_client_auth()
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Keys change every six hours, and a certificate that changes does not make the tickets invalid.
+    // Keys change every six hours, and a certificate that changes does not make the tickets invalid. What the client
+    // keeps we need not keep, so there is no second store for sessions.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(SiteError::Tls)?;
     Ok(Arc::new(config))
 }

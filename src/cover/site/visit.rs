@@ -112,7 +112,7 @@ pub(super) async fn finish<S: AsyncWrite + Unpin>(stream: &mut S) {
 pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     finish(&mut stream).await;
     let forget = async {
-        let mut buffer = [0; 1024];
+        let mut buffer = [0; 4096];
         while let Ok(Ok(1..)) = timeout(LINGER_QUIET, stream.read(&mut buffer)).await {}
     };
     let _ = timeout(LINGER_LONGEST, forget).await;
@@ -168,11 +168,14 @@ struct Activity {
     patience: Duration,
     /// When the first byte of a request's head came, while the rest is still missing.
     head: Option<Instant>,
+    /// Whether the client has yet to take what was written.
+    blocked: bool,
 }
 
 impl Clock {
     fn new(protocol: Protocol) -> Clock {
-        Clock(Mutex::new(Activity { protocol, open: 0, since: Instant::now(), patience: HEADERS, head: None }))
+        let since = Instant::now();
+        Clock(Mutex::new(Activity { protocol, open: 0, since, patience: HEADERS, head: None, blocked: false }))
     }
 
     /// Bytes have come. HTTP/2 has frames that ask for nothing, so there only a whole request counts.
@@ -191,11 +194,22 @@ impl Clock {
         Open(Arc::clone(self))
     }
 
-    /// When the client will have been quiet for too long; never while a request is open.
+    /// Bytes have been offered to the client, and it took them or not. The end of an answer may sit in buffers long after
+    /// the request was dealt with, and a slow client may take its time with that as with the rest.
+    fn wrote<T>(&self, outcome: Poll<T>) -> Poll<T> {
+        let mut activity = lock(&self.0);
+        if activity.blocked && outcome.is_ready() {
+            activity.since = Instant::now();
+        }
+        activity.blocked = outcome.is_pending();
+        outcome
+    }
+
+    /// When the client will have been quiet for too long; never while it has an answer coming.
     fn deadline(&self) -> Option<Instant> {
         let activity = lock(&self.0);
         match activity.head {
-            _ if activity.open > 0 => None,
+            _ if activity.open > 0 || activity.blocked => None,
             Some(head) => Some(head + HEADERS),
             None => Some(activity.since + activity.patience),
         }
@@ -233,7 +247,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Lent<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Lent<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *lock(&self.stream)).poll_write(cx, buf)
+        self.clock.wrote(Pin::new(&mut *lock(&self.stream)).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -241,7 +255,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Lent<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *lock(&self.stream)).poll_write_vectored(cx, bufs)
+        self.clock.wrote(Pin::new(&mut *lock(&self.stream)).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -249,11 +263,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Lent<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.stream)).poll_flush(cx)
+        self.clock.wrote(Pin::new(&mut *lock(&self.stream)).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.stream)).poll_shutdown(cx)
+        self.clock.wrote(Pin::new(&mut *lock(&self.stream)).poll_shutdown(cx))
     }
 }
 

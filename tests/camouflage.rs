@@ -1,0 +1,133 @@
+//! The test that matters most: whoever is no client of ours sees exactly the cover.
+
+mod support;
+
+use std::time::Duration;
+
+use rustls::HandshakeKind;
+use rustls::version::{TLS12, TLS13};
+use support::browser::{self, Visitor};
+use support::fake_tls::End;
+use support::origin::{BIG, Origin, PAGE};
+use support::probe::compare;
+use support::raw_cover::{RawCover, misread_closes};
+use support::stage::{BOTH, Kind, Stage};
+use support::vizard::Setup;
+use support::{KEY, corpus};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_is_all_that_a_prober_sees() {
+    let Some(stage) = Stage::start(Kind::Nginx).await else { return };
+    compare(corpus::all(), stage.lineup(Duration::from_secs(6))).await.expect_none();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn built_in_site_is_all_that_a_prober_sees() {
+    let stage = Stage::start(Kind::Site).await.expect("the site needs nothing installed");
+    compare(corpus::all(), stage.lineup(Duration::from_secs(8))).await.expect_none();
+}
+
+/// The built-in site waits a minute for a handshake, longer than the whole table should take.
+#[tokio::test(flavor = "multi_thread")]
+async fn built_in_site_keeps_its_patience_behind_the_proxy() {
+    let stage = Stage::start(Kind::Site).await.expect("the site needs nothing installed");
+    let states = [
+        "no byte then Silence",
+        "100 bytes of a hello by Us then Silence",
+        "class tdlib-1.8.69-1.bin by Nobody then Silence",
+        "class tdlib-1.8.69-1.bin by Us then Silence",
+        "tdlib and one CCS then Silence",
+        "tdlib and half of a record then Silence",
+        "tdlib and half of a header then Silence",
+    ];
+    let probes: Vec<_> = corpus::all().into_iter().filter(|probe| states.contains(&probe.name.as_str())).collect();
+    assert_eq!(probes.len(), states.len());
+    compare(probes, stage.lineup(Duration::from_secs(80))).await.expect_none();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_close_arrives_as_what_it_was() {
+    let mut cover = RawCover::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let setup = Setup::new(state.path(), &cover.addr.to_string()).usual(&KEY);
+    let proxy = tokio::task::spawn_blocking(move || setup.start()).await.unwrap();
+    assert_eq!(misread_closes(proxy.addr, &mut cover).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_ends_as_the_cover_ends_it() {
+    for kind in BOTH {
+        let Some(stage) = Stage::start(kind).await else { continue };
+        for version in [&TLS12, &TLS13] {
+            let visitor = Visitor::new(&stage.origin, version);
+            let stay = Duration::from_secs(6);
+            let (direct, proxied) = tokio::join!(visitor.load(stage.cover, stay), visitor.load(stage.proxy.addr, stay));
+            assert_eq!(direct.2, proxied.2, "{kind:?} {version:?}");
+            assert!(direct.3.abs_diff(proxied.3) < Duration::from_millis(300), "{:?} {:?}", direct.3, proxied.3);
+            assert!(kind == Kind::Site || direct.2 == End::Fin, "nginx did not end a quiet connection");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tickets_of_the_cover_are_taken_through_the_proxy() {
+    for kind in BOTH {
+        let Some(stage) = Stage::start(kind).await else { continue };
+        for version in [&TLS12, &TLS13] {
+            let visitor = Visitor::new(&stage.origin, version);
+            // Two sites in two processes have two ticket keys; nginx is one and the same either way.
+            let first = if kind == Kind::Nginx { stage.cover } else { stage.proxy.addr };
+            let stay = Duration::from_millis(1);
+            assert_ne!(visitor.load(first, stay).await.0, HandshakeKind::Resumed);
+            let again = visitor.load(stage.proxy.addr, stay).await;
+            assert_eq!((again.0, again.1.ends_with(PAGE)), (HandshakeKind::Resumed, true), "{kind:?} {version:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_loads_the_page_with_the_right_certificate() {
+    for kind in BOTH {
+        let Some(stage) = Stage::start(kind).await else { continue };
+        for http in [["--http1.1", "1.1"], ["--http2", "2"]] {
+            for tls in [&["--tls-max", "1.2"][..], &["--tlsv1.3"]] {
+                let options = [&[http[0], "-w", "%{http_version}"], tls].concat();
+                let Some(page) = browser::curl(&stage.origin, stage.proxy.addr, "/", &options).await else { return };
+                assert_eq!(page, format!("{PAGE}{}", http[1]), "{kind:?} {options:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_shows_the_page() {
+    for kind in BOTH {
+        let Some(stage) = Stage::start(kind).await else { continue };
+        let profile = tempfile::tempdir().unwrap();
+        let Some(page) = browser::chromium(&stage.origin, stage.proxy.addr, profile.path()).await else { return };
+        assert!(page.contains("Wind from the west on Sunday."), "{kind:?}: {page:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_megabytes_arrive_whole_in_both_directions() {
+    let scratch = tempfile::tempdir().unwrap();
+    for kind in BOTH {
+        let origin = Origin::make();
+        let sum = origin.big_file();
+        let Some(stage) = Stage::with(kind, origin, |setup| setup.usual(&KEY)).await else { continue };
+        for http in ["--http1.1", "--http2"] {
+            let saved = scratch.path().join("big");
+            let output = saved.display().to_string();
+            let options = [http, "-o", &output];
+            let Some(_) = browser::curl(&stage.origin, stage.proxy.addr, "/big.bin", &options).await else { return };
+            assert_eq!(support::sum_of_file(&saved), sum, "{kind:?} {http}");
+            if kind == Kind::Nginx {
+                let file = format!("@{}", stage.origin.folder().join("big.bin").display());
+                let options = [http, "--data-binary", &file, "-H", "Expect:"];
+                let answer = browser::curl(&stage.origin, stage.proxy.addr, "/upload", &options).await;
+                assert_eq!(answer, Some(format!("{BIG} {sum}")), "{http}");
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The built program: outputs, exit codes, and that every failure names the next step.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The program with nothing from outside but a home directory.
+fn vizard(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
+    command.args(arguments).env_clear().env("HOME", home).env("STATE_DIRECTORY", home.join("state")).current_dir(home);
+    command
+}
+
+fn run(home: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = vizard(home, arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+fn home() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn secrets_are_new_each_time_and_come_in_all_forms() {
+    let home = home();
+    let secret = |arguments: &[&str]| {
+        let (code, out, _) = run(home.path(), &[&["secret"], arguments].concat());
+        assert_eq!(code, 0);
+        out.strip_suffix('\n').unwrap().to_owned()
+    };
+    let plain = secret(&[]);
+    assert!(plain.len() == 32 && plain.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{plain}");
+    assert_ne!(plain, secret(&[]));
+    let ee = secret(&["--domain", "Example.com"]);
+    assert!(ee.starts_with("ee") && ee.ends_with("6578616d706c652e636f6d") && ee.len() == 56, "{ee}");
+    assert_eq!(secret(&["--base64"]).len(), 22);
+    assert!(secret(&["--base64", "--domain", "example.com"]).ends_with("leGFtcGxlLmNvbQ"));
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "nothing is kept");
+    let (code, _, err) = run(home.path(), &["secret", "--domain", "a.b"]);
+    assert!(code == 2 && err.contains("4 to 182") && err.contains("next: "), "{err}");
+}
+
+#[test]
+fn check_tells_fine_from_mistaken_from_unreadable() {
+    let home = home();
+    let file = home.path().join("vizard.toml");
+    let check = || run(home.path(), &["check", "--config", "vizard.toml"]);
+
+    let (code, _, err) = check();
+    assert!(code == 2 && err.contains("vizard.toml cannot be read") && err.contains("next: "), "{err}");
+
+    fs::write(&file, "lisen = [\"[::]:443\"]\n[session]\nidle = \"soon\"\n").unwrap();
+    let (code, out, err) = check();
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("vizard.toml:1:1") && err.contains("did you mean `listen`?"), "{err}");
+    assert!(err.contains("vizard.toml:3:8") && err.contains("2 mistakes") && err.contains("next: "), "{err}");
+    assert!(!err.contains('\x1b'), "no colours into a pipe");
+
+    fs::write(&file, "domain = \"www.example.com\"\n").unwrap();
+    let (code, out, err) = check();
+    assert!(
+        code == 0 && err.is_empty() && out.contains("is fine") && out.contains("www.example.com:443"),
+        "{out}{err}"
+    );
+    assert!(!home.path().join("state").exists(), "check changes nothing");
+
+    let (code, _, err) = run(home.path(), &["check", "--no-such-flag"]);
+    assert!(code == 2 && err.contains("--no-such-flag"), "{err}");
+}
+
+#[test]
+fn environment_names_the_file_and_flags_go_first() {
+    let home = home();
+    fs::write(home.path().join("a.toml"), "domain = \"file.example\"\n").unwrap();
+    let output = |arguments: &[&str]| {
+        let mut command = vizard(home.path(), arguments);
+        let output = command.env("VIZARD_CONFIG", "a.toml").env("VIZARD_COVER", "192.0.2.1:8443").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = output(&["check"]);
+    assert!(text.contains("file.example") && text.contains("192.0.2.1:8443"), "{text}");
+    let text = output(&["check", "--domain", "flag.example", "--cover", "site"]);
+    assert!(text.contains("flag.example") && text.contains("built-in site"), "{text}");
+}
+
+#[test]
+fn a_wrong_secret_on_the_command_line_is_not_repeated() {
+    let (code, out, err) =
+        run(home().path(), &["check", "--secret", "alice=0123456789abcdef", "--secret", "0123456789"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("--secret alice=(hidden)") && !err.contains("0123") && !out.contains("0123"), "{err}");
+    let swapped = "00112233445566778899aabbccddeeff=alice";
+    let (code, _, err) = run(home().path(), &["check", "--secret", swapped]);
+    assert!(code == 1 && err.contains("--secret (hidden)") && !err.contains("0011"), "{err}");
+}
+
+#[test]
+fn links_stay_the_same_from_start_to_start() {
+    let home = home();
+    let link = || run(home.path(), &["link", "--host", "proxy.example.com", "--port", "8443"]);
+    let (code, first, _) = link();
+    assert_eq!(code, 0);
+    let lines: Vec<_> = first.lines().map(str::trim).collect();
+    assert_eq!(lines[0], "default");
+    assert!(lines[1].starts_with("tg://proxy?server=proxy.example.com&port=8443&secret=ee"), "{first}");
+    assert_eq!(lines[2], lines[1].replace("tg://", "https://t.me/"));
+    assert!(!first.contains('\x1b'), "no QR code into a pipe");
+    assert_eq!(link().1, first);
+    let secret = fs::read_to_string(home.path().join("state/secret")).unwrap();
+    assert!(lines[1].contains(secret.trim()));
+}
+
+#[test]
+fn links_of_named_users_in_the_form_that_is_asked_for() {
+    let home = home();
+    let arguments = [
+        "--secret",
+        "alice=00112233445566778899aabbccddeeff",
+        "--secret",
+        "bob=7kARIjNEVWZ3iJmqu8zd7v9leGFtcGxlLmNvbQ",
+        "--domain",
+        "example.com",
+        "--link-host",
+        "[2001:DB8::1]",
+        "--listen",
+        "127.0.0.1:443",
+    ];
+    let link = |more: &[&str]| run(home.path(), &[&["link"], &arguments[..], more].concat());
+    let (_, out, _) = link(&["--json"]);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let base = "server=2001:db8::1&port=443&secret=ee";
+    let domain = "6578616d706c652e636f6d";
+    assert_eq!(value[0]["tg"], format!("tg://proxy?{base}00112233445566778899aabbccddeeff{domain}"));
+    assert_eq!(value[1]["web"], format!("https://t.me/proxy?{base}40112233445566778899aabbccddeeff{domain}"));
+    let (_, out, _) = link(&["--user", "bob", "--base64url"]);
+    assert!(out.contains("secret=7kARIjNEVWZ3iJmqu8zd7v9leGFtcGxlLmNvbQ") && !out.contains("alice"), "{out}");
+    let (_, out, _) = link(&["--user", "bob", "--qr"]);
+    assert!(out.contains("\x1b[38;5;231;48;5;231m"), "{out}");
+    let (code, _, err) = link(&["--user", "carol"]);
+    assert!(code == 2 && err.contains("no user `carol`") && err.contains("alice, bob"), "{err}");
+    let (code, _, err) = link(&["--port", "0"]);
+    assert!(code == 2 && err.contains("1 to 65535"), "{err}");
+}
+
+#[test]
+fn a_private_address_in_a_link_is_pointed_out() {
+    let (_, out, _) = run(home().path(), &["link", "--listen", "127.0.0.1:443"]);
+    assert!(out.contains("server=127.0.0.1&") && out.contains("private address") && out.contains("--host"), "{out}");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_is_named() {
+    let home = home();
+    fs::write(home.path().join("state"), "a file").unwrap();
+    let (code, _, err) = run(home.path(), &["link"]);
+    assert!(code == 1 && err.contains("state") && err.contains("next: ") && err.contains("--state-dir"), "{err}");
+}
+
+#[test]
+fn health_follows_the_listener() {
+    let home = home();
+    let health = |port: u16| run(home.path(), &["health", "--listen", &format!("0.0.0.0:{port}")]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(health(listener.local_addr().unwrap().port()).0, 0);
+    // Bound but not listening: the port answers nobody, and nobody else can take it meanwhile.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let port = silent.local_addr().unwrap().as_socket().unwrap().port();
+    let (code, _, err) = health(port);
+    assert!(code == 1 && err.contains("next: "), "{err}");
+}
+
+#[test]
+fn help_teaches() {
+    let (code, out, _) = run(home().path(), &["--help"]);
+    assert_eq!(code, 0);
+    for part in ["run", "check", "secret", "link", "health", "First link in a minute", "--domain example.com"] {
+        assert!(out.contains(part), "{part}");
+    }
+    let (_, out, _) = run(home().path(), &["run", "--help"]);
+    for flag in ["config", "state-dir", "listen", "domain", "cover", "secret", "dc", "log", "link-host"] {
+        assert!(out.contains(&format!("--{flag} ")), "{flag}");
+    }
+    assert!(out.contains("VIZARD_CONFIG"));
+}

@@ -1,0 +1,221 @@
+//! Real Telegram software reaches Telegram through `vizard run`.
+//!
+//! The client is TDLib, the library inside Telegram's own applications; the proxy is the program that ships; between
+//! them and around them is a small Internet made of network namespaces, with a data centre that speaks enough of
+//! MTProto for TDLib to log in and move files. Each test has an Internet of its own, so they run side by side.
+//!
+//! `tests/run.sh` installs what this needs. Without it the tests are skipped with a note, and fail where `CI` is set.
+
+#![expect(clippy::unwrap_used, reason = "what surrounds a test may fail it from anywhere")]
+
+#[path = "real_clients/cast.rs"]
+mod cast;
+#[path = "real_clients/world.rs"]
+mod world;
+
+use std::net::Ipv4Addr;
+
+use cast::{IPV4, IPV6, Link, Nginx, Proxy, Tdlib, Telegram};
+use world::{Place, World};
+
+const EVERYTHING: &str = "ping,test,session,files";
+/// Each way, for each data centre that files come from.
+const LARGE: [&str; 4] = ["--megabytes", "50", "--timeout", "300"];
+const REMOTE: &str = "cover.example:8443";
+
+#[test]
+fn tdlib_and_the_data_centre_understand_each_other_without_a_proxy() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    Tdlib::alone(&world, &telegram).with(&LARGE).passes("ping,session,files");
+}
+
+#[test]
+fn tdlib_moves_files_through_the_built_in_site() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let proxy = Proxy::open(&world, "site", &[]);
+    Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&LARGE).passes(EVERYTHING);
+    proxy.close();
+}
+
+#[test]
+fn tdlib_moves_files_through_the_built_in_site_over_ipv6() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let proxy = Proxy::open(&world, "site", &[]);
+    Tdlib::behind(&world, &proxy.link(IPV6), Some(&telegram)).with(&LARGE).passes(EVERYTHING);
+    proxy.close();
+}
+
+#[test]
+fn tdlib_moves_files_before_a_remote_rustls_cover() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let site = Proxy::as_rustls_site(&world);
+    let proxy = Proxy::open(&world, REMOTE, &[]);
+    Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&LARGE).passes(EVERYTHING);
+    proxy.close();
+    site.close();
+}
+
+#[test]
+fn tdlib_moves_files_before_a_remote_rustls_cover_over_ipv6() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let site = Proxy::as_rustls_site(&world);
+    let proxy = Proxy::open(&world, "[fd78::2]:8443", &[]);
+    Tdlib::behind(&world, &proxy.link(IPV6), Some(&telegram)).with(&LARGE).passes(EVERYTHING);
+    proxy.close();
+    site.close();
+}
+
+/// nginx sends several encrypted records, which TDLib only takes as one.
+#[test]
+fn tdlib_moves_files_before_nginx() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let _nginx = Nginx::open(&world);
+    let proxy = Proxy::open(&world, REMOTE, &[]);
+    Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&LARGE).passes(EVERYTHING);
+    proxy.close();
+}
+
+/// What README's first command promises.
+#[test]
+fn the_first_link_of_an_unconfigured_proxy_connects_and_survives_a_restart() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let proxy = Proxy::embedded(&world, "fresh");
+    let first = proxy.printed_link();
+    assert_eq!(first.port, "443");
+    Tdlib::behind(&world, &reachable(&first), Some(&telegram)).passes("ping,test,session");
+    proxy.close();
+
+    let again = Proxy::embedded(&world, "fresh");
+    assert!(again.printed_link().secret == first.secret, "the second start has another secret");
+    Tdlib::behind(&world, &reachable(&first), Some(&telegram)).passes("ping");
+    again.close();
+}
+
+#[test]
+fn an_unconfigured_proxy_makes_do_with_port_8443() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let taken = Proxy::embedded(&world, "first");
+    let proxy = Proxy::embedded(&world, "second");
+    assert_eq!(proxy.listen.iter().map(|address| address.port()).collect::<Vec<_>>(), [8443]);
+    let link = proxy.printed_link();
+    assert_eq!(link.port, "8443");
+    assert!(link.secret != taken.printed_link().secret, "two fresh proxies have one secret");
+    Tdlib::behind(&world, &reachable(&link), Some(&telegram)).passes("ping");
+    taken.close();
+    proxy.close();
+}
+
+/// Where this world's clients find the proxy of a link, if it names an address that only its own machine knows.
+fn reachable(link: &Link) -> Link {
+    let known = [IPV4, IPV6].contains(&link.server.as_str());
+    let server = if known { link.server.clone() } else { IPV4.into() };
+    Link { server, port: link.port.clone(), secret: link.secret.clone() }
+}
+
+#[test]
+fn every_data_centre_and_its_media_cluster_is_found() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let proxy = Proxy::open(&world, "site", &[]);
+    let all = ["--dc", "1", "2", "3", "4", "5", "--megabytes", "1", "--file-dc", "1", "2", "4"];
+    Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&all).passes(EVERYTHING);
+    proxy.close();
+    assert_numbers(&telegram, &[1, 2, 3, 4, 5, -2, -4]);
+}
+
+#[test]
+fn test_data_centres_are_found() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let proxy = Proxy::open(&world, "site", &[]);
+    let test = ["--test-dc", "--megabytes", "1", "--file-dc", "1", "2", "3"];
+    Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&test).passes("ping,session,files");
+    proxy.close();
+    assert_numbers(&telegram, &[10_001, 10_002, 10_003]);
+}
+
+/// Every wanted number was seen, and every connection came to an address of the data centre that its header names.
+fn assert_numbers(telegram: &Telegram, wanted: &[i64]) {
+    let seen = telegram.seen();
+    seen.iter().for_each(|seen| eprintln!("{} at {}", seen.dc, seen.address));
+    for number in wanted {
+        assert!(seen.iter().any(|seen| seen.dc == *number), "nobody asked for data centre {number}");
+    }
+    for seen in seen {
+        let (_, addresses) = ADDRESSES.iter().find(|(dc, _)| *dc == seen.dc.abs()).expect("a known number");
+        assert!(addresses.contains(&seen.address.as_str()), "{} for data centre {}", seen.address, seen.dc);
+    }
+}
+
+/// As Telegram's own clients have them built in.
+const ADDRESSES: [(i64, &[&str]); 8] = [
+    (1, &["149.154.175.50", "2001:b28:f23d:f001::a"]),
+    (2, &["149.154.167.51", "95.161.76.100", "2001:67c:4e8:f002::a"]),
+    (3, &["149.154.175.100", "2001:b28:f23d:f003::a"]),
+    (4, &["149.154.167.91", "2001:67c:4e8:f004::a"]),
+    (5, &["149.154.171.5", "2001:b28:f23f:f005::a"]),
+    (10_001, &["149.154.175.10", "2001:b28:f23d:f001::e"]),
+    (10_002, &["149.154.167.40", "2001:67c:4e8:f002::e"]),
+    (10_003, &["149.154.175.117", "2001:b28:f23d:f003::e"]),
+];
+
+#[test]
+fn an_override_sends_clients_elsewhere_even_over_ipv6() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let proxy = Proxy::open(&world, "site", &["--dc", "1=[2a0a:f280::7]:443", "--dc", "2=10.78.0.2:443"]);
+    let both = ["--dc", "1", "2"];
+    Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&both).passes("ping,test");
+    proxy.close();
+    for (number, address) in [(1, "2a0a:f280::7"), (2, "10.78.0.2")] {
+        assert!(telegram.seen().iter().any(|seen| seen.dc == number));
+        assert!(telegram.seen().iter().all(|seen| seen.dc != number || seen.address == address));
+    }
+}
+
+#[test]
+fn an_unreachable_data_centre_fails_the_client_and_not_the_proxy() {
+    let Some(world) = World::create() else { return };
+    let proxy = Proxy::open(&world, "site", &[]);
+    let link = proxy.link(IPV4);
+    let report = Tdlib::behind(&world, &link, None).with(&["--count", "1"]).check("ping");
+    assert_eq!(report["ping"]["ok"], false);
+    assert!(proxy.log().contains("data centre cannot be reached"), "the log does not say why");
+
+    let telegram = Telegram::open(&world);
+    Tdlib::behind(&world, &link, Some(&telegram)).passes("ping");
+    proxy.close();
+}
+
+#[test]
+fn a_client_with_another_secret_meets_the_site() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let proxy = Proxy::open(&world, "site", &[]);
+    let mut link = proxy.link(IPV4);
+    link.secret.replace_range(2..4, "00");
+    let report = Tdlib::behind(&world, &link, Some(&telegram)).with(&["--count", "1"]).check("ping");
+    assert_eq!(report["ping"]["ok"], false);
+    assert!(telegram.seen().is_empty());
+    proxy.close();
+}
+
+/// The kit itself: a data centre can be reached through the proxy only.
+#[test]
+fn clients_cannot_go_round_the_proxy() {
+    let Some(world) = World::create() else { return };
+    let _telegram = Telegram::open(&world);
+    for (place, reaches) in [(Place::Client, false), (Place::Proxy, true)] {
+        let mut command = world.command(place, "bash");
+        command.args(["-c", &format!("exec 3<>/dev/tcp/{}/443", Ipv4Addr::new(149, 154, 175, 50))]);
+        assert_eq!(command.output().unwrap().status.success(), reaches);
+    }
+}

@@ -1,0 +1,254 @@
+//! Who plays in these tests: the data centre, TDLib, the proxy, and sites that it stands before.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::world::{Place, Running, Stream, World};
+
+/// The secret of every proxy that is given one.
+const SECRET: &str = "8d21ce1bfa7b4a1f9a6c5b0e3f7d2a94";
+
+/// Where clients find the proxy.
+pub const IPV4: &str = "198.51.100.10";
+/// The same in IPv6.
+pub const IPV6: &str = "2001:db8:51::10";
+
+/// The name that the proxy's cover goes by.
+pub const DOMAIN: &str = "cover.example";
+
+/// Telegram, as far as these tests have it: `mock_dc.py` at all of its addresses.
+pub struct Telegram {
+    log: PathBuf,
+    public_key: PathBuf,
+    _running: Running,
+}
+
+/// One connection as the data centre saw it.
+pub struct Seen {
+    /// The number in the header.
+    pub dc: i64,
+    /// The address that was dialled, without its port.
+    pub address: String,
+}
+
+impl Telegram {
+    /// Listens when this returns.
+    pub fn open(world: &World) -> Self {
+        let (log, public_key) = (world.path("dc.jsonl"), world.path("dc.pub"));
+        let mut command = world.python(Place::Internet, "mock_dc.py");
+        command.args(["--listen", "0.0.0.0:443", "--listen", "[::]:443", "--rsa-key"]).arg(world.path("dc.pem"));
+        command.arg("--public-key-out").arg(&public_key).arg("--log").arg(&log);
+        let running = Running::start("the data centre", command);
+        running.wait_for(Stream::Out, |line| (line == "ready").then_some(()));
+        Self { log, public_key, _running: running }
+    }
+
+    /// All connections that got as far as their header.
+    pub fn seen(&self) -> Vec<Seen> {
+        let events: Vec<Value> =
+            fs::read_to_string(&self.log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of = |kind: &'static str| events.iter().filter(move |event| event["ev"] == kind);
+        of("transport")
+            .map(|header| {
+                let opened = of("open").find(|open| open["conn"] == header["conn"]).unwrap();
+                let local = opened["local"].as_str().unwrap();
+                let address = local.rsplit_once(':').unwrap().0.to_owned();
+                Seen { dc: header["dc_field"].as_i64().unwrap(), address }
+            })
+            .collect()
+    }
+}
+
+/// The proxy as a link names it.
+pub struct Link {
+    /// Host name or address.
+    pub server: String,
+    /// TCP port.
+    pub port: String,
+    /// In any of its forms.
+    pub secret: String,
+}
+
+impl Link {
+    /// Of a `tg://proxy` link as it was printed.
+    pub fn parse(text: &str) -> Option<Self> {
+        let start = text.find("tg://proxy?")? + "tg://proxy?".len();
+        let end = |c: char| c.is_whitespace() || c == '"';
+        let query = text[start..].split(end).next()?;
+        let value = |name: &str| Some(query.split('&').find_map(|pair| pair.strip_prefix(name))?.to_owned());
+        Some(Self { server: value("server=")?, port: value("port=")?, secret: value("secret=")? })
+    }
+}
+
+/// TDLib's wishes and the data centre that it believes in.
+pub struct Tdlib<'w> {
+    command: Command,
+    telegram: Option<&'w Telegram>,
+}
+
+impl<'w> Tdlib<'w> {
+    /// Behind the proxy. Without a data centre it can do no more than `ping`.
+    pub fn behind(world: &World, link: &Link, telegram: Option<&'w Telegram>) -> Self {
+        let mut command = world.python(Place::Client, "tdlib_ping.py");
+        command.args(["--server", &link.server, "--port", &link.port, "--secret", &link.secret]);
+        Self { command, telegram }
+    }
+
+    /// Beside the proxy, so that it can do without.
+    pub fn alone(world: &World, telegram: &'w Telegram) -> Self {
+        Self { command: world.python(Place::Proxy, "tdlib_ping.py"), telegram: Some(telegram) }
+    }
+
+    /// More arguments for `tdlib_ping.py`.
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    /// Runs the checks; the report says of each whether it is `ok`.
+    pub fn check(mut self, checks: &str) -> Value {
+        self.command.args(["--checks", checks]);
+        if let Some(telegram) = self.telegram {
+            self.command.arg("--public-key").arg(&telegram.public_key).arg("--dc-log").arg(&telegram.log);
+        }
+        let output = self.command.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no report: {errors}"));
+        eprintln!("{report:#}\n{errors}");
+        let all_ok = checks.split(',').all(|check| report[check]["ok"] == true);
+        assert_eq!(output.status.success(), all_ok, "the report and the exit code disagree");
+        report
+    }
+
+    /// Runs the checks, and fails unless all of them pass.
+    pub fn passes(self, checks: &str) {
+        let report = self.check(checks);
+        checks.split(',').for_each(|check| assert_eq!(report[check]["ok"], true, "{check} failed"));
+    }
+}
+
+/// A running `vizard run`.
+pub struct Proxy {
+    running: Running,
+    /// Where it says that it listens.
+    pub listen: Vec<SocketAddr>,
+}
+
+impl Proxy {
+    /// With a secret of its own, at port 443 of all addresses. Accepts connections when this returns.
+    pub fn open(world: &World, cover: &str, more: &[&str]) -> Self {
+        let secret = format!("user={SECRET}");
+        let mut arguments = vec!["--listen", "[::]:443", "--log", "json"];
+        arguments.extend(["--domain", DOMAIN, "--cover", cover, "--secret", &secret]);
+        arguments.extend(more);
+        Self::run(world, Place::Proxy, "the proxy", "proxy", &arguments)
+    }
+
+    /// With nothing but a folder for its state.
+    pub fn embedded(world: &World, state: &str) -> Self {
+        Self::run(world, Place::Proxy, "the unconfigured proxy", state, &[])
+    }
+
+    /// A site elsewhere: the one that the program brings along, whose flight is rustls' own.
+    pub fn as_rustls_site(world: &World) -> Self {
+        let arguments = ["--listen", "[::]:8443", "--domain", DOMAIN, "--cover", "site"];
+        Self::run(world, Place::Internet, "the rustls site", "site", &arguments)
+    }
+
+    fn run(world: &World, place: Place, name: &str, state: &str, arguments: &[&str]) -> Self {
+        let mut command = world.command(place, env!("CARGO_BIN_EXE_vizard"));
+        command.args(["run", "--state-dir"]).arg(world.path(state)).args(arguments);
+        let running = Running::start(name, command);
+        let listen = running.wait_for(Stream::Out, ready);
+        Self { running, listen }
+    }
+
+    /// The link for clients that come to this address, if the proxy was given its secret.
+    pub fn link(&self, server: &str) -> Link {
+        let domain = DOMAIN.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Link { server: server.into(), port: "443".into(), secret: format!("ee{SECRET}{domain}") }
+    }
+
+    /// The link that it printed itself.
+    pub fn printed_link(&self) -> Link {
+        Link::parse(&self.running.said(Stream::Out)).expect("a link on the standard output")
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> String {
+        self.running.said(Stream::Err)
+    }
+
+    /// Ends it as a service manager does, and fails unless it ends well, never panicked and told nobody its secret.
+    pub fn close(mut self) {
+        let link = Link::parse(&self.running.said(Stream::Out));
+        let status = self.running.terminate();
+        assert!(status.success(), "ended with {status}");
+        assert!(!self.log().contains("panicked"), "a connection panicked");
+        if let Some(link) = link {
+            assert!(!self.log().contains(&link.secret[2..34]), "the secret is in the log");
+        }
+    }
+}
+
+/// The addresses in the line that says that connections are accepted.
+fn ready(line: &str) -> Option<Vec<SocketAddr>> {
+    let line: Value = serde_json::from_str(line).ok().filter(|line: &Value| line["ready"] == true)?;
+    Some(line["listen"].as_array()?.iter().map(|address| address.as_str().unwrap().parse().unwrap()).collect())
+}
+
+/// A real nginx, whose flight has several encrypted records.
+pub struct Nginx {
+    _running: Running,
+}
+
+impl Nginx {
+    /// Listens at port 8443 of `cover.example` when this returns.
+    pub fn open(world: &World) -> Self {
+        let (certificate, key) = (world.path("site.crt"), world.path("site.key"));
+        let mut openssl = world.command(Place::Internet, "openssl");
+        openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=cover.example"]);
+        let made = openssl.arg("-out").arg(&certificate).arg("-keyout").arg(&key).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+
+        let configuration = world.path("nginx.conf");
+        let text = NGINX.replace("FOLDER", world.path("").to_str().unwrap());
+        fs::write(&configuration, text).unwrap();
+        let mut command = world.command(Place::Internet, "/usr/sbin/nginx");
+        command.args(["-e", "stderr", "-p"]).arg(world.path("")).arg("-c").arg(configuration);
+        let running = Running::start("nginx", command);
+        // It says how it waits for events once its sockets listen.
+        running.wait_for(Stream::Err, |line| line.contains("event method").then_some(()));
+        Self { _running: running }
+    }
+}
+
+/// One process, so that it needs no second user and ends with its parent.
+const NGINX: &str = "
+daemon off;
+master_process off;
+error_log stderr notice;
+pid FOLDER/nginx.pid;
+events {}
+http {
+    access_log off;
+    client_body_temp_path FOLDER/body;
+    proxy_temp_path FOLDER/proxied;
+    fastcgi_temp_path FOLDER/fastcgi;
+    uwsgi_temp_path FOLDER/uwsgi;
+    scgi_temp_path FOLDER/scgi;
+    server {
+        listen 0.0.0.0:8443 ssl http2;
+        listen [::]:8443 ssl http2;
+        server_name cover.example;
+        ssl_certificate FOLDER/site.crt;
+        ssl_certificate_key FOLDER/site.key;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        return 200 'a site';
+    }
+}
+";

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Every check and every test, on a fresh Debian 12 with Rust; elsewhere if the programs below are there.
+#
+#   bash tests/run.sh            installs what is missing and runs everything; a test that cannot run is a failure
+#   bash tests/run.sh --quick    installs nothing and leaves out the image and real Telegram software; other tests
+#                                skip themselves where a program is missing
+#
+# Takes the packages below by apt, with sudo unless it is root, and TDLib by pip into the target folder. Nothing that it
+# installs is left running. Only the test of the image needs root, and only that gets it.
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# A C compiler for the build, programs that tests run, and the ground that tests/real_clients stands on.
+PACKAGES=(gcc libc6-dev chromium curl iproute2 nginx-light openssl)
+# Tests of the program as it is deployed, which --quick leaves out.
+REAL=(container real_clients)
+TARGET=${CARGO_TARGET_DIR:-target}
+LOG=$TARGET/tests.log
+
+main() {
+    rm -f "$LOG"
+    trap finish EXIT
+    if $quick; then
+        echo "--- left out by --quick: ${REAL[*]}"
+    else
+        phase packages
+        phase telegram
+        # From here on a test that lacks something fails instead of skipping itself.
+        export CI=${CI:-true}
+    fi
+    phase formatting
+    phase lints
+    phase documentation
+    phase tests
+}
+
+# Runs the function of this name and tells how long it took. Nothing here may catch a failure: bash would then go on
+# inside the function after one.
+phase() {
+    now=$1 began=$SECONDS
+    echo "--- $now"
+    "$now" </dev/null
+    echo "--- $now: $((SECONDS - began)) s"
+    now=
+}
+
+# Ends with the test runner's own words on every test program, which are far apart in its output.
+finish() {
+    local status=$?
+    if [[ -n ${now:-} ]]; then echo "--- $now: failed after $((SECONDS - began)) s"; fi
+    if [[ ${now:-tests} == tests && -e $LOG ]]; then
+        echo "--- all in all: $SECONDS s"
+        grep --extended-regexp '^(skipped |test .* FAILED|     Running |   Doc-tests |test result: |error: )' "$LOG" || true
+    fi
+    return "$status"
+}
+
+packages() {
+    local wanted=("${PACKAGES[@]}") missing=() package
+    if [[ -e tests/container/packages.txt ]]; then
+        mapfile -t -O "${#wanted[@]}" wanted <tests/container/packages.txt
+    fi
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then wanted+=(python3-venv); fi
+    if ! command -v dpkg-query apt-get >/dev/null; then
+        echo "no apt here; the tests need what these packages of Debian hold: ${wanted[*]}"
+        return
+    fi
+    for package in "${wanted[@]}"; do
+        if ! installed "$package"; then missing+=("$package"); fi
+    done
+    if ((${#missing[@]})); then install "${missing[@]}"; fi
+    echo "${#wanted[@]} packages are there, ${#missing[@]} of them installed now"
+}
+
+installed() {
+    [[ $(dpkg-query --show --showformat '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+
+# A web server that nobody asked for shall not start, now or at the next boot. Debian's packages do not start a masked
+# unit, and where there is no systemd, no service that the present runlevel is not meant for.
+install() {
+    local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get --quiet --quiet) systemd=false
+    if [[ -d /run/systemd/system && " $* " == *" nginx-light "* ]]; then systemd=true; fi
+    echo "installing $*"
+    as_root "${apt[@]}" update
+    if $systemd; then as_root systemctl mask --quiet --runtime nginx.service; fi
+    as_root "${apt[@]}" install --yes --no-install-recommends "$@" >/dev/null
+    if $systemd; then
+        as_root systemctl unmask --quiet --runtime nginx.service
+        as_root systemctl disable --quiet nginx.service
+    fi
+}
+
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
+telegram() {
+    bash tests/real_clients/venv.sh "$TARGET/venv"
+}
+
+formatting() {
+    cargo fmt --check
+}
+
+# All targets, so benches are compiled too.
+lints() {
+    cargo clippy --all-targets --locked -- -D warnings
+}
+
+documentation() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+}
+
+tests() {
+    local which=() name file
+    if $quick; then
+        which=(--lib --bins)
+        for file in tests/*.rs; do
+            name=$(basename "$file" .rs)
+            if [[ " ${REAL[*]} " != *" $name "* ]]; then which+=(--test "$name"); fi
+        done
+    elif ((EUID != 0)); then
+        root_for_the_container
+    fi
+    mkdir -p "$TARGET"
+    cargo test --locked --no-fail-fast "${which[@]}" 2>&1 | tee "$LOG"
+}
+
+# Cargo runs every test program through this: only the one that builds containers becomes root.
+root_for_the_container() {
+    local triple
+    triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    export "CARGO_TARGET_${triple}_RUNNER=bash tests/run.sh --test-program"
+}
+
+test_program() {
+    case $(basename "$1") in
+        container-*) exec sudo --preserve-env env "PATH=$PATH" "HOME=$HOME" "$@" ;;
+        *) exec "$@" ;;
+    esac
+}
+
+quick=false
+case ${1:-} in
+    '') main ;;
+    --quick)
+        quick=true
+        main
+        ;;
+    --test-program) test_program "${@:2}" ;;
+    *)
+        sed -n '4,6p' "$0" | cut -c3- >&2
+        exit 2
+        ;;
+esac

@@ -1,0 +1,328 @@
+//! A client of the proxy: signs a captured hello, checks the flight as TDLib does, then speaks obfuscated2 in records.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+use super::dice::Dice;
+use super::hello::{self, Key, RANDOM};
+use super::obfuscated::{Frame, Frames, Header, PADDED, Stream, framed};
+
+/// How long anything on loopback may take before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The record that a TLS 1.3 client sends for the sake of old middle boxes.
+pub const CCS: [u8; 6] = [20, 3, 3, 0, 1, 1];
+
+/// What most clients put into one record, and what some put.
+pub const USUAL_RECORD: usize = 2878;
+
+/// How the other side ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Fin,
+    Reset,
+    /// It had not ended when the patience was spent.
+    Open,
+}
+
+/// The proxy's first answer.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    pub bytes: Vec<u8>,
+    /// Payload bytes of the ServerHello record.
+    pub hello: usize,
+    /// Payload bytes of the data record.
+    pub data: usize,
+}
+
+/// Why a client turned away from a flight.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The first record is no ServerHello record.
+    Head,
+    /// What follows the first record is not CCS and the head of a data record.
+    Middle,
+    /// Bytes came after the flight, before the client had spoken.
+    TooMuch,
+    /// A read ended where Android reads a length that is not there yet.
+    Torn,
+    /// The authenticator is not that of this secret and hello: the cover itself has answered.
+    Digest,
+    /// No whole flight came.
+    Ended(End),
+}
+
+/// Reads a flight and judges it as TDLib does.
+pub async fn read_flight(stream: &mut TcpStream, key: &Key, random: &[u8]) -> Result<Flight, Refused> {
+    // A read takes what the spare capacity holds; it must not be us who tear the flight.
+    let mut bytes = Vec::with_capacity(64 << 10);
+    loop {
+        match check_shape(&bytes)? {
+            Some(flight) if bytes.len() == 16 + flight.hello + flight.data => {
+                return if authentic(&bytes, key, random) { Ok(flight) } else { Err(Refused::Digest) };
+            }
+            Some(_) => return Err(Refused::TooMuch),
+            None => more(stream, &mut bytes).await.map_err(Refused::Ended)?,
+        }
+        let first =
+            bytes.get(3..5).map_or(usize::MAX - 16, |len| 5 + usize::from(u16::from_be_bytes([len[0], len[1]])));
+        if (first..first + 11).contains(&bytes.len()) {
+            return Err(Refused::Torn);
+        }
+    }
+}
+
+/// The lengths inside a flight, `None` while it is not whole.
+fn check_shape(bytes: &[u8]) -> Result<Option<Flight>, Refused> {
+    let Some(head) = bytes.get(..5) else { return Ok(None) };
+    if head[..3] != [22, 3, 3] {
+        return Err(Refused::Head);
+    }
+    let hello = usize::from(u16::from_be_bytes([head[3], head[4]]));
+    let Some(middle) = bytes.get(5 + hello..16 + hello) else { return Ok(None) };
+    if middle[..9] != [20, 3, 3, 0, 1, 1, 23, 3, 3] {
+        return Err(Refused::Middle);
+    }
+    let data = usize::from(u16::from_be_bytes([middle[9], middle[10]]));
+    let whole = bytes.len() >= 16 + hello + data;
+    Ok(whole.then(|| Flight { bytes: bytes.to_vec(), hello, data }))
+}
+
+/// Whether the server's random is the code over the client's random and the flight.
+pub fn authentic(flight: &[u8], key: &Key, client_random: &[u8]) -> bool {
+    let mut zeroed = flight.to_vec();
+    zeroed[RANDOM].fill(0);
+    hello::mac(key, &[client_random, &zeroed])[..] == flight[RANDOM]
+}
+
+async fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<(), End> {
+    match timeout(PATIENCE, stream.read_buf(bytes)).await {
+        Err(_) => Err(End::Open),
+        Ok(Ok(0)) => Err(End::Fin),
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(End::Reset),
+    }
+}
+
+/// How the record before the header is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ccs {
+    /// In one write with the header, as real clients do.
+    Together,
+    /// In a write of its own.
+    Apart,
+    /// Not at all.
+    None,
+}
+
+/// Everything about a login that a test may want otherwise.
+#[derive(Clone)]
+pub struct Login {
+    pub key: Key,
+    /// The signed hello as it is written, possibly in several records.
+    pub wire: Vec<u8>,
+    /// The random inside it.
+    pub random: [u8; 32],
+    pub dc: i16,
+    pub ccs: Ccs,
+    /// Payload bytes of the largest record that the client sends.
+    pub record: usize,
+    /// Bytes of each write of the hello; 0 for all at once.
+    pub pieces: usize,
+}
+
+impl Login {
+    /// A hello of the captured class `file`, new in everything that a real client draws anew.
+    pub fn of(captured: &hello::Captured, key: Key, dice: &mut Dice) -> Self {
+        let mut record = captured.parts().fresh(dice).fresh_shares().record();
+        hello::sign(&mut record, &key, hello::now());
+        Self::with(record, key)
+    }
+
+    /// A login with this signed record.
+    pub fn with(record: Vec<u8>, key: Key) -> Self {
+        let random = record[RANDOM].try_into().expect("32 bytes");
+        Self { key, wire: record, random, dc: 2, ccs: Ccs::Together, record: USUAL_RECORD, pieces: 0 }
+    }
+
+    pub fn dc(mut self, dc: i16) -> Self {
+        self.dc = dc;
+        self
+    }
+
+    /// Sends the hello and waits for a flight that the client accepts.
+    pub async fn greet(&self, proxy: SocketAddr) -> Result<(TcpStream, Flight), Refused> {
+        let mut stream = TcpStream::connect(proxy).await.expect("the proxy accepts connections");
+        stream.set_nodelay(true).expect("a socket option");
+        let pieces = if self.pieces == 0 { self.wire.len() } else { self.pieces };
+        for piece in self.wire.chunks(pieces) {
+            stream.write_all(piece).await.map_err(|_| Refused::Ended(End::Reset))?;
+        }
+        let flight = read_flight(&mut stream, &self.key, &self.random).await?;
+        Ok((stream, flight))
+    }
+
+    /// Enters; the header leaves together with the first frame.
+    pub async fn enter(&self, proxy: SocketAddr) -> Result<Session, Refused> {
+        let (stream, flight) = self.greet(proxy).await?;
+        Ok(self.session(stream, flight))
+    }
+
+    /// A session over a connection whose flight was accepted.
+    pub fn session(&self, stream: TcpStream, flight: Flight) -> Session {
+        let header = Header::make(Some(&self.key), PADDED, self.dc, &mut Dice::unseen());
+        let (read, write) = stream.into_split();
+        let up = Up { write, stream: header.up, start: Some((self.ccs, header.wire)), record: self.record };
+        let down = Down {
+            read,
+            stream: header.down,
+            wire: Vec::new(),
+            frames: Frames::default(),
+            sizes: Vec::new(),
+            least: 17,
+        };
+        Session { up, down, flight }
+    }
+}
+
+/// A client that has entered.
+pub struct Session {
+    pub up: Up,
+    pub down: Down,
+    pub flight: Flight,
+}
+
+impl Session {
+    /// Sends one packet and expects the same back.
+    pub async fn echo(&mut self, packet: &[u8]) -> Result<(), End> {
+        self.up.packet(packet).await.map_err(|_| End::Reset)?;
+        match self.down.frame().await? {
+            Frame::Packet(back) if back == packet => Ok(()),
+            other => panic!("sent {} bytes, got {other:?}", packet.len()),
+        }
+    }
+
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        let stream = self.up.write.reunite(self.down.read).expect("two halves of one stream");
+        stream.set_zero_linger().expect("a socket option");
+    }
+}
+
+/// The sending half of a session.
+pub struct Up {
+    write: OwnedWriteHalf,
+    stream: Stream,
+    start: Option<(Ccs, [u8; 64])>,
+    record: usize,
+}
+
+impl Up {
+    /// Sends one packet in a padded frame, in as many records as it needs.
+    pub async fn packet(&mut self, packet: &[u8]) -> io::Result<()> {
+        self.bytes(framed(packet)).await
+    }
+
+    /// Sends bytes as they are, framed or not.
+    pub async fn bytes(&mut self, mut bytes: Vec<u8>) -> io::Result<()> {
+        self.stream.apply(&mut bytes);
+        let mut wire = Vec::new();
+        if let Some((ccs, header)) = self.start.take() {
+            bytes.splice(..0, header);
+            match ccs {
+                Ccs::Together => wire.extend(CCS),
+                Ccs::Apart => self.write.write_all(&CCS).await?,
+                Ccs::None => {}
+            }
+        }
+        for payload in bytes.chunks(self.record) {
+            wire.extend([23, 3, 3]);
+            hello::push_counted(&mut wire, 2, payload);
+        }
+        self.write.write_all(&wire).await
+    }
+
+    /// Sends FIN.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        self.write.shutdown().await
+    }
+}
+
+/// The receiving half of a session. It panics at a record that a real client or TLS 1.3 would not have.
+pub struct Down {
+    read: OwnedReadHalf,
+    stream: Stream,
+    wire: Vec<u8>,
+    pub frames: Frames,
+    /// Payload bytes of every record so far.
+    pub sizes: Vec<usize>,
+    /// The smallest record that is believed.
+    pub least: usize,
+}
+
+impl Down {
+    /// The next frame that is not a filler.
+    pub async fn frame(&mut self) -> Result<Frame, End> {
+        loop {
+            if let Some(frame) = self.frames.next() {
+                return Ok(frame);
+            }
+            self.record().await?;
+        }
+    }
+
+    /// Everything until the other side ends: how it ended is the answer, the bytes are in `frames`.
+    pub async fn end(&mut self) -> End {
+        loop {
+            if let Err(end) = self.record().await {
+                return end;
+            }
+        }
+    }
+
+    /// Takes one record into `frames`.
+    pub async fn record(&mut self) -> Result<(), End> {
+        let mut payload = loop {
+            if let Some(payload) = self.split()? {
+                break payload;
+            }
+            self.read_more().await?;
+        };
+        self.stream.apply(&mut payload);
+        self.frames.push(&payload);
+        Ok(())
+    }
+
+    async fn read_more(&mut self) -> Result<(), End> {
+        self.wire.reserve(64 << 10);
+        let end = match timeout(PATIENCE, self.read.read_buf(&mut self.wire)).await {
+            Err(_) => End::Open,
+            Ok(Ok(0)) => End::Fin,
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(_)) => End::Reset,
+        };
+        assert!(end != End::Fin || self.wire.is_empty(), "FIN inside a record: {} bytes of it", self.wire.len());
+        Err(end)
+    }
+
+    fn split(&mut self) -> Result<Option<Vec<u8>>, End> {
+        let Some(head) = self.wire.get(..5) else { return Ok(None) };
+        assert_eq!(head[..3], [23, 3, 3], "a record that is no application data");
+        let length = usize::from(u16::from_be_bytes([head[3], head[4]]));
+        assert!((self.least..=16401).contains(&length), "a record of {length} bytes is not possible in TLS 1.3");
+        if self.wire.len() < 5 + length {
+            return Ok(None);
+        }
+        self.sizes.push(length);
+        let rest = self.wire.split_off(5 + length);
+        let mut record = std::mem::replace(&mut self.wire, rest);
+        record.drain(..5);
+        Ok(Some(record))
+    }
+}

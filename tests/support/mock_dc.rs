@@ -1,0 +1,324 @@
+//! A data centre on loopback: reads the header of each connection, notes it, and plays one role.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::dice::Dice;
+use super::obfuscated::{Frame, Frames, Header, Stream, framed};
+
+/// What a data centre does once it has the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Sends every packet back; FIN follows FIN.
+    Echo,
+    /// On the first packet sends [`synthetic`] bytes of this seed and count in frames, then FIN.
+    Pour(u64, usize),
+    /// Takes everything until FIN, then answers with one packet: count and SHA-256 of the packets' bytes.
+    Sink,
+    /// On the first packet sends one packet and FIN, then takes the rest as [`Role::Sink`] does; the sum is only noted.
+    Half,
+    /// On the first packet closes with FIN.
+    Shut,
+    /// On the first packet closes with RST.
+    Abort,
+    /// Sends half of a frame on the first packet, then closes with RST.
+    Die,
+    /// Takes everything and never answers.
+    Mute,
+    /// Answers each packet with bare tokens and small frames, every one in a segment of its own.
+    Tiny,
+    /// On the first packet sends the head of one huge frame and this many bytes of it, then FIN.
+    Unframed(u64, usize),
+}
+
+/// A connection that reached the data centre.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub tag: [u8; 4],
+    pub dc: i16,
+    /// Count and SHA-256 of what a sink took, once it has all of it.
+    pub sum: Option<Sum>,
+}
+
+/// Count and SHA-256 of bytes.
+pub type Sum = (u64, [u8; 32]);
+
+pub struct MockDc {
+    pub addr: SocketAddr,
+    log: Arc<Log>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Log {
+    seen: Mutex<Vec<Seen>>,
+    news: Notify,
+}
+
+impl MockDc {
+    pub async fn start(role: Role) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("an address");
+        let log = Arc::new(Log::default());
+        let task = tokio::spawn(accept(listener, role, log.clone()));
+        Self { addr, log, task }
+    }
+
+    /// Every connection with a whole header so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.log.seen.lock().expect("no panic while logging").clone()
+    }
+
+    /// Waits until the log satisfies `enough`; gives the log either way.
+    pub async fn wait(&self, limit: Duration, enough: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
+        let waiting = async {
+            loop {
+                let news = self.log.news.notified();
+                if enough(&self.seen()) {
+                    break;
+                }
+                news.await;
+            }
+        };
+        let _ = timeout(limit, waiting).await;
+        self.seen()
+    }
+}
+
+impl Drop for MockDc {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An address that refuses connections.
+pub async fn refusing() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    listener.local_addr().expect("an address")
+}
+
+/// An address where the first packet of a connection is never answered: a listener whose queue is full.
+pub struct Silent {
+    pub addr: SocketAddr,
+    _held: Vec<JoinHandle<std::io::Result<TcpStream>>>,
+    _listener: TcpListener,
+}
+
+impl Silent {
+    pub async fn start() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let listener = socket.listen(1).expect("listens");
+        let addr = listener.local_addr().expect("an address");
+        let mut held = Vec::new();
+        // Two fill the queue of one; whoever comes after them is left without an answer.
+        for _ in 0..2 {
+            let dial = TcpStream::connect(addr).await;
+            held.push(tokio::spawn(async { dial }));
+        }
+        for _ in 0..4 {
+            held.push(tokio::spawn(TcpStream::connect(addr)));
+        }
+        Self { addr, _held: held, _listener: listener }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self._held.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn accept(listener: TcpListener, role: Role, log: Arc<Log>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let log = log.clone();
+        tokio::spawn(async move {
+            let _ = Peer::serve(stream, role, log).await;
+        });
+    }
+}
+
+struct Peer {
+    stream: TcpStream,
+    up: Stream,
+    down: Stream,
+    frames: Frames,
+}
+
+impl Peer {
+    async fn serve(mut stream: TcpStream, role: Role, log: Arc<Log>) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut wire = [0; 64];
+        stream.read_exact(&mut wire).await?;
+        let header = Header::open(wire, None);
+        let index = log.add(Seen { tag: header.tag, dc: header.dc, sum: None });
+        let mut peer = Self { stream, up: header.up, down: header.down, frames: Frames::default() };
+        let sum = peer.play(role).await?;
+        log.sum(index, sum);
+        Ok(())
+    }
+
+    async fn play(&mut self, role: Role) -> std::io::Result<Option<Sum>> {
+        match role {
+            Role::Echo => self.echo().await?,
+            Role::Pour(seed, count) => self.pour(seed, count).await?,
+            Role::Sink => return self.sink(true).await.map(Some),
+            Role::Half => return self.half().await.map(Some),
+            Role::Shut => drop(self.frame().await?),
+            Role::Abort => {
+                self.frame().await?;
+                self.stream.set_zero_linger()?;
+            }
+            Role::Die => {
+                self.frame().await?;
+                self.send(framed(&[7; 5000])[..3000].to_vec()).await?;
+                self.stream.set_zero_linger()?;
+            }
+            Role::Mute => while self.frame().await?.is_some() {},
+            Role::Tiny => self.tiny().await?,
+            Role::Unframed(seed, count) => self.unframed(seed, count).await?,
+        }
+        Ok(None)
+    }
+
+    async fn echo(&mut self) -> std::io::Result<()> {
+        while let Some(frame) = self.frame().await? {
+            if let Frame::Packet(packet) = frame {
+                self.send(framed(&packet)).await?;
+            }
+        }
+        self.stream.shutdown().await
+    }
+
+    async fn pour(&mut self, seed: u64, count: usize) -> std::io::Result<()> {
+        self.frame().await?;
+        let mut sizes = Dice::new(seed ^ 1);
+        let mut source = Dice::new(seed);
+        let mut left = count;
+        while left > 0 {
+            let size = (16 + 8 * sizes.below(60_000)).min(left);
+            self.send(framed(&source.bytes(size))).await?;
+            left -= size;
+        }
+        self.stream.shutdown().await?;
+        while self.frame().await?.is_some() {}
+        Ok(())
+    }
+
+    async fn sink(&mut self, answer: bool) -> std::io::Result<Sum> {
+        let mut count = 0;
+        let mut hash = Sha256::new();
+        while let Some(frame) = self.frame().await? {
+            if let Frame::Packet(packet) = frame {
+                count += packet.len() as u64;
+                hash.update(&packet);
+            }
+        }
+        let sum: Sum = (count, hash.finalize().into());
+        if answer {
+            let mut packet = sum.0.to_le_bytes().to_vec();
+            packet.extend(sum.1);
+            self.send(framed(&packet)).await?;
+            self.stream.shutdown().await?;
+        }
+        Ok(sum)
+    }
+
+    async fn half(&mut self) -> std::io::Result<Sum> {
+        self.frame().await?;
+        self.send(framed(&[9; 40])).await?;
+        self.stream.shutdown().await?;
+        self.sink(false).await
+    }
+
+    async fn tiny(&mut self) -> std::io::Result<()> {
+        while self.frame().await?.is_some() {
+            for piece in tiny_pieces() {
+                self.send(piece).await?;
+            }
+        }
+        self.stream.shutdown().await
+    }
+
+    async fn unframed(&mut self, seed: u64, count: usize) -> std::io::Result<()> {
+        self.frame().await?;
+        self.send((1u32 << 24).to_le_bytes().to_vec()).await?;
+        let bytes = Dice::new(seed).bytes(count);
+        self.send(bytes).await?;
+        self.stream.shutdown().await?;
+        while self.frame().await?.is_some() {}
+        Ok(())
+    }
+
+    async fn send(&mut self, mut bytes: Vec<u8>) -> std::io::Result<()> {
+        self.down.apply(&mut bytes);
+        self.stream.write_all(&bytes).await
+    }
+
+    /// `None` once the other side has sent FIN.
+    async fn frame(&mut self) -> std::io::Result<Option<Frame>> {
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            if let Some(frame) = self.frames.next() {
+                return Ok(Some(frame));
+            }
+            let count = self.stream.read(&mut chunk).await?;
+            if count == 0 {
+                return Ok(None);
+            }
+            self.up.apply(&mut chunk[..count]);
+            self.frames.push(&chunk[..count]);
+        }
+    }
+}
+
+impl Log {
+    fn add(&self, seen: Seen) -> usize {
+        let mut log = self.seen.lock().expect("no panic while logging");
+        log.push(seen);
+        self.news.notify_waiters();
+        log.len() - 1
+    }
+
+    fn sum(&self, index: usize, sum: Option<Sum>) {
+        self.seen.lock().expect("no panic while logging")[index].sum = sum;
+        self.news.notify_waiters();
+    }
+}
+
+/// What [`Role::Tiny`] sends for each packet: tokens and frames of a few bytes.
+pub fn tiny_pieces() -> Vec<Vec<u8>> {
+    let token = |number: u32| (number | 1 << 31).to_le_bytes().to_vec();
+    vec![
+        token(0x1234_5678),
+        framed(&[0x6c, 0xfe, 0xff, 0xff]),
+        token(1),
+        token(2),
+        framed(&[0x11; 5]),
+        framed(&[0x22; 12]),
+        framed(&[0x33; 13]),
+        token(3),
+    ]
+}
+
+/// Count and SHA-256 of what [`Role::Pour`] sends.
+pub fn synthetic(seed: u64, count: usize) -> Sum {
+    let mut hash = Sha256::new();
+    let mut sizes = Dice::new(seed ^ 1);
+    let mut source = Dice::new(seed);
+    let mut left = count;
+    while left > 0 {
+        let size = (16 + 8 * sizes.below(60_000)).min(left);
+        hash.update(source.bytes(size));
+        left -= size;
+    }
+    (count as u64, hash.finalize().into())
+}

@@ -1,0 +1,147 @@
+//! The bare relay: what an extra hop alone does to a conversation. Its faulty versions prove that a fault is seen.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// A mistake that a proxy could make and that the comparison must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The honest relay.
+    None,
+    /// Closes when the first byte is not that of a TLS record.
+    RefusesStrangers,
+    /// Ends a connection on which the client has not spoken for a second.
+    Impatient,
+    /// Answers RST with FIN.
+    FinForReset,
+    /// Answers FIN of one side by closing both.
+    FullClose,
+    /// Sends a ServerHello without the session id that was echoed.
+    ForgetsSession,
+    /// Sends a plaintext alert before it passes FIN on.
+    AddsAlert,
+    /// Cuts the last byte of the first flight off.
+    CutsFlight,
+}
+
+/// A relay on loopback; it ends with this value.
+pub struct Relay {
+    pub addr: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    pub async fn start(to: SocketAddr, fault: Fault) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("an address");
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(relay(client, to, fault));
+            }
+        });
+        Self { addr, task }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn relay(client: TcpStream, to: SocketAddr, fault: Fault) {
+    let Ok(cover) = TcpStream::connect(to).await else { return };
+    for stream in [&client, &cover] {
+        stream.set_nodelay(true).expect("a socket option");
+    }
+    if converse(&client, &cover, fault).await.is_err() && fault != Fault::FinForReset {
+        for stream in [&client, &cover] {
+            let _ = stream.set_zero_linger();
+        }
+    }
+}
+
+/// Passes bytes until both sides have sent FIN; an error means that one of them was reset.
+async fn converse(client: &TcpStream, cover: &TcpStream, fault: Fault) -> io::Result<()> {
+    let (client_done, cover_done) = (Notify::new(), Notify::new());
+    let up = async {
+        copy(client, cover, fault, true).await?;
+        client_done.notify_one();
+        SockRef::from(cover).shutdown(Shutdown::Write)
+    };
+    let down = async {
+        copy(cover, client, fault, false).await?;
+        cover_done.notify_one();
+        SockRef::from(client).shutdown(Shutdown::Write)
+    };
+    // A socket can still be reset after its FIN, and the other side must hear of it.
+    let late_reset = async {
+        tokio::select! {
+            _ = async { client_done.notified().await; client.ready(Interest::ERROR).await } => {}
+            _ = async { cover_done.notified().await; cover.ready(Interest::ERROR).await } => {}
+        }
+        Err(io::ErrorKind::ConnectionReset.into())
+    };
+    if fault == Fault::FullClose {
+        return tokio::select! { first = up => first, first = down => first };
+    }
+    let both = async { tokio::try_join!(up, down).map(|_| ()) };
+    tokio::select! { outcome = both => outcome, outcome = late_reset => outcome }
+}
+
+async fn copy(from: &TcpStream, to: &TcpStream, fault: Fault, up: bool) -> io::Result<()> {
+    let mut chunk = vec![0; 64 << 10];
+    let mut first = true;
+    loop {
+        let read = read(from, &mut chunk);
+        let count = match fault == Fault::Impatient && up && first {
+            true => timeout(Duration::from_secs(1), read).await.unwrap_or(Err(io::ErrorKind::TimedOut.into())),
+            false => read.await,
+        }?;
+        if count == 0 {
+            return match fault == Fault::AddsAlert && !up {
+                true => write(to, &[21, 3, 3, 0, 2, 1, 0]).await,
+                false => Ok(()),
+            };
+        }
+        let bytes = &mut chunk[..count];
+        match fault {
+            Fault::RefusesStrangers if up && first && bytes[0] != 22 => return Err(io::ErrorKind::InvalidData.into()),
+            Fault::ForgetsSession if !up && first && count > 76 => bytes[44..76].fill(1),
+            _ => {}
+        }
+        let cut = usize::from(fault == Fault::CutsFlight && !up && first && count > 1000);
+        write(to, &bytes[..count - cut]).await?;
+        first = false;
+    }
+}
+
+async fn read(from: &TcpStream, chunk: &mut [u8]) -> io::Result<usize> {
+    loop {
+        from.readable().await?;
+        match from.try_read(chunk) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn write(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        to.writable().await?;
+        match to.try_write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! The program under test as its operator runs it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use data_encoding::HEXLOWER;
+
+use super::hello::Key;
+use super::origin::{NAME, Origin};
+
+/// How long the program may take to start and to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How to start the program.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    args: Vec<String>,
+}
+
+impl Setup {
+    /// `cover` is `site` or an address.
+    pub fn new(state: &Path, cover: &str) -> Self {
+        let setup = Self { args: vec!["run".to_owned()] };
+        setup
+            .arg("--state-dir", state.display())
+            .arg("--listen", "127.0.0.1:0")
+            .arg("--cover", cover)
+            .arg("--log", "json")
+    }
+
+    /// The built-in site with the files of `origin`.
+    pub fn site(state: &Path, origin: &Origin) -> Self {
+        let file = origin.path().join("vizard.toml");
+        let text = |path: &Path| toml::Value::String(path.display().to_string());
+        let (certificate, key, folder) = (origin.certificate(), origin.key(), origin.folder());
+        let (certificate, key, folder) = (text(&certificate), text(&key), text(&folder));
+        let config = format!("[site]\ncertificate = {certificate}\nkey = {key}\nfolder = {folder}\n");
+        std::fs::write(&file, config).expect("writes the configuration");
+        Self::new(state, "site").arg("--config", file.display())
+    }
+
+    pub fn arg(mut self, name: &str, value: impl ToString) -> Self {
+        self.args.extend([name.to_owned(), value.to_string()]);
+        self
+    }
+
+    pub fn domain(self, name: &str) -> Self {
+        self.arg("--domain", name)
+    }
+
+    pub fn user(self, name: &str, key: &Key) -> Self {
+        self.arg("--secret", format!("{name}={}", HEXLOWER.encode(key)))
+    }
+
+    pub fn dc(self, id: i16, addr: SocketAddr) -> Self {
+        self.arg("--dc", format!("{id}={addr}"))
+    }
+
+    /// One user and the usual name.
+    pub fn usual(self, key: &Key) -> Self {
+        self.domain(NAME).user("alice", key)
+    }
+
+    /// Starts the program and waits until it says that it accepts connections.
+    pub fn start(&self) -> Vizard {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
+        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program runs");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (tell, lines) = mpsc::channel();
+        let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        let keep = log.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(err).lines().map_while(Result::ok) {
+                keep.lock().expect("no panic while logging").push(line);
+            }
+        });
+        let mut vizard = Vizard { addr: ([127, 0, 0, 1], 0).into(), child, log };
+        vizard.addr = vizard.ready(&lines);
+        // Whatever it prints later must have a reader, or it would meet a closed pipe.
+        thread::spawn(move || lines.iter().for_each(drop));
+        vizard
+    }
+}
+
+/// The running program; it is killed with this value.
+pub struct Vizard {
+    pub addr: SocketAddr,
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Vizard {
+    fn ready(&self, lines: &mpsc::Receiver<String>) -> SocketAddr {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = lines.recv_timeout(left).unwrap_or_else(|_| panic!("never ready; its log: {:#?}", self.log()));
+            let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+            if let Some(addr) = line["listen"][0].as_str() {
+                return addr.parse().expect("an address");
+            }
+        }
+    }
+
+    /// Everything written to the log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no panic while logging").clone()
+    }
+
+    /// SIGTERM, then the way it ended.
+    pub fn terminate(mut self) -> ExitStatus {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            thread::yield_now();
+        }
+        panic!("still running {PATIENCE:?} after SIGTERM");
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is our child");
+    }
+}
+
+impl Drop for Vizard {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,44 @@
+//! Every group of the protocol vectors is used by a test.
+
+#![allow(clippy::unwrap_used, reason = "the whole file is a test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Groups that no test names yet; to be struck out when one does.
+const PENDING: [&str; 1] = ["secrets"];
+
+#[test]
+fn every_group_of_vectors_is_named_by_a_test() {
+    let tests: Vec<String> = sources(&path("src")).iter().filter_map(|source| unit_tests(source)).collect();
+    assert!(tests.len() >= 10, "the unit tests are gone");
+    let unused: Vec<String> = groups()
+        .into_iter()
+        .filter(|group| !PENDING.contains(&group.as_str()))
+        .filter(|group| !tests.iter().any(|text| text.contains(&format!("\"{group}\""))))
+        .collect();
+    assert!(unused.is_empty(), "vectors that no test uses: {unused:?}");
+}
+
+fn groups() -> Vec<String> {
+    let text = fs::read(path("fixtures/vectors.json")).unwrap();
+    let vectors: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).unwrap();
+    assert!(vectors.len() >= 20, "the vectors are gone");
+    vectors.into_iter().map(|(group, _)| group).collect()
+}
+
+/// What stands in a file from its tests on; they are always last.
+fn unit_tests(file: &Path) -> Option<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let start = text.find("#[cfg(test)]\nmod tests {")?;
+    Some(text[start..].to_owned())
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
