@@ -23,7 +23,7 @@ RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
 FROM scratch
 LABEL org.opencontainers.image.title="vizard" \
       org.opencontainers.image.description="A Telegram proxy that nobody can tell from a web site" \
-      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+      org.opencontainers.image.licenses="MIT"
 COPY --from=build /image/vizard /vizard
 # A new volume takes its owner from the folder that it covers. The user is a number because there is no /etc/passwd.
 COPY --from=build --chown=65532:65532 /image/state /state
