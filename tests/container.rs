@@ -1,0 +1,370 @@
+//! The image of `Dockerfile`, built and run without a container engine.
+//!
+//! buildah builds it on Debian packages and this machine's Rust (`container/build.sh`). runc runs it as an operator
+//! would who trusts nothing: a user without a name, a read-only root, a folder for the state, no way to new privileges,
+//! and of all capabilities only the one for ports below 1024. Every container has a network of its own, so that port
+//! 443 is always free.
+//!
+//! Both programs need root and a few packages (`container/packages.txt`). Where those are missing the test says so and
+//! does nothing, but fails if `CI` is set.
+
+#![expect(clippy::unwrap_used, reason = "what surrounds a test may fail it from anywhere")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+#[test]
+fn the_image_builds_and_runs() {
+    let missing = missing();
+    if !missing.is_empty() {
+        let note = format!("the container test needs {}", missing.join(", "));
+        assert!(std::env::var_os("CI").is_none(), "{note}");
+        // Written past the test runner, which swallows what a passing test prints.
+        let _ = writeln!(io::stderr(), "skipped the_image_builds_and_runs: {note}");
+        return;
+    }
+    let image = Image::build();
+    holds_one_static_program(&image);
+    describes_itself(&image);
+    is_unhealthy_without_a_proxy(&image);
+    serves_without_privileges_and_stops_when_told(&image);
+    keeps_its_secret(&image);
+    resolves_names(&image);
+}
+
+fn holds_one_static_program(image: &Image) {
+    assert_eq!(entries(&image.rootfs()), ["state", "vizard"]);
+    assert_eq!(entries(&image.rootfs().join(STATE)), [""; 0]);
+    let state = fs::metadata(image.rootfs().join(STATE)).unwrap();
+    assert_eq!((state.uid(), state.gid()), (USER, USER));
+
+    let program = image.rootfs().join("vizard");
+    let headers = text(Command::new("readelf").args(["--program-headers", "--dynamic", "--wide"]).arg(&program));
+    assert!(headers.contains("LOAD") && !headers.contains("INTERP") && !headers.contains("(NEEDED)"), "{headers}");
+    let answer = Command::new("ldd").arg(&program).output().unwrap();
+    let answer = String::from_utf8([answer.stdout, answer.stderr].concat()).unwrap();
+    assert!(answer.contains("statically linked") || answer.contains("not a dynamic executable"), "{answer}");
+}
+
+fn describes_itself(image: &Image) {
+    let config = &image.config;
+    assert_eq!(config["User"], format!("{USER}:{USER}"));
+    assert_eq!(config["Entrypoint"], json!(["/vizard"]));
+    assert_eq!(config["Cmd"], json!(["run"]));
+    assert_eq!(config["Healthcheck"]["Test"], json!(["CMD", "/vizard", "health"]));
+    assert_eq!(config["Volumes"], json!({ "/state": {} }));
+    assert_eq!(config["ExposedPorts"], json!({ "443/tcp": {} }));
+    assert_eq!(config["Labels"]["org.opencontainers.image.title"], "vizard");
+}
+
+fn is_unhealthy_without_a_proxy(image: &Image) {
+    let check = Container::new(image).arguments(&["health"]).start();
+    assert_eq!(check.end().code(), Some(1));
+}
+
+fn serves_without_privileges_and_stops_when_told(image: &Image) {
+    let proxy = Container::new(image).start();
+    proxy.wait_until_ready();
+
+    let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
+    for line in [
+        format!("Uid:\t{USER}\t{USER}\t{USER}\t{USER}"),
+        format!("CapBnd:\t{NET_BIND_SERVICE:016x}"),
+        format!("CapEff:\t{NET_BIND_SERVICE:016x}"),
+        "NoNewPrivs:\t1".to_owned(),
+    ] {
+        assert!(status.lines().any(|found| found == line), "no {line:?} in {status}");
+    }
+
+    let page = proxy.fetch("https://127.0.0.1/");
+    assert!(page.status.success(), "{page:?}");
+    assert!(String::from_utf8_lossy(&page.stdout).contains("<html"), "{page:?}");
+    let health = proxy.exec(&["/vizard", "health"]);
+    assert!(health.status.success(), "{health:?}");
+
+    proxy.stop();
+    assert_eq!(proxy.end().code(), Some(0));
+}
+
+fn keeps_its_secret(image: &Image) {
+    let state = image.folder("kept");
+    let link = || {
+        let proxy = Container::new(image).state(&state).start();
+        proxy.wait_until_ready();
+        let link = proxy.exec(&["/vizard", "link", "--host", "proxy.example"]);
+        proxy.stop();
+        assert_eq!(proxy.end().code(), Some(0));
+        String::from_utf8(link.stdout).unwrap()
+    };
+    let first = link();
+    assert!(first.contains("tg://proxy?server=proxy.example&port=443&secret=ee"), "{first}");
+    assert_eq!(first, link());
+}
+
+/// A remote cover needs names, and a static glibc among no files at all is not known for finding them.
+fn resolves_names(image: &Image) {
+    let cover = Container::new(image)
+        .set("VIZARD_LISTEN=127.0.0.1:8443")
+        .set("VIZARD_DOMAIN=cover.example")
+        .set("VIZARD_COVER=site")
+        .start();
+    cover.wait_until_ready();
+    let hosts = image.work.path().join("hosts");
+    fs::write(&hosts, "127.0.0.1 cover.example\n").unwrap();
+    let proxy = Container::new(image)
+        .set("VIZARD_LISTEN=127.0.0.1:443")
+        .set("VIZARD_DOMAIN=cover.example")
+        .set("VIZARD_COVER=cover.example:8443")
+        .mount(&hosts, "/etc/hosts")
+        .network_of(&cover)
+        .start();
+    proxy.wait_until_ready();
+
+    let (through, direct) = (proxy.fetch("https://127.0.0.1/"), proxy.fetch("https://127.0.0.1:8443/"));
+    assert!(through.status.success(), "{through:?}");
+    assert_eq!(through.stdout, direct.stdout);
+}
+
+/// Number of the image's user and group.
+const USER: u32 = 65532;
+/// The state directory, seen from the root.
+const STATE: &str = "state";
+/// The capability's bit in `/proc/PID/status`.
+const NET_BIND_SERVICE: u64 = 1 << 10;
+/// How long a container may take to say something; a start takes well under a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn missing() -> Vec<&'static str> {
+    let absent = |tool: &&str| Command::new(tool).arg("--version").output().is_err();
+    let tools = ["buildah", "curl", "ldd", "mmdebstrap", "nsenter", "readelf", "runc"];
+    let mut missing: Vec<_> = tools.into_iter().filter(absent).collect();
+    if !rustix::process::geteuid().is_root() {
+        missing.push("root");
+    }
+    missing
+}
+
+/// The image laid out as files, and a folder for everything made of it, which goes when this goes.
+struct Image {
+    work: TempDir,
+    config: Value,
+}
+
+impl Image {
+    fn build() -> Self {
+        let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let work = TempDir::with_prefix_in("container-", scratch).unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let built = Command::new(source.join("tests/container/build.sh"))
+            .args([source, &scratch.join("container"), work.path()])
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{}: {}", built.status, String::from_utf8_lossy(&built.stderr));
+        let image = fs::read(work.path().join("image.json")).unwrap();
+        let mut image: Value = serde_json::from_slice(&image).unwrap();
+        Self { work, config: image["Docker"]["config"].take() }
+    }
+
+    fn rootfs(&self) -> PathBuf {
+        self.work.path().join("rootfs")
+    }
+
+    /// A new folder that the image's user may write to, as a new volume would be.
+    fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.work.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        chown(&folder, Some(USER), Some(USER)).unwrap();
+        folder
+    }
+}
+
+/// A container that has not started yet.
+struct Container<'i> {
+    image: &'i Image,
+    name: String,
+    bundle: PathBuf,
+    spec: Value,
+}
+
+impl<'i> Container<'i> {
+    /// What the image says, under the tightest settings that it promises to work with.
+    fn new(image: &'i Image) -> Self {
+        let number = fs::read_dir(image.work.path()).unwrap().count();
+        let name = format!("vizard-test-{}-{number}", process::id());
+        let (bundle, state) = (image.work.path().join(&name), image.folder(&format!("{name}-state")));
+        let capabilities = json!(["CAP_NET_BIND_SERVICE"]);
+        let spec = json!({
+            "ociVersion": "1.0.2",
+            "root": { "path": image.rootfs(), "readonly": true },
+            "process": {
+                "cwd": "/",
+                "user": { "uid": USER, "gid": USER },
+                "args": [image.config["Entrypoint"][0], image.config["Cmd"][0]],
+                "env": image.config["Env"],
+                "noNewPrivileges": true,
+                "capabilities": {
+                    "bounding": capabilities,
+                    "permitted": capabilities,
+                    "inheritable": capabilities,
+                    "effective": capabilities,
+                    "ambient": capabilities,
+                },
+            },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"] },
+                {},
+            ],
+            "linux": { "namespaces": [
+                { "type": "network" },
+                { "type": "mount" },
+                { "type": "pid" },
+                { "type": "ipc" },
+                { "type": "uts" },
+            ] },
+        });
+        Self { image, name, bundle, spec }.state(&state)
+    }
+
+    fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.spec["process"]["args"] = [&["/vizard"], arguments].concat().into();
+        self
+    }
+
+    fn set(mut self, variable: &str) -> Self {
+        self.spec["process"]["env"].as_array_mut().unwrap().push(variable.into());
+        self
+    }
+
+    fn state(mut self, folder: &Path) -> Self {
+        self.spec["mounts"][2] = json!({
+            "destination": format!("/{STATE}"), "source": folder, "options": ["bind", "nosuid", "nodev", "noexec"],
+        });
+        self
+    }
+
+    fn mount(mut self, file: &Path, destination: &str) -> Self {
+        let mount = json!({ "destination": destination, "source": file, "options": ["bind", "ro"] });
+        self.spec["mounts"].as_array_mut().unwrap().push(mount);
+        self
+    }
+
+    fn network_of(mut self, other: &Running) -> Self {
+        self.spec["linux"]["namespaces"][0]["path"] = format!("/proc/{}/ns/net", other.pid()).into();
+        self
+    }
+
+    fn start(self) -> Running {
+        fs::create_dir(&self.bundle).unwrap();
+        fs::write(self.bundle.join("config.json"), self.spec.to_string()).unwrap();
+        let registry = self.image.work.path().join("runc");
+        let mut runtime = runc(&registry)
+            .args(["run", "--bundle"])
+            .args([self.bundle.as_os_str(), OsStr::new(&self.name)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = mpsc::channel();
+        send_lines(runtime.stdout.take().unwrap(), sender.clone());
+        send_lines(runtime.stderr.take().unwrap(), sender);
+        Running { name: self.name, registry, runtime, lines }
+    }
+}
+
+/// A container that runs until it is dropped.
+struct Running {
+    name: String,
+    registry: PathBuf,
+    runtime: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    fn wait_until_ready(&self) {
+        let mut said: Vec<String> = Vec::new();
+        while !said.last().is_some_and(|line| is_ready(line)) {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => said.push(line),
+                Err(error) => panic!("{} never got ready ({error}); it said {said:#?}", self.name),
+            }
+        }
+    }
+
+    fn pid(&self) -> u64 {
+        let state = text(runc(&self.registry).args(["state", &self.name]));
+        serde_json::from_str::<Value>(&state).unwrap()["pid"].as_u64().unwrap()
+    }
+
+    fn exec(&self, command: &[&str]) -> Output {
+        runc(&self.registry).args(["exec", &self.name]).args(command).output().unwrap()
+    }
+
+    /// The page at `url`, asked for from outside the container but inside its network.
+    fn fetch(&self, url: &str) -> Output {
+        Command::new("nsenter")
+            .arg(format!("--net=/proc/{}/ns/net", self.pid()))
+            .args(["curl", "--silent", "--show-error", "--fail", "--insecure", "--max-time", "30", url])
+            .output()
+            .unwrap()
+    }
+
+    fn stop(&self) {
+        text(runc(&self.registry).args(["kill", &self.name, "TERM"]));
+    }
+
+    /// Waits for the program to end by itself; what it returned.
+    fn end(mut self) -> process::ExitStatus {
+        while self.lines.recv_timeout(PATIENCE).is_ok() {}
+        assert!(self.lines.try_recv() == Err(mpsc::TryRecvError::Disconnected), "{} goes on and on", self.name);
+        self.runtime.wait().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = runc(&self.registry).args(["delete", "--force", &self.name]).output();
+        let _ = self.runtime.kill();
+        let _ = self.runtime.wait();
+    }
+}
+
+fn send_lines(stream: impl Read + Send + 'static, lines: Sender<String>) {
+    let stream = BufReader::new(stream);
+    thread::spawn(move || stream.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+}
+
+fn is_ready(line: &str) -> bool {
+    line == "ready" || serde_json::from_str::<Value>(line).is_ok_and(|object| object["ready"] == true)
+}
+
+fn runc(registry: &Path) -> Command {
+    let mut command = Command::new("runc");
+    command.arg("--root").arg(registry);
+    command
+}
+
+/// What a command that must succeed prints.
+fn text(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(name).collect();
+    names.sort();
+    names
+}
