@@ -7,6 +7,7 @@
 
 pub mod gate;
 mod guarded;
+pub mod profile;
 pub mod remote;
 mod scout;
 pub mod site;

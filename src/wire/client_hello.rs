@@ -155,6 +155,8 @@ pub struct ClientHello<'a> {
     pub server_name: Option<&'a [u8]>,
     /// Whether TLS 1.3 is among the supported versions.
     pub offers_tls13: bool,
+    /// All extensions, each with its type and length.
+    extensions: &'a [u8],
 }
 
 /// Position of the random in a hello with one record header.
@@ -182,11 +184,23 @@ impl<'a> ClientHello<'a> {
         let session_id = body.vector8("session id")?;
         let cipher_suites = body.vector16("cipher suites")?;
         body.vector8("compression methods")?;
-        let extensions = Cursor::new(body.vector16("extensions")?);
+        let extensions = body.vector16("extensions")?;
         body.end("bytes behind the extensions")?;
-        let mut hello = Self { record, random, session_id, cipher_suites, server_name: None, offers_tls13: false };
-        hello.read_extensions(extensions)?;
+        let mut hello =
+            Self { record, random, session_id, cipher_suites, server_name: None, offers_tls13: false, extensions };
+        hello.read_extensions(Cursor::new(extensions))?;
         Ok(hello)
+    }
+
+    /// The body of the first extension of this type.
+    pub fn extension(&self, wanted: u16) -> Option<&'a [u8]> {
+        let mut extensions = Cursor::new(self.extensions);
+        while let (Ok(kind), Ok(body)) = (extensions.u16("extension type"), extensions.vector16("extension")) {
+            if kind == wanted {
+                return Some(body);
+            }
+        }
+        None
     }
 
     fn read_extensions(&mut self, mut extensions: Cursor<'a>) -> Result<(), DecodeError> {

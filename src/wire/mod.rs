@@ -1,6 +1,7 @@
 //! Codecs: slices in, values out; values in, bytes out. Nothing here knows a socket, a clock or a random source, and
 //! nothing that a peer sends can make it panic or allocate more than the bound that stands beside each reader.
 
+pub mod class;
 pub mod client_hello;
 pub mod cursor;
 pub mod framing;
@@ -10,5 +11,6 @@ pub mod record;
 pub mod rpc;
 pub mod server_flight;
 
+pub use class::HelloClass;
 pub use client_hello::{ClientHello, HelloCollector};
 pub use cursor::DecodeError;

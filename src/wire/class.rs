@@ -1,0 +1,128 @@
+//! Classes of hellos: covers answer alike what is shaped alike, so what is learnt of a cover is kept for each class.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::client_hello::ClientHello;
+use super::cursor::{Cursor, DecodeError};
+
+/// The shape of a hello, as far as a server's answer or a client's tolerance depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HelloClass {
+    /// Chrome's shape with an X25519MLKEM768 share: TDLib, and what builds on it, and current Android and desktop clients.
+    ChromeHybrid,
+    /// Chrome's shape with an X25519 share alone, of any length.
+    Chrome,
+    /// Apple's shape with an X25519MLKEM768 share: no ECH, no ALPS, no session ticket extension.
+    SafariHybrid,
+    /// Padded to 517 bytes with an X25519 share: Telegram Desktop up to 2025 and older clients.
+    Padded517,
+    /// Anything else.
+    Other,
+}
+
+impl HelloClass {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::ChromeHybrid, Self::Chrome, Self::SafariHybrid, Self::Padded517, Self::Other];
+
+    /// The class of a hello.
+    pub fn of(hello: &ClientHello<'_>) -> Self {
+        let hybrid = hello.key_share_groups().is_ok_and(|groups| groups.contains(&X25519MLKEM768));
+        let has = |kind| hello.extension(kind).is_some();
+        match hybrid {
+            _ if hello.record.len() == 517 && has(EXTENSION_PADDING) => Self::Padded517,
+            true if has(EXTENSION_ECH) || has(EXTENSION_ALPS) || has(EXTENSION_SESSION_TICKET) => Self::ChromeHybrid,
+            true => Self::SafariHybrid,
+            false if has(EXTENSION_SESSION_TICKET) && has(EXTENSION_COMPRESS_CERTIFICATE) => Self::Chrome,
+            false => Self::Other,
+        }
+    }
+
+    /// A short name, as it stands in files, logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ChromeHybrid => "chrome-hybrid",
+            Self::Chrome => "chrome",
+            Self::SafariHybrid => "safari-hybrid",
+            Self::Padded517 => "padded-517",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl fmt::Display for HelloClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+impl FromStr for HelloClass {
+    type Err = UnknownClass;
+
+    fn from_str(text: &str) -> Result<Self, UnknownClass> {
+        Self::ALL.into_iter().find(|class| class.label() == text).ok_or(UnknownClass)
+    }
+}
+
+/// There is no class of this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownClass;
+
+impl fmt::Display for UnknownClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no such class of hellos; there are {}", HelloClass::ALL.map(HelloClass::label).join(", "))
+    }
+}
+
+impl std::error::Error for UnknownClass {}
+
+/// Named group (draft-ietf-tls-ecdhe-mlkem).
+pub const X25519MLKEM768: u16 = 0x11ec;
+
+const EXTENSION_PADDING: u16 = 21;
+const EXTENSION_COMPRESS_CERTIFICATE: u16 = 27;
+const EXTENSION_SESSION_TICKET: u16 = 35;
+const EXTENSION_KEY_SHARE: u16 = 51;
+const EXTENSION_ALPS: u16 = 0x44cd;
+const EXTENSION_ECH: u16 = 0xfe0d;
+
+impl ClientHello<'_> {
+    /// Groups of the key shares, in order.
+    pub fn key_share_groups(&self) -> Result<Vec<u16>, DecodeError> {
+        let mut groups = Vec::new();
+        let Some(body) = self.extension(EXTENSION_KEY_SHARE) else { return Ok(groups) };
+        let mut shares = Cursor::new(Cursor::new(body).vector16("key shares")?);
+        while !shares.is_empty() {
+            groups.push(shares.u16("key share group")?);
+            shares.vector16("key share")?;
+        }
+        Ok(groups)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::captured;
+
+    #[test]
+    fn captured_hellos_are_of_the_classes_of_their_clients() {
+        for hello in captured() {
+            let class = HelloClass::of(&ClientHello::decode(&hello.record).unwrap());
+            let expected = match hello.file.split('-').next().unwrap() {
+                "tdlib" | "mtcute" | "chromium" => HelloClass::ChromeHybrid,
+                "tdesktop" | "telethonfaketls" | "curl" => HelloClass::Padded517,
+                _ => HelloClass::Other,
+            };
+            assert_eq!(class, expected, "{}", hello.file);
+        }
+    }
+
+    #[test]
+    fn labels_are_read_back() {
+        for class in HelloClass::ALL {
+            assert_eq!(class.label().parse(), Ok(class));
+        }
+        assert!("firefox".parse::<HelloClass>().is_err());
+    }
+}
