@@ -4,7 +4,6 @@ mod support;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use support::KEY;
 use support::dice::Dice;
@@ -18,19 +17,19 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// A proxy with the built-in site and the usual user, and the folder of its state.
 async fn site(config: &str, arrange: impl FnOnce(Setup) -> Setup) -> (Vizard, TempDir) {
-    let state = tempfile::tempdir().unwrap();
+    let state = tempfile::tempdir().expect("a temporary folder");
     let setup = Setup::new(state.path(), "site").usual(&KEY).arg("--config", written(&state, config).display());
     (start(arrange(setup)).await, state)
 }
 
 fn written(folder: &TempDir, config: &str) -> std::path::PathBuf {
     let file = folder.path().join("vizard.toml");
-    std::fs::write(&file, config).unwrap();
+    std::fs::write(&file, config).expect("writes the configuration");
     file
 }
 
 async fn start(setup: Setup) -> Vizard {
-    tokio::task::spawn_blocking(move || setup.start()).await.unwrap()
+    tokio::task::spawn_blocking(move || setup.start()).await.expect("the program starts")
 }
 
 fn login() -> Login {
@@ -74,7 +73,7 @@ async fn the_cover_is_told_who_visits_if_it_asks() {
 async fn first_bytes(mut stream: TcpStream, enough: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < enough && !bytes.ends_with(b"hello") {
-        assert!(stream.read_buf(&mut bytes).await.unwrap() > 0, "{bytes:?}");
+        assert!(stream.read_buf(&mut bytes).await.expect("it stays open") > 0, "{bytes:?}");
     }
     bytes
 }
@@ -130,7 +129,7 @@ async fn a_proxy_does_not_hide_behind_itself() {
 
 /// An address of this machine that is not a loopback one, if there is any.
 fn own(port: u16) -> String {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
     let address = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr()).map(|address| address.ip());
     SocketAddr::new(address.unwrap_or([127, 0, 0, 1].into()), port).to_string()
 }
