@@ -25,12 +25,13 @@ pub struct Setup {
 impl Setup {
     /// `cover` is `site` or an address.
     pub fn new(state: &Path, cover: &str) -> Self {
+        Self::bare(state).arg("--cover", cover)
+    }
+
+    /// The cover stands in a configuration file.
+    pub fn bare(state: &Path) -> Self {
         let setup = Self { args: vec!["run".to_owned()] };
-        setup
-            .arg("--state-dir", state.display())
-            .arg("--listen", "127.0.0.1:0")
-            .arg("--cover", cover)
-            .arg("--log", "json")
+        setup.arg("--state-dir", state.display()).arg("--listen", "127.0.0.1:0").arg("--log", "json")
     }
 
     /// The built-in site with the files of `origin`.
@@ -107,6 +108,23 @@ impl Vizard {
                 return addr.parse().expect("an address");
             }
         }
+    }
+
+    /// Number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The first line of the log that has this in it, as soon as it is written.
+    pub async fn logged(&self, part: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(line) = self.log().into_iter().find(|line| line.contains(part)) {
+                return line;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{part:?} is not in the log: {:#?}", self.log());
     }
 
     /// Everything written to the log so far.
