@@ -121,7 +121,7 @@ struct Settings {
     /// Shape of the log [environment: VIZARD_LOG]
     #[arg(long, value_name = "text|json")]
     log: Option<String>,
-    /// Host name or address that links name
+    /// Host name or address that links name [environment: VIZARD_LINK_HOST]
     #[arg(long, value_name = "HOST")]
     link_host: Option<String>,
 }

@@ -200,6 +200,7 @@ impl Environment {
                 .map(|list| parts(list).iter().map(|part| user(PLACE, "VIZARD_SECRET", '=', part)).collect()),
             cover_choice: text("VIZARD_COVER"),
             log_format: text("VIZARD_LOG"),
+            link_host: text("VIZARD_LINK_HOST"),
             ..Layer::default()
         }
     }

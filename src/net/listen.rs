@@ -1,7 +1,7 @@
 //! Bind and accept.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -13,8 +13,17 @@ const BACKLOG: i32 = 4096;
 /// Pause after an error that would come again at once, such as no descriptor being left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Listens on `address`. The unspecified IPv6 address takes IPv4 clients too.
+/// Listens on `address`. The unspecified IPv6 address takes IPv4 clients too, and only those on a machine without IPv6.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match bind_as_given(address) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
+            bind_as_given((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        outcome => outcome,
+    }
+}
+
+fn bind_as_given(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -42,6 +51,12 @@ pub async fn accept(listener: &TcpListener, report: impl Fn(&io::Error)) -> (Tcp
             }
         }
     }
+}
+
+/// Where the kernel has no IPv6 there is no such socket; where it is switched off there is no such address.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    let unsupported = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(unsupported)
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

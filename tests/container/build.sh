@@ -14,19 +14,19 @@ toolchain=$(rustc --print sysroot)
 crates=${CARGO_HOME:-$HOME/.cargo}
 
 images() {
-    buildah --root "$store" --runroot "$store.run" "$@"
+    TMPDIR=$store.tmp buildah --root "$store" --runroot "$store.run" "$@"
 }
 
 # Layers stay mounted until their containers are gone, and only then may the store be removed.
 forget_images() {
     images rm --all >/dev/null 2>&1 || true
     umount "$store/overlay" 2>/dev/null || true
-    rm -rf --one-file-system "$store" "$store.run"
+    rm -rf --one-file-system "$store" "$store.run" "$store.tmp"
 }
 trap forget_images EXIT
 trap 'exit 1' HUP INT TERM
 
-mkdir -p "$cache/target"
+mkdir -p "$cache/target" "$store.tmp"
 # Renamed when whole, so that a build that was interrupted leaves nothing that looks like a base.
 if [ ! -e "$cache/base.tar" ]; then
     mmdebstrap --quiet --variant=essential --include=gcc,libc6-dev bookworm "$cache/base.part.tar"
