@@ -11,8 +11,8 @@ use super::keyring::{Keyring, Member};
 use super::replay::ReplayMemory;
 use super::secret::Domain;
 use super::window::{TimeWindow, UnixTime};
-use crate::wire::ClientHello;
 use crate::wire::server_flight::Flight;
+use crate::wire::{ClientHello, HelloClass};
 
 /// Decides on hellos.
 #[derive(Debug)]
@@ -94,12 +94,18 @@ impl fmt::Display for Reason {
 pub struct Admission {
     member: Arc<Member>,
     client_random: [u8; 32],
+    class: HelloClass,
 }
 
 impl Admission {
     /// Whose secret it was.
     pub fn member(&self) -> &Arc<Member> {
         &self.member
+    }
+
+    /// What kind of hello it was.
+    pub fn class(&self) -> HelloClass {
+        self.class
     }
 
     /// Makes the flight one that this client accepts: its random becomes the authenticator.
@@ -132,7 +138,7 @@ impl Judge {
         if !self.replay.spend(member.tag(), authenticator) {
             return Err(Reason::Replay);
         }
-        Ok(Admission { member: member.clone(), client_random: *hello.random })
+        Ok(Admission { member: member.clone(), client_random: *hello.random, class: HelloClass::of(&hello) })
     }
 
     fn accepts_name(&self, name: Option<&[u8]>) -> bool {

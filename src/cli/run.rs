@@ -52,6 +52,7 @@ async fn serve(config: &Config, format: logging::Format) -> Result<(), Failure> 
         telegram: config.telegram.clone(),
         idle: config.idle,
         drain: config.drain,
+        fillers: config.fillers.clone(),
         log_addresses: config.log.client_addresses,
     };
     let server = Server::new(settings, cover, judge);

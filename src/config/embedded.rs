@@ -21,6 +21,7 @@ use crate::auth::{DomainError, Secret};
 use crate::cover::site::Content;
 use crate::cover::{remote, site};
 use crate::telegram;
+use crate::wire::HelloClass;
 
 /// A valid configuration that may have gaps. Reading one changes nothing on this machine; [`Draft::settle`] does.
 #[derive(Clone, Debug)]
@@ -39,6 +40,7 @@ pub struct Draft {
     pub telegram: telegram::Settings,
     pub idle: Duration,
     pub drain: Duration,
+    pub fillers: Vec<HelloClass>,
     pub log: Log,
 }
 
@@ -96,6 +98,7 @@ impl Draft {
             telegram: self.telegram,
             idle: self.idle,
             drain: self.drain,
+            fillers: self.fillers,
             log: self.log,
             made_up,
         })

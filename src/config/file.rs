@@ -113,6 +113,7 @@ impl Reader {
         if let Some((session, _)) = self.section(top, "session") {
             layer.idle = self.duration(session, "idle");
             layer.drain = self.duration(session, "drain");
+            layer.fillers = self.texts(session, "fillers");
         }
         if let Some((log, _)) = self.section(top, "log") {
             layer.log_format = self.text(log, "format");

@@ -20,6 +20,7 @@ pub const KEYS: &[&str] = &[
     "log.level",
     "session",
     "session.drain",
+    "session.fillers",
     "session.idle",
     "site",
     "site.certificate",
@@ -95,7 +96,7 @@ mod tests {
             suggestion("site", "state_dir"),
             "`state_dir` belongs to the top of the file, before the first section"
         );
-        assert_eq!(suggestion("session", "colour"), "remove it; known here: `drain`, `idle`");
+        assert_eq!(suggestion("session", "colour"), "remove it; known here: `drain`, `fillers`, `idle`");
     }
 
     #[test]

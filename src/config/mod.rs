@@ -29,6 +29,7 @@ use crate::auth::{Domain, Secret};
 use crate::cover::{remote, site};
 pub use crate::ops::logging::{Format as LogFormat, Settings as Log};
 use crate::telegram;
+use crate::wire::HelloClass;
 
 /// Everything that `vizard run` needs to know.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub struct Config {
     pub idle: Duration,
     /// How long sessions may go on after SIGTERM.
     pub drain: Duration,
+    /// Classes of clients that get records of NOP frames behind their header, in place of the cover's session tickets.
+    pub fillers: Vec<HelloClass>,
     /// Logging.
     pub log: Log,
     /// What nobody configured.

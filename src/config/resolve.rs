@@ -16,10 +16,13 @@ use crate::auth::{Domain, DomainError, SecretText};
 use crate::cover::remote::{self, ProxyProtocol};
 use crate::cover::site::Content;
 use crate::telegram::{self, DcId, Family};
+use crate::wire::HelloClass;
 
 /// What is used where nothing is written.
 pub mod defaults {
     use std::time::Duration;
+
+    use crate::wire::HelloClass;
 
     /// `hello.time_window`
     pub const TIME_WINDOW: Duration = Duration::from_secs(10 * 60);
@@ -27,6 +30,8 @@ pub mod defaults {
     pub const IDLE: Duration = Duration::from_secs(30 * 60);
     /// `session.drain`
     pub const DRAIN: Duration = Duration::from_secs(10);
+    /// `session.fillers`: the classes of the clients that were tried.
+    pub const FILLERS: [HelloClass; 2] = [HelloClass::ChromeHybrid, HelloClass::Padded517];
     /// `log.level`
     pub const LEVEL: tracing::Level = tracing::Level::INFO;
     /// Port of the cover when only a domain is written.
@@ -86,6 +91,7 @@ impl Resolver<'_> {
             },
             idle: self.value(layer.idle, units::some_duration).unwrap_or(defaults::IDLE),
             drain: self.value(layer.drain, units::duration).unwrap_or(defaults::DRAIN),
+            fillers: self.fillers(layer.fillers),
             log: Log {
                 format: self.choice(layer.log_format, FORMATS),
                 level: self.choice(layer.log_level, LEVELS).unwrap_or(defaults::LEVEL),
@@ -237,6 +243,12 @@ impl Resolver<'_> {
                 None
             }
         }
+    }
+
+    fn fillers(&mut self, written: Option<Vec<Written<String>>>) -> Vec<HelloClass> {
+        let Some(written) = written else { return defaults::FILLERS.to_vec() };
+        let choices = HelloClass::ALL.map(|class| (class.label(), class));
+        written.into_iter().filter_map(|class| self.choice(Some(class), &choices)).collect()
     }
 
     fn cover(

@@ -34,6 +34,13 @@ impl KeyIv {
         Ctr::at(&self.key, &self.iv, offset)
     }
 
+    /// The same keystream with its start moved by this many blocks, forwards or back: the counter is a 128-bit big-endian
+    /// number and wraps around.
+    pub fn moved_by(&self, blocks: i128) -> Self {
+        let counter = u128::from_be_bytes(self.iv).wrapping_add_signed(blocks);
+        Self { key: self.key, iv: counter.to_be_bytes() }
+    }
+
     /// The material that a header must carry so that its down direction gets exactly these keys when no secret enters
     /// the derivation: fast mode, where a data centre encrypts for the client directly.
     pub fn as_down_material(&self) -> [u8; MATERIAL] {

@@ -10,11 +10,11 @@
 use std::io::IoSliceMut;
 use std::ops::Range;
 
-use super::sizing;
-use crate::crypto::Ctr;
+use super::sizing::Pattern;
 use crate::crypto::kdf::KeyIv;
+use crate::crypto::{BLOCK, Ctr};
 use crate::wire::framing::{self, FrameTracker, Place};
-use crate::wire::record::{self, HEADER, Header, MAX_CIPHERTEXT, MAX_ENCRYPTED, MIN_ENCRYPTED, kind};
+use crate::wire::record::{HEADER, Header, MAX_CIPHERTEXT, MAX_ENCRYPTED, MIN_ENCRYPTED, kind};
 
 /// What the client sent is no record of application data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +73,19 @@ fn data_record(header: Header) -> Result<usize, BadRecord> {
 /// Data centre to client.
 #[derive(Debug)]
 pub struct Downlink {
+    /// What the data centre encrypts with.
     keys: KeyIv,
     tracker: FrameTracker,
-    /// Bytes from the data centre that were too few for a record and belong to a frame that goes on.
+    /// Payload for the client that waits to become part of a record: the beginning of one in the midst of a frame, or
+    /// what separates a filler from the data centre's first byte.
     kept: Vec<u8>,
+    /// How many bytes of `kept` were there before the data centre said anything.
+    lead: usize,
+    pattern: Pattern,
+    /// Records of the pattern that have been sent in a row.
+    number: usize,
+    /// How much could have been read into the last room.
+    offered: usize,
     moved: Option<Box<Moved>>,
 }
 
@@ -87,59 +96,164 @@ struct Moved {
     to_client: Ctr,
 }
 
-/// Records that one read can fill.
-const RECORDS: usize = 4;
+/// Most records that one read can fill.
+const RECORDS: usize = 16;
 
-/// Buffer for one step of the downlink: gaps for headers stand before each record's room.
-pub const DOWNLINK_BUFFER: usize = RECORDS * (HEADER + MAX_ENCRYPTED);
+/// Room for what is read at once: four full records with their headers.
+const READ_BUFFER: usize = 4 * (HEADER + MAX_ENCRYPTED);
 
-/// Room behind the records that a step may need for NOP frames.
-const NOP_ROOM: usize = 32;
-
-/// Size of the buffer that [`Downlink::frame`] works on.
-pub const FRAMING_BUFFER: usize = DOWNLINK_BUFFER + NOP_ROOM;
+/// Size of the buffer that a [`Downlink`] works on: room to read, and for NOP frames behind it.
+pub const FRAMING_BUFFER: usize = READ_BUFFER + 2 * MIN_ENCRYPTED;
 
 impl Downlink {
-    /// A downlink at its first byte; `keys` are the client's, which the data centre was made to use.
-    pub fn new(keys: KeyIv) -> Self {
-        Self { tracker: FrameTracker::new(keys.clone()), keys, kept: Vec::new(), moved: None }
+    /// A downlink at its first byte; `keys` are the client's, which the data centre is made to use.
+    pub fn new(keys: KeyIv, pattern: Pattern) -> Self {
+        Self {
+            tracker: FrameTracker::new(keys.clone()),
+            keys,
+            kept: Vec::new(),
+            lead: 0,
+            pattern,
+            number: 0,
+            offered: 0,
+            moved: None,
+        }
+    }
+
+    /// Records of exactly these payload sizes, made of NOP frames, and the downlink behind them.
+    ///
+    /// The data centre's stream can only begin at a block of the keystream. It is made to begin at the next one that
+    /// leaves room for whole NOP frames, and those go into the same record as its first byte (docs/protocol.md,
+    /// "Frames"). [`Downlink::dc_keys`] is what the data centre must use.
+    pub fn behind_filler(
+        keys: KeyIv,
+        pattern: Pattern,
+        sizes: &[u16],
+        mut filler: impl FnMut() -> u8,
+    ) -> (Self, Vec<u8>) {
+        let sent: usize = sizes.iter().map(|size| usize::from(*size)).sum();
+        if sent < *framing::NOP.start() {
+            return (Self::new(keys, pattern), Vec::new());
+        }
+        let lead = match (BLOCK - sent % BLOCK) % BLOCK {
+            0 => 0,
+            lacking if framing::NOP.contains(&lacking) => lacking,
+            lacking => lacking + BLOCK,
+        };
+        let mut frames = framing::nops(sent, &mut filler);
+        frames.extend(framing::nops(lead, filler));
+        keys.stream().apply(&mut frames);
+        let kept = frames.split_off(sent);
+        let mut records = Vec::with_capacity(sent + sizes.len() * HEADER);
+        let mut rest = &frames[..];
+        for size in sizes {
+            let (payload, later) = rest.split_at(usize::from(*size));
+            records.extend_from_slice(&header(payload.len()));
+            records.extend_from_slice(payload);
+            rest = later;
+        }
+        let blocks = ((sent + lead) / BLOCK) as i128;
+        (Self { kept, lead, ..Self::new(keys.moved_by(blocks), pattern) }, records)
+    }
+
+    /// The keys that the data centre must encrypt with.
+    pub fn dc_keys(&self) -> &KeyIv {
+        &self.keys
+    }
+
+    /// Whether anything waits that must go out when the data centre has nothing more to say for now.
+    pub fn is_waiting(&self) -> bool {
+        self.kept.len() > self.lead && self.tracker.place() != Place::Inside
     }
 
     /// Where in `buffer` the data centre's next bytes are to be read to: behind what was kept, with gaps for headers.
-    pub fn room<'b>(&mut self, buffer: &'b mut [u8]) -> [IoSliceMut<'b>; RECORDS] {
-        let (head, mut rest) = buffer[..DOWNLINK_BUFFER].split_at_mut(HEADER + self.kept.len());
-        head[HEADER..].copy_from_slice(&self.kept);
-        let (first, after) = rest.split_at_mut(MAX_ENCRYPTED - self.kept.len());
-        rest = after;
-        let mut slices = [IoSliceMut::new(first), empty(), empty(), empty()];
-        for slice in &mut slices[1..] {
-            let (record, after) = std::mem::take(&mut rest).split_at_mut(HEADER + MAX_ENCRYPTED);
-            *slice = IoSliceMut::new(&mut record[HEADER..]);
-            rest = after;
+    pub fn room<'b>(&mut self, buffer: &'b mut [u8]) -> Vec<IoSliceMut<'b>> {
+        let mut slices = Vec::with_capacity(RECORDS);
+        let mut rest = &mut buffer[..READ_BUFFER];
+        for (number, (_, size)) in self.layout().into_iter().enumerate() {
+            let (record, later) = rest.split_at_mut(HEADER + size);
+            let mut payload = &mut record[HEADER..];
+            if number == 0 {
+                let (kept, free) = payload.split_at_mut(self.kept.len());
+                kept.copy_from_slice(&self.kept);
+                payload = free;
+            }
+            slices.push(IoSliceMut::new(payload));
+            rest = later;
         }
+        self.offered = slices.iter().map(|slice| slice.len()).sum();
         slices
     }
 
-    /// Makes records of `read` bytes that were read to [`Downlink::room`]; returns how many bytes of `buffer` are to be
-    /// sent, which may be none. `filler` gives the random bytes of NOP frames.
+    /// Makes records of `read` bytes that were read to [`Downlink::room`], which must have been asked for just before;
+    /// returns how many bytes of `buffer` are to be sent, which may be none. `filler` gives the random bytes of NOP frames.
+    ///
+    /// Within a frame, of which its receiver can use nothing before it is whole, and while more can be read at once, only
+    /// whole records of the pattern go out. `read` is 0 when nothing more can be read for now.
     pub fn frame(&mut self, buffer: &mut [u8], read: usize, filler: impl FnMut() -> u8) -> usize {
+        let layout = self.layout();
         let length = self.kept.len() + read;
-        for (record, size) in full_records(length) {
-            let start = HEADER + record * (HEADER + MAX_ENCRYPTED);
-            let fresh = if record == 0 { start + self.kept.len()..start + size } else { start..start + size };
-            self.take(&mut buffer[fresh]);
-        }
+        let mut fresh = self.kept.len();
         self.kept.clear();
-        if length >= MIN_ENCRYPTED { write_headers(buffer, length) } else { self.frame_small(buffer, length, filler) }
+        self.lead = 0;
+        let (mut full, mut rest) = (0, length);
+        for (start, size) in &layout {
+            let here = rest.min(*size);
+            self.take(&mut buffer[start + fresh.min(here)..start + here]);
+            fresh = fresh.saturating_sub(here);
+            if here < *size {
+                break;
+            }
+            full += 1;
+            rest -= here;
+        }
+        let more = read > 0 && read == self.offered;
+        self.number += full;
+        for (start, size) in &layout[..full] {
+            buffer[start - HEADER..*start].copy_from_slice(&header(*size));
+        }
+        let end = layout[..full].last().map_or(0, |(start, size)| start + size);
+        match self.tracker.place() {
+            _ if rest == 0 => end,
+            place if place == Place::Inside || more => {
+                let start = layout[full].0;
+                self.kept.extend_from_slice(&buffer[start..start + rest]);
+                end
+            }
+            place => {
+                self.number = 0;
+                self.kept = Vec::new();
+                let before = layout[..full].last().copied();
+                self.last_record(buffer, before, rest, place, filler)
+            }
+        }
     }
 
-    /// A record with NOP frames of `length` bytes in all; `None` where the stream stands in the midst of a frame.
+    /// A record with NOP frames of `length` bytes in all, at least 8; `None` where the stream stands in the midst of a
+    /// frame.
     pub fn nops(&mut self, length: usize, filler: impl FnMut() -> u8) -> Option<Vec<u8>> {
-        if self.tracker.place() != Place::Border {
+        if self.tracker.place() != Place::Border || self.kept.len() > self.lead || length < *framing::NOP.start() {
             return None;
         }
         let frames = self.sealed_nops(length, filler);
         Some([&header(length)[..], &frames].concat())
+    }
+
+    /// The records that come next: start of the payload in the buffer, and its size.
+    fn layout(&self) -> Vec<(usize, usize)> {
+        let mut layout = Vec::with_capacity(RECORDS);
+        let mut at = 0;
+        for number in 0..RECORDS {
+            // What was kept is always shorter than the record it was to become, but for a lead before a tiny record.
+            let least = if number == 0 { self.kept.len() + 1 } else { 0 };
+            let size = self.pattern.size(self.number + number).max(least);
+            if at + HEADER + size > READ_BUFFER {
+                break;
+            }
+            layout.push((at + HEADER, size));
+            at += HEADER + size;
+        }
+        layout
     }
 
     /// Follows fresh bytes from the data centre, and moves them to their place in the client's keystream.
@@ -151,22 +265,36 @@ impl Downlink {
         }
     }
 
-    /// Too few bytes for a legal record: in a frame they wait for the rest of it, which the client waits for too; behind
-    /// one they are filled up.
-    fn frame_small(&mut self, buffer: &mut [u8], length: usize, filler: impl FnMut() -> u8) -> usize {
-        let payload = HEADER..HEADER + length;
-        match self.tracker.place() {
-            _ if length == 0 => 0,
-            Place::Inside => {
-                self.kept.extend_from_slice(&buffer[payload]);
-                0
+    /// Ends a row of records with one of `rest` bytes, whatever the pattern says. If that is too few for a legal record
+    /// it takes what it lacks from the one before it; if there is none, it is filled up with NOP frames. Returns the
+    /// length of it all.
+    fn last_record(
+        &mut self,
+        buffer: &mut [u8],
+        before: Option<(usize, usize)>,
+        rest: usize,
+        place: Place,
+        filler: impl FnMut() -> u8,
+    ) -> usize {
+        let end = before.map_or(0, |(start, size)| start + size);
+        let payload = end + HEADER..end + HEADER + rest;
+        let lacking = MIN_ENCRYPTED.saturating_sub(rest);
+        match before {
+            Some((start, size)) if lacking > 0 && size >= lacking + MIN_ENCRYPTED => {
+                buffer.copy_within(end - lacking..end, end - lacking + HEADER);
+                buffer[start - HEADER..start].copy_from_slice(&header(size - lacking));
+                buffer[end - lacking..end - lacking + HEADER].copy_from_slice(&header(rest + lacking));
+                payload.end
             }
-            Place::Unknown => write_headers(buffer, length),
-            Place::Border => {
-                let lacking = (MIN_ENCRYPTED - length).max(*framing::NOP.start());
-                let frames = self.sealed_nops(lacking, filler);
-                buffer[payload.end..payload.end + lacking].copy_from_slice(&frames);
-                write_headers(buffer, length + lacking)
+            _ if lacking > 0 && place == Place::Border => {
+                let frames = self.sealed_nops(lacking.max(*framing::NOP.start()), filler);
+                buffer[payload.end..payload.end + frames.len()].copy_from_slice(&frames);
+                buffer[end..payload.start].copy_from_slice(&header(rest + frames.len()));
+                payload.end + frames.len()
+            }
+            _ => {
+                buffer[end..payload.start].copy_from_slice(&header(rest));
+                payload.end
             }
         }
     }
@@ -174,46 +302,24 @@ impl Downlink {
     /// NOP frames as the client is to get them. From here on the two keystreams differ.
     fn sealed_nops(&mut self, length: usize, filler: impl FnMut() -> u8) -> Vec<u8> {
         let mut frames = framing::nops(length, filler);
-        let (keys, position) = (&self.keys, self.tracker.position());
+        let (keys, position, lead) = (&self.keys, self.tracker.position(), std::mem::take(&mut self.lead));
         let moved = self.moved.get_or_insert_with(|| {
-            Box::new(Moved { from_dc: keys.stream_at(position), to_client: keys.stream_at(position) })
+            // A lead that was never sent leaves the client that much behind the data centre's first byte.
+            let blocks = lead.div_ceil(BLOCK);
+            let behind = keys.moved_by(-(blocks as i128)).stream_at((blocks * BLOCK - lead) as u64 + position);
+            Box::new(Moved { from_dc: keys.stream_at(position), to_client: behind })
         });
+        if lead > 0 {
+            self.kept = Vec::new();
+        }
         moved.to_client.apply(&mut frames);
         frames
     }
 }
 
-fn empty<'b>() -> IoSliceMut<'b> {
-    IoSliceMut::new(&mut [])
-}
-
-/// Which of the buffer's records `length` bytes fill, and how far.
-fn full_records(length: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..length.div_ceil(MAX_ENCRYPTED)).map(move |record| (record, MAX_ENCRYPTED.min(length - record * MAX_ENCRYPTED)))
-}
-
 fn header(length: usize) -> [u8; HEADER] {
     Header::application_data(length as u16).encode()
 }
-
-/// Writes the headers into the gaps of a buffer that holds `length` bytes of payload; returns the length of it all.
-///
-/// Where the last record takes a few bytes from the one before it, its gap moves ahead of them.
-fn write_headers(buffer: &mut [u8], length: usize) -> usize {
-    let mut at = 0;
-    let mut gap = 0;
-    for size in sizing::records(length) {
-        if at < gap {
-            buffer.copy_within(at..gap, at + HEADER);
-        }
-        buffer[at..at + HEADER].copy_from_slice(&header(size));
-        at += HEADER + size;
-        gap += HEADER + MAX_ENCRYPTED;
-    }
-    at
-}
-
-const _: () = assert!(DOWNLINK_BUFFER < 1 << 17 && record::MAX_ENCRYPTED == 16_401);
 
 #[cfg(test)]
 mod tests {
@@ -253,24 +359,35 @@ mod tests {
         Ok(ranges.into_iter().flat_map(|range| chunk[range].to_vec()).collect())
     }
 
-    /// Feeds a downlink with pieces of a data centre's stream; returns the payload sizes and what the client decrypts.
+    /// Feeds a downlink with pieces of a data centre's stream, each after a pause; returns the payload sizes and what the
+    /// client decrypts.
     fn received(pieces: &[Vec<u8>]) -> (Vec<usize>, Vec<u8>) {
-        let mut downlink = Downlink::new(keys(3));
+        received_by(&mut Downlink::new(keys(3), Pattern::default()), pieces, Vec::new())
+    }
+
+    fn received_by(downlink: &mut Downlink, pieces: &[Vec<u8>], mut wire: Vec<u8>) -> (Vec<usize>, Vec<u8>) {
         let mut buffer = vec![0; FRAMING_BUFFER];
-        let mut dc = keys(3).stream();
-        let mut wire = Vec::new();
+        let mut dc = downlink.dc_keys().stream();
         for piece in pieces {
             let mut piece = piece.clone();
             dc.apply(&mut piece);
             let mut left = &piece[..];
-            for mut slice in downlink.room(&mut buffer) {
-                let (now, later) = left.split_at(left.len().min(slice.len()));
-                slice[..now.len()].copy_from_slice(now);
-                left = later;
+            while !left.is_empty() {
+                let before = left.len();
+                for mut slice in downlink.room(&mut buffer) {
+                    let (now, later) = left.split_at(left.len().min(slice.len()));
+                    slice[..now.len()].copy_from_slice(now);
+                    left = later;
+                }
+                let length = downlink.frame(&mut buffer, before - left.len(), || 0xaa);
+                wire.extend_from_slice(&buffer[..length]);
             }
-            assert!(left.is_empty());
-            let length = downlink.frame(&mut buffer, piece.len(), || 0xaa);
-            wire.extend_from_slice(&buffer[..length]);
+            if downlink.is_waiting() {
+                downlink.room(&mut buffer);
+                let length = downlink.frame(&mut buffer, 0, || 0xaa);
+                wire.extend_from_slice(&buffer[..length]);
+            }
+            assert!(!downlink.is_waiting());
         }
         unwrap(&wire)
     }
@@ -344,7 +461,7 @@ mod tests {
 
     #[test]
     fn the_goodbye_is_a_nop_record_of_the_size_asked_for_at_a_border_only() {
-        let mut downlink = Downlink::new(keys(3));
+        let mut downlink = Downlink::new(keys(3), Pattern::default());
         let record = downlink.nops(19, || 0).unwrap();
         let (sizes, plain) = unwrap(&record);
         assert_eq!(sizes, [19]);
@@ -352,10 +469,49 @@ mod tests {
         let mut buffer = vec![0; FRAMING_BUFFER];
         let mut cut = frame(100)[..50].to_vec();
         keys(3).stream().apply(&mut cut);
-        let mut downlink = Downlink::new(keys(3));
+        let mut downlink = Downlink::new(keys(3), Pattern::default());
         downlink.room(&mut buffer)[0][..50].copy_from_slice(&cut);
         downlink.frame(&mut buffer, 50, || 0);
         assert!(downlink.nops(19, || 0).is_none());
+    }
+
+    #[test]
+    fn fillers_have_the_sizes_asked_for_and_the_data_centres_bytes_stay_untouched_behind_them() {
+        for sizes in [&[17][..], &[250, 250, 66], &[255], &[249], &[16_401, 17], &[32], &[40, 41]] {
+            let (mut downlink, wire) = Downlink::behind_filler(keys(3), Pattern::default(), sizes, || 0xaa);
+            let pieces = [frame(100), token(), frame(40_000)];
+            let (seen, plain) = received_by(&mut downlink, &pieces[..1], wire);
+            assert!(downlink.moved.is_none(), "{sizes:?}: the fast path is lost");
+            assert_eq!(seen[..sizes.len()], sizes.iter().map(|size| usize::from(*size)).collect::<Vec<_>>());
+            assert_eq!(frames(&plain), [vec![0x11; 100]], "{sizes:?}");
+        }
+        assert!(Downlink::behind_filler(keys(3), Pattern::default(), &[], || 0).1.is_empty());
+    }
+
+    #[test]
+    fn a_goodbye_right_behind_the_filler_still_decrypts() {
+        for sizes in [&[17][..], &[250, 250], &[255], &[32]] {
+            let (mut downlink, mut wire) = Downlink::behind_filler(keys(3), Pattern::default(), sizes, || 0xaa);
+            wire.extend(downlink.nops(19, || 0).unwrap());
+            wire.extend(downlink.nops(24, || 0).unwrap());
+            let (seen, plain) = unwrap(&wire);
+            assert_eq!(seen[sizes.len()..], [19, 24]);
+            assert!(frames(&plain).is_empty(), "{sizes:?}");
+            // And whatever comes after it.
+            let (_, plain) = received_by(&mut downlink, &[frame(30), token()], wire);
+            assert_eq!(frames(&plain), [vec![0x11; 30], token()], "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn bulk_follows_the_pattern() {
+        let pattern = [16_401, 26, 8000];
+        let mut downlink = Downlink::new(keys(3), Pattern::seen(&pattern));
+        let (sizes, plain) = received_by(&mut downlink, &[frame(300_000)], Vec::new());
+        let (last, bulk) = sizes.split_last().unwrap();
+        assert!(bulk.iter().zip(pattern.iter().cycle()).all(|(size, seen)| *size == usize::from(*seen)), "{sizes:?}");
+        assert!(*last >= MIN_ENCRYPTED);
+        assert_eq!(plain, frame(300_000));
     }
 
     #[test]
@@ -390,7 +546,9 @@ mod tests {
         /// Whatever the data centre sends in whatever pieces, the client gets the same frames in legal records.
         #[test]
         fn the_downlink_loses_nothing(lengths in prop::collection::vec(prop_oneof![Just(0), 12usize..60, 16_380usize..16_420, 30_000usize..70_000], 1..12),
-                                      cuts in prop::collection::vec(prop_oneof![1usize..40, 16_000usize..65_000], 1..12)) {
+                                      cuts in prop::collection::vec(prop_oneof![1usize..40, 16_000usize..65_000], 1..12),
+                                      pattern in prop::collection::vec(17u16..16_402, 0..4),
+                                      filler in prop::collection::vec(17u16..300, 0..4)) {
             let parts: Vec<Vec<u8>> = lengths.iter().map(|length| if *length == 0 { token() } else { frame(*length) }).collect();
             let stream = parts.concat();
             let (mut rest, mut pieces) = (&stream[..], Vec::new());
@@ -400,7 +558,8 @@ mod tests {
                 rest = later;
                 if rest.is_empty() { break }
             }
-            let (sizes, plain) = received(&pieces);
+            let (mut downlink, wire) = Downlink::behind_filler(keys(3), Pattern::seen(&pattern), &filler, || 0xaa);
+            let (sizes, plain) = received_by(&mut downlink, &pieces, wire);
             prop_assert!(sizes.iter().all(|size| (MIN_ENCRYPTED..=MAX_ENCRYPTED).contains(size)), "{:?}", sizes);
             let expected: Vec<Vec<u8>> = parts.iter().map(|part| if part.len() == 4 { part.clone() } else { part[4..].to_vec() }).collect();
             prop_assert_eq!(frames(&plain), expected);

@@ -1,40 +1,46 @@
-//! How outgoing data is cut into records.
+//! How outgoing data is cut into records: as the cover cuts its own.
+
+use std::sync::Arc;
 
 use crate::wire::record::{MAX_ENCRYPTED, MIN_ENCRYPTED};
 
-/// Payload sizes of the records that `length` bytes become: full ones, then the rest. A rest too small for a legal
-/// record takes what it lacks from the one before it, so only a `length` below [`MIN_ENCRYPTED`] gives a record that is
-/// shorter.
-pub fn records(length: usize) -> impl Iterator<Item = usize> {
-    let (full, rest) = (length / MAX_ENCRYPTED, length % MAX_ENCRYPTED);
-    let lacking = if full > 0 && (1..MIN_ENCRYPTED).contains(&rest) { MIN_ENCRYPTED - rest } else { 0 };
-    (0..full)
-        .map(move |index| if index + 1 == full { MAX_ENCRYPTED - lacking } else { MAX_ENCRYPTED })
-        .chain((rest > 0).then_some(rest + lacking))
+/// Payload sizes of successive records in bulk data, over and over.
+#[derive(Clone, Debug)]
+pub struct Pattern(Arc<[usize]>);
+
+impl Default for Pattern {
+    /// Full records, as most servers send them.
+    fn default() -> Self {
+        Self(Arc::new([MAX_ENCRYPTED]))
+    }
+}
+
+impl Pattern {
+    /// A pattern that was seen. Sizes that no record may have are
+    /// left out; a pattern without others is the usual one.
+    pub fn seen(sizes: &[u16]) -> Self {
+        let usable = MIN_ENCRYPTED..=MAX_ENCRYPTED;
+        let sizes: Arc<[usize]> =
+            sizes.iter().map(|size| usize::from(*size)).filter(|size| usable.contains(size)).collect();
+        if sizes.is_empty() { Self::default() } else { Self(sizes) }
+    }
+
+    /// The size of the record with this number.
+    pub fn size(&self, number: usize) -> usize {
+        self.0[number % self.0.len()]
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn every_record_is_legal_and_none_is_lost(length in MIN_ENCRYPTED..200_000) {
-            let sizes: Vec<usize> = records(length).collect();
-            prop_assert_eq!(sizes.iter().sum::<usize>(), length);
-            prop_assert!(sizes.iter().all(|size| (MIN_ENCRYPTED..=MAX_ENCRYPTED).contains(size)));
-            prop_assert_eq!(sizes.len(), length.div_ceil(MAX_ENCRYPTED));
-        }
-    }
 
     #[test]
-    fn borders() {
-        let sizes = |length| records(length).collect::<Vec<_>>();
-        assert!(sizes(0).is_empty());
-        assert_eq!(sizes(5), [5]);
-        assert_eq!(sizes(16_401), [16_401]);
-        assert_eq!(sizes(16_402), [16_385, 17]);
-        assert_eq!(sizes(32_802), [16_401, 16_401]);
+    fn sizes_come_round_again_and_impossible_ones_are_left_out() {
+        let pattern = Pattern::seen(&[16_401, 16, 26, 16_402, 0]);
+        assert_eq!([0, 1, 2, 3].map(|number| pattern.size(number)), [16_401, 26, 16_401, 26]);
+        for sizes in [&[][..], &[3, 60_000]] {
+            assert_eq!(Pattern::seen(sizes).size(7), MAX_ENCRYPTED);
+        }
     }
 }

@@ -22,11 +22,24 @@ use super::{Closed, End, attempt, reset_on_close, shut};
 /// unread data would be a reset.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Payload of the record that a TLS 1.3 close_notify comes in: level, description, content type and tag.
-const CLOSE_ALERT: usize = 19;
-
 /// Most reads in one turn of a session, so that a busy one does not starve the others of its thread.
 const TURNS: usize = 8;
+
+/// How the cover ends a connection, and where random bytes come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Payload of the record that the cover's close alert comes in; `None` if it sends none.
+    pub close_alert: Option<u16>,
+    /// Random bytes for NOP frames.
+    pub filler: fn() -> u8,
+}
+
+impl Manner {
+    /// What stands in for the close alert, where the stream allows for it.
+    fn close_alert(self, down: &mut Downlink) -> Vec<u8> {
+        self.close_alert.and_then(|length| down.nops(length.into(), self.filler)).unwrap_or_default()
+    }
+}
 
 /// A client and its data centre.
 #[derive(Debug)]
@@ -35,7 +48,7 @@ pub struct Session {
     dc: TcpStream,
     up: Up,
     down: Down,
-    filler: fn() -> u8,
+    manner: Manner,
     /// Why and when the session was ended from our side; what the client still sends is thrown away.
     ended: Option<(End, Instant)>,
 }
@@ -55,11 +68,11 @@ struct Down {
 }
 
 impl Session {
-    /// A session whose header and first payload have been sent. `filler` gives random bytes for NOP frames.
-    pub fn new(client: TcpStream, dc: TcpStream, up: Uplink, down: Downlink, filler: fn() -> u8) -> Self {
+    /// A session whose header and first payload have been sent.
+    pub fn new(client: TcpStream, dc: TcpStream, up: Uplink, down: Downlink, manner: Manner) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true };
         let down = Down { transform: down, unsent: Unsent::default(), open: true };
-        Self { client, dc, up, down, filler, ended: None }
+        Self { client, dc, up, down, manner, ended: None }
     }
 
     /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`. The counts are of bytes on
@@ -174,19 +187,23 @@ impl Session {
         if !down.open {
             return Ok(false);
         }
-        let filler = self.filler;
+        let filler = self.manner.filler;
         let read = with_buffer(|buffer| {
             let into = |dc: &TcpStream| dc.try_read_vectored(&mut down.transform.room(buffer));
             let read = match poll_read(&self.dc, context, into) {
-                Poll::Pending => return Ok(None),
-                Poll::Ready(read) => read.map_err(|_| End::FarBroke)?,
+                Poll::Pending => None,
+                Poll::Ready(read) => Some(read.map_err(|_| End::FarBroke)?),
             };
-            if read > 0 {
-                let length = down.transform.frame(buffer, read, filler);
+            if read.is_none() && down.transform.is_waiting() {
+                down.transform.room(buffer);
+            }
+            // With nothing more to be read for now, what was kept for a larger record goes out as it is.
+            if read.is_some_and(|read| read > 0) || down.transform.is_waiting() {
+                let length = down.transform.frame(buffer, read.unwrap_or(0), filler);
                 let records = IoSlice::new(&buffer[..length]);
                 down.unsent.write(&self.client, &[records]).map_err(|_| End::ClientBroke)?;
             }
-            Ok(Some(read))
+            Ok(read)
         })?;
         if read == Some(0) {
             self.end_downlink();
@@ -212,7 +229,7 @@ impl Session {
     fn end_downlink(&mut self) {
         let down = &mut self.down;
         down.open = false;
-        let alert = down.transform.nops(CLOSE_ALERT, self.filler).unwrap_or_default();
+        let alert = self.manner.close_alert(&mut down.transform);
         if down.unsent.is_empty() {
             // If the client is gone, its side tells so at the next read.
             let _ = down.unsent.write(&self.client, &[IoSlice::new(&alert)]);
@@ -237,8 +254,8 @@ impl Up {
 
 /// Ends a session that has no data centre as the cover would end one: with a close alert and a FIN. What the client still
 /// sends is thrown away.
-pub async fn goodbye(client: TcpStream, mut down: Downlink, filler: fn() -> u8) {
-    let alert = down.nops(CLOSE_ALERT, filler).unwrap_or_default();
+pub async fn goodbye(client: TcpStream, mut down: Downlink, manner: Manner) {
+    let alert = manner.close_alert(&mut down);
     let throw_away = async {
         // If the client is gone already, nobody is left to be told.
         if client.writable().await.is_ok() && client.try_write(&alert).is_ok() {

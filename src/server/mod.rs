@@ -17,6 +17,7 @@ use crate::auth::Judge;
 use crate::cover::Cover;
 use crate::net::listen;
 use crate::telegram;
+use crate::wire::HelloClass;
 
 /// Settings of the running proxy.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Settings {
     pub idle: Duration,
     /// How long connections may go on after the proxy was told to stop.
     pub drain: Duration,
+    /// Classes of clients that get records of NOP frames behind their header, in place of the cover's session tickets.
+    pub fillers: Vec<HelloClass>,
     /// Whether the log may show clients' addresses.
     pub log_addresses: bool,
 }

@@ -8,40 +8,54 @@ use tracing::{Span, debug, field, info, warn};
 
 use super::Server;
 use crate::cover::gate::Promotion;
-use crate::crypto::kdf::KeyIv;
 use crate::net::sockopt;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
-use crate::relay::stream::{self, Session};
+use crate::relay::sizing::Pattern;
+use crate::relay::stream::{self, Manner, Session};
 use crate::telegram::DcId;
 use crate::telegram::direct::{self, DirectError};
 use crate::wire::obfuscated;
 
 /// Connects the client to the data centre that its header names, and moves their bytes until they are done.
-pub(super) async fn session(server: &Server, client: TcpStream, promotion: Promotion) {
+pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: Promotion) {
     let Promotion { admission, opened, leftover, record_left } = promotion;
     let dc = DcId::new(opened.dc);
     // Not before: a visitor's connection has no probes that the cover would not send.
     sockopt::keep_alive(&client);
     Span::current().record("user", admission.member().name()).record("dc", field::display(dc));
 
-    let (header, to_dc) = obfuscated::seal_for_dc(dc.number(), &opened.down, rand::random);
+    let profile = server.cover.profile();
+    let visit = profile.visit.as_ref();
+    let manner =
+        Manner { close_alert: visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert), filler: rand::random };
+    let pattern = Pattern::seen(visit.map_or(&[], |visit| &visit.bulk));
+    let fills = server.settings.fillers.contains(&admission.class());
+    let tickets = visit.filter(|_| fills).map_or(&[][..], |visit| &visit.after_finished);
+    let (down, filler) = Downlink::behind_filler(opened.down, pattern, tickets, rand::random);
+    if client.write_all(&filler).await.is_err() {
+        return debug!("the client left right behind its header");
+    }
+
+    let (header, to_dc) = obfuscated::seal_for_dc(dc.number(), down.dc_keys(), rand::random);
     let mut up = Uplink::new(opened.up, to_dc, record_left);
     let first = match first_bytes(&header, &mut up, leftover) {
         Ok(first) => first,
         Err(BadRecord) => {
             info!("the client sent no data record");
-            return end_like_the_cover(client, opened.down).await;
+            return stream::goodbye(client, down, manner).await;
         }
     };
     let far = match reach(server, dc, &first).await {
         Ok(far) => far,
-        Err(()) => return end_like_the_cover(client, opened.down).await,
+        Err(()) => return stream::goodbye(client, down, manner).await,
     };
     debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
-    let down = Downlink::new(opened.down);
-    let closed = Session::new(client, far, up, down, rand::random).run(server.settings.idle).await;
+    let closed = Session::new(client, far, up, down, manner).run(server.settings.idle).await;
     debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
 }
+
+/// Payload of the record that a TLS 1.3 close_notify comes in: level, description, content type and tag.
+const CLOSE_NOTIFY: u16 = 19;
 
 /// Our header and what the client sent along with its own.
 fn first_bytes(header: &[u8], up: &mut Uplink, mut leftover: Vec<u8>) -> Result<Vec<u8>, BadRecord> {
@@ -67,9 +81,4 @@ async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<TcpStream, ()>
         DirectError::Unreachable(error) => warn!(%error, "the data centre cannot be reached"),
     }
     Err(())
-}
-
-/// Ends a session that never began as the cover ends one.
-async fn end_like_the_cover(client: TcpStream, down: KeyIv) {
-    stream::goodbye(client, Downlink::new(down), rand::random).await;
 }
