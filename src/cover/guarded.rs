@@ -18,6 +18,8 @@ use super::gate::{FromClient, FromCover, Gate, Promotion};
 use super::site::{self, Site};
 use super::{Outcome, log_visit};
 use crate::auth::Judge;
+use crate::net::sockopt;
+use crate::wire::server_flight::safe_cut;
 
 /// Serves the site to a client through a gate.
 pub(super) async fn receive(site: &Site, client: TcpStream, peer: SocketAddr, judge: Arc<Judge>) -> Outcome {
@@ -47,7 +49,9 @@ struct Guarded {
 impl Guarded {
     fn poll_outbox(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outbox.is_empty() {
-            let written = ready!(Pin::new(&mut self.client).poll_write(context, &self.outbox))?;
+            let cut = sockopt::segment_size(&self.client).and_then(|segment| safe_cut(&self.outbox, segment));
+            let first = &self.outbox[..cut.unwrap_or(self.outbox.len())];
+            let written = ready!(Pin::new(&mut self.client).poll_write(context, first))?;
             self.outbox.drain(..written);
         }
         Poll::Ready(Ok(()))

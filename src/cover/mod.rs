@@ -11,6 +11,7 @@ pub mod profile;
 pub mod remote;
 mod scout;
 pub mod site;
+mod stand_in;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

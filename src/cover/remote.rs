@@ -22,6 +22,7 @@ use super::{Outcome, log_visit};
 use crate::auth::{Domain, Judge};
 use crate::net::{dial, sockopt};
 use crate::relay::{Closed, End, attempt, reset_on_close, splice};
+use crate::wire::server_flight::safe_cut;
 
 /// Settings of a remote cover.
 #[derive(Clone, Debug)]
@@ -163,7 +164,7 @@ impl Remote {
             Ok(cover) => self.stand_between(client, cover, judge).await,
             Err(error) => {
                 warn!(%error, "the cover could not be reached");
-                Outcome::Visited(None)
+                stand_in::receive(client, &judge, &self.profile.load()).await
             }
         }
     }
@@ -343,7 +344,10 @@ impl Watch<'_> {
     }
 
     async fn tell_client(&mut self, bytes: &[u8]) -> Result<(), End> {
-        self.client.write_all(bytes).await.map_err(|_| End::ClientBroke)
+        let cut = sockopt::segment_size(&self.client).and_then(|segment| safe_cut(bytes, segment)).unwrap_or(0);
+        let (first, rest) = bytes.split_at(cut);
+        self.client.write_all(first).await.map_err(|_| End::ClientBroke)?;
+        self.client.write_all(rest).await.map_err(|_| End::ClientBroke)
     }
 
     async fn tell_cover(&mut self, bytes: &[u8]) -> Result<(), End> {

@@ -15,6 +15,11 @@ pub fn no_delay(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
 }
 
+/// How many bytes a segment to this peer can have, where the system tells.
+pub fn segment_size(stream: &TcpStream) -> Option<usize> {
+    SockRef::from(stream).tcp_mss().ok().and_then(|size| size.try_into().ok())
+}
+
 /// Notices in the end that a peer has vanished.
 pub fn keep_alive(stream: &TcpStream) {
     let keep_alive =

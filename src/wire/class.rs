@@ -86,17 +86,21 @@ const EXTENSION_KEY_SHARE: u16 = 51;
 const EXTENSION_ALPS: u16 = 0x44cd;
 const EXTENSION_ECH: u16 = 0xfe0d;
 
-impl ClientHello<'_> {
+impl<'a> ClientHello<'a> {
     /// Groups of the key shares, in order.
     pub fn key_share_groups(&self) -> Result<Vec<u16>, DecodeError> {
-        let mut groups = Vec::new();
-        let Some(body) = self.extension(EXTENSION_KEY_SHARE) else { return Ok(groups) };
+        Ok(self.key_shares()?.into_iter().map(|(group, _)| group).collect())
+    }
+
+    /// The key shares: group and public value.
+    pub fn key_shares(&self) -> Result<Vec<(u16, &'a [u8])>, DecodeError> {
+        let mut found = Vec::new();
+        let Some(body) = self.extension(EXTENSION_KEY_SHARE) else { return Ok(found) };
         let mut shares = Cursor::new(Cursor::new(body).vector16("key shares")?);
         while !shares.is_empty() {
-            groups.push(shares.u16("key share group")?);
-            shares.vector16("key share")?;
+            found.push((shares.u16("key share group")?, shares.vector16("key share")?));
         }
-        Ok(groups)
+        Ok(found)
     }
 }
 

@@ -15,6 +15,7 @@ pub const RANDOM: std::ops::Range<usize> = 11..43;
 
 const SERVER_HELLO: u8 = 2;
 const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
+const EXTENSION_KEY_SHARE: u16 = 51;
 
 /// The random of a ServerHello that is a HelloRetryRequest (RFC 8446 §4.1.3).
 const HELLO_RETRY_REQUEST: [u8; 32] = [
@@ -90,11 +91,76 @@ impl FlightCollector {
     }
 }
 
+/// How a first flight is put together.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// The client's session id, which servers echo.
+    pub session_id: &'a [u8],
+    /// Cipher suite.
+    pub cipher_suite: u16,
+    /// Types of the extensions, in order: supported_versions and key_share, both of them, are what can be written.
+    pub extensions: &'a [u16],
+    /// Group of the key share.
+    pub group: u16,
+    /// Public value of the key share.
+    pub key_share: &'a [u8],
+    /// Payload of the encrypted record.
+    pub payload: &'a [u8],
+}
+
+/// Where a write of these bytes, which begin with a record, must be cut in two so that with segments of `segment` bytes no
+/// piece ends within the eleven bytes behind that record; `None` if it need not be cut.
+///
+/// A client takes an end there for the end of the flight, and gives up (docs/protocol.md, "The flight").
+pub fn safe_cut(bytes: &[u8], segment: usize) -> Option<usize> {
+    let record = first_record(bytes)?.len();
+    let trap = record..=record + 10;
+    let trapped = |start: usize| {
+        segment > 0
+            && (start..=*trap.end()).step_by(segment).any(|end| end > 0 && end < bytes.len() && trap.contains(&end))
+    };
+    if !trapped(0) {
+        return None;
+    }
+    (record / 2..record).find(|cut| *cut > 0 && !trapped(*cut))
+}
+
 /// ServerHello, change_cipher_spec and one encrypted record, ready to be stamped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flight(Vec<u8>);
 
 impl Flight {
+    /// A flight after a plan, its random still zero; `None` if the plan cannot be carried out.
+    pub fn build(plan: Plan<'_>) -> Option<Self> {
+        let mut extensions = Vec::new();
+        for kind in plan.extensions {
+            extensions.extend_from_slice(&kind.to_be_bytes());
+            let body = match *kind {
+                EXTENSION_SUPPORTED_VERSIONS => vec![3, 4],
+                EXTENSION_KEY_SHARE => [&plan.group.to_be_bytes()[..], &counted16(plan.key_share)?].concat(),
+                _ => return None,
+            };
+            extensions.extend(counted16(&body)?);
+        }
+        let body = [
+            &[3, 3][..],
+            &[0; 32],
+            &[u8::try_from(plan.session_id.len()).ok()?],
+            plan.session_id,
+            &plan.cipher_suite.to_be_bytes(),
+            &[0],
+            &counted16(&extensions)?,
+        ]
+        .concat();
+        let message = [&[SERVER_HELLO, 0][..], &counted16(&body)?].concat();
+        let hello = Header { kind: kind::HANDSHAKE, version: [3, 3], length: message.len().try_into().ok()? };
+        let data = Header::application_data(plan.payload.len().try_into().ok()?);
+        let parts: [&[u8]; 5] = [&hello.encode(), &message, &record::CHANGE_CIPHER_SPEC, &data.encode(), plan.payload];
+        let mut collector = FlightCollector::default();
+        collector.feed(&parts.concat()).ok()?;
+        collector.join(1).ok().map(|(flight, _)| flight)
+    }
+
     /// The three records.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -109,6 +175,11 @@ impl Flight {
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
     }
+}
+
+/// A vector with a two-byte length.
+fn counted16(bytes: &[u8]) -> Option<Vec<u8>> {
+    Some([&u16::try_from(bytes.len()).ok()?.to_be_bytes()[..], bytes].concat())
 }
 
 fn first_record(bytes: &[u8]) -> Option<&[u8]> {
@@ -264,6 +335,46 @@ mod tests {
         let endless =
             [&flight[..], &[0x17, 3, 3, 0x40, 0][..], &[0; 0x4000], &[0x17, 3, 3, 0x40, 0], &[0; 0x4000]].concat();
         assert_eq!(fed(&endless).unwrap_err(), Unfit("flight too long"));
+    }
+
+    #[test]
+    fn a_flight_is_built_after_its_plan() {
+        for (name, group, cipher_suite, extensions) in
+            [("flightA", 0x001d, 0x1301, [51, 43]), ("flightB", 0x11ec, 0x1301, [43, 51])]
+        {
+            let mut expected = vector(name, "bytes");
+            let share = match group {
+                0x001d => &expected[89..121],
+                _ => &expected[95..95 + 1120],
+            };
+            let payload = &expected[expected.len() - if name == "flightA" { 64 } else { 2048 }..];
+            let session_id = &expected[44..76];
+            let plan = Plan { session_id, cipher_suite, extensions: &extensions, group, key_share: share, payload };
+            let built = Flight::build(plan).unwrap();
+            assert!(Flight::build(Plan { extensions: &[43, 51, 41], ..plan }).is_none());
+            assert!(Flight::build(Plan { payload: &[0; 16], ..plan }).is_none());
+            expected[RANDOM].fill(0);
+            assert_eq!(built.into_bytes(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_segment_ends_in_the_trap() {
+        for name in ["flightA", "flightB"] {
+            let flight = vector(name, "bytes");
+            let record = first_record(&flight).unwrap().len();
+            // Linux takes no smaller segments.
+            for segment in 88..3000 {
+                let ends = |start: usize| (start..flight.len()).step_by(segment).skip(usize::from(start == 0));
+                let trapped = |start: usize| ends(start).any(|end| (record..=record + 10).contains(&end));
+                match safe_cut(&flight, segment) {
+                    None => assert!(!trapped(0), "{name} {segment}"),
+                    Some(cut) => assert!(trapped(0) && !trapped(cut) && cut < record, "{name} {segment} {cut}"),
+                }
+            }
+        }
+        assert_eq!(safe_cut(&vector("flightB", "bytes"), 1460), None);
+        assert!(safe_cut(&vector("flightB", "bytes"), 1220).is_some());
     }
 
     proptest! {

@@ -1,0 +1,199 @@
+//! What admitted clients get while a remote cover is away: the flight that it last gave to hellos of their class, made
+//! anew. The only emulation in the program (docs/architecture.md).
+//!
+//! Sizes, cipher suite, group and order of extensions are the cover's; the key share is a real one for this hello, and
+//! what would be encrypted is random, which it looks like. Everybody else gets what a dead back end gives: an end.
+
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::aws_lc_rs::kx_group::{X25519, X25519MLKEM768};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::gate::Promotion;
+use super::profile::{FlightShape, Profile};
+use super::{Outcome, log_visit};
+use crate::auth::{Admission, Judge, Reason, Verdict};
+use crate::wire::client_hello::{self, ClientHello, HelloCollector};
+use crate::wire::obfuscated::{self, HeaderCollector, Wrapped};
+use crate::wire::server_flight::{Flight, Plan};
+use crate::wire::{HelloClass, class};
+
+/// How long a client may take to send its hello, and again its header.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Receives a client without a cover.
+pub(super) async fn receive(mut client: TcpStream, judge: &Judge, profile: &Profile) -> Outcome {
+    match timeout(PATIENCE, greet(&mut client, judge, profile)).await {
+        Ok(Some(admission)) => match timeout(PATIENCE, second_proof(&mut client, admission)).await {
+            Ok(Some(promotion)) => Outcome::Promoted(client, Box::new(promotion)),
+            _ => Outcome::Visited(None),
+        },
+        _ => Outcome::Visited(None),
+    }
+}
+
+/// Reads the hello, and answers it if it is one of ours and of a class that the cover was seen to answer.
+async fn greet(client: &mut TcpStream, judge: &Judge, profile: &Profile) -> Option<Admission> {
+    let record = read_hello(client).await?;
+    let flight = ClientHello::decode(&record).ok().and_then(|hello| {
+        let shape = profile.flights.get(HelloClass::of(&hello).label())?;
+        rebuild(shape, &hello, |bytes| rand::fill(bytes))
+    });
+    match (judge.judge(&record, SystemTime::now().into()), flight) {
+        (Verdict::Admit(admission), Some(mut flight)) => {
+            admission.stamp(&mut flight);
+            client.write_all(flight.as_bytes()).await.ok()?;
+            Some(admission)
+        }
+        (Verdict::Admit(_), None) => {
+            log_visit(Reason::Cover("away, and it was not seen to answer such a hello"));
+            None
+        }
+        (Verdict::Decline(reason), _) => {
+            log_visit(reason);
+            None
+        }
+    }
+}
+
+async fn read_hello(client: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut hello = HelloCollector::default();
+    loop {
+        match hello.feed(&read_some(client).await?) {
+            client_hello::Progress::More => {}
+            client_hello::Progress::Whole => return Some(hello.into_record()),
+            client_hello::Progress::Foreign(_) => return None,
+        }
+    }
+}
+
+async fn second_proof(client: &mut TcpStream, admission: Admission) -> Option<Promotion> {
+    let mut header = HeaderCollector::default();
+    loop {
+        let bytes = read_some(client).await?;
+        match header.feed(&bytes) {
+            obfuscated::Progress::More => {}
+            obfuscated::Progress::Foreign(_) => return None,
+            obfuscated::Progress::Whole(Wrapped { header, used, record_left }) => {
+                let opened = obfuscated::open(&header, admission.member().secret().bytes())?;
+                return Some(Promotion { admission, opened, leftover: bytes[used..].to_vec(), record_left });
+            }
+        }
+    }
+}
+
+/// What arrived next; `None` at the end.
+async fn read_some(client: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    client.read_buf(&mut bytes).await.ok().filter(|read| *read > 0).map(|_| bytes)
+}
+
+/// The flight that the cover would have answered this hello with; `None` where that cannot be made.
+fn rebuild(shape: &FlightShape, hello: &ClientHello<'_>, random: impl FnOnce(&mut [u8])) -> Option<Flight> {
+    let offered = hello.cipher_suites.chunks_exact(2).any(|suite| suite == shape.cipher_suite.to_be_bytes());
+    if shape.retry || !offered {
+        return None;
+    }
+    let (_, client_share) = hello.key_shares().ok()?.into_iter().find(|(group, _)| *group == shape.group)?;
+    let group = match shape.group {
+        class::X25519MLKEM768 => X25519MLKEM768,
+        GROUP_X25519 => X25519,
+        _ => return None,
+    };
+    let share = group.start_and_complete(client_share).ok()?;
+    let mut payload = vec![0; shape.records.iter().map(|size| usize::from(*size)).sum()];
+    random(&mut payload);
+    Flight::build(Plan {
+        session_id: hello.session_id,
+        cipher_suite: shape.cipher_suite,
+        extensions: &shape.extensions,
+        group: shape.group,
+        key_share: &share.pub_key,
+        payload: &payload,
+    })
+}
+
+const GROUP_X25519: u16 = 0x001d;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::captured;
+
+    fn shape(group: u16) -> FlightShape {
+        FlightShape {
+            version: 0x0304,
+            retry: false,
+            cipher_suite: 0x1301,
+            group,
+            extensions: vec![51, 43],
+            records: vec![23, 420, 96, 53],
+            stable: true,
+        }
+    }
+
+    /// How often each value of ten bits comes up in a compressed coefficient (FIPS 203, 4.2.1): 3 or 4 in 3329.
+    fn preimages() -> Vec<f64> {
+        let mut counts = vec![0.0; 1024];
+        for x in 0..3329u32 {
+            counts[((x * 1024 + 1664) / 3329 % 1024) as usize] += 1.0;
+        }
+        counts
+    }
+
+    /// The log-likelihood ratio of a ciphertext being ML-KEM's rather than uniformly random.
+    fn likelihood(ciphertext: &[u8], preimages: &[f64]) -> f64 {
+        let coefficients = ciphertext[..960].chunks_exact(5).flat_map(|five| {
+            let word = five.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+            (0..4).map(move |index| (word >> (10 * index)) as usize & 0x3ff)
+        });
+        coefficients.map(|value| (preimages[value] * 1024.0 / 3329.0).ln()).sum()
+    }
+
+    #[test]
+    fn key_shares_are_real() {
+        let preimages = preimages();
+        let mut ratio = 0.0;
+        let mut noise = 0.0;
+        let hello = captured().into_iter().find(|hello| hello.file.starts_with("tdlib")).unwrap();
+        let parsed = ClientHello::decode(&hello.record).unwrap();
+        for _ in 0..20 {
+            let hybrid = rebuild(&shape(class::X25519MLKEM768), &parsed, |_| {}).unwrap().into_bytes();
+            let share = &hybrid[hybrid.len() - 592 - 5 - 6 - 6 - 1120..][..1120];
+            assert!(share[1119] < 0x80, "the top bit of an X25519 value is clear");
+            ratio += likelihood(&share[..1088], &preimages);
+            let mut random = [0; 1088];
+            rand::fill(&mut random);
+            noise += likelihood(&random, &preimages);
+        }
+        assert!(ratio > 0.0 && noise < 0.0, "genuine {ratio}, random {noise}");
+    }
+
+    #[test]
+    fn every_captured_hello_of_ours_can_be_answered() {
+        for hello in captured().into_iter().filter(|hello| hello.signed.is_some()) {
+            let parsed = ClientHello::decode(&hello.record).unwrap();
+            let flight = rebuild(&shape(GROUP_X25519), &parsed, |bytes| bytes.fill(7)).unwrap().into_bytes();
+            assert_eq!(flight.len(), 127 + 6 + 5 + 592, "{}", hello.file);
+            assert_eq!(&flight[44..76], parsed.session_id);
+        }
+    }
+
+    #[test]
+    fn what_the_hello_does_not_offer_is_not_answered() {
+        let hello = captured().into_iter().find(|hello| hello.file.starts_with("tdesktop")).unwrap();
+        let parsed = ClientHello::decode(&hello.record).unwrap();
+        for shape in [
+            shape(class::X25519MLKEM768),
+            shape(0x0017),
+            FlightShape { retry: true, ..shape(GROUP_X25519) },
+            FlightShape { cipher_suite: 0x1304, ..shape(GROUP_X25519) },
+            FlightShape { extensions: vec![51, 43, 41], ..shape(GROUP_X25519) },
+            FlightShape { records: vec![], ..shape(GROUP_X25519) },
+        ] {
+            assert!(rebuild(&shape, &parsed, |_| {}).is_none(), "{shape:?}");
+        }
+    }
+}
