@@ -95,8 +95,7 @@ async fn open_cover(config: &Config, listeners: &[SocketAddr]) -> Result<cover::
             let site = Site::open(settings)
                 .map_err(|error| Failure::new(error.to_string(), "correct the section [site], then `vizard check`"))?;
             let site = Arc::new(site);
-            for address in &settings.redirect_from {
-                let listener = listen::bind(*address).map_err(|error| cannot_listen(*address, &error))?;
+            for listener in bind_all(&settings.redirect_from)? {
                 let site = Arc::clone(&site);
                 tokio::spawn(async move { site.redirect(listener).await });
             }
@@ -139,21 +138,16 @@ async fn look_at(remote: &Remote) {
 
 fn bind(listen: &Listen) -> Result<Vec<TcpListener>, Failure> {
     match listen {
-        Listen::Given(addresses) => addresses
-            .iter()
-            .map(|address| listen::bind(*address).map_err(|error| cannot_listen(*address, &error)))
-            .collect(),
+        Listen::Given(addresses) => bind_all(addresses),
         Listen::Automatic => {
-            let mut failure = None;
-            for address in Listen::candidates() {
-                match listen::bind(address) {
-                    Ok(listener) => return Ok(vec![listener]),
-                    Err(error) => failure = Some(cannot_listen(address, &error)),
-                }
-            }
-            Err(failure.unwrap_or_else(|| Failure::new("nowhere to listen", "name an address with --listen")))
+            let [first, second] = Listen::candidates();
+            bind_all(&[first]).or_else(|_| bind_all(&[second]))
         }
     }
+}
+
+fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Failure> {
+    listen::bind_all(addresses).map_err(|(address, error)| cannot_listen(address, &error))
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
