@@ -164,7 +164,7 @@ impl Remote {
             Ok(cover) => self.stand_between(client, cover, judge).await,
             Err(error) => {
                 warn!(%error, "the cover could not be reached");
-                stand_in::receive(client, &judge, &self.profile.load()).await
+                Outcome::Visited(None)
             }
         }
     }

@@ -229,6 +229,17 @@ impl Downlink {
         }
     }
 
+    /// What was kept of a frame whose rest will not come, as a last record where it is long enough for a legal one.
+    pub fn cut_short(&mut self) -> Vec<u8> {
+        let kept = std::mem::take(&mut self.kept);
+        if self.lead < kept.len() && kept.len() >= MIN_ENCRYPTED {
+            [&header(kept.len())[..], &kept].concat()
+        } else {
+            self.kept = kept;
+            Vec::new()
+        }
+    }
+
     /// A record with NOP frames of `length` bytes in all, at least 8; `None` where the stream stands in the midst of a
     /// frame.
     pub fn nops(&mut self, length: usize, filler: impl FnMut() -> u8) -> Option<Vec<u8>> {
@@ -455,8 +466,18 @@ mod tests {
         let whole = frame(30);
         let (sizes, plain) = received(&[whole[..10].to_vec(), whole[10..].to_vec()]);
         assert_eq!((sizes, plain), (vec![34], whole.clone()));
-        // If none comes, the client could do nothing with the piece.
         assert!(received(&[whole[..10].to_vec()]).0.is_empty());
+    }
+
+    #[test]
+    fn what_was_kept_goes_out_at_the_end_if_a_record_can_hold_it() {
+        for (length, sent) in [(16, 0), (17, 17), (90, 90)] {
+            let mut downlink = Downlink::new(keys(3), Pattern::default());
+            let (sizes, _) = received_by(&mut downlink, &[frame(100)[..length].to_vec()], Vec::new());
+            assert!(sizes.is_empty());
+            let (sizes, plain) = unwrap(&downlink.cut_short());
+            assert_eq!((sizes.iter().sum::<usize>(), plain), (sent, frame(100)[..sent].to_vec()));
+        }
     }
 
     #[test]

@@ -229,15 +229,15 @@ impl Session {
     fn end_downlink(&mut self) {
         let down = &mut self.down;
         down.open = false;
-        let alert = self.manner.close_alert(&mut down.transform);
+        let last = [down.transform.cut_short(), self.manner.close_alert(&mut down.transform)].concat();
         if down.unsent.is_empty() {
             // If the client is gone, its side tells so at the next read.
-            let _ = down.unsent.write(&self.client, &[IoSlice::new(&alert)]);
+            let _ = down.unsent.write(&self.client, &[IoSlice::new(&last)]);
             if down.unsent.is_empty() {
                 shut(&self.client);
             }
         } else {
-            down.unsent.append(&alert);
+            down.unsent.append(&last);
         }
     }
 }
