@@ -91,7 +91,8 @@ async fn the_profile_of_an_nginx() {
 
 #[tokio::test]
 async fn the_profile_of_the_built_in_site() {
-    let cover = built_in(&origin());
+    let origin = origin();
+    let cover = built_in(&origin);
     assert_eq!(cover.glance().await.unwrap().records, 1);
     assert_eq!(cover.look().await, Ok(Round::default()));
     let profile = cover.profile();

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -207,11 +207,17 @@ async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if addresses.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, "no address")) } else { Ok(addresses) }
 }
 
-/// Whether a connection to `address` would come to one of `listeners`.
+/// Whether a connection from this machine to `address` would come to one of `listeners`.
 pub fn leads_to_us(address: SocketAddr, listeners: &[SocketAddr]) -> bool {
+    // A connection to no address in particular arrives at this machine.
+    let target = match address.ip().to_canonical() {
+        IpAddr::V4(any) if any.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(any) if any.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
+        named => named,
+    };
     listeners.iter().any(|listener| {
-        let same = listener.ip().to_canonical() == address.ip().to_canonical();
-        listener.port() == address.port() && (same || listener.ip().is_unspecified() && is_local(address.ip()))
+        let same = [target, address.ip().to_canonical()].contains(&listener.ip().to_canonical());
+        listener.port() == address.port() && (same || listener.ip().is_unspecified() && is_local(target))
     })
 }
 
@@ -331,6 +337,8 @@ mod tests {
             ("127.0.0.1:443", "[::ffff:127.0.0.1]:443", true),
             ("127.0.0.1:443", "[::]:443", true),
             ("[::1]:443", "0.0.0.0:443", true),
+            ("0.0.0.0:443", "127.0.0.1:443", true),
+            ("[::]:443", "0.0.0.0:443", true),
             ("127.0.0.1:444", "[::]:443", false),
             ("127.0.0.2:443", "127.0.0.1:443", false),
             ("192.0.2.77:443", "[::]:443", false),

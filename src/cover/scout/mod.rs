@@ -30,7 +30,7 @@ use arc_swap::ArcSwap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use self::hellos::TEMPLATES;
 use self::keep::Store;
@@ -175,11 +175,17 @@ impl Scout {
 
     /// Makes rounds for as long as it is polled: at once, every hour or so, and when the cover was not as known.
     pub(super) async fn watch(&self, door: &impl Door) {
+        let mut failing = false;
         loop {
-            if let Ok(round) = self.round(door).await
-                && !round.failures.is_empty()
-            {
-                warn!(failures = round.failures.join("; "), "the cover could not be visited as it should be");
+            if let Ok(round) = self.round(door).await {
+                match round.failures.first() {
+                    Some(first) if !failing => {
+                        warn!(first, failures = round.failures.len(), "the cover could not be visited in every way");
+                    }
+                    None if failing => info!("the cover can be visited again"),
+                    _ => {}
+                }
+                failing = !round.failures.is_empty();
             }
             let pause = pause(self.profile().learnt > 0, rand::random());
             tokio::select! {
