@@ -1,5 +1,7 @@
 //! What visits to real covers teach.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
+
 mod support;
 
 use std::net::SocketAddr;
@@ -40,7 +42,7 @@ async fn remote(port: u16, state: Option<&Path>) -> Cover {
     Cover::remote(remote, NAME.parse().unwrap(), state)
 }
 
-fn built_in(origin: &Origin) -> Cover {
+fn open_site(origin: &Origin) -> Arc<Site> {
     let settings = site::Settings {
         certificate: origin.certificate(),
         key: origin.key(),
@@ -48,7 +50,11 @@ fn built_in(origin: &Origin) -> Cover {
         server_header: None,
         redirect_from: Vec::new(),
     };
-    Cover::site(Arc::new(Site::open(&settings).unwrap()), NAME.parse().unwrap(), None)
+    Arc::new(Site::open(&settings).unwrap())
+}
+
+fn built_in(origin: &Origin) -> Cover {
+    Cover::site(open_site(origin), NAME.parse().unwrap(), None)
 }
 
 /// A round, although the last one was only a moment ago.
@@ -149,14 +155,7 @@ impl Drop for Switch {
 
 /// The built-in site on a port of its own.
 async fn site_on_a_port(origin: &Origin) -> (SocketAddr, JoinHandle<()>) {
-    let settings = site::Settings {
-        certificate: origin.certificate(),
-        key: origin.key(),
-        content: Content::Folder(origin.folder()),
-        server_header: None,
-        redirect_from: Vec::new(),
-    };
-    let site = Arc::new(Site::open(&settings).unwrap());
+    let site = open_site(origin);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let task = tokio::spawn(async move {
