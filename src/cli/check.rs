@@ -1,12 +1,22 @@
 //! `vizard check`: loads a configuration and prints every complaint.
 
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
 use super::{Failure, load, output};
 use crate::config::embedded::CoverDraft;
 use crate::config::{Draft, Environment, Flags, Listen};
+use crate::cover::remote::leads_to_us;
+
+/// How long the cover's name may take to be looked up.
+const LOOKUP: Duration = Duration::from_secs(5);
 
 /// Fails with every complaint printed, or says in a few lines what the configuration amounts to.
 pub fn check(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     let loaded = load(flags, environment)?;
+    refuse_loop(&loaded.draft, lookup)?;
     let name = loaded.path.map_or("the configuration without a file".into(), |path| path.display().to_string());
     let state = match loaded.warnings.complaints().len() {
         0 => "is fine",
@@ -14,6 +24,31 @@ pub fn check(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     };
     output::print(format!("{name} {state}\n{}", summary(&loaded.draft)));
     Ok(())
+}
+
+/// Addresses in the configuration were looked at when it was read; where a name leads is only asked here. A name that
+/// cannot be looked up now may still be a good one.
+fn refuse_loop(draft: &Draft, lookup: impl Fn(&str, u16) -> Vec<SocketAddr>) -> Result<(), Failure> {
+    let CoverDraft::Remote(cover) = &draft.cover else { return Ok(()) };
+    let listeners = match &draft.listen {
+        Listen::Given(addresses) => addresses.clone(),
+        Listen::Automatic => Listen::candidates()[..1].to_vec(),
+    };
+    match lookup(&cover.host, cover.port).into_iter().find(|address| leads_to_us(*address, &listeners)) {
+        None => Ok(()),
+        Some(address) => Err(Failure::new(
+            format!("the cover {}:{} is this proxy itself: it leads to {address}", cover.host, cover.port),
+            "name another web server as the cover, or use the built-in site",
+        )),
+    }
+}
+
+fn lookup(host: &str, port: u16) -> Vec<SocketAddr> {
+    let (tell, found) = mpsc::channel();
+    let host = host.to_owned();
+    // The system's resolver takes as long as it likes; a thread that is late is left behind.
+    thread::spawn(move || _ = tell.send((host.as_str(), port).to_socket_addrs().map(Vec::from_iter)));
+    found.recv_timeout(LOOKUP).ok().and_then(Result::ok).unwrap_or_default()
 }
 
 fn summary(draft: &Draft) -> String {
@@ -34,4 +69,33 @@ fn summary(draft: &Draft) -> String {
     };
     let state = draft.state_dir.display();
     format!("  listen  {listen}\n  users   {users}\n  domain  {domain}\n  cover   {cover}\n  state   {state}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_leads_to_a_listener_is_refused() {
+        for (listen, found, ours) in [
+            ("listen = [\"[::]:8443\"]", &["192.0.2.1:8443", "127.0.0.1:8443"][..], true),
+            ("listen = [\"127.0.0.1:8443\"]", &["127.0.0.1:8443"], true),
+            ("listen = [\"[::]:443\"]", &["127.0.0.1:8443"], false),
+            ("listen = [\"[::]:8443\"]", &["192.0.2.1:8443"], false),
+            ("listen = [\"[::]:8443\"]", &[], false),
+            ("", &["127.0.0.1:8443"], false),
+        ] {
+            let text = format!("{listen}\ndomain = \"www.example.com\"\n[cover]\naddress = \"www.example.com:8443\"\n");
+            let environment = Environment::from_iter([("HOME", "/nowhere")]);
+            let draft = crate::config::load_text(&text, None, &Flags::default(), &environment).unwrap().draft;
+            let addresses: Vec<SocketAddr> = found.iter().map(|address| address.parse().unwrap()).collect();
+            assert_eq!(refuse_loop(&draft, |_, _| addresses.clone()).is_err(), ours, "{text} {found:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_looked_up_and_names_without_one_have_none() {
+        assert_eq!(lookup("192.0.2.1", 443), ["192.0.2.1:443".parse().unwrap()]);
+        assert_eq!(lookup("no name at all", 443), []);
+    }
 }

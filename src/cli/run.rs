@@ -99,12 +99,14 @@ async fn open_cover(config: &Config, listeners: &[SocketAddr]) -> Result<cover::
                 let site = Arc::clone(&site);
                 tokio::spawn(async move { site.redirect(listener).await });
             }
-            Ok(cover::Cover::Site(site))
+            Ok(cover::Cover::site(site, config.domain.clone(), Some(&config.state_dir)))
         }
         config::Cover::Remote(settings) => {
-            let remote = Remote::new(settings.clone(), config.domain.clone());
-            match remote.resolve(listeners).await {
-                Ok(()) => look_at(&remote).await,
+            let remote = Remote::new(settings.clone());
+            let found = remote.resolve(listeners).await;
+            let cover = cover::Cover::remote(remote, config.domain.clone(), Some(&config.state_dir));
+            match found {
+                Ok(()) => look_at(&cover).await,
                 Err(Unusable::Ourselves) => {
                     return Err(Failure::new(
                         format!("the cover {}:{} is this proxy itself", settings.host, settings.port),
@@ -113,14 +115,14 @@ async fn open_cover(config: &Config, listeners: &[SocketAddr]) -> Result<cover::
                 }
                 Err(error) => warn!(%error, "going on, and trying again"),
             }
-            Ok(cover::Cover::Remote(Box::new(remote)))
+            Ok(cover)
         }
     }
 }
 
 /// Visits the cover and tells the operator what about it will be visible.
-async fn look_at(remote: &Remote) {
-    match remote.visit().await {
+async fn look_at(cover: &cover::Cover) {
+    match cover.glance().await {
         Ok(flight) => {
             if flight.records > 1 {
                 warn!(

@@ -344,9 +344,9 @@ impl Resolver<'_> {
         let automatic = Listen::candidates()[0];
         let mend = "name the web server itself; if it has this port, let one of the two listen on another";
         let complaint = Complaint::new(at, "this is the proxy itself", mend);
-        match listen.iter().find(|(listener, _)| leads_to(target, *listener)) {
+        match listen.iter().find(|(listener, _)| remote::leads_to_us(target, &[*listener])) {
             Some((_, listener)) => self.complaints.push(complaint.and(listener, "the proxy listens here")),
-            None if listen.is_empty() && leads_to(target, automatic) => self.complaints.push(complaint),
+            None if listen.is_empty() && remote::leads_to_us(target, &[automatic]) => self.complaints.push(complaint),
             None => {}
         }
     }
@@ -556,12 +556,6 @@ pub fn read_secret_file(path: &Path) -> io::Result<(String, bool)> {
     let private = file.metadata()?.permissions().mode() & 0o077 == 0;
     let text = io::read_to_string(io::Read::take(file, LONGEST))?;
     Ok((text.trim().to_owned(), private))
-}
-
-/// Whether a connection to `target` from this machine arrives at `listener`, as far as can be seen without asking.
-fn leads_to(target: SocketAddr, listener: SocketAddr) -> bool {
-    let to_any = listener.ip().is_unspecified() && (target.ip().is_loopback() || target.ip().is_unspecified());
-    target.port() == listener.port() && (target.ip() == listener.ip() || to_any)
 }
 
 /// Whether two listeners would be in each other's way.

@@ -9,25 +9,32 @@ pub mod gate;
 mod guarded;
 pub mod profile;
 pub mod remote;
-mod scout;
+pub mod scout;
 pub mod site;
 mod stand_in;
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tracing::{debug, info};
 
-use crate::auth::{Judge, Reason};
+use crate::auth::{Domain, Judge, Reason};
 use crate::relay::Closed;
 use gate::Promotion;
+use profile::Profile;
+use scout::{Door, Leg, Round, Scout, SeenFlight, TooSoon, Whose};
 
-/// The site that everybody meets.
-pub enum Cover {
-    /// The built-in web server.
+/// The site that everybody meets, and what is known of it.
+pub struct Cover {
+    place: Place,
+    scout: Scout,
+}
+
+enum Place {
     Site(Arc<site::Site>),
-    /// A web server elsewhere.
     Remote(Box<remote::Remote>),
 }
 
@@ -41,25 +48,79 @@ pub enum Outcome {
 }
 
 impl Cover {
-    /// Receives a client, from its first byte on.
-    pub async fn receive(&self, client: TcpStream, peer: SocketAddr, judge: Arc<Judge>) -> Outcome {
-        match self {
-            Self::Site(site) => guarded::receive(site, client, peer, judge).await,
-            Self::Remote(remote) => remote.receive(client, peer, judge).await,
-        }
+    /// The built-in web server, known as `name`. What is learnt of it is kept in the folder `state`, if one is given.
+    pub fn site(site: Arc<site::Site>, name: Domain, state: Option<&Path>) -> Self {
+        let whose = Whose { host: String::new(), port: 0, domain: name.to_string() };
+        Self { place: Place::Site(site), scout: Scout::new(name, whose, state) }
     }
 
-    /// What visits to the cover have taught.
-    pub fn profile(&self) -> Arc<profile::Profile> {
-        Arc::default()
+    /// A web server elsewhere, known as `name`. What is learnt of it is kept in the folder `state`, if one is given.
+    pub fn remote(remote: remote::Remote, name: Domain, state: Option<&Path>) -> Self {
+        let (host, port) = remote.host_and_port();
+        let whose = Whose { host: host.to_owned(), port, domain: name.to_string() };
+        Self { place: Place::Remote(Box::new(remote)), scout: Scout::new(name, whose, state) }
+    }
+
+    /// Receives a client, from its first byte on.
+    pub async fn receive(&self, client: TcpStream, peer: SocketAddr, judge: Arc<Judge>) -> Outcome {
+        match &self.place {
+            Place::Site(site) => guarded::receive(site, client, peer, judge).await,
+            Place::Remote(remote) => remote.receive(client, peer, judge, &self.scout).await,
+        }
     }
 
     /// Keeps what is known of the cover fresh, for as long as this is polled. `listeners` is where the proxy itself is.
     pub async fn watch(&self, listeners: &[SocketAddr]) {
-        match self {
-            Self::Site(_) => std::future::pending().await,
-            Self::Remote(remote) => remote.watch(listeners).await,
+        match &self.place {
+            Place::Site(site) => self.scout.watch(site).await,
+            Place::Remote(remote) => {
+                tokio::join!(remote.watch_name(listeners), self.scout.watch(&**remote));
+            }
         }
+    }
+
+    /// What is known of the cover; cheap enough for every connection to ask.
+    pub fn profile(&self) -> Arc<Profile> {
+        self.scout.profile()
+    }
+
+    /// How many rounds of visits found the cover changed.
+    pub fn changes(&self) -> u64 {
+        self.scout.changes()
+    }
+
+    /// Asks [`Cover::watch`] to visit the cover again, as soon as it may be.
+    pub fn look_again(&self) {
+        self.scout.note_stale();
+    }
+
+    /// Visits the cover in every way there is, which may take a minute. See [`Cover::glance`] for less.
+    pub async fn look(&self) -> Result<Round, TooSoon> {
+        match &self.place {
+            Place::Site(site) => self.scout.round(site).await,
+            Place::Remote(remote) => self.scout.round(&**remote).await,
+        }
+    }
+
+    /// Visits the cover with a single handshake, to learn how many records its first flight has.
+    pub async fn glance(&self) -> io::Result<SeenFlight> {
+        match &self.place {
+            Place::Site(site) => self.scout.glance(site).await,
+            Place::Remote(remote) => self.scout.glance(&**remote).await,
+        }
+    }
+}
+
+/// Most bytes under way between the scout and the site.
+const IN_PROCESS: usize = 64 * 1024;
+
+impl Door for Arc<site::Site> {
+    /// Without a socket: the site serves the other end, and ends with this one.
+    async fn open(&self) -> io::Result<Leg> {
+        let (near, far) = tokio::io::duplex(IN_PROCESS);
+        let site = Arc::clone(self);
+        tokio::spawn(async move { _ = site.serve(far, None).await });
+        Ok(Box::new(near))
     }
 }
 

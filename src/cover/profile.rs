@@ -56,3 +56,137 @@ pub struct VisitShape {
     /// How many change_cipher_spec records in a row the cover takes before it gives the handshake up; `None`: not seen to.
     pub ccs_limit: Option<u16>,
 }
+
+/// By how many bytes a record may be longer or shorter without being another: ECDSA signatures vary by a few, and
+/// OpenSSL's tickets by a block.
+const SLACK: u16 = 16;
+
+impl Profile {
+    /// What a later profile has that is not as it is here, in words. What was or is not known is no difference.
+    pub fn differences(&self, later: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (class, old) in &self.flights {
+            if let Some(new) = later.flights.get(class) {
+                old.differences(new, class, &mut found);
+            }
+        }
+        if let (Some(old), Some(new)) = (&self.visit, &later.visit) {
+            old.differences(new, &mut found);
+        }
+        found
+    }
+}
+
+impl FlightShape {
+    fn differences(&self, later: &Self, class: &str, found: &mut Vec<String>) {
+        let mut compare = |same: bool, what: &str, old: String, new: String| {
+            if !same {
+                found.push(format!("{what} for {class}: {old}, now {new}"));
+            }
+        };
+        let hex = |number: u16| format!("{number:04x}");
+        compare(self.version == later.version, "version", hex(self.version), hex(later.version));
+        compare(self.retry == later.retry, "HelloRetryRequest", self.retry.to_string(), later.retry.to_string());
+        compare(
+            self.cipher_suite == later.cipher_suite,
+            "cipher suite",
+            hex(self.cipher_suite),
+            hex(later.cipher_suite),
+        );
+        compare(self.group == later.group, "group", hex(self.group), hex(later.group));
+        let list = |numbers: &[u16]| numbers.iter().map(|number| hex(*number)).collect::<Vec<_>>().join(" ");
+        compare(self.extensions == later.extensions, "extensions", list(&self.extensions), list(&later.extensions));
+        compare(alike(&self.records, &later.records), "records", sizes(&self.records), sizes(&later.records));
+    }
+}
+
+impl VisitShape {
+    fn differences(&self, later: &Self, found: &mut Vec<String>) {
+        let mut compare = |same: bool, what: &str, old: String, new: String| {
+            if !same {
+                found.push(format!("{what}: {old}, now {new}"));
+            }
+        };
+        compare(
+            self.flight_records == later.flight_records,
+            "records up to the Finished",
+            self.flight_records.to_string(),
+            later.flight_records.to_string(),
+        );
+        for (what, old, new) in [
+            ("records behind the flight", &self.before_finished, &later.before_finished),
+            ("records behind the client's Finished", &self.after_finished, &later.after_finished),
+        ] {
+            compare(alike(old, new), what, sizes(old), sizes(new));
+        }
+        let largest = |records: &[u16]| records.iter().copied().max();
+        if let (Some(old), Some(new)) = (largest(&self.bulk), largest(&later.bulk)) {
+            compare(old == new, "largest record of bulk data", old.to_string(), new.to_string());
+        }
+        let alert = |size: Option<u16>| size.map_or("none".to_owned(), |size| size.to_string());
+        compare(
+            self.close_alert == later.close_alert,
+            "close alert",
+            alert(self.close_alert),
+            alert(later.close_alert),
+        );
+    }
+}
+
+/// Whether these are as many records of about the same sizes.
+fn alike(old: &[u16], new: &[u16]) -> bool {
+    old.len() == new.len() && old.iter().zip(new).all(|(old, new)| old.abs_diff(*new) <= SLACK)
+}
+
+fn sizes(records: &[u16]) -> String {
+    match records {
+        [] => "none".to_owned(),
+        records => records.iter().map(u16::to_string).collect::<Vec<_>>().join(" + "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile() -> Profile {
+        let flight = FlightShape { version: 0x0304, records: vec![32, 900, 281, 69], ..FlightShape::default() };
+        let visit = VisitShape { flight_records: 4, after_finished: vec![266, 266], ..VisitShape::default() };
+        Profile { flights: [("chrome".to_owned(), flight)].into(), visit: Some(visit), learnt: 1 }
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_no_change() {
+        let mut later = profile();
+        later.learnt = 2;
+        let visit = later.visit.as_mut().unwrap();
+        (visit.after_finished_ms, visit.ccs_limit) = (12, Some(32));
+        later.flights.get_mut("chrome").unwrap().records[2] = 279;
+        later.flights.insert("padded-517".into(), FlightShape::default());
+        assert_eq!(profile().differences(&later), [""; 0]);
+        assert_eq!(Profile::default().differences(&profile()), [""; 0]);
+    }
+
+    #[test]
+    fn every_change_is_named_with_before_and_after() {
+        let mut later = profile();
+        let flight = later.flights.get_mut("chrome").unwrap();
+        *flight = FlightShape {
+            version: 0x0303,
+            retry: true,
+            cipher_suite: 0x1301,
+            group: 29,
+            extensions: vec![43, 51],
+            records: vec![1000],
+            stable: true,
+        };
+        let visit = later.visit.as_mut().unwrap();
+        visit.flight_records = 1;
+        (visit.before_finished, visit.after_finished) = (vec![100], vec![]);
+        visit.close_alert = Some(19);
+        let found = profile().differences(&later);
+        assert_eq!(found.len(), 10, "{found:#?}");
+        assert!(found.contains(&"records for chrome: 32 + 900 + 281 + 69, now 1000".to_owned()), "{found:#?}");
+        assert!(found.contains(&"records behind the client's Finished: 266 + 266, now none".to_owned()));
+    }
+}

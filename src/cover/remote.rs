@@ -3,23 +3,21 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::gate::{FromClient, FromCover, Gate, Promotion};
-use super::scout::{self, SeenFlight};
-use super::{Outcome, log_visit};
-use crate::auth::{Domain, Judge};
+use super::scout::{Door, Leg, Scout};
+use super::{Outcome, log_visit, stand_in};
+use crate::auth::Judge;
 use crate::net::{dial, sockopt};
 use crate::relay::{Closed, End, attempt, reset_on_close, splice};
 use crate::wire::server_flight::safe_cut;
@@ -47,16 +45,9 @@ pub enum ProxyProtocol {
 /// How long the cover has to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a visit of ours to the cover may take.
-const VISIT_PATIENCE: Duration = Duration::from_secs(5);
-
 /// How often the cover's name is resolved anew, and how long that may take.
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How often the cover's flight is looked at again, or sooner when it was not what it used to be.
-const VISIT_EVERY: Duration = Duration::from_secs(3600);
-const VISIT_AGAIN: Duration = Duration::from_secs(30);
 
 /// Silence after which a flight is taken for whole: while the number of its records is not known, and when fewer came.
 const SILENCE_UNKNOWN: Duration = Duration::from_millis(150);
@@ -66,39 +57,18 @@ const SILENCE_SHORT: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub struct Remote {
     settings: Settings,
-    name: Domain,
     /// Where the cover is, as it was last found out; empty while that has not succeeded.
     addresses: ArcSwap<Vec<SocketAddr>>,
-    /// Encrypted records in the cover's first flight; 0 while that is not known.
-    flight_records: AtomicUsize,
-    stale: Notify,
 }
 
 impl Remote {
-    /// A cover that is visited as the site `name`.
-    pub fn new(settings: Settings, name: Domain) -> Self {
-        Self {
-            settings,
-            name,
-            addresses: ArcSwap::default(),
-            flight_records: AtomicUsize::new(0),
-            stale: Notify::new(),
-        }
+    /// The cover that the settings name.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, addresses: ArcSwap::default() }
     }
 
-    /// Visits the cover once to learn the number of records in its first flight, which joining them takes.
-    pub async fn visit(&self) -> io::Result<SeenFlight> {
-        let visit = async {
-            let mut cover = self.connect().await?;
-            if self.settings.proxy_protocol.is_some() {
-                let (here, there) = (cover.local_addr()?, cover.peer_addr()?);
-                cover.write_all(&self.proxy_header(here, there)?).await?;
-            }
-            scout::see_flight(cover, self.name.as_str()).await
-        };
-        let flight = timeout(VISIT_PATIENCE, visit).await??;
-        self.flight_records.store(flight.records, Ordering::Relaxed);
-        Ok(flight)
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        (&self.settings.host, self.settings.port)
     }
 
     /// Finds out where the cover is, and keeps the addresses that it had where that fails.
@@ -114,12 +84,8 @@ impl Remote {
         Ok(())
     }
 
-    /// Keeps the cover's addresses and the number of its records fresh.
-    pub(super) async fn watch(&self, listeners: &[SocketAddr]) {
-        tokio::join!(self.watch_name(listeners), self.watch_flight());
-    }
-
-    async fn watch_name(&self, listeners: &[SocketAddr]) {
+    /// Keeps the cover's addresses fresh.
+    pub(super) async fn watch_name(&self, listeners: &[SocketAddr]) {
         let mut failing = false;
         loop {
             sleep(RESOLVE_EVERY).await;
@@ -134,37 +100,18 @@ impl Remote {
         }
     }
 
-    async fn watch_flight(&self) {
-        let mut known = self.flight_records.load(Ordering::Relaxed);
-        loop {
-            let pause = if known == 0 { VISIT_AGAIN } else { VISIT_EVERY };
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = self.stale.notified() => {}
-            }
-            match self.visit().await {
-                Ok(flight) if flight.records != known => {
-                    info!(
-                        before = known,
-                        now = flight.records,
-                        "the cover's first flight has another number of records"
-                    );
-                    known = flight.records;
-                }
-                Ok(_) => {}
-                Err(error) => warn!(%error, "the cover could not be visited"),
-            }
-            // Whatever clients meet meanwhile, the cover is not to be asked more often than this.
-            sleep(VISIT_AGAIN).await;
-        }
-    }
-
-    pub(super) async fn receive(&self, client: TcpStream, peer: SocketAddr, judge: Arc<Judge>) -> Outcome {
+    pub(super) async fn receive(
+        &self,
+        client: TcpStream,
+        peer: SocketAddr,
+        judge: Arc<Judge>,
+        scout: &Scout,
+    ) -> Outcome {
         match self.open_leg(&client, peer).await {
-            Ok(cover) => self.stand_between(client, cover, judge).await,
+            Ok(cover) => stand_between(client, cover, judge, scout).await,
             Err(error) => {
                 warn!(%error, "the cover could not be reached");
-                Outcome::Visited(None)
+                stand_in::receive(client, &judge, &scout.profile()).await
             }
         }
     }
@@ -175,25 +122,6 @@ impl Remote {
             cover.write_all(&self.proxy_header(peer, client.local_addr()?)?).await?;
         }
         Ok(cover)
-    }
-
-    async fn stand_between(&self, client: TcpStream, cover: TcpStream, judge: Arc<Judge>) -> Outcome {
-        let known = Some(self.flight_records.load(Ordering::Relaxed)).filter(|records| *records > 0);
-        let silence = if known.is_some() { SILENCE_SHORT } else { SILENCE_UNKNOWN };
-        let mut watch = Watch { client, cover, gate: Gate::new(judge, known), silence, stale: &self.stale };
-        match watch.until_decided().await {
-            Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),
-            Ok(Decision::Visit) => {
-                if let Some(reason) = watch.gate.open() {
-                    log_visit(reason);
-                }
-                Outcome::Visited(Some(splice::splice(watch.client, watch.cover).await))
-            }
-            Err(broke) => {
-                reset_on_close(if broke == End::ClientBroke { &watch.cover } else { &watch.client });
-                Outcome::Visited(Some(Closed { by: broke, up: 0, down: 0 }))
-            }
-        }
     }
 
     fn proxy_header(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Vec<u8>> {
@@ -217,6 +145,37 @@ impl Remote {
         let cover = dial::dial(&addresses, CONNECT_PATIENCE).await?;
         sockopt::no_delay(&cover);
         Ok(cover)
+    }
+}
+
+async fn stand_between(client: TcpStream, cover: TcpStream, judge: Arc<Judge>, scout: &Scout) -> Outcome {
+    let known = scout.flight_records();
+    let silence = if known.is_some() { SILENCE_SHORT } else { SILENCE_UNKNOWN };
+    let mut watch = Watch { client, cover, gate: Gate::new(judge, known), silence, scout };
+    match watch.until_decided().await {
+        Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),
+        Ok(Decision::Visit) => {
+            if let Some(reason) = watch.gate.open() {
+                log_visit(reason);
+            }
+            Outcome::Visited(Some(splice::splice(watch.client, watch.cover).await))
+        }
+        Err(broke) => {
+            reset_on_close(if broke == End::ClientBroke { &watch.cover } else { &watch.client });
+            Outcome::Visited(Some(Closed { by: broke, up: 0, down: 0 }))
+        }
+    }
+}
+
+impl Door for Remote {
+    /// As a client of our own would be brought to it.
+    async fn open(&self) -> io::Result<Leg> {
+        let mut cover = self.connect().await?;
+        if self.settings.proxy_protocol.is_some() {
+            let (here, there) = (cover.local_addr()?, cover.peer_addr()?);
+            cover.write_all(&self.proxy_header(here, there)?).await?;
+        }
+        Ok(Box::new(cover))
     }
 }
 
@@ -249,11 +208,17 @@ async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if addresses.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, "no address")) } else { Ok(addresses) }
 }
 
-/// Whether a connection to `address` would come to one of `listeners`.
-fn leads_to_us(address: SocketAddr, listeners: &[SocketAddr]) -> bool {
+/// Whether a connection from this machine to `address` would come to one of `listeners`.
+pub fn leads_to_us(address: SocketAddr, listeners: &[SocketAddr]) -> bool {
+    // A connection to no address in particular arrives at this machine.
+    let target = match address.ip().to_canonical() {
+        IpAddr::V4(any) if any.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(any) if any.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
+        named => named,
+    };
     listeners.iter().any(|listener| {
-        let same = listener.ip().to_canonical() == address.ip().to_canonical();
-        listener.port() == address.port() && (same || listener.ip().is_unspecified() && is_local(address.ip()))
+        let same = [target, address.ip().to_canonical()].contains(&listener.ip().to_canonical());
+        listener.port() == address.port() && (same || listener.ip().is_unspecified() && is_local(target))
     })
 }
 
@@ -268,7 +233,7 @@ struct Watch<'a> {
     cover: TcpStream,
     gate: Gate,
     silence: Duration,
-    stale: &'a Notify,
+    scout: &'a Scout,
 }
 
 enum Decision {
@@ -295,7 +260,7 @@ impl Watch<'_> {
                     }
                 }
                 () = sleep(self.silence), if self.gate.flight_may_be_whole() => {
-                    self.stale.notify_one();
+                    self.scout.note_stale();
                     let flight = self.gate.cover_waits().unwrap_or_default();
                     self.tell_client(&flight).await?;
                 }
@@ -338,7 +303,7 @@ impl Watch<'_> {
             FromCover::Send(flight) => self.tell_client(&flight).await,
         }?;
         if self.gate.cover_went_on() {
-            self.stale.notify_one();
+            self.scout.note_stale();
         }
         Ok(())
     }
@@ -376,6 +341,8 @@ mod tests {
             ("127.0.0.1:443", "[::ffff:127.0.0.1]:443", true),
             ("127.0.0.1:443", "[::]:443", true),
             ("[::1]:443", "0.0.0.0:443", true),
+            ("0.0.0.0:443", "127.0.0.1:443", true),
+            ("[::]:443", "0.0.0.0:443", true),
             ("127.0.0.1:444", "[::]:443", false),
             ("127.0.0.2:443", "127.0.0.1:443", false),
             ("192.0.2.77:443", "[::]:443", false),
@@ -388,7 +355,7 @@ mod tests {
     async fn a_name_that_leads_to_ourselves_is_refused_and_another_is_not() {
         let remote = |host: &str| {
             let settings = Settings { host: host.into(), port: 8443, proxy_protocol: None };
-            Remote::new(settings, "example.com".parse().unwrap())
+            Remote::new(settings)
         };
         let listeners = [at("[::]:8443")];
         assert!(matches!(remote("localhost").resolve(&listeners).await, Err(Unusable::Ourselves)));

@@ -192,15 +192,17 @@ impl<'a> ClientHello<'a> {
         Ok(hello)
     }
 
+    /// Types and bodies of the extensions, in order.
+    pub fn extensions(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+        let mut extensions = Cursor::new(self.extensions);
+        std::iter::from_fn(move || {
+            Some((extensions.u16("extension type").ok()?, extensions.vector16("extension").ok()?))
+        })
+    }
+
     /// The body of the first extension of this type.
     pub fn extension(&self, wanted: u16) -> Option<&'a [u8]> {
-        let mut extensions = Cursor::new(self.extensions);
-        while let (Ok(kind), Ok(body)) = (extensions.u16("extension type"), extensions.vector16("extension")) {
-            if kind == wanted {
-                return Some(body);
-            }
-        }
-        None
+        self.extensions().find_map(|(kind, body)| (kind == wanted).then_some(body))
     }
 
     fn read_extensions(&mut self, mut extensions: Cursor<'a>) -> Result<(), DecodeError> {

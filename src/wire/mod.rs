@@ -10,7 +10,9 @@ pub mod packets;
 pub mod record;
 pub mod rpc;
 pub mod server_flight;
+pub mod server_hello;
 
 pub use class::HelloClass;
 pub use client_hello::{ClientHello, HelloCollector};
 pub use cursor::DecodeError;
+pub use server_hello::ServerHello;

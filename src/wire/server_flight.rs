@@ -3,8 +3,9 @@
 //! Clients of the fake-TLS transport accept exactly one encrypted record here, so several are joined into one of the
 //! summed payload; everything else stays as the cover sent it (docs/protocol.md, "The flight").
 
-use super::cursor::{Cursor, DecodeError};
+use super::cursor::DecodeError;
 use super::record::{self, Header, kind};
+use super::server_hello::{ServerHello, TLS13};
 
 /// Most bytes that a flight may have before it is given up: one ServerHello, one longest encrypted record's worth of
 /// payload and the headers of the records that payload came in.
@@ -16,12 +17,6 @@ pub const RANDOM: std::ops::Range<usize> = 11..43;
 const SERVER_HELLO: u8 = 2;
 const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
 const EXTENSION_KEY_SHARE: u16 = 51;
-
-/// The random of a ServerHello that is a HelloRetryRequest (RFC 8446 §4.1.3).
-const HELLO_RETRY_REQUEST: [u8; 32] = [
-    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
-    0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
-];
 
 /// Why a cover's answer cannot be shown to a client as the flight that it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,29 +212,13 @@ fn check_record(index: usize, record: &[u8]) -> Result<(), Unfit> {
 
 /// One ServerHello that fills its record, chose TLS 1.3 and is no HelloRetryRequest.
 fn check_server_hello(payload: &[u8]) -> Result<(), DecodeError> {
-    let mut message = Cursor::new(payload);
-    if message.u8("handshake type")? != SERVER_HELLO {
-        return Err(DecodeError::Malformed("handshake type"));
+    let (hello, rest) = ServerHello::decode(payload)?;
+    match hello {
+        _ if !rest.is_empty() => Err(DecodeError::Malformed("several messages in one record")),
+        ServerHello { retry: true, .. } => Err(DecodeError::Malformed("HelloRetryRequest")),
+        ServerHello { version: TLS13, .. } => Ok(()),
+        _ => Err(DecodeError::Malformed("TLS 1.2 or older")),
     }
-    let length = message.u24("handshake length")?;
-    let mut body = Cursor::new(message.take(length, "handshake length")?);
-    message.end("several messages in one record")?;
-    body.u16("legacy version")?;
-    if *body.array("random")? == HELLO_RETRY_REQUEST {
-        return Err(DecodeError::Malformed("HelloRetryRequest"));
-    }
-    body.vector8("session id")?;
-    body.take(3, "cipher suite and compression method")?;
-    let mut extensions = Cursor::new(body.vector16("extensions")?);
-    body.end("bytes behind the extensions")?;
-    while !extensions.is_empty() {
-        let kind = extensions.u16("extension type")?;
-        let value = extensions.vector16("extension")?;
-        if kind == EXTENSION_SUPPORTED_VERSIONS && value == [3, 4] {
-            return Ok(());
-        }
-    }
-    Err(DecodeError::Malformed("TLS 1.2 or older"))
 }
 
 #[cfg(test)]
@@ -248,6 +227,7 @@ mod tests {
 
     use super::*;
     use crate::fixtures::vector;
+    use crate::wire::server_hello::HELLO_RETRY_REQUEST;
 
     fn fed(bytes: &[u8]) -> Result<FlightCollector, Unfit> {
         let mut collector = FlightCollector::default();

@@ -1,0 +1,313 @@
+//! Hellos that look like those of Telegram's clients and are good for a handshake: what a client sent once, with fresh
+//! random parts, key shares that a server can really use, and the cover's name. All else stays byte for byte.
+
+use rand::Rng;
+use rustls::crypto::SupportedKxGroup;
+use rustls::crypto::aws_lc_rs::kx_group;
+
+use crate::wire::class::X25519MLKEM768;
+use crate::wire::cursor::Cursor;
+use crate::wire::record::{self, kind};
+use crate::wire::{ClientHello, DecodeError, HelloClass};
+
+/// A hello to start from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Template {
+    /// What its copies are.
+    pub(super) class: HelloClass,
+    shape: Shape,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    /// As it was captured.
+    Captured(&'static [u8]),
+    /// As it was captured, less the X25519MLKEM768 share.
+    WithoutHybrid(&'static [u8]),
+    /// What TDLib builds on Apple's systems, of which there is no capture.
+    Safari,
+}
+
+/// One or more for each class but [`HelloClass::Other`], whose members have nothing in common.
+pub(super) const TEMPLATES: [Template; 5] = [
+    Template { class: HelloClass::ChromeHybrid, shape: Shape::Captured(TDLIB) },
+    Template { class: HelloClass::Chrome, shape: Shape::WithoutHybrid(TDLIB) },
+    Template { class: HelloClass::SafariHybrid, shape: Shape::Safari },
+    Template { class: HelloClass::Padded517, shape: Shape::Captured(TDESKTOP_4) },
+    Template { class: HelloClass::Padded517, shape: Shape::Captured(TDESKTOP_5) },
+];
+
+const TDLIB: &[u8] = include_bytes!("../../../fixtures/client_hello/tdlib-1.8.69-1.bin");
+const TDESKTOP_4: &[u8] = include_bytes!("../../../fixtures/client_hello/tdesktop-4.6.5-1.bin");
+const TDESKTOP_5: &[u8] = include_bytes!("../../../fixtures/client_hello/tdesktop-5.7.2-1.bin");
+
+const SERVER_NAME: u16 = 0;
+const SUPPORTED_GROUPS: u16 = 10;
+const PADDING: u16 = 21;
+const KEY_SHARE: u16 = 51;
+const ECH: u16 = 0xfe0d;
+const X25519: u16 = 29;
+
+/// Length that [`HelloClass::Padded517`] is padded to.
+const PADDED: usize = 517;
+
+impl Template {
+    /// A fresh hello for the site `name`, in one record.
+    pub(super) fn hello(self, name: &str, random: &mut impl Rng) -> Result<Vec<u8>, NoHello> {
+        let safari;
+        let (template, hybrid) = match self.shape {
+            Shape::Captured(bytes) => (bytes, true),
+            Shape::WithoutHybrid(bytes) => (bytes, false),
+            Shape::Safari => {
+                safari = safari_template(random);
+                (&safari[..], true)
+            }
+        };
+        let old = ClientHello::decode(template)?;
+        let mut extensions = Vec::with_capacity(template.len());
+        let mut padding_at = None;
+        for (kind, body) in old.extensions() {
+            let body = match kind {
+                SERVER_NAME => server_name(name),
+                SUPPORTED_GROUPS if !hybrid => without_hybrid_group(body),
+                KEY_SHARE => fresh_shares(body, hybrid)?,
+                ECH => fresh_ech(body, random)?,
+                PADDING => {
+                    padding_at = Some(extensions.len());
+                    continue;
+                }
+                _ => body.to_vec(),
+            };
+            put_extension(&mut extensions, kind, &body);
+        }
+        let head = 4 + 2 + 32 + 1 + 32 + 2 + old.cipher_suites.len() + 2 + 2;
+        if let Some(at) = padding_at {
+            let without = record::HEADER + head + extensions.len();
+            if let Some(length) = PADDED.checked_sub(without + 4) {
+                let mut padding = Vec::new();
+                put_extension(&mut padding, PADDING, &vec![0; length]);
+                extensions.splice(at..at, padding);
+            }
+        }
+        Ok(assemble(old.cipher_suites, &extensions, random))
+    }
+}
+
+/// No hello could be made; a mistake in a template or a failure of the crypto library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NoHello;
+
+impl From<DecodeError> for NoHello {
+    fn from(_: DecodeError) -> Self {
+        Self
+    }
+}
+
+impl From<rustls::Error> for NoHello {
+    fn from(_: rustls::Error) -> Self {
+        Self
+    }
+}
+
+/// All clients of ours begin alike (docs/protocol.md, "The hello").
+fn assemble(cipher_suites: &[u8], extensions: &[u8], random: &mut impl Rng) -> Vec<u8> {
+    let mut body = vec![3, 3];
+    body.resize(2 + 32 + 1 + 32, 32);
+    random.fill_bytes(&mut body[2..34]);
+    random.fill_bytes(&mut body[35..]);
+    put_vector16(&mut body, cipher_suites);
+    body.extend([1, 0]);
+    put_vector16(&mut body, extensions);
+    let mut hello = vec![kind::HANDSHAKE, 3, 1];
+    hello.extend(((body.len() + 4) as u16).to_be_bytes());
+    hello.extend([1, 0]);
+    put_vector16(&mut hello, &body);
+    hello
+}
+
+fn server_name(name: &str) -> Vec<u8> {
+    let mut entry = vec![0];
+    put_vector16(&mut entry, name.as_bytes());
+    let mut body = Vec::new();
+    put_vector16(&mut body, &entry);
+    body
+}
+
+fn without_hybrid_group(body: &[u8]) -> Vec<u8> {
+    let groups = body.get(2..).unwrap_or_default().chunks_exact(2);
+    let kept: Vec<u8> = groups.filter(|group| *group != X25519MLKEM768.to_be_bytes()).flatten().copied().collect();
+    let mut body = Vec::new();
+    put_vector16(&mut body, &kept);
+    body
+}
+
+/// The same groups with values that a server can use: it encapsulates to them, and some servers check before they do.
+fn fresh_shares(body: &[u8], hybrid: bool) -> Result<Vec<u8>, NoHello> {
+    let mut shares = Cursor::new(Cursor::new(body).vector16("key shares")?);
+    let mut list = Vec::with_capacity(body.len());
+    while !shares.is_empty() {
+        let group = shares.u16("key share group")?;
+        let old = shares.vector16("key share")?;
+        let value = match group {
+            X25519MLKEM768 if !hybrid => continue,
+            X25519MLKEM768 => share(kx_group::X25519MLKEM768)?,
+            X25519 => share(kx_group::X25519)?,
+            _ => old.to_vec(),
+        };
+        list.extend(group.to_be_bytes());
+        put_vector16(&mut list, &value);
+    }
+    let mut body = Vec::new();
+    put_vector16(&mut body, &list);
+    Ok(body)
+}
+
+fn share(group: &dyn SupportedKxGroup) -> Result<Vec<u8>, NoHello> {
+    Ok(group.start()?.pub_key().to_vec())
+}
+
+/// An ECH extension without meaning: the same algorithms and lengths, a key that could be one, and noise.
+fn fresh_ech(body: &[u8], random: &mut impl Rng) -> Result<Vec<u8>, NoHello> {
+    let mut old = Cursor::new(body);
+    let mut fresh = old.take(5, "ECH algorithms")?.to_vec();
+    old.u8("ECH configuration")?;
+    fresh.push(random.next_u32() as u8);
+    old.vector16("ECH key")?;
+    put_vector16(&mut fresh, &share(kx_group::X25519)?);
+    let mut noise = old.vector16("ECH payload")?.to_vec();
+    random.fill_bytes(&mut noise);
+    put_vector16(&mut fresh, &noise);
+    Ok(fresh)
+}
+
+/// The hello of TDLib on Apple's systems: GREASE where Safari has it, no ECH, no ALPS, no session ticket.
+fn safari_template(random: &mut impl Rng) -> Vec<u8> {
+    const SUITES: [u16; 14] = [
+        0x2a2a, 0x1302, 0x1301, 0x1303, 0xc02c, 0xc030, 0xc02b, 0xcca9, 0xc02f, 0xcca8, 0xc00a, 0xc009, 0xc014, 0xc013,
+    ];
+    const SIGNATURES: [u16; 10] = [0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0805, 0x0501, 0x0806, 0x0601, 0x0201];
+    const GROUPS: [u16; 6] = [0x6a6a, X25519MLKEM768, X25519, 0x17, 0x18, 0x19];
+    let words = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+    let list = |words: &[u8]| [&(words.len() as u16).to_be_bytes()[..], words].concat();
+    let mut shares = [&0x6a6a_u16.to_be_bytes()[..], &[0, 1, 0]].concat();
+    for (group, length) in [(X25519MLKEM768, 1216), (X25519, 32)] {
+        shares.extend(group.to_be_bytes());
+        put_vector16(&mut shares, &vec![0; length]);
+    }
+    let extensions: [(u16, Vec<u8>); 15] = [
+        (0x4a4a, vec![]),
+        (SERVER_NAME, server_name("")),
+        (23, vec![]),
+        (0xff01, vec![0]),
+        (SUPPORTED_GROUPS, list(&words(&GROUPS))),
+        (11, vec![1, 0]),
+        (16, list(b"\x02h2\x08http/1.1")),
+        (5, vec![1, 0, 0, 0, 0]),
+        (13, list(&words(&SIGNATURES))),
+        (18, vec![]),
+        (KEY_SHARE, list(&shares)),
+        (45, vec![1, 1]),
+        (43, [&[6][..], &words(&[0x8a8a, 0x0304, 0x0303])].concat()),
+        (27, vec![2, 0, 1]),
+        (0xaaaa, vec![0]),
+    ];
+    let mut bytes = Vec::new();
+    for (kind, body) in extensions {
+        put_extension(&mut bytes, kind, &body);
+    }
+    assemble(&words(&SUITES), &bytes, random)
+}
+
+fn put_extension(to: &mut Vec<u8>, kind: u16, body: &[u8]) {
+    to.extend(kind.to_be_bytes());
+    put_vector16(to, body);
+}
+
+fn put_vector16(to: &mut Vec<u8>, bytes: &[u8]) {
+    to.extend((bytes.len() as u16).to_be_bytes());
+    to.extend(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "cover.example.org";
+
+    fn fresh(template: Template) -> Vec<u8> {
+        template.hello(NAME, &mut rand::rng()).unwrap()
+    }
+
+    /// Everything about a hello that is not meant to change.
+    fn skeleton(hello: &ClientHello<'_>) -> (Vec<u8>, Vec<(u16, Vec<u8>)>) {
+        let blank = |(kind, body): (u16, &[u8])| match kind {
+            SERVER_NAME | PADDING => (kind, Vec::new()),
+            KEY_SHARE | ECH => (kind, vec![0; body.len()]),
+            _ => (kind, body.to_vec()),
+        };
+        (hello.cipher_suites.to_vec(), hello.extensions().map(blank).collect())
+    }
+
+    #[test]
+    fn hellos_are_of_their_class_and_ask_for_the_cover() {
+        for template in TEMPLATES {
+            let bytes = fresh(template);
+            let hello = ClientHello::decode(&bytes).unwrap();
+            assert_eq!(HelloClass::of(&hello), template.class, "{template:?}");
+            assert_eq!(hello.server_name, Some(NAME.as_bytes()));
+            assert!(hello.offers_tls13);
+            let mut collector = crate::wire::HelloCollector::default();
+            assert_eq!(collector.feed(&bytes), crate::wire::client_hello::Progress::Whole);
+        }
+    }
+
+    #[test]
+    fn what_was_captured_keeps_its_shape() {
+        for (template, captured) in [(TEMPLATES[0], TDLIB), (TEMPLATES[3], TDESKTOP_4), (TEMPLATES[4], TDESKTOP_5)] {
+            let bytes = fresh(template);
+            let (new, old) = (ClientHello::decode(&bytes).unwrap(), ClientHello::decode(captured).unwrap());
+            assert_eq!(skeleton(&new), skeleton(&old));
+            let name = old.server_name.unwrap().len() as isize - NAME.len() as isize;
+            let padded = new.extension(PADDING).is_some();
+            assert_eq!(bytes.len() as isize, captured.len() as isize - if padded { 0 } else { name });
+        }
+    }
+
+    #[test]
+    fn without_the_hybrid_share_nothing_else_is_missing() {
+        let bytes = fresh(TEMPLATES[1]);
+        let (new, old) = (ClientHello::decode(&bytes).unwrap(), ClientHello::decode(TDLIB).unwrap());
+        let kinds = |hello: &ClientHello<'_>| hello.extensions().map(|(kind, _)| kind).collect::<Vec<_>>();
+        assert_eq!(kinds(&new), kinds(&old));
+        assert!(!new.key_share_groups().unwrap().contains(&X25519MLKEM768));
+        assert!(new.key_share_groups().unwrap().contains(&X25519));
+        assert_eq!(new.extension(SUPPORTED_GROUPS).unwrap().len() + 2, old.extension(SUPPORTED_GROUPS).unwrap().len());
+    }
+
+    #[test]
+    fn the_safari_shaped_one_has_the_length_of_a_real_one() {
+        assert_eq!(fresh(TEMPLATES[2]).len(), 1506 + NAME.len() + 3);
+    }
+
+    #[test]
+    fn no_two_hellos_share_a_random_part() {
+        for template in TEMPLATES {
+            let (a, b) = (fresh(template), fresh(template));
+            let (a, b) = (ClientHello::decode(&a).unwrap(), ClientHello::decode(&b).unwrap());
+            assert_ne!(a.random, b.random);
+            assert_ne!(a.session_id, b.session_id);
+            for kind in [KEY_SHARE, ECH] {
+                assert!(a.extension(kind).is_none() || a.extension(kind) != b.extension(kind));
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_leaves_no_room_for_padding_leaves_it_out() {
+        let name = format!("{}.example.org", "a".repeat(200));
+        let bytes = TEMPLATES[3].hello(&name, &mut rand::rng()).unwrap();
+        let hello = ClientHello::decode(&bytes).unwrap();
+        assert_eq!(hello.server_name, Some(name.as_bytes()));
+        assert!(bytes.len() == PADDED || hello.extension(PADDING).is_none());
+    }
+}

@@ -1,0 +1,167 @@
+//! Visits with a handshake that is completed: what comes behind the first flight.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+use super::{Leg, SeenFlight};
+use crate::wire::record::{self, Header, kind};
+
+/// Most records of a flight, and most that are listened to behind it. Real servers send a tenth of this.
+const MAX_RECORDS: usize = 64;
+
+/// How long a cover is given to speak before it has heard the client's Finished, and afterwards: for the first record and
+/// for each further one.
+const BEFORE_FINISHED: Duration = Duration::from_millis(250);
+const FIRST_AFTER: Duration = Duration::from_millis(1500);
+const NEXT_AFTER: Duration = Duration::from_millis(400);
+
+/// What a cover says of its own accord around the end of a handshake.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) flight: SeenFlight,
+    pub(super) before_finished: Vec<u16>,
+    pub(super) after_finished: Vec<u16>,
+    pub(super) after_finished_ms: u64,
+}
+
+/// Performs a TLS 1.3 handshake as a visitor of the site `name`, and looks at what comes up to the server's Finished.
+pub(super) async fn see_flight(leg: &mut Leg, name: &str) -> io::Result<SeenFlight> {
+    shake_hands(leg, name).await.map(|(_, flight)| flight)
+}
+
+/// The same, then listens without saying anything: first before the client's Finished is sent, then behind it.
+pub(super) async fn listen(leg: &mut Leg, name: &str) -> io::Result<Heard> {
+    let (mut tls, flight) = shake_hands(leg, name).await?;
+    let (before_finished, _) = records_until_silence(leg, BEFORE_FINISHED, BEFORE_FINISHED).await?;
+    send(&mut tls, leg).await?;
+    let finished = Instant::now();
+    let (after_finished, first) = records_until_silence(leg, FIRST_AFTER, NEXT_AFTER).await?;
+    let delay = first.map_or(Duration::ZERO, |first| first - finished);
+    Ok(Heard { flight, before_finished, after_finished, after_finished_ms: delay.as_millis() as u64 })
+}
+
+/// Up to the server's Finished; the client's own is not sent yet.
+async fn shake_hands(leg: &mut Leg, name: &str) -> io::Result<(ClientConnection, SeenFlight)> {
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let mut tls = ClientConnection::new(config(&[b"h2", b"http/1.1"])?, name).map_err(io::Error::other)?;
+    let mut flight = SeenFlight::default();
+    for _ in 0..MAX_RECORDS {
+        if !tls.is_handshaking() {
+            return Ok((tls, flight));
+        }
+        send(&mut tls, leg).await?;
+        let (kind, whole) = read_record(leg).await?;
+        tls.read_tls(&mut &whole[..])?;
+        tls.process_new_packets().map_err(io::Error::other)?;
+        if kind == kind::APPLICATION_DATA {
+            flight.records += 1;
+            flight.payload += whole.len() - record::HEADER;
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the cover's handshake does not end"))
+}
+
+async fn send(tls: &mut ClientConnection, leg: &mut Leg) -> io::Result<()> {
+    let mut out = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut out)?;
+    }
+    leg.write_all(&out).await?;
+    leg.flush().await
+}
+
+async fn read_record(leg: &mut Leg) -> io::Result<(u8, Vec<u8>)> {
+    let mut header = [0; record::HEADER];
+    leg.read_exact(&mut header).await?;
+    let Header { kind, length, .. } = Header::decode(header);
+    let mut whole = header.to_vec();
+    whole.resize(record::HEADER + usize::from(length), 0);
+    leg.read_exact(&mut whole[record::HEADER..]).await?;
+    Ok((kind, whole))
+}
+
+/// Payload sizes of the encrypted records that come until nothing comes, and when the first of them was there. A cover
+/// that ends the connection has said all it has to say.
+async fn records_until_silence(
+    leg: &mut Leg,
+    first: Duration,
+    next: Duration,
+) -> io::Result<(Vec<u16>, Option<Instant>)> {
+    let (mut sizes, mut began) = (Vec::new(), None);
+    while sizes.len() < MAX_RECORDS {
+        match timeout(if began.is_none() { first } else { next }, read_record(leg)).await {
+            Ok(Ok((kind::APPLICATION_DATA, whole))) => {
+                began.get_or_insert_with(Instant::now);
+                sizes.push((whole.len() - record::HEADER) as u16);
+            }
+            Ok(Ok(_)) => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the cover sent a record in the clear"));
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok((sizes, began))
+}
+
+/// A client that speaks TLS 1.3 and offers these protocols.
+pub(super) fn config(protocols: &[&[u8]]) -> io::Result<Arc<ClientConfig>> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    // Every visit is a first visit.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// A visit tells no secret and believes nothing, so whose certificate it is does not matter.
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
