@@ -1,5 +1,7 @@
 //! `vizard audit` as its operator runs it: against a sound proxy, against wrong ones, and what it hands out.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
+
 mod support;
 
 use std::net::SocketAddr;

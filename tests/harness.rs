@@ -128,8 +128,8 @@ async fn nginx_against(fault: Fault, probes: Vec<Probe>) -> Option<Report> {
     let origin = Origin::make();
     let sink = Sink::start().await;
     let nginx = Nginx::start(&origin, sink.addr).await?;
-    let relay = Relay::start(nginx.addr, Fault::None).await.unwrap();
-    let proxy = Relay::start(nginx.addr, fault).await.unwrap();
+    let relay = Relay::start(nginx.addr, Fault::None).await.expect("a free port");
+    let proxy = Relay::start(nginx.addr, fault).await.expect("a free port");
     assert!(LIMIT > nginx::TIMEOUT + Duration::from_secs(2));
     Some(compare(probes, Lineup { cover: nginx.addr, relay: relay.addr, proxy: proxy.addr, limit: LIMIT }).await)
 }

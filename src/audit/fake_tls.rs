@@ -58,7 +58,8 @@ pub enum Refused {
     Ended(End),
 }
 
-/// Sends a signed hello in writes of `pieces` bytes, or in one if that is 0, and waits for a flight that a client accepts.
+/// Sends a signed hello in writes of `pieces` bytes, or in one if that is 0, and waits for a flight that a client
+/// accepts.
 pub async fn greet(
     proxy: SocketAddr,
     wire: &[u8],

@@ -1,8 +1,8 @@
 //! Whether bytes can be ML-KEM-768 ciphertexts.
 //!
-//! The first part of a ciphertext is 768 numbers modulo 3329, each compressed to ten bits. Since 3329 is three times 1024
-//! and 257 more, 257 of the 1024 values are the image of four numbers and the others of three. Random bytes know nothing
-//! of that, and one ciphertext is enough to be right in 24 cases of 25.
+//! The first part of a ciphertext is 768 numbers modulo 3329, each compressed to ten bits. Since 3329 is three times
+//! 1024 and 257 more, 257 of the 1024 values are the image of four numbers and the others of three. Random bytes know
+//! nothing of that, and one ciphertext is enough to be right in 24 cases of 25.
 
 const MODULUS: usize = 3329;
 const VALUES: usize = 1024;

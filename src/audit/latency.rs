@@ -46,12 +46,12 @@ impl Latency {
     /// What was found, in a line.
     pub fn text(&self) -> String {
         let [cover, relay, declined, admitted] = self.series.each_ref().map(|series| median(&series.millis));
+        let p = if self.ks.p < 0.0001 { "< 0.0001".to_owned() } else { format!("= {:.4}", self.ks.p) };
         format!(
             "declined {declined:.2} ms, admitted {admitted:.2} ms (cover {cover:.2} ms, bare relay {relay:.2} ms); \
-             {} samples each, distance {:.3}, p = {:.4}, {} measurements",
+             {} samples each, distance {:.3}, p {p}, {} measurements",
             self.series[3].millis.len(),
             self.ks.distance,
-            self.ks.p,
             self.attempts
         )
     }

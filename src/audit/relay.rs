@@ -57,7 +57,7 @@ impl Relay {
         let addr = listener.local_addr()?;
         let task = tokio::spawn(async move {
             loop {
-                // What hinders accepting, such as too many open files, passes; an ended relay would look like a cover that is down.
+                // What hinders accepting, such as too many open files, passes.
                 match listener.accept().await {
                     Ok((client, _)) => drop(tokio::spawn(relay(client, to, fault, introduction))),
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,

@@ -66,7 +66,8 @@ impl Report {
         }
     }
 
-    /// Puts the findings into their order. Of those that need as much, one of each class comes before the second of any.
+    /// Puts the findings into their order. Of those that need as much, one of each class comes before the second of
+    /// any.
     pub fn sort(&mut self) {
         for findings in [&mut self.differences, &mut self.known, &mut self.noise] {
             findings.sort_by(|a, b| (a.needs, a.class, &a.probe).cmp(&(b.needs, b.class, &b.probe)));
@@ -167,6 +168,7 @@ impl Report {
             Verdict::Different => "different",
             Verdict::NotAdmitted => "not admitted",
         };
+        let measured = self.measured.iter().map(|(name, text)| json!({ "name": name, "found": text }));
         let classes = self.tallies.iter().map(|(class, probes)| json!({ "class": class.label(), "probes": probes }));
         json!({
             "verdict": verdict,
@@ -181,7 +183,7 @@ impl Report {
             "differences": all(&self.differences),
             "known": all(&self.known),
             "noise": all(&self.noise),
-            "measured": self.measured.iter().map(|(name, text)| json!({ "name": name, "found": text })).collect::<Vec<_>>(),
+            "measured": measured.collect::<Vec<_>>(),
             "latency": self.latency.iter().map(latency).collect::<Vec<_>>(),
         })
     }

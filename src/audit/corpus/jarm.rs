@@ -39,23 +39,26 @@ enum Order {
 const TLS12: [u8; 2] = [3, 3];
 const TLS11: [u8; 2] = [3, 2];
 
-#[rustfmt::skip]
 const SHAPES: [Shape; 10] = {
     use Order::*;
     use Versions::*;
     [
-        Shape { name: "1.2 forward", versions: UpTo(3), with_13: true, order: Forward, grease: false, rare_protocols: false, lists: Reverse },
-        Shape { name: "1.2 reverse", versions: UpTo(3), with_13: true, order: Reverse, grease: false, rare_protocols: false, lists: Forward },
-        Shape { name: "1.2 top half", versions: Only(TLS12), with_13: true, order: TopHalf, grease: false, rare_protocols: false, lists: Forward },
-        Shape { name: "1.2 bottom half", versions: Only(TLS12), with_13: true, order: BottomHalf, grease: false, rare_protocols: true, lists: Forward },
-        Shape { name: "1.2 middle out", versions: Only(TLS12), with_13: true, order: MiddleOut, grease: true, rare_protocols: true, lists: Reverse },
-        Shape { name: "1.1 forward", versions: Only(TLS11), with_13: true, order: Forward, grease: false, rare_protocols: false, lists: Forward },
-        Shape { name: "1.3 forward", versions: UpTo(4), with_13: true, order: Forward, grease: false, rare_protocols: false, lists: Reverse },
-        Shape { name: "1.3 reverse", versions: UpTo(4), with_13: true, order: Reverse, grease: false, rare_protocols: false, lists: Forward },
-        Shape { name: "1.3 without its suites", versions: UpTo(4), with_13: false, order: Forward, grease: false, rare_protocols: false, lists: Forward },
-        Shape { name: "1.3 middle out", versions: UpTo(4), with_13: true, order: MiddleOut, grease: true, rare_protocols: false, lists: Reverse },
+        shape("1.2 forward", UpTo(3), Forward, Reverse),
+        shape("1.2 reverse", UpTo(3), Reverse, Forward),
+        shape("1.2 top half", Only(TLS12), TopHalf, Forward),
+        Shape { rare_protocols: true, ..shape("1.2 bottom half", Only(TLS12), BottomHalf, Forward) },
+        Shape { rare_protocols: true, grease: true, ..shape("1.2 middle out", Only(TLS12), MiddleOut, Reverse) },
+        shape("1.1 forward", Only(TLS11), Forward, Forward),
+        shape("1.3 forward", UpTo(4), Forward, Reverse),
+        shape("1.3 reverse", UpTo(4), Reverse, Forward),
+        Shape { with_13: false, ..shape("1.3 without its suites", UpTo(4), Forward, Forward) },
+        Shape { grease: true, ..shape("1.3 middle out", UpTo(4), MiddleOut, Reverse) },
     ]
 };
+
+const fn shape(name: &'static str, versions: Versions, order: Order, lists: Order) -> Shape {
+    Shape { name, versions, with_13: true, order, grease: false, rare_protocols: false, lists }
+}
 
 /// The ten hellos.
 pub(super) fn jarm() -> Vec<Probe> {
@@ -222,11 +225,11 @@ mod tests {
             let record = probe.script(3, &subject).hello.unwrap();
             let parts = Parts::parse(&record).unwrap();
             assert_eq!(parts.name(), Some(&b"www.example.org"[..]), "{}", probe.name);
-            assert_eq!(parts.extension(ext::VERSIONS).is_some(), !record.is_empty() && probe_has_list(&probe.name));
+            assert_eq!(parts.extension(ext::VERSIONS).is_some(), has_versions(&probe.name));
         }
     }
 
-    fn probe_has_list(name: &str) -> bool {
+    fn has_versions(name: &str) -> bool {
         name.contains("1.3") || matches!(name, "JARM 1.2 forward" | "JARM 1.2 reverse")
     }
 }

@@ -17,7 +17,8 @@ use Step::{AwaitEnd, AwaitFlight, Finish, Poke, Reset, Send};
 
 /// Every probe of the table.
 pub fn all() -> Vec<Probe> {
-    let groups: [(Class, fn() -> Vec<Probe>); 14] = [
+    type Group = fn() -> Vec<Probe>;
+    let groups: [(Class, Group); 14] = [
         (Class::Shapes, hellos::classes),
         (Class::Shapes, shapes::shapes),
         (Class::Shapes, ways::wrappings),
