@@ -16,8 +16,9 @@
 //!                                                      Session ─▶ telegram::direct ─▶ relay::stream
 //! ```
 //!
-//! Imports point one way: `crypto < wire < {auth, net, relay} < {cover, telegram} < server < ops < config < cli`.
+//! Imports point one way: `crypto < wire < {auth, net, relay} < {cover, telegram} < server < ops < config < audit < cli`.
 
+pub mod audit;
 pub mod auth;
 pub mod cli;
 pub mod config;

@@ -22,7 +22,8 @@ pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     }
 }
 
-fn accepts(target: &SocketAddr) -> bool {
+/// Whether somebody else accepts a connection in time.
+pub(super) fn accepts(target: &SocketAddr) -> bool {
     // Without a listener, a port that the system happens to give to this very socket connects to itself.
     TcpStream::connect_timeout(target, PATIENCE).is_ok_and(|stream| stream.local_addr().is_ok_and(|own| own != *target))
 }
@@ -30,7 +31,7 @@ fn accepts(target: &SocketAddr) -> bool {
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Every address of this machine includes the one of the loopback.
-fn targets(listen: &Listen) -> Vec<SocketAddr> {
+pub(super) fn targets(listen: &Listen) -> Vec<SocketAddr> {
     let listeners = match listen {
         Listen::Given(addresses) => addresses.iter().take(1).copied().collect(),
         Listen::Automatic => Listen::candidates().to_vec(),

@@ -2,6 +2,7 @@
 //!
 //! Every failure ends with the next step to take, and every outcome is one of three exit codes (docs/configuration.md).
 
+mod audit;
 mod check;
 pub mod greeting;
 mod health;
@@ -46,6 +47,7 @@ fn dispatch(command: Command, environment: &Environment) -> Result<(), Failure> 
         Command::Check(settings) => check::check(&settings.flags(), environment),
         Command::Secret(arguments) => secret::secret(&arguments, &mut rand::rng()),
         Command::Link(arguments) => link::link(&arguments, environment),
+        Command::Audit(arguments) => audit::audit(&arguments, environment),
         Command::Health(settings) => health::health(&settings.flags(), environment),
     }
 }
@@ -88,6 +90,11 @@ enum Command {
     Secret(secret::Arguments),
     /// Print the links to hand out, with a QR code
     Link(link::Arguments),
+    /// Try on the running proxy what a censor would try, and compare it with its cover
+    ///
+    /// Plays some hundreds of named probes against the proxy, its cover and a bare relay before the cover. Leaves
+    /// Telegram alone. Exit code 0: no difference, 1: there are differences, 2: it could not be run.
+    Audit(audit::Arguments),
     /// Ask whether the proxy accepts connections (for the health check of a container)
     ///
     /// Connects to the first listener of the configuration. Exit code 0: it does, 1: it does not.

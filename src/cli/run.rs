@@ -190,7 +190,7 @@ fn log_panics() {
 }
 
 /// Every connection takes two descriptors; the usual soft limit of 1024 would be the end of the five hundredth.
-fn raise_descriptor_limit() {
+pub(super) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         warn!(%error, limit = limit.current, "the limit of open files could not be raised");

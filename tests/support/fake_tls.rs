@@ -1,8 +1,7 @@
-//! A client of the proxy: signs a captured hello, checks the flight as TDLib does, then speaks obfuscated2 in records.
+//! A client of the proxy: enters as the audit's client does, then speaks obfuscated2 in records.
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,102 +12,10 @@ use super::dice::Dice;
 use super::hello::{self, Key, RANDOM};
 use super::obfuscated::{Frame, Frames, Header, PADDED, Stream, framed};
 
-/// How long anything on loopback may take before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The record that a TLS 1.3 client sends for the sake of old middle boxes.
-pub const CCS: [u8; 6] = [20, 3, 3, 0, 1, 1];
+pub use vizard::audit::fake_tls::*;
 
 /// What most clients put into one record, and what some put.
 pub const USUAL_RECORD: usize = 2878;
-
-/// How the other side ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    Fin,
-    Reset,
-    /// It had not ended when the patience was spent.
-    Open,
-}
-
-/// The proxy's first answer.
-#[derive(Clone, Debug)]
-pub struct Flight {
-    pub bytes: Vec<u8>,
-    /// Payload bytes of the ServerHello record.
-    pub hello: usize,
-    /// Payload bytes of the data record.
-    pub data: usize,
-}
-
-/// Why a client turned away from a flight.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The first record is no ServerHello record.
-    Head,
-    /// What follows the first record is not CCS and the head of a data record.
-    Middle,
-    /// Bytes came after the flight, before the client had spoken.
-    TooMuch,
-    /// A read ended where Android reads a length that is not there yet.
-    Torn,
-    /// The authenticator is not that of this secret and hello: the cover itself has answered.
-    Digest,
-    /// No whole flight came.
-    Ended(End),
-}
-
-/// Reads a flight and judges it as TDLib does.
-pub async fn read_flight(stream: &mut TcpStream, key: &Key, random: &[u8]) -> Result<Flight, Refused> {
-    // A read takes what the spare capacity holds; it must not be us who tear the flight.
-    let mut bytes = Vec::with_capacity(64 << 10);
-    loop {
-        match check_shape(&bytes)? {
-            Some(flight) if bytes.len() == 16 + flight.hello + flight.data => {
-                return if authentic(&bytes, key, random) { Ok(flight) } else { Err(Refused::Digest) };
-            }
-            Some(_) => return Err(Refused::TooMuch),
-            None => more(stream, &mut bytes).await.map_err(Refused::Ended)?,
-        }
-        let first =
-            bytes.get(3..5).map_or(usize::MAX - 16, |len| 5 + usize::from(u16::from_be_bytes([len[0], len[1]])));
-        if (first..first + 11).contains(&bytes.len()) {
-            return Err(Refused::Torn);
-        }
-    }
-}
-
-/// The lengths inside a flight, `None` while it is not whole.
-fn check_shape(bytes: &[u8]) -> Result<Option<Flight>, Refused> {
-    let Some(head) = bytes.get(..5) else { return Ok(None) };
-    if head[..3] != [22, 3, 3] {
-        return Err(Refused::Head);
-    }
-    let hello = usize::from(u16::from_be_bytes([head[3], head[4]]));
-    let Some(middle) = bytes.get(5 + hello..16 + hello) else { return Ok(None) };
-    if middle[..9] != [20, 3, 3, 0, 1, 1, 23, 3, 3] {
-        return Err(Refused::Middle);
-    }
-    let data = usize::from(u16::from_be_bytes([middle[9], middle[10]]));
-    let whole = bytes.len() >= 16 + hello + data;
-    Ok(whole.then(|| Flight { bytes: bytes.to_vec(), hello, data }))
-}
-
-/// Whether the server's random is the code over the client's random and the flight.
-pub fn authentic(flight: &[u8], key: &Key, client_random: &[u8]) -> bool {
-    let mut zeroed = flight.to_vec();
-    zeroed[RANDOM].fill(0);
-    hello::mac(key, &[client_random, &zeroed])[..] == flight[RANDOM]
-}
-
-async fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<(), End> {
-    match timeout(PATIENCE, stream.read_buf(bytes)).await {
-        Err(_) => Err(End::Open),
-        Ok(Ok(0)) => Err(End::Fin),
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) => Err(End::Reset),
-    }
-}
 
 /// How the record before the header is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,14 +65,7 @@ impl Login {
 
     /// Sends the hello and waits for a flight that the client accepts.
     pub async fn greet(&self, proxy: SocketAddr) -> Result<(TcpStream, Flight), Refused> {
-        let mut stream = TcpStream::connect(proxy).await.expect("the proxy accepts connections");
-        stream.set_nodelay(true).expect("a socket option");
-        let pieces = if self.pieces == 0 { self.wire.len() } else { self.pieces };
-        for piece in self.wire.chunks(pieces) {
-            stream.write_all(piece).await.map_err(|_| Refused::Ended(End::Reset))?;
-        }
-        let flight = read_flight(&mut stream, &self.key, &self.random).await?;
-        Ok((stream, flight))
+        greet(proxy, &self.wire, self.pieces, &self.key, &self.random).await
     }
 
     /// Enters; the header leaves together with the first frame.

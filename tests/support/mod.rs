@@ -1,13 +1,12 @@
 //! What the integration tests share: clients, covers and data centres on loopback, and the comparison of transcripts.
 
 // Each test links all of it and uses a part.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
+pub use ::vizard::audit::{corpus, dice, relay};
 use sha2::{Digest, Sha256};
 
 pub mod browser;
-pub mod corpus;
-pub mod dice;
 pub mod fake_tls;
 pub mod hello;
 pub mod mock_dc;
@@ -16,10 +15,8 @@ pub mod obfuscated;
 pub mod origin;
 pub mod probe;
 pub mod raw_cover;
-pub mod relay;
 pub mod stage;
 pub mod toy;
-pub mod transcript;
 pub mod vizard;
 
 /// The key that the captured hellos were signed with.

@@ -1,13 +1,11 @@
 //! A cover, a bare relay in front of it, and the proxy in front of it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-use vizard::cover::site::{Content, Settings, Site, linger};
+use vizard::audit::cover::Target;
+use vizard::cover::site::{Content, Settings};
 
 use super::KEY;
 use super::mock_dc::MockDc;
@@ -41,15 +39,7 @@ pub struct Stage {
 
 enum Cover {
     Nginx { _nginx: Nginx, _uploads: Sink },
-    Site(JoinHandle<()>),
-}
-
-impl Drop for Cover {
-    fn drop(&mut self) {
-        if let Cover::Site(task) = self {
-            task.abort();
-        }
-    }
+    Site { _site: Target },
 }
 
 impl Stage {
@@ -73,14 +63,14 @@ impl Stage {
                 (nginx.addr, Cover::Nginx { _nginx: nginx, _uploads: uploads }, setup)
             }
             Kind::Site => {
-                let (addr, task) = bare_site(&origin).await;
-                (addr, Cover::Site(task), Setup::site(state.path(), &origin))
+                let site = bare_site(&origin).await;
+                (site.addr, Cover::Site { _site: site }, Setup::site(state.path(), &origin))
             }
         };
         let setup = arrange(setup);
         let starting = setup.clone();
         let proxy = tokio::task::spawn_blocking(move || starting.start()).await.expect("the program starts");
-        let relay = Relay::start(addr, Fault::None).await;
+        let relay = Relay::start(addr, Fault::None).await.expect("a free port");
         Some(Self { proxy, setup, cover: addr, relay, origin, state, _cover: cover })
     }
 
@@ -90,7 +80,7 @@ impl Stage {
 }
 
 /// The built-in site without a proxy around it, with the same files.
-async fn bare_site(origin: &Origin) -> (SocketAddr, JoinHandle<()>) {
+async fn bare_site(origin: &Origin) -> Target {
     let settings = Settings {
         certificate: origin.certificate(),
         key: origin.key(),
@@ -98,20 +88,5 @@ async fn bare_site(origin: &Origin) -> (SocketAddr, JoinHandle<()>) {
         server_header: None,
         redirect_from: Vec::new(),
     };
-    let site = Arc::new(Site::open(&settings).expect("the site opens"));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let addr = listener.local_addr().expect("an address");
-    let task = tokio::spawn(async move {
-        while let Ok((stream, peer)) = listener.accept().await {
-            tokio::spawn(visit(site.clone(), stream, peer));
-        }
-    });
-    (addr, task)
-}
-
-async fn visit(site: Arc<Site>, stream: TcpStream, peer: SocketAddr) {
-    stream.set_nodelay(true).expect("a socket option");
-    if let Err((_, stream)) = site.serve(stream, Some(peer)).await {
-        linger(stream).await;
-    }
+    vizard::audit::cover::site(&settings).await.expect("the site opens")
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Name, and the writes that come once the flight has been seen.
-type Second = (&'static str, fn(&mut Dice) -> Vec<Vec<u8>>);
+type Second = (&'static str, fn(&mut Draw<'_>) -> Vec<Vec<u8>>);
 
 /// What follows an admitted hello and is no valid header.
 pub(super) fn tampered() -> Vec<Probe> {
@@ -11,8 +11,10 @@ pub(super) fn tampered() -> Vec<Probe> {
     for class in [tdlib(), tdesktop()] {
         for (name, second) in seconds() {
             for then in [Then::Silence, Then::FinAtOnce] {
+                // Only who knows the secret can make a header, whole or in parts.
+                let needs = if name.contains("header") { Needs::Secret } else { Needs::CapturedHello };
                 let name = format!("{} and {name} then {then:?}", class.client);
-                probes.push(Probe::new(name, move |dice| {
+                let probe = Probe::new(name, move |dice| {
                     let record = fresh(class, By::Us, dice);
                     let mut steps = vec![Send(record.clone()), AwaitFlight];
                     steps.extend(second(dice).into_iter().map(Send));
@@ -21,11 +23,33 @@ pub(super) fn tampered() -> Vec<Probe> {
                         _ => steps.extend(then.steps()),
                     }
                     Script { steps, hello: Some(record), join: true, ..Script::default() }
-                }));
+                });
+                probes.push(probe.needing(needs));
             }
         }
     }
     probes
+}
+
+/// Admitted hellos that are followed by too little, until the server has enough.
+pub(super) fn silences() -> Vec<Probe> {
+    type Then = fn(&mut Draw<'_>) -> Vec<u8>;
+    let table: [(&str, Then); 4] = [
+        ("nothing", |_| Vec::new()),
+        ("one CCS", |_| CCS.to_vec()),
+        ("half of a record", |draw| [&CCS[..], &data(&draw.bytes(300))[..100]].concat()),
+        ("half of a header", |draw| [&CCS[..], &data(&valid(draw))[..40]].concat()),
+    ];
+    let probe = |(name, second): (&str, Then)| {
+        let name = format!("an own hello and {name} for as long as the server likes");
+        let probe = Probe::new(name, move |draw| {
+            let record = fresh(tdlib(), By::Us, draw);
+            let steps = vec![Send(record.clone()), AwaitFlight, Send(second(draw)), AwaitEnd, Poke];
+            Script { steps, hello: Some(record), join: true, ..Script::default() }
+        });
+        probe.needing(Needs::CapturedHello).patient()
+    };
+    table.into_iter().map(probe).collect()
 }
 
 fn seconds() -> Vec<Second> {
@@ -60,19 +84,19 @@ fn seconds() -> Vec<Second> {
         ("CCS of two bytes", |_| vec![typed(20, &[1, 1])]),
         ("CCS of another value", |_| vec![typed(20, &[2])]),
         ("CCS of another value, valid header", |dice| vec![[typed(20, &[2]), data(&valid(dice))].concat()]),
-        ("text", |_| vec![b"GET / HTTP/1.1\r\nHost: mask.example.org\r\n\r\n".to_vec()]),
+        ("text", |draw| vec![strangers::http_get(&draw.subject.name)]),
         ("random bytes", |dice| vec![dice.bytes(200)]),
         ("another hello", |dice| vec![fresh(tdlib(), By::Us, dice)]),
         ("a header of another secret", |dice| {
-            let header = Header::make(Some(&OTHER_KEY), PADDED, 2, dice);
+            let header = header(By::SomebodyElse, PADDED, dice);
             vec![[&CCS[..], &data(&[&header.wire[..], &dice.bytes(100)].concat())].concat()]
         }),
         ("a header of no secret", |dice| {
-            let header = Header::make(None, PADDED, 2, dice);
+            let header = header(By::Nobody, PADDED, dice);
             vec![[&CCS[..], &data(&[&header.wire[..], &dice.bytes(100)].concat())].concat()]
         }),
         ("a header of another tag", |dice| {
-            let header = Header::make(Some(&KEY), [1, 2, 3, 4], 2, dice);
+            let header = header(By::Us, [1, 2, 3, 4], dice);
             vec![[&CCS[..], &data(&[&header.wire[..], &dice.bytes(100)].concat())].concat()]
         }),
         ("a header in two records", |dice| {

@@ -3,22 +3,24 @@
 use super::*;
 
 /// Name, whether the proxy may admit it, and the way to send the hello.
-type Way = (&'static str, bool, fn(&[u8], &mut Dice) -> Vec<Step>);
+type Way = (&'static str, bool, fn(&[u8], &mut Draw<'_>) -> Vec<Step>);
 
 /// The same hello, carried in other ways.
 pub(super) fn wrappings() -> Vec<Probe> {
     let mut probes = Vec::new();
     for (name, may_enter, wrap) in ways() {
         for by in [By::Nobody, By::Us] {
-            probes.push(Probe::new(format!("{name} by {by:?}"), move |dice| {
+            let probe = Probe::new(format!("{name} by {by:?}"), move |dice| {
                 let record = fresh(tdlib(), by, dice);
                 let steps = [wrap(&record, dice), Then::Silence.steps()].concat();
                 Script { steps, hello: Some(record), join: by == By::Us && may_enter, ..Script::default() }
-            }));
+            });
+            let needs = if by == By::Us { Needs::CapturedHello } else { Needs::Connection };
+            probes.push(probe.needing(needs));
         }
     }
     probes.push(Probe::new("a second hello after a retry", |dice| {
-        let parts = tdlib().parts().fresh(dice);
+        let parts = tdlib().parts_for(&dice.subject.name).fresh(dice);
         let first = parts.clone().with(ext::KEY_SHARE, vec![0, 0]).record();
         let steps = vec![Send(first.clone()), AwaitFlight, Send([&CCS[..], &parts.record()].concat()), AwaitEnd, Poke];
         Script { steps, hello: Some(first), ..Script::default() }

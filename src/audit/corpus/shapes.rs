@@ -4,22 +4,18 @@ use super::*;
 
 /// What the server_name extension may hold.
 pub(super) fn names() -> Vec<Probe> {
-    type Change = Box<dyn Fn(Parts) -> Parts + Sync + std::marker::Send>;
-    let named = |names: Vec<Vec<u8>>| -> Change {
-        Box::new(move |parts: Parts| parts.named(&names.iter().map(Vec::as_slice).collect::<Vec<_>>()))
-    };
-    let raw = |body: Vec<u8>| -> Change { Box::new(move |parts: Parts| parts.with(ext::SERVER_NAME, body.clone())) };
-    let table: Vec<(&str, Vec<Vec<u8>>)> = vec![
-        ("foreign", vec![b"www.example.net".to_vec()]),
-        ("upper case", vec![b"MASK.EXAMPLE.ORG".to_vec()]),
-        ("empty", vec![Vec::new()]),
-        ("two", vec![b"mask.example.org".to_vec(), b"www.example.net".to_vec()]),
-        ("long", vec![[b"a".repeat(63), b".".to_vec()].concat().repeat(4)[..255].to_vec()]),
-        ("with a final dot", vec![b"mask.example.org.".to_vec()]),
-        ("address", vec![b"192.0.2.7".to_vec()]),
-        ("with a zero byte", vec![b"mask\0example.org".to_vec()]),
-        ("not ASCII", vec!["mäsk.example.org".as_bytes().to_vec()]),
-        ("sub-domain", vec![b"www.mask.example.org".to_vec()]),
+    type Name = fn(&str) -> Vec<Vec<u8>>;
+    let table: Vec<(&str, Name)> = vec![
+        ("foreign", |_| vec![b"www.example.net".to_vec()]),
+        ("upper case", |name| vec![name.to_ascii_uppercase().into_bytes()]),
+        ("empty", |_| vec![Vec::new()]),
+        ("two", |name| vec![name.into(), b"www.example.net".to_vec()]),
+        ("long", |_| vec![[b"a".repeat(63), b".".to_vec()].concat().repeat(4)[..255].to_vec()]),
+        ("with a final dot", |name| vec![format!("{name}.").into_bytes()]),
+        ("address", |_| vec![b"192.0.2.7".to_vec()]),
+        ("with a zero byte", |name| vec![name.replacen('.', "\0", 1).into_bytes()]),
+        ("not ASCII", |name| vec![format!("m\u{e4}sk.{name}").into_bytes()]),
+        ("sub-domain", |name| vec![format!("www.{name}").into_bytes()]),
     ];
     let broken: Vec<(&str, Vec<u8>)> = vec![
         ("no list", vec![]),
@@ -31,13 +27,20 @@ pub(super) fn names() -> Vec<Probe> {
     ];
     let mut probes = Vec::new();
     for by in [By::Nobody, By::Us] {
-        for (name, list) in &table {
-            probes.push(altered(format!("name {name} by {by:?}"), tdlib(), by, named(list.clone())));
+        for (label, list) in &table {
+            let list = *list;
+            let change = move |parts: Parts, name: &str| {
+                let names = list(name);
+                parts.named(&names.iter().map(Vec::as_slice).collect::<Vec<_>>())
+            };
+            probes.push(altered(format!("name {label} by {by:?}"), tdlib(), by, change));
         }
-        for (name, body) in &broken {
-            probes.push(altered(format!("name with {name} by {by:?}"), tdlib(), by, raw(body.clone())));
+        for (label, body) in &broken {
+            let body = body.clone();
+            let change = move |parts: Parts, _: &str| parts.with(ext::SERVER_NAME, body.clone());
+            probes.push(altered(format!("name with {label} by {by:?}"), tdlib(), by, change));
         }
-        let without = |parts: Parts| parts.without(ext::SERVER_NAME);
+        let without = |parts: Parts, _: &str| parts.without(ext::SERVER_NAME);
         probes.push(altered(format!("no name by {by:?}"), tdlib(), by, without));
     }
     probes
@@ -48,7 +51,7 @@ pub(super) fn shapes() -> Vec<Probe> {
     let mut probes = Vec::new();
     for (name, change) in changes() {
         for by in [By::Nobody, By::Us] {
-            probes.push(altered(format!("{name} by {by:?}"), tdlib(), by, change));
+            probes.push(altered(format!("{name} by {by:?}"), tdlib(), by, move |parts, _| change(parts)));
         }
     }
     probes
@@ -74,9 +77,7 @@ fn changes() -> Vec<Change> {
         }),
         ("groups without a share", |parts| parts.with(ext::KEY_SHARE, vec![0, 0])),
         ("share of P-256 alone", |parts| {
-            let mut shares = vec![0, 69, 0, 0x17, 0, 65];
-            let point = rustls::crypto::aws_lc_rs::kx_group::SECP256R1.start().expect("key exchange starts");
-            shares.extend(point.pub_key());
+            let shares = [&[0, 69, 0, 0x17, 0, 65], &P256_SHARE[..]].concat();
             parts.with(ext::KEY_SHARE, shares)
         }),
         ("share of nonsense", |parts| parts.with(ext::KEY_SHARE, vec![0, 36, 0, 0x1d, 0, 32])),
@@ -154,3 +155,12 @@ fn changes() -> Vec<Change> {
         }),
     ]
 }
+
+/// The base point of P-256: the share of whoever has 1 as his private key.
+#[rustfmt::skip]
+const P256_SHARE: [u8; 65] = [
+    0x04, 0x6b, 0x17, 0xd1, 0xf2, 0xe1, 0x2c, 0x42, 0x47, 0xf8, 0xbc, 0xe6, 0xe5, 0x63, 0xa4, 0x40, 0xf2, 0x77, 0x03,
+    0x7d, 0x81, 0x2d, 0xeb, 0x33, 0xa0, 0xf4, 0xa1, 0x39, 0x45, 0xd8, 0x98, 0xc2, 0x96, 0x4f, 0xe3, 0x42, 0xe2, 0xfe,
+    0x1a, 0x7f, 0x9b, 0x8e, 0xe7, 0xeb, 0x4a, 0x7c, 0x0f, 0x9e, 0x16, 0x2b, 0xce, 0x33, 0x57, 0x6b, 0x31, 0x5e, 0xce,
+    0xcb, 0xb6, 0x40, 0x68, 0x37, 0xbf, 0x51, 0xf5,
+];

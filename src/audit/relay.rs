@@ -1,15 +1,20 @@
 //! The bare relay: what an extra hop alone does to a conversation. Its faulty versions prove that a fault is seen.
+//!
+//! It shares no code with the proxy's own pass-through, whose mistakes would otherwise count as noise.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::time::Duration;
 
+use proxy_header::{ProxiedAddress, ProxyHeader};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use crate::cover::remote::ProxyProtocol;
 
 /// A mistake that a proxy could make and that the comparison must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,21 +38,33 @@ pub enum Fault {
 }
 
 /// A relay on loopback; it ends with this value.
+#[derive(Debug)]
 pub struct Relay {
+    /// Where it listens.
     pub addr: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Relay {
-    pub async fn start(to: SocketAddr, fault: Fault) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("an address");
+    /// A relay in front of `to`, on a port of its own.
+    pub async fn start(to: SocketAddr, fault: Fault) -> io::Result<Self> {
+        Self::introducing(to, fault, None).await
+    }
+
+    /// The same; each connection to `to` begins with a PROXY protocol header that names the client.
+    pub async fn introducing(to: SocketAddr, fault: Fault, introduction: Option<ProxyProtocol>) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let addr = listener.local_addr()?;
         let task = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(relay(client, to, fault));
+            loop {
+                // What hinders accepting, such as too many open files, passes.
+                match listener.accept().await {
+                    Ok((client, _)) => drop(tokio::spawn(relay(client, to, fault, introduction))),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
             }
         });
-        Self { addr, task }
+        Ok(Self { addr, task })
     }
 }
 
@@ -57,16 +74,32 @@ impl Drop for Relay {
     }
 }
 
-async fn relay(client: TcpStream, to: SocketAddr, fault: Fault) {
+async fn relay(client: TcpStream, to: SocketAddr, fault: Fault, introduction: Option<ProxyProtocol>) {
     let Ok(cover) = TcpStream::connect(to).await else { return };
     for stream in [&client, &cover] {
-        stream.set_nodelay(true).expect("a socket option");
+        let _ = stream.set_nodelay(true);
+    }
+    if let Some(version) = introduction
+        && introduce(&client, &cover, version).await.is_err()
+    {
+        return;
     }
     if converse(&client, &cover, fault).await.is_err() && fault != Fault::FinForReset {
         for stream in [&client, &cover] {
             let _ = stream.set_zero_linger();
         }
     }
+}
+
+async fn introduce(client: &TcpStream, cover: &TcpStream, version: ProxyProtocol) -> io::Result<()> {
+    let header = ProxyHeader::with_address(ProxiedAddress::stream(client.peer_addr()?, client.local_addr()?));
+    let mut bytes = Vec::new();
+    match version {
+        ProxyProtocol::V1 => header.encode_v1(&mut bytes),
+        ProxyProtocol::V2 => header.encode_v2(&mut bytes),
+    }
+    .map_err(io::Error::other)?;
+    write(cover, &bytes).await
 }
 
 /// Passes bytes until both sides have sent FIN; an error means that one of them was reset.

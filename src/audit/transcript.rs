@@ -11,29 +11,44 @@ use super::fake_tls::End;
 /// One thing the server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// A TLS record; `body` is its content with the random parts named instead of shown.
-    Record { kind: u8, version: [u8; 2], length: usize, body: String },
+    /// A TLS record.
+    Record {
+        /// Type of the record.
+        kind: u8,
+        /// Version in its head.
+        version: [u8; 2],
+        /// Length of its content.
+        length: usize,
+        /// Its content with the random parts named instead of shown; empty where it is encrypted.
+        body: String,
+    },
     /// Bytes that are no TLS record.
     Text(String),
-    /// The end of the reply lies inside this record.
+    /// The end of the reply lies inside this record: its head, and how many bytes came behind that.
     Torn(Vec<u8>, usize),
 }
 
 /// What one byte written after the server's FIN provoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
+    /// None was written.
     NotTried,
+    /// RST.
     Reset,
+    /// Nothing.
     Quiet,
 }
 
 /// All that one run of a probe saw.
 #[derive(Clone, Debug)]
 pub struct Transcript {
+    /// What the server said.
     pub pieces: Vec<Piece>,
+    /// How it ended.
     pub end: End,
     /// From the prober's last act to the end.
     pub took: Duration,
+    /// What came of speaking after the end.
     pub after: After,
 }
 
@@ -47,6 +62,16 @@ impl Transcript {
         Self { pieces, end: End::Open, took: Duration::ZERO, after: After::NotTried }
     }
 
+    /// What the server said, in one line.
+    pub fn said(&self) -> String {
+        self.pieces.iter().map(Piece::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Of a target that took no connection.
+    pub fn unreachable() -> Self {
+        Self { end: End::Unreachable, ..Self::new(&[], None, None) }
+    }
+
     /// Whether two runs looked alike: an end may come 0.3 s or one per cent apart.
     pub fn same(&self, other: &Self) -> bool {
         let ends = self.end != End::Open && other.end != End::Open;
@@ -56,18 +81,24 @@ impl Transcript {
     }
 }
 
+impl fmt::Display for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Piece::Record { kind, version: [major, minor], length, body } => {
+                write!(f, "[{kind} {major}.{minor} {length}")?;
+                let shown = if body.is_empty() { String::new() } else { format!(" {body:.400}") };
+                write!(f, "{shown}]")
+            }
+            Piece::Text(text) => write!(f, "{text:?}"),
+            Piece::Torn(head, rest) => write!(f, "[{}… torn after {rest}]", HEXLOWER.encode(head)),
+        }
+    }
+}
+
 impl fmt::Display for Transcript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for piece in &self.pieces {
-            match piece {
-                Piece::Record { kind, version: [major, minor], length, body } => {
-                    write!(f, "[{kind} {major}.{minor} {length}")?;
-                    let shown = if body.is_empty() { String::new() } else { format!(" {body:.400}") };
-                    write!(f, "{shown}] ")?;
-                }
-                Piece::Text(text) => write!(f, "{text:?} ")?,
-                Piece::Torn(head, rest) => write!(f, "[{}… torn after {rest}] ", HEXLOWER.encode(head))?,
-            }
+            write!(f, "{piece} ")?;
         }
         write!(f, "{:?} after {:.2} s, then {:?}", self.end, self.took.as_secs_f64(), self.after)
     }

@@ -42,7 +42,6 @@ pub(super) fn records() -> Vec<Probe> {
 /// Other protocols.
 pub(super) fn strangers() -> Vec<Probe> {
     let table: Vec<(&str, Vec<u8>)> = vec![
-        ("HTTP GET", b"GET / HTTP/1.1\r\nHost: mask.example.org\r\n\r\n".to_vec()),
         ("HTTP HEAD", b"HEAD / HTTP/1.0\r\n\r\n".to_vec()),
         ("HTTP POST", b"POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello".to_vec()),
         ("HTTP CONNECT", b"CONNECT www.example.net:443 HTTP/1.1\r\n\r\n".to_vec()),
@@ -64,6 +63,9 @@ pub(super) fn strangers() -> Vec<Probe> {
         ("a line break", b"\r\n".to_vec()),
     ];
     let mut probes = Vec::new();
+    for then in [Then::Silence, Then::FinAtOnce, Then::Rst] {
+        probes.push(bytes(format!("HTTP GET then {then:?}"), then, |draw| http_get(&draw.subject.name)));
+    }
     for (name, content) in table {
         for then in [Then::Silence, Then::FinAtOnce, Then::Rst] {
             let content = content.clone();
@@ -71,7 +73,7 @@ pub(super) fn strangers() -> Vec<Probe> {
         }
     }
     probes.push(bytes("obfuscated2 without TLS", Then::Silence, |dice| {
-        let header = Header::make(Some(&KEY), PADDED, 2, dice);
+        let header = header(By::Us, PADDED, dice);
         [&header.wire[..], &dice.bytes(48)].concat()
     }));
     probes.push(bytes("5000 random bytes", Then::Silence, |dice| [&[0x41][..], &dice.bytes(5000)].concat()));
@@ -111,9 +113,33 @@ pub(super) fn truncated() -> Vec<Probe> {
         for then in [Then::Silence, Then::FinAtOnce, Then::Rst] {
             for by in [By::Nobody, By::Us] {
                 let name = format!("{cut} bytes of a hello by {by:?} then {then:?}");
-                probes.push(bytes(name, then, move |dice| fresh(tdlib(), by, dice)[..cut].to_vec()));
+                probes.push(bytes(name, then, move |dice| {
+                    let mut record = fresh(tdlib(), by, dice);
+                    record.truncate(cut);
+                    record
+                }));
             }
         }
     }
     probes
+}
+
+/// Visitors who stay silent until the server has enough of them.
+pub(super) fn silences() -> Vec<Probe> {
+    let part = |by: By, cut: usize| move |draw: &mut Draw<'_>| fresh(tdlib(), by, draw)[..cut].to_vec();
+    let whole = |by: By| move |draw: &mut Draw<'_>| fresh(tdlib(), by, draw);
+    let probes = vec![
+        bytes("no byte for as long as the server likes", Then::Silence, |_| Vec::new()),
+        bytes("one byte for as long as the server likes", Then::Silence, |_| vec![22]),
+        bytes("half an HTTP request for as long as the server likes", Then::Silence, |_| b"GET / HT".to_vec()),
+        bytes("part of a hello for as long as the server likes", Then::Silence, part(By::Nobody, 100)),
+        bytes("part of an own hello for as long as the server likes", Then::Silence, part(By::Us, 100)),
+        bytes("a hello for as long as the server likes", Then::Silence, whole(By::Nobody)),
+    ];
+    probes.into_iter().map(Probe::patient).collect()
+}
+
+/// What browsers and health checks begin with on a port without TLS.
+pub(super) fn http_get(name: &str) -> Vec<u8> {
+    format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes()
 }

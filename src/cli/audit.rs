@@ -1,0 +1,229 @@
+//! `vizard audit`: tries on the operator's own proxy what a censor would try.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Failure, Settings, health, load, output, run};
+use crate::audit::compare::{AT_ONCE, Lineup, Plan, ROUNDS};
+use crate::audit::cover::{self, Target, Unreachable};
+use crate::audit::dice::Dice;
+use crate::audit::probe::Subject;
+use crate::audit::relay::{Fault, Relay};
+use crate::audit::report::{Report, Verdict};
+use crate::audit::run::Choice;
+use crate::audit::{html, run as audits};
+use crate::config::{Config, Cover, Environment, User, units};
+
+/// Flags of `vizard audit`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Where the proxy is, if not at the first listener of the configuration
+    #[arg(long, value_name = "ADDR:PORT")]
+    proxy: Option<String>,
+    /// Use the secret of this user instead of the first one's
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Leave out what takes over ten seconds, and measure less
+    #[arg(long)]
+    fast: bool,
+    /// Only the probe of this name, or those whose names contain this, `*` standing for anything; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    only: Vec<String>,
+    /// Repeat the run of this number
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// How often a probe is played that showed a difference
+    #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = clap::value_parser!(u64).range(1..=100))]
+    rounds: u64,
+    /// Write all that was found to this file as JSON; `-` is the standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a page with all that was found to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Print the names of the probes and do nothing else
+    #[arg(long)]
+    list: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// How long a quick probe waits for an end, in a fast run and otherwise.
+const LIMITS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(6)];
+
+/// How many probes run at once against a server that may belong to somebody else.
+const GENTLY: usize = 16;
+
+/// A number that names no data centre, so that Telegram is left alone even by a proxy that lets a probe in.
+const NOWHERE: i16 = 9999;
+
+/// Compares the proxy with its cover and says where they differ.
+pub fn audit(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
+    let choice = Choice { fast: arguments.fast, only: arguments.only.clone() };
+    let list = choice.list();
+    if list.is_empty() {
+        return Err(Failure::usage("no probe has such a name", "see all names with `vizard audit --list`"));
+    }
+    if arguments.list {
+        let lines = list.iter().map(|entry| format!("{:<28}{}", entry.class.label(), entry.name));
+        output::print(lines.collect::<Vec<_>>().join("\n"));
+        return Ok(());
+    }
+    let loaded = load(&arguments.settings.flags(), environment)?;
+    let config = loaded.draft.settle(&mut rand::rng())?;
+    let proxy = proxy(arguments, &config)?;
+    run::raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| unusable(format!("cannot start: {error}"), "see whether threads are left"))?;
+    let outcome = runtime.block_on(compare(arguments, &choice, &config, proxy, list.len()));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    hand_out(arguments, &outcome?)
+}
+
+fn unusable(message: impl Into<String>, next: impl Into<String>) -> Failure {
+    Failure::usage(message, next)
+}
+
+/// Where the proxy is. Anything but a listener of this configuration has to be named.
+fn proxy(arguments: &Arguments, config: &Config) -> Result<SocketAddr, Failure> {
+    if let Some(text) = &arguments.proxy {
+        return units::socket_address(text).map_err(|error| unusable(format!("--proxy: {error}"), error.mend()));
+    }
+    health::targets(&config.listen).into_iter().find(health::accepts).ok_or_else(|| {
+        let next = "start it, or name where it listens with --proxy; this needs the same flags as `vizard run`";
+        unusable("the proxy does not accept connections", next)
+    })
+}
+
+fn user<'a>(arguments: &Arguments, config: &'a Config) -> Result<&'a User, Failure> {
+    let wanted = |user: &&User| arguments.user.as_ref().is_none_or(|name| *name == user.name);
+    config.users.iter().find(wanted).ok_or_else(|| {
+        let names: Vec<_> = config.users.iter().map(|user| user.name.as_str()).collect();
+        unusable("there is no such user", format!("name one of these: {}", names.join(", ")))
+    })
+}
+
+async fn compare(
+    arguments: &Arguments,
+    choice: &Choice,
+    config: &Config,
+    proxy: SocketAddr,
+    count: usize,
+) -> Result<Report, Failure> {
+    let user = user(arguments, config)?;
+    let (cover, described) = open(&config.cover).await?;
+    if !health::accepts(&proxy) {
+        return Err(unusable(format!("nobody accepts connections at {proxy}"), "start the proxy, or correct --proxy"));
+    }
+    if cover.addr == proxy {
+        return Err(unusable("the cover and the proxy are one", "name the proxy with --proxy"));
+    }
+    let relay = Relay::start(cover.addr, Fault::None).await;
+    let relay = relay.map_err(|error| unusable(format!("cannot listen: {error}"), "see whether ports are left"))?;
+    let limit = LIMITS[usize::from(!choice.fast)];
+    let plan = Plan {
+        subject: Subject { key: *user.secret.bytes(), name: config.domain.as_str().to_owned(), dc: NOWHERE },
+        lineup: Lineup { cover: cover.addr, relay: relay.addr, proxy, limit },
+        // Short enough to be typed.
+        seed: arguments.seed.unwrap_or_else(|| Dice::unseen().number() % 1_000_000),
+        rounds: arguments.rounds,
+        at_once: if cover.addr.ip().is_loopback() { AT_ONCE } else { GENTLY },
+    };
+    let report = Report {
+        proxy: proxy.to_string(),
+        cover: described,
+        name: plan.subject.name.clone(),
+        user: user.name.clone(),
+        seed: plan.seed,
+        tallies: Vec::new(),
+        differences: Vec::new(),
+        known: Vec::new(),
+        noise: Vec::new(),
+        measured: Vec::new(),
+        latency: Vec::new(),
+        admitted: None,
+    };
+    let bar = progress(count);
+    let report = audits::run(choice, &plan, report, |name| {
+        bar.inc(1);
+        bar.set_message(name.to_owned());
+    });
+    let report = report.await;
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+/// Hidden where nobody looks.
+fn progress(count: usize) -> ProgressBar {
+    let bar = ProgressBar::new(count as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len}  {elapsed}  {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+async fn open(cover: &Cover) -> Result<(Target, String), Failure> {
+    match cover {
+        Cover::Site(settings) => {
+            let site = cover::site(settings).await.map_err(|error| no_cover("the built-in site", &error))?;
+            Ok((site, "the built-in site".to_owned()))
+        }
+        Cover::Remote(settings) => {
+            let described = format!("{}:{}", settings.host, settings.port);
+            let remote = cover::remote(settings).await.map_err(|error| no_cover(&described, &error))?;
+            Ok((remote, described))
+        }
+    }
+}
+
+fn no_cover(name: &str, error: &Unreachable) -> Failure {
+    match error {
+        Unreachable::Site(error) => unusable(error.to_string(), "correct the section [site], then `vizard check`"),
+        Unreachable::Io(error) => {
+            unusable(format!("{name} cannot be reached: {error}"), "start the cover, or correct its name")
+        }
+    }
+}
+
+fn hand_out(arguments: &Arguments, report: &Report) -> Result<(), Failure> {
+    if let Some(path) = &arguments.html {
+        write(path, html::page(report))?;
+    }
+    match arguments.json.as_deref() {
+        Some(path) if path == Path::new("-") => {
+            output::complain(report.summary());
+            output::print(report.json());
+        }
+        Some(path) => {
+            write(path, report.json().to_string())?;
+            output::print(report.summary());
+        }
+        None => output::print(report.summary()),
+    }
+    match report.verdict() {
+        Verdict::Same => Ok(()),
+        Verdict::Different => Err(Failure::new(
+            "the proxy can be told from its cover",
+            "repeat one difference with the words behind `again:` and the same flags, and report it",
+        )),
+        Verdict::NotAdmitted => Err(unusable(
+            report.headline(),
+            "compare the clocks, the secret and the name with those of the running proxy, or name another --user",
+        )),
+    }
+}
+
+fn write(path: &Path, text: String) -> Result<(), Failure> {
+    fs::write(path, text).map_err(|error| {
+        unusable(
+            format!("{} cannot be written: {error}", path.display()),
+            "name a file in a folder that you may write to",
+        )
+    })
+}
