@@ -6,11 +6,13 @@
 //! site is served through, [`remote`] stands between two sockets.
 
 pub mod gate;
+pub mod grade;
 mod guarded;
 pub mod profile;
 pub mod remote;
 mod scout;
 pub mod site;
+pub mod visits;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
