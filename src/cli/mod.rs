@@ -3,6 +3,7 @@
 //! Every failure ends with the next step to take, and every outcome is one of three exit codes (docs/configuration.md).
 
 mod check;
+mod doctor;
 pub mod greeting;
 mod health;
 pub mod invitation;
@@ -29,7 +30,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     match dispatch(command, &Environment::of_this_process()) {
-        Ok(()) => code::FINE,
+        Ok(code) => code,
         Err(failure) => {
             output::complain(&failure);
             failure.code
@@ -37,8 +38,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-fn dispatch(command: Command, environment: &Environment) -> Result<(), Failure> {
-    match command {
+fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> {
+    let outcome = match command {
         Command::Run(settings) => {
             let draft = load(&settings.flags(), environment)?.draft;
             run::run(draft.settle(&mut rand::rng())?)
@@ -47,7 +48,9 @@ fn dispatch(command: Command, environment: &Environment) -> Result<(), Failure> 
         Command::Secret(arguments) => secret::secret(&arguments, &mut rand::rng()),
         Command::Link(arguments) => link::link(&arguments, environment),
         Command::Health(settings) => health::health(&settings.flags(), environment),
-    }
+        Command::Doctor(arguments) => return doctor::doctor(&arguments, environment),
+    };
+    outcome.map(|()| code::FINE)
 }
 
 /// Loads the configuration and shows its warnings.
@@ -92,6 +95,11 @@ enum Command {
     ///
     /// Connects to the first listener of the configuration. Exit code 0: it does, 1: it does not.
     Health(Settings),
+    /// Say whether this installation will work and be believed
+    ///
+    /// Examines configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes
+    /// nothing. Exit code 0: fine, 1: there are warnings, 2: something is broken.
+    Doctor(doctor::Arguments),
 }
 
 /// Flags of every command that needs the configuration.

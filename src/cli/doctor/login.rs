@@ -155,16 +155,9 @@ fn remade(template: &[u8], name: &Domain, session: &[u8; 32]) -> Result<Vec<u8>,
             _ => extensions.extend(counted(body)),
         }
     }
-    let body = [
-        &[3, 3][..],
-        old.random,
-        &[32],
-        session,
-        &counted(old.cipher_suites),
-        &compression,
-        &counted(&extensions),
-    ]
-    .concat();
+    let body =
+        [&[3, 3][..], old.random, &[32], session, &counted(old.cipher_suites), &compression, &counted(&extensions)]
+            .concat();
     let message = [&[1, 0][..], &counted(&body)].concat();
     Ok([&template[..3], &counted(&message)].concat())
 }
