@@ -82,14 +82,14 @@ mod tests {
 
     fn answer(connect: u64, answer: u64, time: i64) -> Asked {
         let [connect, answer] = [connect, answer].map(Duration::from_millis);
-        (4, Result::Ok(Answer { connect, answer, time: UnixTime(time) }))
+        (4, Ok(Answer { connect, answer, time: UnixTime(time) }))
     }
 
     #[test]
     fn data_centres() {
         for (asked, expected) in [
-            (answer(40, 50, 0), Ok),
-            (answer(500, 500, 0), Ok),
+            (answer(40, 50, 0), Fine),
+            (answer(500, 500, 0), Fine),
             (answer(600, 500, 0), Warning),
             ((4, Err("no connection".into())), Broken),
         ] {

@@ -135,8 +135,8 @@ mod tests {
     fn certificates() {
         let other = || Chain { names: vec!["example.net".into()], ..chain(60) };
         for (chain, own, expected) in [
-            (chain(60), true, &[Ok][..]),
-            (chain(21), true, &[Ok]),
+            (chain(60), true, &[Fine][..]),
+            (chain(21), true, &[Fine]),
             (chain(20), true, &[Warning]),
             (chain(0), true, &[Broken]),
             (chain(-5), true, &[Broken]),

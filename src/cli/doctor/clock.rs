@@ -62,9 +62,9 @@ mod tests {
     #[test]
     fn clocks() {
         for (cover, telegram, expected) in [
-            (Some(0), Some(0), Ok),
-            (Some(-3), None, Ok),
-            (None, Some(300), Ok),
+            (Some(0), Some(0), Fine),
+            (Some(-3), None, Fine),
+            (None, Some(300), Fine),
             (None, Some(301), Warning),
             (Some(-600), None, Warning),
             (Some(601), None, Broken),

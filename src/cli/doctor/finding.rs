@@ -57,7 +57,7 @@ impl Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// As it should be.
-    Ok,
+    Fine,
     /// It works, but somebody may see or miss something.
     Warning,
     /// It does not work, or gives the proxy away.
@@ -68,7 +68,7 @@ impl Verdict {
     /// The word in the output.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Ok => "ok",
+            Self::Fine => "ok",
             Self::Warning => "warning",
             Self::Broken => "broken",
         }
@@ -81,7 +81,7 @@ impl Verdict {
 
     fn symbol(self, colours: bool) -> String {
         let (symbol, colour) = match self {
-            Self::Ok => ("✓", 32),
+            Self::Fine => ("✓", 32),
             Self::Warning => ("!", 33),
             Self::Broken => ("✗", 31),
         };
@@ -106,7 +106,7 @@ pub struct Finding {
 impl Finding {
     /// All is well.
     pub fn ok(check: Check, reason: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Ok, reason: reason.into(), mend: None }
+        Self { check, verdict: Verdict::Fine, reason: reason.into(), mend: None }
     }
 
     /// It should be better.
@@ -141,7 +141,7 @@ impl FromIterator<Finding> for Findings {
 impl Findings {
     /// The worst verdict.
     pub fn verdict(&self) -> Verdict {
-        self.0.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok)
+        self.0.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Fine)
     }
 
     /// One line for each, a second one for each mend, and a last one that sums up.

@@ -158,11 +158,11 @@ mod tests {
     fn ports() {
         let listener = "[::]:443".parse().unwrap();
         for (held, redirects, expected) in [
-            (Held::Free, false, Ok),
-            (Held::Ours, false, Ok),
+            (Held::Free, false, Fine),
+            (Held::Ours, false, Fine),
             (Held::Later, false, Warning),
             (Held::Other, false, Broken),
-            (Held::Other, true, Ok),
+            (Held::Other, true, Fine),
             (Held::Unusable(io::ErrorKind::PermissionDenied), false, Broken),
             (Held::Unusable(io::ErrorKind::AddrNotAvailable), true, Broken),
         ] {
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn logins() {
         for (outcome, expected) in [
-            (Result::Ok(Duration::from_millis(30)), Ok),
+            (Ok(Duration::from_millis(30)), Fine),
             (Err(LoginError::Unreachable(io::ErrorKind::ConnectionRefused.into())), Broken),
             (Err(LoginError::NotAdmitted), Broken),
             (Err(LoginError::Dropped), Broken),

@@ -170,9 +170,9 @@ mod tests {
     fn state_directories() {
         let invalid = io::ErrorKind::InvalidData;
         for (folder, expected) in [
-            (Ok(GOOD), &[Ok][..]),
-            (Ok(Folder { foreign: true, ..GOOD }), &[Ok]),
-            (Ok(Folder { replay: Replay::Loads { damaged: 0 }, ..GOOD }), &[Ok]),
+            (Ok(GOOD), &[Fine][..]),
+            (Ok(Folder { foreign: true, ..GOOD }), &[Fine]),
+            (Ok(Folder { replay: Replay::Loads { damaged: 0 }, ..GOOD }), &[Fine]),
             (Ok(Folder { replay: Replay::Loads { damaged: 2 }, ..GOOD }), &[Warning]),
             (Ok(Folder { replay: Replay::Refused(invalid), ..GOOD }), &[Broken]),
             (Ok(Folder { mode: 0o750, ..GOOD }), &[Warning]),
@@ -187,14 +187,14 @@ mod tests {
             let found = state(Path::new("/s"), &State { folder, missing: Vec::new() });
             assert_eq!(found.iter().map(|finding| finding.verdict).collect::<Vec<_>>(), expected, "{found:?}");
         }
-        let found = state(Path::new("/s"), &State { folder: Result::Ok(GOOD), missing: vec!["a secret".into()] });
+        let found = state(Path::new("/s"), &State { folder: Ok(GOOD), missing: vec!["a secret".into()] });
         assert!(found[0].verdict == Warning && found[0].reason.contains("a secret"), "{found:?}");
     }
 
     #[test]
     fn limits_of_files() {
         for (hard, expected) in
-            [(None, Ok), (Some(8192), Ok), (Some(8191), Warning), (Some(256), Warning), (Some(255), Broken)]
+            [(None, Fine), (Some(8192), Fine), (Some(8191), Warning), (Some(256), Warning), (Some(255), Broken)]
         {
             assert_eq!(files(Some(1024), hard).verdict, expected, "{hard:?}");
         }

@@ -245,7 +245,7 @@ mod tests {
             window: TimeWindow::new(Duration::ZERO),
             names: Some(vec![name]),
         };
-        assert!(matches!(judge.judge(&decoded, now), Verdict::Admit(_)));
+        assert!(matches!(judge.judge(&hello, now), Verdict::Admit(_)));
     }
 
     #[test]

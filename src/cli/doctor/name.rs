@@ -129,12 +129,12 @@ mod tests {
         let far = || to(&[("192.0.2.9", false)]);
         let nowhere = || Leads::Nowhere(io::ErrorKind::NotFound);
         for (whose, leads, known, expected) in [
-            (Whose::Own, here(), true, Ok),
+            (Whose::Own, here(), true, Fine),
             (Whose::Own, both(), true, Warning),
             (Whose::Own, far(), true, Broken),
             (Whose::Own, far(), false, Warning),
             (Whose::Own, nowhere(), true, Broken),
-            (Whose::Cover, here(), true, Ok),
+            (Whose::Cover, here(), true, Fine),
             (Whose::Cover, both(), true, Warning),
             (Whose::Cover, far(), true, Warning),
             (Whose::Cover, nowhere(), false, Warning),

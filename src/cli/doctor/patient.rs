@@ -152,7 +152,8 @@ fn gaps(draft: &Draft) -> Vec<String> {
         (content && !has("site"), "the pages"),
     ]
     .into_iter()
-    .filter_map(|(gap, what)| gap.then(|| what.to_owned()))
+    .filter(|(gap, _)| *gap)
+    .map(|(_, what)| what.to_owned())
     .collect()
 }
 
