@@ -69,11 +69,11 @@ pub fn doctor(arguments: &Arguments, environment: &Environment) -> Result<u8, Fa
 }
 
 fn configuration(loaded: &Result<Loaded, LoadError>) -> Finding {
-    const MEND: &str = "mend what is shown above; `vizard check` shows it again";
+    const MEND: &str = "correct what is shown above; `vizard check` shows it again";
     match loaded {
         Err(LoadError::Complaints(report)) => {
             output::report(report);
-            Finding::broken(Check::Configuration, format!("{} mistakes", report.errors()), MEND)
+            Finding::broken(Check::Configuration, counted(report.errors(), "mistake"), MEND)
         }
         Err(error) => Finding::broken(Check::Configuration, error.to_string(), "check the path and its permissions"),
         Ok(Loaded { warnings, path, .. }) => {
@@ -82,12 +82,16 @@ fn configuration(loaded: &Result<Loaded, LoadError>) -> Finding {
             match warnings.complaints().len() {
                 0 => Finding::ok(Check::Configuration, format!("{name} can be used")),
                 count => {
-                    let reason = format!("{name} can be used, with {count} things that should be better");
+                    let reason = format!("{name} can be used, with {}", counted(count, "warning"));
                     Finding::warning(Check::Configuration, reason, MEND)
                 }
             }
         }
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("one {what}") } else { format!("{count} {what}s") }
 }
 
 fn examine(patient: &Patient, skip: &[Check]) -> Result<Vec<Finding>, Failure> {
