@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::finding::{Check, Finding};
 use super::login::Visitor;
+use super::name::leads;
 use crate::auth::Domain;
 use crate::config::Cover;
 use crate::cover::grade::{Flaw, Grade, Graded};
@@ -35,12 +36,21 @@ pub enum Seen {
     Visited(Box<Learnt>),
 }
 
-/// Looks at the cover as visitors of the site `name` do. `visitors` are tried on a remote one: nobody but the proxy lets
-/// them in.
-pub async fn look(cover: &Cover, name: &Domain, listeners: &[SocketAddr], visitors: &[(String, Visitor)]) -> Seen {
+/// Who asks.
+pub struct Asker<'a> {
+    /// Where the proxy accepts clients.
+    pub listeners: &'a [SocketAddr],
+    /// Whom nobody but the proxy lets in.
+    pub visitors: &'a [(String, Visitor)],
+    /// The host that links name.
+    pub host: Option<&'a str>,
+}
+
+/// Looks at the cover as visitors of the site `name` do.
+pub async fn look(cover: &Cover, name: &Domain, asker: &Asker<'_>) -> Seen {
     let look = async {
         match cover {
-            Cover::Remote(settings) => look_at_remote(settings, name, listeners, visitors).await,
+            Cover::Remote(settings) => look_at_remote(settings, name, asker).await,
             Cover::Site(settings) => match Site::open(settings) {
                 Ok(site) => look_at_site(site, name).await.unwrap_or_else(|error| Seen::Unreachable(error.to_string())),
                 Err(error) => Seen::Unreachable(error.to_string()),
@@ -50,13 +60,8 @@ pub async fn look(cover: &Cover, name: &Domain, listeners: &[SocketAddr], visito
     timeout(PATIENCE, look).await.unwrap_or_else(|_| Seen::Unreachable("no answer in time".into()))
 }
 
-async fn look_at_remote(
-    settings: &Settings,
-    name: &Domain,
-    listeners: &[SocketAddr],
-    visitors: &[(String, Visitor)],
-) -> Seen {
-    match Remote::new(settings.clone(), name.clone()).resolve(listeners).await {
+async fn look_at_remote(settings: &Settings, name: &Domain, asker: &Asker<'_>) -> Seen {
+    match Remote::new(settings.clone(), name.clone()).resolve(asker.listeners).await {
         Ok(()) => {}
         Err(Unusable::Ourselves) => return Seen::Ourselves,
         Err(error) => return Seen::Unreachable(error.to_string()),
@@ -65,7 +70,9 @@ async fn look_at_remote(
         Ok(found) => found.collect(),
         Err(error) => return Seen::Unreachable(error.to_string()),
     };
-    if settings.proxy_protocol.is_none() && lets_in(&addresses, visitors).await {
+    // Whoever else got such a hello could play it to the proxy, which has never seen it, and watch what comes back.
+    let near = settings.proxy_protocol.is_none() && leads(&settings.host, asker.host).await.here();
+    if near && lets_in(&addresses, asker.visitors).await {
         return Seen::Ourselves;
     }
     let target = Target { addresses, proxy_protocol: settings.proxy_protocol, name: name.clone() };

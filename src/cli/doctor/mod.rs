@@ -26,7 +26,7 @@ use indicatif::{MultiProgress, ProgressBar};
 
 use self::certificate::Chain;
 use self::clock::Skews;
-use self::cover::Seen;
+use self::cover::{Asker, Seen};
 use self::finding::{Check, Finding, Findings};
 use self::front::{Held, LoggedIn};
 use self::name::{Leads, Whose};
@@ -147,8 +147,9 @@ impl Facts {
         let cover = async {
             let wanted = wants(&[Check::Cover, Check::Certificate, Check::PostQuantum, Check::Records]);
             let (cover, domain) = patient.cover.as_ref().zip(patient.domain.as_ref()).filter(|_| wanted)?;
-            let look = cover::look(cover, domain, &patient.listeners, &patient.visitors);
-            Some(during(&progress, "cover", look).await)
+            let (listeners, visitors, host) = (&patient.listeners, &patient.visitors, patient.host.as_deref());
+            let asker = Asker { listeners, visitors, host };
+            Some(during(&progress, "cover", cover::look(cover, domain, &asker)).await)
         };
         let centres = async {
             match wants(&[Check::Telegram]) {
