@@ -9,6 +9,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vizard::crypto::kdf::KeyIv;
 use vizard::relay::halves::{Downlink, FRAMING_BUFFER, Uplink};
+use vizard::relay::sizing::Pattern;
 use vizard::wire::record::Header;
 
 /// Payload of the records that official clients send in bulk.
@@ -55,7 +56,7 @@ fn downlink(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             let mut buffer = vec![0; FRAMING_BUFFER];
             bencher.iter(|| {
-                let mut downlink = Downlink::new(keys(3));
+                let mut downlink = Downlink::new(keys(3), Pattern::default());
                 let mut sent = if moved { downlink.nops(19, || 0).map_or(0, |record| record.len()) } else { 0 };
                 for piece in stream.chunks(READ) {
                     // The copy stands for the read that the kernel does here.

@@ -39,7 +39,8 @@ pub(super) fn targets(listen: &Listen) -> Vec<SocketAddr> {
     listeners.into_iter().flat_map(reachable).collect()
 }
 
-fn reachable(listener: SocketAddr) -> Vec<SocketAddr> {
+/// Where a connection from this machine comes to the listener.
+pub(super) fn reachable(listener: SocketAddr) -> Vec<SocketAddr> {
     let loopback = |ip: std::net::IpAddr| SocketAddr::new(ip, listener.port());
     match listener {
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => {

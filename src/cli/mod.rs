@@ -4,6 +4,7 @@
 
 mod audit;
 mod check;
+mod doctor;
 pub mod greeting;
 mod health;
 pub mod invitation;
@@ -30,7 +31,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     match dispatch(command, &Environment::of_this_process()) {
-        Ok(()) => code::FINE,
+        Ok(code) => code,
         Err(failure) => {
             output::complain(&failure);
             failure.code
@@ -38,8 +39,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-fn dispatch(command: Command, environment: &Environment) -> Result<(), Failure> {
-    match command {
+fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> {
+    let outcome = match command {
         Command::Run(settings) => {
             let draft = load(&settings.flags(), environment)?.draft;
             run::run(draft.settle(&mut rand::rng())?)
@@ -49,7 +50,9 @@ fn dispatch(command: Command, environment: &Environment) -> Result<(), Failure> 
         Command::Link(arguments) => link::link(&arguments, environment),
         Command::Audit(arguments) => audit::audit(&arguments, environment),
         Command::Health(settings) => health::health(&settings.flags(), environment),
-    }
+        Command::Doctor(arguments) => return doctor::doctor(&arguments, environment),
+    };
+    outcome.map(|()| code::FINE)
 }
 
 /// Loads the configuration and shows its warnings.
@@ -99,6 +102,11 @@ enum Command {
     ///
     /// Connects to the first listener of the configuration. Exit code 0: it does, 1: it does not.
     Health(Settings),
+    /// Say whether this installation will work and be believed
+    ///
+    /// Examines configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes
+    /// nothing. Exit code 0: fine, 1: there are warnings, 2: something is broken.
+    Doctor(doctor::Arguments),
 }
 
 /// Flags of every command that needs the configuration.

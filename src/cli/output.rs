@@ -28,6 +28,15 @@ pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Whether somebody who wants colours looks at the standard output.
+pub fn is_colourful_terminal() -> bool {
+    is_terminal() && colours_are_welcome()
+}
+
 fn is_colourful() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    io::stderr().is_terminal() && colours_are_welcome()
+}
+
+fn colours_are_welcome() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

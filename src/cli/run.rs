@@ -21,7 +21,7 @@ use crate::ops::logging;
 use crate::server::{self, Server};
 
 /// File in the state directory that remembers spent hellos.
-const REPLAY_FILE: &str = "replay";
+pub(super) const REPLAY_FILE: &str = "replay";
 
 /// Longest encrypted part of a first flight that Telegram on iOS takes (docs/protocol.md, "The flight").
 const IOS_FLIGHT: usize = 10_240;

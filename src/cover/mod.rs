@@ -6,12 +6,14 @@
 //! site is served through, [`remote`] stands between two sockets.
 
 pub mod gate;
+pub mod grade;
 mod guarded;
 pub mod profile;
 pub mod remote;
 pub mod scout;
 pub mod site;
 mod stand_in;
+pub mod visits;
 
 use std::io;
 use std::net::SocketAddr;

@@ -2,6 +2,7 @@
 
 pub mod dc;
 pub mod direct;
+pub mod ping;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -16,7 +16,7 @@ mod hellos;
 mod keep;
 mod page;
 mod reading;
-mod visit;
+pub(super) mod visit;
 
 use std::collections::BTreeMap;
 use std::fmt;

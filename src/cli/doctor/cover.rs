@@ -1,0 +1,221 @@
+//! The cover: visited, graded, and told from the proxy itself.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::net::{TcpListener, lookup_host};
+use tokio::time::timeout;
+
+use super::finding::{Check, Finding};
+use super::login::Visitor;
+use super::name::leads;
+use crate::auth::Domain;
+use crate::config::Cover;
+use crate::cover::grade::{Flaw, Grade, Graded};
+use crate::cover::profile::Profile;
+use crate::cover::remote::{Remote, Settings, Unusable};
+use crate::cover::site::{Site, linger};
+use crate::cover::visits::{Learnt, Target, visit};
+use crate::wire::class::X25519MLKEM768;
+
+/// How long finding and visiting the cover may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What came of looking at the cover.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// It is the proxy.
+    Ourselves,
+    /// It cannot be visited; says why.
+    Unreachable(String),
+    /// It has been visited.
+    Visited(Box<Learnt>),
+}
+
+/// Who asks.
+pub struct Asker<'a> {
+    /// Where the proxy accepts clients.
+    pub listeners: &'a [SocketAddr],
+    /// Whom nobody but the proxy lets in.
+    pub visitors: &'a [(String, Visitor)],
+    /// The host that links name.
+    pub host: Option<&'a str>,
+}
+
+/// Looks at the cover as visitors of the site `name` do.
+pub async fn look(cover: &Cover, name: &Domain, asker: &Asker<'_>) -> Seen {
+    let look = async {
+        match cover {
+            Cover::Remote(settings) => look_at_remote(settings, name, asker).await,
+            Cover::Site(settings) => match Site::open(settings) {
+                Ok(site) => look_at_site(site, name).await.unwrap_or_else(|error| Seen::Unreachable(error.to_string())),
+                Err(error) => Seen::Unreachable(error.to_string()),
+            },
+        }
+    };
+    timeout(PATIENCE, look).await.unwrap_or_else(|_| Seen::Unreachable("no answer in time".into()))
+}
+
+async fn look_at_remote(settings: &Settings, name: &Domain, asker: &Asker<'_>) -> Seen {
+    match Remote::new(settings.clone()).resolve(asker.listeners).await {
+        Ok(()) => {}
+        Err(Unusable::Ourselves) => return Seen::Ourselves,
+        Err(error) => return Seen::Unreachable(error.to_string()),
+    }
+    let addresses: Vec<SocketAddr> = match lookup_host((settings.host.as_str(), settings.port)).await {
+        Ok(found) => found.collect(),
+        Err(error) => return Seen::Unreachable(error.to_string()),
+    };
+    // Whoever else got such a hello could play it to the proxy, which has never seen it, and watch what comes back.
+    let near = settings.proxy_protocol.is_none() && leads(&settings.host, asker.host).await.here();
+    if near && lets_in(&addresses, asker.visitors).await {
+        return Seen::Ourselves;
+    }
+    let target = Target { addresses, proxy_protocol: settings.proxy_protocol, name: name.clone() };
+    visited(&target).await
+}
+
+/// Whether one of the addresses answers as the proxy would, through whatever relay.
+async fn lets_in(addresses: &[SocketAddr], visitors: &[(String, Visitor)]) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let Some((_, visitor)) = visitors.first() else { return false };
+    for address in addresses {
+        let mut random = StdRng::from_rng(&mut rand::rng());
+        if matches!(timeout(PATIENCE, visitor.greet(*address, &mut random)).await, Ok(Ok(_))) {
+            return true;
+        }
+    }
+    false
+}
+
+/// The built-in site is served here for the length of the look: it can be judged before the proxy runs.
+async fn look_at_site(site: Site, name: &Domain) -> io::Result<Seen> {
+    let site = Arc::new(site);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let target = Target { addresses: vec![listener.local_addr()?], proxy_protocol: None, name: name.clone() };
+    let serve = async {
+        while let Ok((stream, peer)) = listener.accept().await {
+            let site = Arc::clone(&site);
+            tokio::spawn(async move {
+                if let Err((_, stream)) = site.serve(stream, Some(peer)).await {
+                    linger(stream).await;
+                }
+            });
+        }
+    };
+    tokio::select! {
+        seen = visited(&target) => Ok(seen),
+        () = serve => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+async fn visited(target: &Target) -> Seen {
+    match visit(target).await {
+        Ok(learnt) => Seen::Visited(Box::new(learnt)),
+        Err(error) => Seen::Unreachable(error.to_string()),
+    }
+}
+
+/// Puts a grade into words. `why` is what the system said where the cover could not be reached.
+pub fn cover(graded: &Graded, why: Option<&str>) -> Finding {
+    let flaws: Vec<String> = graded.flaws.iter().map(ToString::to_string).collect();
+    let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+    let reason = match flaws.is_empty() {
+        true => "grade A: one record, post-quantum, and the name leads here".to_owned(),
+        false => format!("grade {}: {}{why}", graded.grade, flaws.join("; ")),
+    };
+    let mend = match graded.flaws.first() {
+        None => return Finding::ok(Check::Cover, reason),
+        Some(Flaw::Ourselves) => "name another web server with --cover, or use the built-in site: --cover site",
+        Some(Flaw::Unreachable) => "see whether the address of the cover is right and whether it runs",
+        Some(Flaw::Elsewhere) => "a domain of your own that leads here, with the built-in site, has grade A",
+        Some(_) => "the built-in site has none of this: --cover site, with a domain and a certificate of your own",
+    };
+    match graded.grade {
+        Grade::D => Finding::broken(Check::Cover, reason, mend),
+        _ => Finding::warning(Check::Cover, reason, mend),
+    }
+}
+
+/// Says whether a post-quantum share is taken up.
+pub fn post_quantum(profile: &Profile) -> Finding {
+    let takes = profile.flights.values().any(|flight| flight.group == X25519MLKEM768);
+    match takes {
+        true => Finding::ok(Check::PostQuantum, "an X25519MLKEM768 share is taken up"),
+        false => Finding::warning(
+            Check::PostQuantum,
+            "an X25519MLKEM768 share is offered and left: sites of today take it up",
+            "update the web server and its TLS library (OpenSSL 3.5 or later), or use the built-in site",
+        ),
+    }
+}
+
+/// Says how many records the first flight has, and whether that is so at each of the visits.
+pub fn records(counts: &[usize], stable: bool) -> Finding {
+    const MEND: &str = "the built-in site sends one: --cover site";
+    let visits = counts.len();
+    let (Some(least), Some(most)) = (counts.iter().min(), counts.iter().max()) else {
+        return Finding::warning(Check::Records, "no flight was seen", "see the line on the cover");
+    };
+    let sizes = if stable { "of the same sizes" } else { "with sizes that vary, as those of ECDSA signatures do" };
+    match (least == most, most) {
+        (false, _) => {
+            Finding::warning(Check::Records, format!("{least} to {most} encrypted records, from visit to visit"), MEND)
+        }
+        (true, 1) => Finding::ok(Check::Records, format!("one encrypted record at each of {visits} visits, {sizes}")),
+        (true, _) => Finding::warning(
+            Check::Records,
+            format!("{most} encrypted records at each of {visits} visits, {sizes}"),
+            MEND,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Verdict::*;
+    use super::*;
+    use crate::cover::profile::FlightShape;
+
+    #[test]
+    fn grades_become_verdicts() {
+        for (grade, flaws, expected) in [
+            (Grade::A, vec![], Fine),
+            (Grade::B, vec![Flaw::Elsewhere], Warning),
+            (Grade::C, vec![Flaw::SeveralRecords(4), Flaw::Elsewhere], Warning),
+            (Grade::D, vec![Flaw::Ourselves], Broken),
+            (Grade::D, vec![Flaw::Retry, Flaw::Elsewhere], Broken),
+        ] {
+            let finding = cover(&Graded { grade, flaws }, None);
+            assert!(finding.verdict == expected && finding.reason.contains(&format!("grade {grade}: ")), "{finding:?}");
+        }
+        let gone = Graded { grade: Grade::D, flaws: vec![Flaw::Unreachable] };
+        assert!(cover(&gone, Some("connection refused")).reason.ends_with("(connection refused)"));
+    }
+
+    #[test]
+    fn post_quantum_shares() {
+        for (group, expected) in [(X25519MLKEM768, Fine), (0x1d, Warning)] {
+            let flight = FlightShape { group, ..FlightShape::default() };
+            let profile = Profile { flights: [("safari-hybrid".to_owned(), flight)].into(), ..Profile::default() };
+            assert_eq!(post_quantum(&profile).verdict, expected);
+        }
+    }
+
+    #[test]
+    fn record_counts() {
+        for (counts, stable, expected) in [
+            (&[1, 1, 1][..], true, Fine),
+            (&[1, 1, 1], false, Fine),
+            (&[4, 4], true, Warning),
+            (&[1, 2, 1], false, Warning),
+            (&[], true, Warning),
+        ] {
+            assert_eq!(records(counts, stable).verdict, expected, "{counts:?}");
+        }
+    }
+}

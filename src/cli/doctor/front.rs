@@ -1,0 +1,201 @@
+//! The listeners, and a login through them with every user's secret.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::finding::{Check, Finding};
+use super::login::{LoginError, Visitor};
+use crate::cli::health::reachable;
+use crate::net::listen;
+use crate::telegram::DcId;
+
+/// How long one login may take.
+const PATIENCE: Duration = Duration::from_secs(9);
+
+/// The data centre that logins ask; every account may.
+const USUAL_DC: i16 = 2;
+
+/// What is at a listener's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Nothing; it can be bound.
+    Free,
+    /// A running proxy that knows the secret of a user.
+    Ours,
+    /// Something else.
+    Other,
+    /// Nothing, and it cannot be bound.
+    Unusable(io::ErrorKind),
+    /// Nobody knows before the start: port 0.
+    Later,
+}
+
+/// Tells what is at `listener` by trying to bind it and, where that fails, to enter.
+pub async fn held(listener: SocketAddr, visitors: &[(String, Visitor)]) -> Held {
+    if listener.port() == 0 {
+        return Held::Later;
+    }
+    let refused = match listen::bind_all(&[listener]) {
+        Ok(_) => return Held::Free,
+        Err((_, error)) => error.kind(),
+    };
+    for address in reachable(listener) {
+        for (_, visitor) in visitors {
+            let mut random = StdRng::from_rng(&mut rand::rng());
+            match timeout(PATIENCE, visitor.greet(address, &mut random)).await {
+                Ok(Ok(_)) => return Held::Ours,
+                // A user may be newer than the proxy that runs: others are asked too.
+                Ok(Err(LoginError::NotAdmitted)) => {}
+                Ok(Err(_)) | Err(_) => break,
+            }
+        }
+    }
+    if refused == io::ErrorKind::AddrInUse { Held::Other } else { Held::Unusable(refused) }
+}
+
+/// Judges a listener. `redirects` says that it is one of `site.redirect_from`, of which nobody can tell whose it is.
+pub fn port(listener: SocketAddr, held: Held, redirects: bool) -> Finding {
+    let broken = |reason: String, mend: &str| Finding::broken(Check::Ports, reason, mend);
+    match held {
+        Held::Free => Finding::ok(Check::Ports, format!("{listener} can be bound; nothing runs there now")),
+        Held::Ours => Finding::ok(Check::Ports, format!("{listener} is held by the running proxy")),
+        Held::Other if redirects => {
+            Finding::ok(Check::Ports, format!("{listener} is in use, for the redirect as it seems"))
+        }
+        Held::Later => Finding::warning(
+            Check::Ports,
+            format!("{listener}: the port is chosen when the proxy starts"),
+            "name the port of the running proxy with --listen",
+        ),
+        Held::Other => broken(
+            format!("{listener} is held by another program, or by a proxy that knows none of these secrets"),
+            "end that program, restart the proxy, or name another address with --listen",
+        ),
+        Held::Unusable(io::ErrorKind::PermissionDenied) => broken(
+            format!("{listener} may not be bound by this user, and no proxy runs there"),
+            "ports below 1024 take root or CAP_NET_BIND_SERVICE; or name another with --listen",
+        ),
+        Held::Unusable(kind) => {
+            broken(format!("{listener} cannot be bound: {kind}"), "name an address of this machine with --listen")
+        }
+    }
+}
+
+/// How a user's login went.
+pub type LoggedIn = (String, Result<Duration, LoginError>);
+
+/// Logs every user in at once, through the listener that the proxy holds.
+pub async fn log_in(front: SocketAddr, visitors: &[(String, Visitor)]) -> Vec<LoggedIn> {
+    let Some(address) = first_open(front).await else { return Vec::new() };
+    let mut logins = JoinSet::new();
+    for (user, visitor) in visitors.iter().cloned() {
+        let mut random = StdRng::from_rng(&mut rand::rng());
+        logins.spawn(async move {
+            let login = timeout(PATIENCE, visitor.log_in(address, DcId::new(USUAL_DC), &mut random)).await;
+            (user, login.unwrap_or(Err(LoginError::Dropped)))
+        });
+    }
+    let mut outcomes = logins.join_all().await;
+    outcomes.sort_by(|(a, _), (b, _)| a.cmp(b));
+    outcomes
+}
+
+/// A listener on every address is reached over the loopback of the family that it has.
+async fn first_open(listener: SocketAddr) -> Option<SocketAddr> {
+    for address in reachable(listener) {
+        if matches!(timeout(PATIENCE, tokio::net::TcpStream::connect(address)).await, Ok(Ok(_))) {
+            return Some(address);
+        }
+    }
+    None
+}
+
+/// Judges a login.
+pub fn login((user, outcome): &LoggedIn) -> Finding {
+    match outcome {
+        Ok(time) => Finding::ok(
+            Check::Login,
+            format!("{user}: through the front to data centre {USUAL_DC} and back in {} ms", time.as_millis()),
+        ),
+        Err(error) => {
+            let mend = match error {
+                LoginError::Unreachable(_) => "see whether the proxy still runs",
+                LoginError::NotAdmitted => {
+                    "restart the proxy, so that it knows this configuration; its log has the reason"
+                }
+                LoginError::Dropped | LoginError::Odd(_) => "see the lines on Telegram and the log of the proxy",
+            };
+            Finding::broken(Check::Login, format!("{user}: {error}"), mend)
+        }
+    }
+}
+
+/// What is said where nobody can log in.
+pub fn no_login(users: usize) -> Finding {
+    match users {
+        0 => Finding::warning(Check::Login, "there is no user yet", "start the proxy once, then ask again"),
+        _ => Finding::warning(
+            Check::Login,
+            "the proxy does not run here, so nobody could log in",
+            "start it, then ask again with the same flags",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Verdict::*;
+    use super::*;
+    use crate::telegram::ping::Odd;
+
+    #[test]
+    fn ports() {
+        let listener = "[::]:443".parse().unwrap();
+        for (held, redirects, expected) in [
+            (Held::Free, false, Fine),
+            (Held::Ours, false, Fine),
+            (Held::Later, false, Warning),
+            (Held::Other, false, Broken),
+            (Held::Other, true, Fine),
+            (Held::Unusable(io::ErrorKind::PermissionDenied), false, Broken),
+            (Held::Unusable(io::ErrorKind::AddrNotAvailable), true, Broken),
+        ] {
+            assert_eq!(port(listener, held, redirects).verdict, expected, "{held:?}");
+        }
+    }
+
+    #[test]
+    fn logins() {
+        for (outcome, expected) in [
+            (Ok(Duration::from_millis(30)), Fine),
+            (Err(LoginError::Unreachable(io::ErrorKind::ConnectionRefused.into())), Broken),
+            (Err(LoginError::NotAdmitted), Broken),
+            (Err(LoginError::Dropped), Broken),
+            (Err(LoginError::Odd(Odd::Refused(-404))), Broken),
+        ] {
+            let finding = login(&("alice".into(), outcome));
+            assert!(finding.verdict == expected && finding.reason.starts_with("alice: "), "{finding:?}");
+        }
+        assert_eq!([no_login(0).verdict, no_login(3).verdict], [Warning, Warning]);
+    }
+
+    #[tokio::test]
+    async fn a_free_port_is_told_from_a_taken_one() {
+        let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        assert_eq!(held(address, &[]).await, Held::Other);
+        drop(taken);
+        assert_eq!(held(address, &[]).await, Held::Free);
+        assert_eq!(held("127.0.0.1:0".parse().unwrap(), &[]).await, Held::Later);
+        assert_eq!(
+            held("192.0.2.77:44443".parse().unwrap(), &[]).await,
+            Held::Unusable(io::ErrorKind::AddrNotAvailable)
+        );
+    }
+}

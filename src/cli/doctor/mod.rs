@@ -1,0 +1,248 @@
+//! `vizard doctor`: says whether this installation will work and be believed.
+//!
+//! Probes go out at once, each with a limit of time; what they bring back is judged by pure functions, one file for each
+//! kind of question. Nothing is changed on this machine, and no secret is printed. docs/doctor.md tells what each line
+//! means.
+//!
+//! ```text
+//! configuration ─▶ Patient ─▶ probes ─▶ Facts ─▶ findings ─▶ text or JSON, exit code
+//! ```
+
+mod centres;
+mod certificate;
+mod clock;
+mod cover;
+mod finding;
+mod front;
+mod local;
+mod login;
+mod name;
+mod patient;
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use indicatif::{MultiProgress, ProgressBar};
+
+use self::certificate::Chain;
+use self::clock::Skews;
+use self::cover::{Asker, Seen};
+use self::finding::{Check, Finding, Findings};
+use self::front::{Held, LoggedIn};
+use self::name::{Leads, Whose};
+use self::patient::Patient;
+use super::{Failure, Settings, output};
+use crate::auth::UnixTime;
+use crate::config::{self, Cover, Environment, LoadError, Loaded};
+use crate::cover::grade::{Place, grade};
+use crate::cover::profile::Profile;
+use crate::cover::visits::Learnt;
+
+/// Flags of `vizard doctor`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Log in as this user only
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Leave this check out; may be repeated
+    #[arg(long, value_name = "CHECK", value_enum)]
+    skip: Vec<Check>,
+    /// Print a JSON array instead
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Prints a line for everything that was examined, and returns the exit code: 0 fine, 1 warnings, 2 broken.
+pub fn doctor(arguments: &Arguments, environment: &Environment) -> Result<u8, Failure> {
+    let loaded = config::load(&arguments.settings.flags(), environment);
+    let mut found = vec![configuration(&loaded)];
+    if let Ok(loaded) = loaded {
+        let (patient, trouble) = Patient::of(loaded.draft, arguments.user.as_deref())?;
+        found.extend(trouble);
+        found.extend(examine(&patient, &arguments.skip)?);
+    }
+    let findings: Findings = found.into_iter().filter(|finding| !arguments.skip.contains(&finding.check)).collect();
+    output::print(if arguments.json { findings.json() } else { findings.text(output::is_colourful_terminal()) });
+    Ok(findings.verdict().exit_code())
+}
+
+fn configuration(loaded: &Result<Loaded, LoadError>) -> Finding {
+    const MEND: &str = "correct what is shown above; `vizard check` shows it again";
+    match loaded {
+        Err(LoadError::Complaints(report)) => {
+            output::report(report);
+            Finding::broken(Check::Configuration, counted(report.errors(), "mistake"), MEND)
+        }
+        Err(error) => Finding::broken(Check::Configuration, error.to_string(), "check the path and its permissions"),
+        Ok(Loaded { warnings, path, .. }) => {
+            output::report(warnings);
+            let name = path.as_ref().map_or("flags and defaults".into(), |path| path.display().to_string());
+            match warnings.complaints().len() {
+                0 => Finding::ok(Check::Configuration, format!("{name} can be used")),
+                count => {
+                    let reason = format!("{name} can be used, with {}", counted(count, "warning"));
+                    Finding::warning(Check::Configuration, reason, MEND)
+                }
+            }
+        }
+    }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("one {what}") } else { format!("{count} {what}s") }
+}
+
+fn examine(patient: &Patient, skip: &[Check]) -> Result<Vec<Finding>, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"))?;
+    let facts = runtime.block_on(Facts::gather(patient, skip));
+    // A task that waits for a name to be resolved would hold the program back.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(facts.judge(patient))
+}
+
+/// What the probes brought back; what was skipped or could not be asked is missing.
+struct Facts {
+    listeners: Vec<(SocketAddr, Held)>,
+    redirects: Vec<(SocketAddr, Held)>,
+    logins: Vec<LoggedIn>,
+    leads: Option<Leads>,
+    cover: Option<Seen>,
+    centres: Vec<centres::Asked>,
+    now: UnixTime,
+}
+
+impl Facts {
+    async fn gather(patient: &Patient, skip: &[Check]) -> Self {
+        let progress = MultiProgress::new();
+        let wants = |checks: &[Check]| checks.iter().any(|check| !skip.contains(check));
+        let front = async {
+            let listeners = match wants(&[Check::Ports, Check::Login]) {
+                true => during(&progress, "ports", held(&patient.listeners, patient)).await,
+                false => Vec::new(),
+            };
+            let ours = listeners.iter().find(|(_, held)| *held == Held::Ours).map(|(listener, _)| *listener);
+            match ours.filter(|_| wants(&[Check::Login])) {
+                Some(front) => {
+                    let logins = during(&progress, "logins", front::log_in(front, &patient.visitors)).await;
+                    (listeners, logins)
+                }
+                None => (listeners, Vec::new()),
+            }
+        };
+        let redirects = async {
+            match &patient.cover {
+                Some(Cover::Site(site)) if wants(&[Check::Ports]) => held(&site.redirect_from, patient).await,
+                _ => Vec::new(),
+            }
+        };
+        let leads = async {
+            let domain = patient.domain.as_ref().filter(|_| wants(&[Check::Name]))?;
+            Some(during(&progress, "name", name::leads(domain.as_str(), patient.host.as_deref())).await)
+        };
+        let cover = async {
+            let wanted = wants(&[Check::Cover, Check::Certificate, Check::PostQuantum, Check::Records]);
+            let (cover, domain) = patient.cover.as_ref().zip(patient.domain.as_ref()).filter(|_| wanted)?;
+            let (listeners, visitors, host) = (&patient.listeners, &patient.visitors, patient.host.as_deref());
+            let asker = Asker { listeners, visitors, host };
+            Some(during(&progress, "cover", cover::look(cover, domain, &asker)).await)
+        };
+        let centres = async {
+            match wants(&[Check::Telegram]) {
+                true => during(&progress, "data centres", centres::ask(&patient.telegram)).await,
+                false => Vec::new(),
+            }
+        };
+        let ((listeners, logins), redirects, leads, cover, centres) =
+            tokio::join!(front, redirects, leads, cover, centres);
+        Self { listeners, redirects, logins, leads, cover, centres, now: SystemTime::now().into() }
+    }
+
+    fn judge(&self, patient: &Patient) -> Vec<Finding> {
+        let mut found = patient.findings();
+        found.push(local::files(local::soft_limit(), local::hard_limit()));
+        found.extend(self.listeners.iter().map(|(listener, held)| front::port(*listener, *held, false)));
+        found.extend(self.redirects.iter().map(|(listener, held)| front::port(*listener, *held, true)));
+        match self.logins.is_empty() {
+            true => found.push(front::no_login(patient.visitors.len())),
+            false => found.extend(self.logins.iter().map(front::login)),
+        }
+        found.extend(self.centres.iter().map(centres::centre));
+        found.push(clock::clock(self.skews(patient), patient.time_window));
+        found.extend(self.judge_name(patient));
+        found.extend(self.judge_cover(patient));
+        found
+    }
+
+    /// The built-in site has the clock of this machine, which says nothing.
+    fn skews(&self, patient: &Patient) -> Skews {
+        let cover = match (&self.cover, &patient.cover) {
+            (Some(Seen::Visited(learnt)), Some(Cover::Remote(_))) => learnt.ahead,
+            _ => None,
+        };
+        Skews { cover, telegram: centres::ahead(&self.centres, self.now.0) }
+    }
+
+    fn judge_name(&self, patient: &Patient) -> Option<Finding> {
+        let (leads, domain) = self.leads.as_ref().zip(patient.domain.as_ref())?;
+        let known = name::knows_itself(patient.host.as_deref());
+        Some(name::name(domain.as_str(), patient.whose(), leads, known))
+    }
+
+    fn judge_cover(&self, patient: &Patient) -> Vec<Finding> {
+        let (Some(seen), Some(domain)) = (&self.cover, &patient.domain) else {
+            return vec![Finding::warning(
+                Check::Cover,
+                "there is no cover yet that could be looked at",
+                "start the proxy once, then ask again",
+            )];
+        };
+        match seen {
+            Seen::Ourselves => vec![cover::cover(&grade(&Profile::default(), Place::Ourselves), None)],
+            Seen::Unreachable(why) => vec![cover::cover(&grade(&Profile::default(), self.place(patient)), Some(why))],
+            Seen::Visited(learnt) => {
+                let own = patient.whose() != Whose::Cover;
+                let chain = Chain::read(&learnt.chain);
+                let mut found = certificate::certificate(chain.as_ref(), domain.as_str(), own, self.now);
+                found.extend(self.judge_visits(patient, learnt));
+                found
+            }
+        }
+    }
+
+    fn judge_visits(&self, patient: &Patient, learnt: &Learnt) -> [Finding; 3] {
+        let stable = learnt.profile.flights.values().all(|flight| flight.stable);
+        [
+            cover::cover(&grade(&learnt.profile, self.place(patient)), None),
+            cover::post_quantum(&learnt.profile),
+            cover::records(&learnt.counts, stable),
+        ]
+    }
+
+    /// Where it was not looked up, a site of one's own is taken to be here and any other elsewhere.
+    fn place(&self, patient: &Patient) -> Place {
+        let here = self.leads.as_ref().map_or(patient.whose() == Whose::Own, Leads::here);
+        if here { Place::Here } else { Place::Elsewhere }
+    }
+}
+
+async fn held(listeners: &[SocketAddr], patient: &Patient) -> Vec<(SocketAddr, Held)> {
+    let mut all = Vec::new();
+    for listener in listeners {
+        all.push((*listener, front::held(*listener, &patient.visitors).await));
+    }
+    all
+}
+
+/// Shows on a terminal what is being waited for.
+async fn during<T>(progress: &MultiProgress, what: &'static str, work: impl Future<Output = T>) -> T {
+    let bar = progress.add(ProgressBar::new_spinner().with_message(what));
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let outcome = work.await;
+    bar.finish_and_clear();
+    outcome
+}

@@ -1,0 +1,201 @@
+//! What is to be examined: the configuration, with its gaps filled as far as an earlier start of the proxy has filled
+//! them. The doctor makes nothing up: files that it made as another user would be in the way of the proxy.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::finding::{Check, Finding};
+use super::local::{self, look_at_state};
+use super::login::Visitor;
+use super::name::Whose;
+use crate::auth::{Domain, SecretTag};
+use crate::cli::Failure;
+use crate::cli::invitation::expected_listeners;
+use crate::config::embedded::CoverDraft;
+use crate::config::report::quoted;
+use crate::config::{Cover, Draft, User};
+use crate::cover::site;
+use crate::telegram;
+
+/// What is to be examined.
+pub struct Patient {
+    /// Where clients are accepted.
+    pub listeners: Vec<SocketAddr>,
+    /// Who logs in, by name; empty where the first start has still to make a user.
+    pub visitors: Vec<(String, Visitor)>,
+    /// The name of the site; missing likewise.
+    pub domain: Option<Domain>,
+    /// The cover; missing likewise.
+    pub cover: Option<Cover>,
+    /// Data centres.
+    pub telegram: telegram::Settings,
+    /// How far a client's clock may be off.
+    pub time_window: Duration,
+    /// The host that links name, where it is configured.
+    pub host: Option<String>,
+    made_up_domain: bool,
+    state_dir: PathBuf,
+    missing: Vec<String>,
+    tags: Vec<SecretTag>,
+}
+
+impl Patient {
+    /// The patient of a configuration, and what kept its gaps from being filled. Only `user` logs in, if there is one.
+    pub fn of(draft: Draft, user: Option<&str>) -> Result<(Self, Option<Finding>), Failure> {
+        let missing = gaps(&draft);
+        let (state_dir, settled) = (draft.state_dir.clone(), missing.is_empty() && draft.state_dir.is_dir());
+        let (listeners, time_window) = (expected_listeners(&draft.listen), draft.time_window);
+        let (telegram, host) = (draft.telegram.clone(), draft.link.host.clone());
+        let as_it_is = Gathered::of(&draft);
+        let (gathered, trouble) = match settled.then(|| draft.settle(&mut rand::rng())) {
+            None => (as_it_is, None),
+            Some(Ok(config)) => {
+                let made_up = config.made_up.domain;
+                (
+                    Gathered { users: config.users, domain: Some(config.domain), cover: Some(config.cover), made_up },
+                    None,
+                )
+            }
+            Some(Err(error)) => (as_it_is, Some(Finding::broken(Check::State, error.to_string(), error.mend()))),
+        };
+        let Gathered { users, domain, cover, made_up } = gathered;
+        let tags = users.iter().map(|user| SecretTag::of(user.secret.bytes())).collect();
+        let visitors = visitors(&users, domain.as_ref(), user)?;
+        let made_up_domain = made_up;
+        let patient = Self {
+            listeners,
+            visitors,
+            domain,
+            cover,
+            telegram,
+            time_window,
+            host,
+            made_up_domain,
+            state_dir,
+            missing,
+            tags,
+        };
+        Ok((patient, trouble))
+    }
+
+    /// What can be said of the state directory.
+    pub fn findings(&self) -> Vec<Finding> {
+        local::state(&self.state_dir, &look_at_state(&self.state_dir, self.missing.clone(), &self.tags))
+    }
+
+    /// Whose the domain is.
+    pub fn whose(&self) -> Whose {
+        match &self.cover {
+            _ if self.made_up_domain => Whose::MadeUp,
+            Some(Cover::Remote(_)) => Whose::Cover,
+            Some(Cover::Site(_)) | None => Whose::Own,
+        }
+    }
+}
+
+struct Gathered {
+    users: Vec<User>,
+    domain: Option<Domain>,
+    cover: Option<Cover>,
+    made_up: bool,
+}
+
+impl Gathered {
+    /// What the configuration has without the state directory.
+    fn of(draft: &Draft) -> Self {
+        let cover = match draft.cover.clone() {
+            CoverDraft::Remote(settings) => Some(Cover::Remote(settings)),
+            CoverDraft::Site {
+                certificate: Some((certificate, key)),
+                content: Some(content),
+                server_header,
+                redirect_from,
+            } => Some(Cover::Site(site::Settings { certificate, key, content, server_header, redirect_from })),
+            CoverDraft::Site { .. } => None,
+        };
+        Self { users: draft.users.clone(), domain: draft.domain.clone(), cover, made_up: false }
+    }
+}
+
+fn visitors(users: &[User], domain: Option<&Domain>, wanted: Option<&str>) -> Result<Vec<(String, Visitor)>, Failure> {
+    let Some(domain) = domain else { return Ok(Vec::new()) };
+    let chosen = users.iter().filter(|user| wanted.is_none_or(|wanted| user.name == wanted));
+    let visitor = |user: &User| (user.name.clone(), Visitor { secret: user.secret.clone(), name: domain.clone() });
+    let visitors: Vec<_> = chosen.map(visitor).collect();
+    match wanted {
+        Some(wanted) if visitors.is_empty() => {
+            let names: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
+            let next = format!("name one of these: {}", names.join(", "));
+            Err(Failure::usage(format!("there is no user {}", quoted(wanted)), next))
+        }
+        _ => Ok(visitors),
+    }
+}
+
+/// What the first start would make in the state directory and has not made yet.
+fn gaps(draft: &Draft) -> Vec<String> {
+    let folder = &draft.state_dir;
+    let has = |file: &str| exists(&folder.join(file));
+    let kept_domain = || fs::read_to_string(folder.join("domain")).ok().map(|text| text.trim().to_owned());
+    let domain = draft.domain.as_ref().map(ToString::to_string).or_else(kept_domain);
+    let (certificate, content) = match &draft.cover {
+        CoverDraft::Site { certificate, content, .. } => (certificate.is_none(), content.is_none()),
+        CoverDraft::Remote(_) => (false, false),
+    };
+    let certified = domain.is_some_and(|domain| has(&format!("self-signed-{domain}.crt")));
+    [
+        (draft.users.is_empty() && !has("secret"), "the secret"),
+        (draft.domain.is_none() && !has("domain"), "the domain"),
+        (certificate && !certified, "the certificate"),
+        (content && !has("site"), "the pages"),
+    ]
+    .into_iter()
+    .filter(|(gap, _)| *gap)
+    .map(|(_, what)| what.to_owned())
+    .collect()
+}
+
+/// What may not be looked at is there: whoever settles meets the refusal and says so.
+fn exists(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::config::{Environment, Flags, load};
+
+    fn draft(state: &Path) -> Draft {
+        let flags = Flags { state_dir: Some(state.into()), ..Flags::default() };
+        load(&flags, &Environment::default()).unwrap().draft
+    }
+
+    #[test]
+    fn nothing_is_made_up_before_the_first_start() {
+        let folder = tempfile::tempdir().unwrap();
+        for state in [folder.path().join("none"), folder.path().to_owned()] {
+            let (patient, trouble) = Patient::of(draft(&state), None).unwrap();
+            assert!(patient.visitors.is_empty() && patient.cover.is_none() && trouble.is_none());
+            assert_eq!(patient.missing.len(), 4, "{:?}", patient.missing);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn after_it_everything_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        draft(folder.path()).settle(&mut StdRng::seed_from_u64(1)).unwrap();
+        let (patient, trouble) = Patient::of(draft(folder.path()), None).unwrap();
+        assert_eq!(patient.missing, Vec::<String>::new());
+        assert!(trouble.is_none() && patient.visitors.len() == 1 && patient.cover.is_some());
+        assert_eq!(patient.whose(), Whose::MadeUp);
+        assert!(Patient::of(draft(folder.path()), Some("carol")).is_err());
+        fs::write(folder.path().join("secret"), "spoilt").unwrap();
+        assert!(Patient::of(draft(folder.path()), None).unwrap().1.is_some());
+    }
+}

@@ -1,0 +1,201 @@
+//! How well a cover hides the proxy: a grade, and every reason for its not being better.
+//!
+//! ```text
+//! A  one record, post-quantum, and the name leads to this machine
+//! B  one record, post-quantum, but the name leads elsewhere
+//! C  several records, or no post-quantum key exchange
+//! D  unreachable, the proxy itself, no TLS 1.3, HelloRetryRequest, or a flight that Telegram on iOS refuses
+//! ```
+
+use std::fmt;
+
+use super::profile::{FlightShape, Profile};
+use crate::wire::HelloClass;
+use crate::wire::class::X25519MLKEM768;
+
+/// Longest encrypted part of a first flight that Telegram on iOS takes (docs/protocol.md, "The flight").
+pub const IOS_FLIGHT: usize = 10_240;
+
+/// How well a cover hides the proxy. The order is from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// Nothing to be better at.
+    A,
+    /// Anybody may look up that the name belongs elsewhere.
+    B,
+    /// The first flight looks unlike the cover's, or unlike that of most sites today.
+    C,
+    /// Clients cannot use it, or it gives the proxy away.
+    D,
+}
+
+impl fmt::Display for Grade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Where a cover is, seen from the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Its name leads to the address of the proxy.
+    Here,
+    /// Its name leads elsewhere, or nowhere.
+    Elsewhere,
+    /// It is the proxy itself, and a visit would never end.
+    Ourselves,
+}
+
+/// A reason for a cover's not being better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// The cover is the proxy.
+    Ourselves,
+    /// No visit succeeded.
+    Unreachable,
+    /// A hello that offers TLS 1.3 is answered with an older version.
+    OldTls,
+    /// A hello is answered with a HelloRetryRequest, which clients refuse.
+    Retry,
+    /// The encrypted part of the flight has this many bytes.
+    LongFlight(usize),
+    /// The encrypted part of the flight has this many records, which are joined into one for clients.
+    SeveralRecords(usize),
+    /// A post-quantum share is not taken up.
+    NoPostQuantum,
+    /// The name leads elsewhere.
+    Elsewhere,
+}
+
+impl Flaw {
+    /// The best grade that a cover with this flaw can have.
+    pub fn grade(self) -> Grade {
+        match self {
+            Self::Ourselves | Self::Unreachable | Self::OldTls | Self::Retry | Self::LongFlight(_) => Grade::D,
+            Self::SeveralRecords(_) | Self::NoPostQuantum => Grade::C,
+            Self::Elsewhere => Grade::B,
+        }
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ourselves => f.write_str("it is this proxy itself"),
+            Self::Unreachable => f.write_str("it cannot be reached"),
+            Self::OldTls => f.write_str("it does not speak TLS 1.3"),
+            Self::Retry => f.write_str("it answers with a HelloRetryRequest, which clients refuse"),
+            Self::LongFlight(bytes) => write!(f, "its first flight of {bytes} bytes is too long for Telegram on iOS"),
+            Self::SeveralRecords(count) => {
+                write!(f, "its first flight has {count} encrypted records, which clients must get as one")
+            }
+            Self::NoPostQuantum => f.write_str("it does not take up a post-quantum key share"),
+            Self::Elsewhere => f.write_str("its name does not lead to this machine, which anybody can look up"),
+        }
+    }
+}
+
+/// A grade with its reasons, the worst first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Graded {
+    /// The grade that the worst flaw leaves.
+    pub grade: Grade,
+    /// Everything that keeps the cover from being better.
+    pub flaws: Vec<Flaw>,
+}
+
+/// Grades what visits have taught. A profile without a flight is that of a cover that could not be reached.
+pub fn grade(profile: &Profile, place: Place) -> Graded {
+    let mut flaws = match (place, profile.flights.is_empty()) {
+        (Place::Ourselves, _) => vec![Flaw::Ourselves],
+        (_, true) => vec![Flaw::Unreachable],
+        _ => flaws_of_flights(profile),
+    };
+    if place == Place::Elsewhere {
+        flaws.push(Flaw::Elsewhere);
+    }
+    flaws.sort_by_key(|flaw| std::cmp::Reverse(flaw.grade()));
+    let grade = flaws.first().map_or(Grade::A, |flaw| flaw.grade());
+    Graded { grade, flaws }
+}
+
+fn flaws_of_flights(profile: &Profile) -> Vec<Flaw> {
+    let flights = || profile.flights.values();
+    let modern = || flights().filter(|flight| flight.version == TLS13);
+    let longest = modern().map(payload).max().unwrap_or_default();
+    let records = modern().map(|flight| flight.records.len()).max().unwrap_or_default();
+    let declines = |(label, flight): (&String, &FlightShape)| offers_hybrid(label) && flight.group != X25519MLKEM768;
+    let hybrid = profile.flights.keys().any(|label| offers_hybrid(label));
+    let found = [
+        (modern().count() < flights().count(), Flaw::OldTls),
+        (flights().any(|flight| flight.retry), Flaw::Retry),
+        (longest > IOS_FLIGHT, Flaw::LongFlight(longest)),
+        (records > 1, Flaw::SeveralRecords(records)),
+        (!hybrid || profile.flights.iter().any(declines), Flaw::NoPostQuantum),
+    ];
+    found.into_iter().filter_map(|(has, flaw)| has.then_some(flaw)).collect()
+}
+
+/// What clients get in one record.
+fn payload(flight: &FlightShape) -> usize {
+    flight.records.iter().map(|record| usize::from(*record)).sum()
+}
+
+fn offers_hybrid(label: &str) -> bool {
+    matches!(label.parse(), Ok(HelloClass::ChromeHybrid | HelloClass::SafariHybrid))
+}
+
+const TLS13: u16 = 0x0304;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const X25519: u16 = 0x001d;
+
+    fn flight(group: u16, records: &[u16]) -> FlightShape {
+        FlightShape { version: TLS13, group, records: records.to_vec(), ..FlightShape::default() }
+    }
+
+    fn profile(flights: &[(HelloClass, FlightShape)]) -> Profile {
+        let flights = flights.iter().map(|(class, flight)| (class.label().to_owned(), flight.clone())).collect();
+        Profile { flights, ..Profile::default() }
+    }
+
+    #[test]
+    fn grades_and_their_reasons() {
+        use Flaw::*;
+        use HelloClass::{ChromeHybrid, Padded517};
+        let good = || (ChromeHybrid, flight(X25519MLKEM768, &[2000]));
+        let classical = (Padded517, flight(X25519, &[2000]));
+        let old = (Padded517, FlightShape { version: 0x0303, ..FlightShape::default() });
+        let retry = (Padded517, FlightShape { retry: true, ..flight(X25519, &[2000]) });
+        for (flights, place, grade_, flaws) in [
+            (vec![good(), classical.clone()], Place::Here, Grade::A, vec![]),
+            (vec![good()], Place::Elsewhere, Grade::B, vec![Elsewhere]),
+            (vec![(ChromeHybrid, flight(X25519, &[2000]))], Place::Here, Grade::C, vec![NoPostQuantum]),
+            (vec![classical.clone()], Place::Here, Grade::C, vec![NoPostQuantum]),
+            (
+                vec![(ChromeHybrid, flight(X25519, &[27, 900, 300, 53]))],
+                Place::Elsewhere,
+                Grade::C,
+                vec![SeveralRecords(4), NoPostQuantum, Elsewhere],
+            ),
+            (vec![(ChromeHybrid, flight(X25519MLKEM768, &[10_240]))], Place::Here, Grade::A, vec![]),
+            (vec![(ChromeHybrid, flight(X25519MLKEM768, &[10_241]))], Place::Here, Grade::D, vec![LongFlight(10_241)]),
+            (
+                vec![(ChromeHybrid, flight(X25519MLKEM768, &[10_000, 241]))],
+                Place::Here,
+                Grade::D,
+                vec![LongFlight(10_241), SeveralRecords(2)],
+            ),
+            (vec![good(), retry], Place::Here, Grade::D, vec![Retry]),
+            (vec![good(), old], Place::Here, Grade::D, vec![OldTls]),
+            (vec![], Place::Here, Grade::D, vec![Unreachable]),
+            (vec![], Place::Elsewhere, Grade::D, vec![Unreachable, Elsewhere]),
+            (vec![good()], Place::Ourselves, Grade::D, vec![Ourselves]),
+        ] {
+            assert_eq!(grade(&profile(&flights), place), Graded { grade: grade_, flaws }, "{flights:?}");
+        }
+    }
+}
