@@ -57,10 +57,10 @@ finish() {
 }
 
 packages() {
-    local wanted=("${PACKAGES[@]}") missing=() package
-    if [[ -e tests/container/packages.txt ]]; then
-        mapfile -t -O "${#wanted[@]}" wanted <tests/container/packages.txt
-    fi
+    local wanted=("${PACKAGES[@]}") missing=() package list
+    for list in tests/*/packages.txt; do
+        mapfile -t -O "${#wanted[@]}" wanted <"$list"
+    done
     if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then wanted+=(python3-venv); fi
     if ! command -v dpkg-query apt-get >/dev/null; then
         echo "no apt here; the tests need what these packages of Debian hold: ${wanted[*]}"

@@ -69,6 +69,8 @@ pub struct Lineup {
     pub relay: SocketAddr,
     pub proxy: SocketAddr,
     pub limit: Duration,
+    /// The cover sends its encrypted flight as one record, so nothing is joined, neither by the proxy nor here.
+    pub one_record: bool,
 }
 
 /// Outcome of a comparison.
@@ -163,7 +165,9 @@ async fn judge(probe: &Probe, lineup: Lineup, seed: u64) -> Outcome {
 
 /// All three at once, begun in random order, so that they share whatever the machine is busy with.
 async fn round_of(probe: &Probe, lineup: Lineup, seed: u64) -> [Transcript; 3] {
-    let script = Arc::new(probe.script(seed));
+    let mut script = probe.script(seed);
+    script.join &= !lineup.one_record;
+    let script = Arc::new(script);
     let targets = [lineup.cover, lineup.relay, lineup.proxy];
     let mut order = [0, 1, 2];
     Dice::new(seed).shuffle(&mut order);
