@@ -37,18 +37,35 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bulk_comes_in_the_records_of_the_built_in_site() {
-    bulk_comes_in_the_records_of(Kind::Site).await;
+    bulk_comes_in_the_records_of(Kind::Site, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bulk_comes_in_the_records_of_nginx() {
-    bulk_comes_in_the_records_of(Kind::Nginx).await;
+    bulk_comes_in_the_records_of(Kind::Nginx, &[]).await;
 }
 
-async fn bulk_comes_in_the_records_of(kind: Kind) {
+#[tokio::test(flavor = "multi_thread")]
+async fn bulk_comes_in_the_records_of_a_cover_that_has_small_ones() {
+    bulk_comes_in_the_records_of(Kind::SmallRecords, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "over HTTP/2 the site puts a small record between the full ones, a session does not"]
+async fn bulk_comes_in_the_records_of_the_built_in_site_over_http_2() {
+    bulk_comes_in_the_records_of(Kind::Site, &PROTOCOLS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "over HTTP/2 nginx puts small records between the full ones, a session does not"]
+async fn bulk_comes_in_the_records_of_nginx_over_http_2() {
+    bulk_comes_in_the_records_of(Kind::Nginx, &PROTOCOLS).await;
+}
+
+async fn bulk_comes_in_the_records_of(kind: Kind, protocols: &[&str]) {
     let dc = MockDc::start(Role::Pour(20, BULK)).await;
     let Some(stage) = with_bulk(kind, &dc).await else { return };
-    let cover = Visit::start(&stage.origin, stage.cover, &[]).await.fetch("/bulk.bin").await;
+    let cover = Visit::start(&stage.origin, stage.cover, protocols).await.fetch("/bulk.bin").await;
     let session = whole_session(&stage).await;
     let apart = distance(&cover, &session);
     let shown = format!("cover   {}\nsession {}", summary(&cover), summary(&session));

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs, io};
+use std::{env, fs, io, thread};
 
 use serde_json::Value;
 
@@ -158,7 +158,8 @@ impl<'w> Desktop<'w> {
         let mut command = self.world.python(Place::Client, "tdesktop.py");
         command.args(["--link", &format!("tg://proxy?server={server}&port={port}&secret={secret}"), "--dc-log"]);
         command.arg(&self.telegram.log).arg("--public-key").arg(&self.telegram.public_key);
-        command.arg("--screenshot").arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("telegram-desktop.png"));
+        let picture = format!("{}.png", thread::current().name().unwrap_or("telegram-desktop"));
+        command.arg("--screenshot").arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join(picture));
         let output = command.output().unwrap();
         let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         eprintln!("{}\n{}", told[0], told[1]);

@@ -23,6 +23,8 @@ use super::vizard::{Setup, Vizard};
 pub enum Kind {
     /// A real nginx elsewhere.
     Nginx,
+    /// The same with small records, as some set it for the sake of the first byte's time.
+    SmallRecords,
     /// The built-in site.
     Site,
     /// A server on OpenSSL 3.5.
@@ -39,11 +41,11 @@ impl Kind {
 
     /// Whether it takes a post-quantum share.
     pub fn post_quantum(self) -> bool {
-        self != Self::Nginx
+        matches!(self, Self::Site | Self::Node | Self::Boring)
     }
 }
 
-/// Every kind.
+/// One of every TLS library.
 pub const ALL: [Kind; 4] = [Kind::Nginx, Kind::Site, Kind::Node, Kind::Boring];
 
 /// The covers that operators have most, for tests of everything that is not TLS.
@@ -89,9 +91,10 @@ impl Stage {
     pub async fn with(kind: Kind, origin: Origin, arrange: impl FnOnce(Setup) -> Setup) -> Option<Self> {
         let state = tempfile::tempdir().expect("a temporary folder");
         let (addr, cover, setup) = match kind {
-            Kind::Nginx => {
+            Kind::Nginx | Kind::SmallRecords => {
                 let uploads = Sink::start().await;
-                let nginx = Nginx::start(&origin, uploads.addr).await?;
+                let more = if kind == Kind::SmallRecords { "ssl_buffer_size 4k;" } else { "" };
+                let nginx = Nginx::start_with(&origin, uploads.addr, more).await?;
                 let setup = Setup::new(state.path(), &nginx.addr.to_string());
                 (nginx.addr, Cover::Nginx { _nginx: nginx, _uploads: uploads }, setup)
             }

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -61,19 +63,47 @@ impl Visit {
         self.sizes()
     }
 
-    /// Fetches a file over HTTP/1.1 on a connection that is then closed: all records behind the handshake.
-    pub async fn fetch(mut self, path: &str) -> Vec<usize> {
+    /// Fetches a file over the protocol agreed on: all records behind the handshake. A connection of HTTP/1.1 ends with
+    /// the answer, one of HTTP/2 is left open.
+    pub async fn fetch(self, path: &str) -> Vec<usize> {
+        let two = self.tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let fetch = async { if two { self.fetch_by_two(path).await } else { self.fetch_by_one(path).await } };
+        timeout(PATIENCE, fetch).await.expect("an answer in time")
+    }
+
+    async fn fetch_by_one(mut self, path: &str) -> Vec<usize> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
         self.tls.write_all(request.as_bytes()).await.expect("writes");
         let mut answer = Vec::new();
-        timeout(PATIENCE, self.tls.read_to_end(&mut answer)).await.expect("in time").expect("a close alert");
+        self.tls.read_to_end(&mut answer).await.expect("a close alert");
         assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer[..answer.len().min(100)]));
         self.sizes()
     }
 
-    fn sizes(&self) -> Vec<usize> {
-        self.records.lock().expect("no panic while counting").sizes[self.handshake..].to_vec()
+    async fn fetch_by_two(self, path: &str) -> Vec<usize> {
+        let Self { tls, records, handshake } = self;
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let client = hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(tls)).await;
+        let (mut sender, connection) = client.expect("settings");
+        tokio::spawn(connection);
+        let uri = format!("https://{NAME}{path}");
+        let request = hyper::Request::get(uri).body(Empty::<Bytes>::new()).expect("a request");
+        let answer = sender.send_request(request).await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        let mut body = answer.into_body();
+        while let Some(frame) = body.frame().await {
+            frame.expect("a whole body");
+        }
+        sizes(&records, handshake)
     }
+
+    fn sizes(&self) -> Vec<usize> {
+        sizes(&self.records, self.handshake)
+    }
+}
+
+fn sizes(records: &Mutex<Records>, handshake: usize) -> Vec<usize> {
+    records.lock().expect("no panic while counting").sizes[handshake..].to_vec()
 }
 
 /// Payload sizes of records as their bytes come.
