@@ -38,7 +38,7 @@ fn main() -> Result<(), Failure> {
 }
 
 fn acceptor(certificate: &str, key: &str) -> Result<SslAcceptor, Failure> {
-    let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
+    let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
     builder.set_private_key_file(key, SslFiletype::PEM)?;
     builder.set_certificate_chain_file(certificate)?;
     builder.set_curves_list("X25519MLKEM768:X25519:P-256:P-384")?;
