@@ -7,13 +7,17 @@ use std::time::Duration;
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use support::browser::{self, Visitor};
+use support::dice::Dice;
 use support::fake_tls::End;
+use support::hello::capture;
 use support::origin::{BIG, Origin, PAGE};
 use support::probe::compare;
 use support::raw_cover::{RawCover, misread_closes};
-use support::stage::{BOTH, Kind, Stage};
+use support::stage::{ALL, BOTH, Kind, Stage};
 use support::vizard::Setup;
 use support::{KEY, corpus};
+use vizard::audit::probe::{Script, Step, play};
+use vizard::audit::transcript::Piece;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_is_all_that_a_prober_sees() {
@@ -25,6 +29,36 @@ async fn nginx_is_all_that_a_prober_sees() {
 async fn built_in_site_is_all_that_a_prober_sees() {
     let stage = Stage::start(Kind::Site).await.expect("the site needs nothing installed");
     compare(corpus::all(), stage.lineup(Duration::from_secs(8))).await.expect_none();
+}
+
+/// OpenSSL 3.5 takes the share that current browsers prefer, and sends its encrypted flight in several records.
+#[tokio::test(flavor = "multi_thread")]
+async fn node_is_all_that_a_prober_sees() {
+    let Some(stage) = Stage::start(Kind::Node).await else { return };
+    compare(corpus::all(), stage.lineup(Duration::from_secs(6))).await.expect_none();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boring_site_is_all_that_a_prober_sees() {
+    let Some(stage) = Stage::start(Kind::Boring).await else { return };
+    compare(corpus::all(), stage.lineup(Duration::from_secs(6))).await.expect_none();
+}
+
+/// The four covers differ in what the tables above could stumble over: records in a flight, and the group.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_covers_are_what_they_are_there_for() {
+    for kind in ALL {
+        let Some(stage) = Stage::start(kind).await else { continue };
+        let hello = capture("tdlib-1.8.69-1").parts().fresh(&mut Dice::unseen()).fresh_shares().record();
+        let script = Script { steps: vec![Step::Send(hello), Step::AwaitFlight, Step::Reset], ..Script::default() };
+        let pieces = play(&script, stage.cover, Duration::from_secs(6)).await.pieces;
+        let records = pieces.iter().filter(|piece| matches!(piece, Piece::Record { kind: 23, .. })).count();
+        assert_eq!(records == 1, kind.one_record(), "{kind:?} sends {records} records");
+        let Some(Piece::Record { body, .. }) = pieces.first() else { panic!("{kind:?} does not answer") };
+        // The group and length of the share.
+        let hybrid = body.contains(":11ec0460");
+        assert_eq!(hybrid, kind.post_quantum(), "{kind:?}: {body}");
+    }
 }
 
 /// The built-in site waits a minute for a handshake, longer than the whole table should take.

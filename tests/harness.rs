@@ -131,7 +131,9 @@ async fn nginx_against(fault: Fault, probes: Vec<Probe>) -> Option<Report> {
     let relay = Relay::start(nginx.addr, Fault::None).await.expect("a free port");
     let proxy = Relay::start(nginx.addr, fault).await.expect("a free port");
     assert!(LIMIT > nginx::TIMEOUT + Duration::from_secs(2));
-    Some(compare(probes, Lineup { cover: nginx.addr, relay: relay.addr, proxy: proxy.addr, limit: LIMIT }).await)
+    let (relay, proxy) = (&relay.addr, &proxy.addr);
+    let lineup = Lineup { cover: nginx.addr, relay: *relay, proxy: *proxy, limit: LIMIT, one_record: false };
+    Some(compare(probes, lineup).await)
 }
 
 #[tokio::test(flavor = "multi_thread")]

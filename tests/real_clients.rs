@@ -1,8 +1,9 @@
 //! Real Telegram software reaches Telegram through `vizard run`.
 //!
-//! The client is TDLib, the library inside Telegram's own applications; the proxy is the program that ships; between
-//! them and around them is a small Internet made of network namespaces, with a data centre that speaks enough of
-//! MTProto for TDLib to log in and move files. Each test has an Internet of its own, so they run side by side.
+//! The client is TDLib, the library inside Telegram's own applications, or Telegram Desktop, which has a library of its
+//! own; the proxy is the program that ships; between them and around them is a small Internet made of network namespaces,
+//! with a data centre that speaks enough of MTProto for TDLib to log in and move files. Each test has an Internet of its
+//! own, so they run side by side.
 //!
 //! `tests/run.sh` installs what this needs. Without it the tests are skipped with a note, and fail where `CI` is set.
 
@@ -15,7 +16,7 @@ mod world;
 
 use std::net::Ipv4Addr;
 
-use cast::{IPV4, IPV6, Link, Nginx, Proxy, Tdlib, Telegram};
+use cast::{Desktop, IPV4, IPV6, Link, Nginx, Proxy, Tdlib, Telegram};
 use world::{Place, World};
 
 const EVERYTHING: &str = "ping,test,session,files";
@@ -78,6 +79,29 @@ fn tdlib_moves_files_before_nginx() {
     let _nginx = Nginx::open(&world);
     let proxy = Proxy::open(&world, REMOTE, &[]);
     Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&LARGE).passes(EVERYTHING);
+    proxy.close();
+}
+
+/// It closes a connection on which it meets a frame that it does not know, and comes again; so one that stays shows
+/// that everything the proxy adds to the stream is welcome.
+#[test]
+fn telegram_desktop_stays_behind_the_built_in_site() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let Some(desktop) = Desktop::find(&world, &telegram) else { return };
+    let proxy = Proxy::open(&world, "site", &[]);
+    desktop.stays_behind(&proxy.link(IPV4));
+    proxy.close();
+}
+
+#[test]
+fn telegram_desktop_stays_before_nginx() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let Some(desktop) = Desktop::find(&world, &telegram) else { return };
+    let _nginx = Nginx::open(&world);
+    let proxy = Proxy::open(&world, REMOTE, &[]);
+    desktop.stays_behind(&proxy.link(IPV4));
     proxy.close();
 }
 

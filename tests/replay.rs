@@ -150,12 +150,9 @@ async fn forged_hellos_spend_nothing() {
     assert_eq!(session.down.end().await, End::Fin);
 }
 
-/// What a client makes of the cover's own flight: nginx sends several encrypted records, the site one.
+/// What a client makes of the cover's own flight.
 fn turned_away(kind: Kind) -> Refused {
-    match kind {
-        Kind::Nginx => Refused::TooMuch,
-        Kind::Site => Refused::Digest,
-    }
+    if kind.one_record() { Refused::Digest } else { Refused::TooMuch }
 }
 
 fn login() -> Login {

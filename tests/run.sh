@@ -5,8 +5,9 @@
 #   bash tests/run.sh --quick    installs nothing and leaves out the image and real Telegram software; other tests
 #                                skip themselves where a program is missing
 #
-# Takes the packages below by apt, with sudo unless it is root, and TDLib by pip into the target folder. Nothing that it
-# installs is left running. Only the test of the image needs root, and only that gets it.
+# Takes the packages below by apt, with sudo unless it is root, and TDLib and Node by pip into the target folder, where a
+# cover on BoringSSL is built too. Nothing that it installs is left running. Only the test of the image needs root, and
+# only that gets it.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,6 +27,7 @@ main() {
     else
         phase packages
         phase telegram
+        phase boring
         # From here on a test that lacks something fails instead of skipping itself.
         export CI=${CI:-true}
     fi
@@ -57,10 +59,10 @@ finish() {
 }
 
 packages() {
-    local wanted=("${PACKAGES[@]}") missing=() package
-    if [[ -e tests/container/packages.txt ]]; then
-        mapfile -t -O "${#wanted[@]}" wanted <tests/container/packages.txt
-    fi
+    local wanted=("${PACKAGES[@]}") missing=() package list
+    for list in tests/*/packages.txt; do
+        mapfile -t -O "${#wanted[@]}" wanted <"$list"
+    done
     if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then wanted+=(python3-venv); fi
     if ! command -v dpkg-query apt-get >/dev/null; then
         echo "no apt here; the tests need what these packages of Debian hold: ${wanted[*]}"
@@ -98,6 +100,15 @@ as_root() {
 
 telegram() {
     bash tests/real_clients/venv.sh "$TARGET/venv"
+}
+
+# A package of its own, so that nobody else compiles BoringSSL. It takes minutes the first time.
+boring() {
+    local manifest=(--manifest-path tests/boring_cover/Cargo.toml)
+    local options=("${manifest[@]}" --target-dir "$TARGET/boring_cover" --locked)
+    cargo fmt "${manifest[@]}" --check
+    cargo clippy "${options[@]}" -- -D warnings
+    cargo build "${options[@]}"
 }
 
 formatting() {

@@ -24,6 +24,8 @@ pub struct Lineup {
     pub proxy: SocketAddr,
     /// How long a quick probe waits for an end.
     pub limit: Duration,
+    /// The cover sends its encrypted flight as one record, so nothing is joined, neither by the proxy nor here.
+    pub one_record: bool,
 }
 
 /// How to compare.
@@ -149,7 +151,9 @@ async fn judge(probe: &Probe, plan: &Plan) -> Verdict {
 
 /// All three at once, begun in random order, so that they share whatever the machine is busy with.
 async fn round_of(probe: &Probe, plan: &Plan, seed: u64) -> [Transcript; 3] {
-    let script = Arc::new(probe.script(seed, &plan.subject));
+    let mut script = probe.script(seed, &plan.subject);
+    script.join &= !plan.lineup.one_record;
+    let script = Arc::new(script);
     let targets = [plan.lineup.cover, plan.lineup.relay, plan.lineup.proxy];
     let limit = if probe.pace == Pace::Patient { PATIENCE } else { plan.lineup.limit };
     let mut order = [0, 1, 2];

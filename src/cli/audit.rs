@@ -17,6 +17,7 @@ use crate::audit::report::{Report, Verdict};
 use crate::audit::run::Choice;
 use crate::audit::{html, run as audits};
 use crate::config::{Config, Cover, Environment, User, units};
+use crate::cover::remote::Remote;
 
 /// Flags of `vizard audit`.
 #[derive(clap::Args)]
@@ -108,6 +109,15 @@ fn user<'a>(arguments: &Arguments, config: &'a Config) -> Result<&'a User, Failu
     })
 }
 
+/// Whether the cover's encrypted flight is one record, so that clients can be shown exactly that.
+async fn one_record(config: &Config) -> bool {
+    let Cover::Remote(settings) = &config.cover else { return true };
+    let remote = Remote::new(settings.clone());
+    let found = remote.resolve(&[]).await.is_ok();
+    let cover = crate::cover::Cover::remote(remote, config.domain.clone(), None);
+    found && cover.glance().await.is_ok_and(|flight| flight.records == 1)
+}
+
 async fn compare(
     arguments: &Arguments,
     choice: &Choice,
@@ -128,7 +138,7 @@ async fn compare(
     let limit = LIMITS[usize::from(!choice.fast)];
     let plan = Plan {
         subject: Subject { key: *user.secret.bytes(), name: config.domain.as_str().to_owned(), dc: NOWHERE },
-        lineup: Lineup { cover: cover.addr, relay: relay.addr, proxy, limit },
+        lineup: Lineup { cover: cover.addr, relay: relay.addr, proxy, limit, one_record: one_record(config).await },
         // Short enough to be typed.
         seed: arguments.seed.unwrap_or_else(|| Dice::unseen().number() % 1_000_000),
         rounds: arguments.rounds,

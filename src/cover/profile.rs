@@ -47,6 +47,9 @@ pub struct VisitShape {
     /// Payload sizes of the records that come by themselves once the client's Finished has arrived: session tickets and
     /// HTTP/2 settings.
     pub after_finished: Vec<u16>,
+    /// The same for several visits: covers differ from visit to visit, and a client is shown one of what they showed.
+    #[serde(default)]
+    pub greetings: Vec<Vec<u16>>,
     /// How long after the client's Finished the first of them came, in milliseconds.
     pub after_finished_ms: u64,
     /// Payload sizes of successive records in the midst of a large answer; empty if the cover has none to offer.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use rand::seq::IndexedRandom;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tracing::{Span, debug, field, info, warn};
@@ -30,8 +31,9 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: P
         Manner { close_alert: visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert), filler: rand::random };
     let pattern = Pattern::seen(visit.map_or(&[], |visit| &visit.bulk));
     let fills = server.settings.fillers.contains(&admission.class());
-    let tickets = visit.filter(|_| fills).map_or(&[][..], |visit| &visit.after_finished);
-    let (down, filler) = Downlink::behind_filler(opened.down, pattern, tickets, rand::random);
+    let greeting = visit.filter(|_| fills).and_then(|visit| visit.greetings.choose(&mut rand::rng()));
+    let (down, filler) =
+        Downlink::behind_filler(opened.down, pattern, greeting.map_or(&[][..], |sizes| sizes), rand::random);
     if client.write_all(&filler).await.is_err() {
         return debug!("the client left right behind its header");
     }

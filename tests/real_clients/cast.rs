@@ -1,9 +1,10 @@
-//! Who plays in these tests: the data centre, TDLib, the proxy, and sites that it stands before.
+//! Who plays in these tests: the data centre, TDLib, Telegram Desktop, the proxy, and sites that it stands before.
 
-use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs, io, thread};
 
 use serde_json::Value;
 
@@ -128,6 +129,41 @@ impl<'w> Tdlib<'w> {
     pub fn passes(self, checks: &str) {
         let report = self.check(checks);
         checks.split(',').for_each(|check| assert_eq!(report[check]["ok"], true, "{check} failed"));
+    }
+}
+
+/// Telegram Desktop, as Debian has it.
+pub struct Desktop<'w> {
+    world: &'w World,
+    telegram: &'w Telegram,
+}
+
+impl<'w> Desktop<'w> {
+    /// `None` with a note where it, or what shows it, is not installed; where `CI` is set that is a failure.
+    pub fn find(world: &'w World, telegram: &'w Telegram) -> Option<Self> {
+        let programs = ["telegram-desktop", "Xvfb", "xdotool"].map(|name| format!("/usr/bin/{name}"));
+        let missing = programs.iter().find(|program| !Path::new(program).exists());
+        if let Some(program) = missing {
+            assert!(env::var_os("CI").is_none(), "{program} is not installed");
+            // Past the test runner, which keeps what a passing test prints to itself.
+            let _ = writeln!(io::stderr(), "skipped: {program} is not installed");
+            return None;
+        }
+        Some(Self { world, telegram })
+    }
+
+    /// Has it connect through the proxy, agree on a key, ask for things and ping, all over one connection that stays.
+    pub fn stays_behind(&self, link: &Link) {
+        let Link { server, port, secret } = link;
+        let mut command = self.world.python(Place::Client, "tdesktop.py");
+        command.args(["--link", &format!("tg://proxy?server={server}&port={port}&secret={secret}"), "--dc-log"]);
+        command.arg(&self.telegram.log).arg("--public-key").arg(&self.telegram.public_key);
+        let picture = format!("{}.png", thread::current().name().unwrap_or("telegram-desktop"));
+        command.arg("--screenshot").arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join(picture));
+        let output = command.output().unwrap();
+        let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        eprintln!("{}\n{}", told[0], told[1]);
+        assert!(output.status.success(), "Telegram Desktop does not stay behind the proxy");
     }
 }
 

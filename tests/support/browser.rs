@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -62,12 +62,7 @@ pub struct Visitor {
 
 impl Visitor {
     pub fn new(origin: &Origin, version: &'static SupportedProtocolVersion) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(origin.certificate()).expect("a certificate")).expect("a root");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]);
-        let config = builder.expect("a version").with_root_certificates(roots).with_no_client_auth();
-        Self { config: Arc::new(config) }
+        Self { config: Arc::new(config(origin, version)) }
     }
 
     /// Loads `/`, stays on the line for `stay`, and tells how the handshake went, the answer, the end and its time.
@@ -91,4 +86,14 @@ impl Visitor {
         let kind = tls.get_ref().1.handshake_kind().expect("a finished handshake");
         (kind, String::from_utf8_lossy(&answer).into_owned(), end, start.elapsed())
     }
+}
+
+/// Trusts the certificate of `origin`, and prefers the cipher that browsers and clients of ours prefer.
+pub fn config(origin: &Origin, version: &'static SupportedProtocolVersion) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(origin.certificate()).expect("a certificate")).expect("a root");
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[version]);
+    builder.expect("a version").with_root_certificates(roots).with_no_client_auth()
 }

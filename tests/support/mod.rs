@@ -15,7 +15,9 @@ pub mod obfuscated;
 pub mod origin;
 pub mod probe;
 pub mod raw_cover;
+pub mod server;
 pub mod stage;
+pub mod tap;
 pub mod toy;
 pub mod vizard;
 

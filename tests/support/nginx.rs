@@ -22,13 +22,18 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// `None` where nginx is not installed.
+    /// As it comes. `None` where nginx is not installed.
     pub async fn start(origin: &Origin, uploads: SocketAddr) -> Option<Self> {
+        Self::start_with(origin, uploads, "").await
+    }
+
+    /// With more directives for its site.
+    pub async fn start_with(origin: &Origin, uploads: SocketAddr, more: &str) -> Option<Self> {
         if !super::installed(BINARY) {
             return None;
         }
         for _ in 0..10 {
-            if let Some(nginx) = Self::attempt(origin, uploads).await {
+            if let Some(nginx) = Self::attempt(origin, uploads, more).await {
                 return Some(nginx);
             }
         }
@@ -36,11 +41,12 @@ impl Nginx {
     }
 
     /// The port is free when it is chosen; `None` if somebody else has taken it before nginx could.
-    async fn attempt(origin: &Origin, uploads: SocketAddr) -> Option<Self> {
+    async fn attempt(origin: &Origin, uploads: SocketAddr, more: &str) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let addr = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
         let file = dir.path().join("nginx.conf");
-        std::fs::write(&file, configuration(dir.path(), origin, addr, uploads)).expect("writes the configuration");
+        std::fs::write(&file, configuration(dir.path(), origin, addr, uploads, more))
+            .expect("writes the configuration");
         let mut command = Command::new(BINARY);
         command.arg("-p").arg(dir.path()).arg("-c").arg(&file).arg("-e").arg(dir.path().join("error.log"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
@@ -67,7 +73,7 @@ impl Drop for Nginx {
 }
 
 /// One process, so that ending the child ends nginx.
-fn configuration(dir: &Path, origin: &Origin, addr: SocketAddr, uploads: SocketAddr) -> String {
+fn configuration(dir: &Path, origin: &Origin, addr: SocketAddr, uploads: SocketAddr, more: &str) -> String {
     let (dir, seconds) = (dir.display(), TIMEOUT.as_secs());
     let (certificate, key) = (origin.certificate(), origin.key());
     let (certificate, key, folder) = (certificate.display(), key.display(), origin.folder());
@@ -83,7 +89,7 @@ fn configuration(dir: &Path, origin: &Origin, addr: SocketAddr, uploads: SocketA
             ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;
             ssl_session_cache shared:tickets:1m;
             server {{
-                listen {addr} ssl http2; server_name {NAME}; root {folder};
+                listen {addr} ssl http2; server_name {NAME}; root {folder}; {more}
                 location /upload {{
                     proxy_pass http://{uploads}; proxy_request_buffering off; proxy_http_version 1.1;
                 }}

@@ -13,17 +13,40 @@ use super::nginx::Nginx;
 use super::origin::{Origin, Sink};
 use super::probe::Lineup;
 use super::relay::{Fault, Relay};
+use super::server::Server;
 use super::vizard::{Setup, Vizard};
 
-/// The two kinds of cover.
+/// The kinds of cover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A real nginx elsewhere.
     Nginx,
+    /// The same with small records, as some set it for the sake of the first byte's time.
+    SmallRecords,
     /// The built-in site.
     Site,
+    /// A server on OpenSSL 3.5.
+    Node,
+    /// A server on BoringSSL.
+    Boring,
 }
 
+impl Kind {
+    /// Whether its encrypted flight is one record, so that clients can be shown exactly that.
+    pub fn one_record(self) -> bool {
+        matches!(self, Self::Site | Self::Boring)
+    }
+
+    /// Whether it takes a post-quantum share.
+    pub fn post_quantum(self) -> bool {
+        matches!(self, Self::Site | Self::Node | Self::Boring)
+    }
+}
+
+/// One of every TLS library.
+pub const ALL: [Kind; 4] = [Kind::Nginx, Kind::Site, Kind::Node, Kind::Boring];
+
+/// The covers that operators have most, for tests of everything that is not TLS.
 pub const BOTH: [Kind; 2] = [Kind::Nginx, Kind::Site];
 
 /// Everything that a comparison needs; all of it ends with this value.
@@ -34,16 +57,18 @@ pub struct Stage {
     pub relay: Relay,
     pub origin: Origin,
     pub state: TempDir,
+    kind: Kind,
     _cover: Cover,
 }
 
 enum Cover {
     Nginx { _nginx: Nginx, _uploads: Sink },
     Site { _site: Target },
+    Server { _server: Server },
 }
 
 impl Stage {
-    /// `None` where nginx is wanted and not installed.
+    /// `None` where the wanted cover is not installed.
     pub async fn start(kind: Kind) -> Option<Self> {
         Self::with(kind, Origin::make(), |setup| setup.usual(&KEY)).await
     }
@@ -56,11 +81,17 @@ impl Stage {
     pub async fn with(kind: Kind, origin: Origin, arrange: impl FnOnce(Setup) -> Setup) -> Option<Self> {
         let state = tempfile::tempdir().expect("a temporary folder");
         let (addr, cover, setup) = match kind {
-            Kind::Nginx => {
+            Kind::Nginx | Kind::SmallRecords => {
                 let uploads = Sink::start().await;
-                let nginx = Nginx::start(&origin, uploads.addr).await?;
+                let more = if kind == Kind::SmallRecords { "ssl_buffer_size 4k;" } else { "" };
+                let nginx = Nginx::start_with(&origin, uploads.addr, more).await?;
                 let setup = Setup::new(state.path(), &nginx.addr.to_string());
                 (nginx.addr, Cover::Nginx { _nginx: nginx, _uploads: uploads }, setup)
+            }
+            Kind::Node | Kind::Boring => {
+                let server = if kind == Kind::Node { Server::node(&origin)? } else { Server::boring(&origin)? };
+                let setup = Setup::new(state.path(), &server.addr.to_string());
+                (server.addr, Cover::Server { _server: server }, setup)
             }
             Kind::Site => {
                 let site = bare_site(&origin).await;
@@ -71,11 +102,12 @@ impl Stage {
         let starting = setup.clone();
         let proxy = tokio::task::spawn_blocking(move || starting.start()).await.expect("the program starts");
         let relay = Relay::start(addr, Fault::None).await.expect("a free port");
-        Some(Self { proxy, setup, cover: addr, relay, origin, state, _cover: cover })
+        Some(Self { proxy, setup, cover: addr, relay, origin, state, kind, _cover: cover })
     }
 
     pub fn lineup(&self, limit: Duration) -> Lineup {
-        Lineup { cover: self.cover, relay: self.relay.addr, proxy: self.proxy.addr, limit }
+        let one_record = self.kind.one_record();
+        Lineup { cover: self.cover, relay: self.relay.addr, proxy: self.proxy.addr, limit, one_record }
     }
 }
 

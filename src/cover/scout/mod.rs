@@ -282,7 +282,16 @@ impl Scout {
     ) -> io::Result<VisitShape> {
         let name = self.name.as_str();
         let heard = within(VISIT, async { visit::listen(&mut door.open().await?, name).await }).await?;
+        let mut greetings = vec![heard.after_finished.clone()];
+        for _ in 1..GREETINGS {
+            let again = within(VISIT, async { visit::listen(&mut door.open().await?, name).await });
+            match again.await {
+                Ok(heard) => greetings.push(heard.after_finished),
+                Err(error) => failures.push(format!("greeting: {error}")),
+            }
+        }
         let mut shape = VisitShape {
+            greetings,
             flight_records: heard.flight.records,
             before_finished: heard.before_finished,
             after_finished: heard.after_finished,
@@ -316,6 +325,9 @@ impl Scout {
         }
     }
 }
+
+/// How many visits show what covers say by themselves after a handshake.
+const GREETINGS: usize = 8;
 
 async fn within<T>(limit: Duration, visit: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(limit, visit).await.unwrap_or_else(|elapsed| Err(elapsed.into()))

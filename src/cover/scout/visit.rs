@@ -1,11 +1,14 @@
 //! Visits with a handshake that is completed: what comes behind the first flight.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::cipher_suite::{
+    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +26,9 @@ const BEFORE_FINISHED: Duration = Duration::from_millis(250);
 const FIRST_AFTER: Duration = Duration::from_millis(1500);
 const NEXT_AFTER: Duration = Duration::from_millis(400);
 
+/// Connection preface and empty settings (RFC 9113 §3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
 /// What a cover says of its own accord around the end of a handshake.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
@@ -37,10 +43,14 @@ pub(super) async fn see_flight(leg: &mut Leg, name: &str) -> io::Result<SeenFlig
     shake_hands(leg, name).await.map(|(_, flight)| flight)
 }
 
-/// The same, then listens without saying anything: first before the client's Finished is sent, then behind it.
+/// The same, then listens: first before the client's Finished is sent, then behind it. With the Finished goes what a
+/// browser says at once where HTTP/2 was agreed on, for the cover answers that too.
 pub(super) async fn listen(leg: &mut Leg, name: &str) -> io::Result<Heard> {
     let (mut tls, flight) = shake_hands(leg, name).await?;
     let (before_finished, _) = records_until_silence(leg, BEFORE_FINISHED, BEFORE_FINISHED).await?;
+    if tls.alpn_protocol() == Some(b"h2") {
+        tls.writer().write_all(HTTP2_PREFACE)?;
+    }
     send(&mut tls, leg).await?;
     let finished = Instant::now();
     let (after_finished, first) = records_until_silence(leg, FIRST_AFTER, NEXT_AFTER).await?;
@@ -115,7 +125,10 @@ async fn records_until_silence(
 
 /// A client that speaks TLS 1.3 and offers these protocols.
 pub(super) fn config(protocols: &[&[u8]]) -> io::Result<Arc<ClientConfig>> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    // In the clients' order: sizes of tickets and of the Finished depend on the suite.
+    let cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    let provider = CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?
         .dangerous()

@@ -1,0 +1,165 @@
+//! A visit to a cover by a real TLS client, with a note of every record that the cover sends.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use rustls::pki_types::ServerName;
+use rustls::version::TLS13;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::browser;
+use super::fake_tls::PATIENCE;
+use super::origin::{NAME, Origin};
+
+/// What a client says first once HTTP/2 was agreed on: the preface and its settings, all of them as they are by default.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A pause that shows that a server has said what it had to say.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A visitor over TLS 1.3 whose handshake is over.
+pub struct Visit {
+    tls: TlsStream<Tap>,
+    records: Arc<Mutex<Records>>,
+    /// How many records the handshake took.
+    handshake: usize,
+}
+
+impl Visit {
+    /// Offers these protocols, as the hello of a client does.
+    pub async fn start(origin: &Origin, server: SocketAddr, protocols: &[&str]) -> Self {
+        let mut config = browser::config(origin, &TLS13);
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let stream = TcpStream::connect(server).await.expect("somebody listens");
+        stream.set_nodelay(true).expect("a socket option");
+        let records = Arc::<Mutex<Records>>::default();
+        let tap = Tap { stream, records: records.clone() };
+        let name = ServerName::try_from(NAME).expect("a name");
+        let tls = TlsConnector::from(Arc::new(config)).connect(name, tap).await.expect("a handshake");
+        let handshake = records.lock().expect("no panic while counting").sizes.len();
+        Self { tls, records, handshake }
+    }
+
+    /// Sizes of the records that the server sends to a visitor who asks for nothing: tickets, and settings where the
+    /// two have agreed on HTTP/2.
+    pub async fn greeting(mut self) -> Vec<usize> {
+        if self.tls.get_ref().1.alpn_protocol() == Some(b"h2") {
+            self.tls.write_all(PREFACE).await.expect("writes");
+        }
+        let mut said = [0; 4096];
+        while let Ok(count) = timeout(PAUSE, self.tls.read(&mut said)).await {
+            assert_ne!(count.expect("no failure"), 0, "the server ended before it was asked for anything");
+        }
+        self.sizes()
+    }
+
+    /// Fetches a file over the protocol agreed on: all records behind the handshake. A connection of HTTP/1.1 ends with
+    /// the answer, one of HTTP/2 is left open.
+    pub async fn fetch(self, path: &str) -> Vec<usize> {
+        let two = self.tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let fetch = async { if two { self.fetch_by_two(path).await } else { self.fetch_by_one(path).await } };
+        timeout(PATIENCE, fetch).await.expect("an answer in time")
+    }
+
+    async fn fetch_by_one(mut self, path: &str) -> Vec<usize> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
+        self.tls.write_all(request.as_bytes()).await.expect("writes");
+        let mut answer = Vec::new();
+        self.tls.read_to_end(&mut answer).await.expect("a close alert");
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer[..answer.len().min(100)]));
+        self.sizes()
+    }
+
+    async fn fetch_by_two(self, path: &str) -> Vec<usize> {
+        let Self { tls, records, handshake } = self;
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let client = hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(tls)).await;
+        let (mut sender, connection) = client.expect("settings");
+        tokio::spawn(connection);
+        let uri = format!("https://{NAME}{path}");
+        let request = hyper::Request::get(uri).body(Empty::<Bytes>::new()).expect("a request");
+        let answer = sender.send_request(request).await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        let mut body = answer.into_body();
+        while let Some(frame) = body.frame().await {
+            frame.expect("a whole body");
+        }
+        sizes(&records, handshake)
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        sizes(&self.records, self.handshake)
+    }
+}
+
+fn sizes(records: &Mutex<Records>, handshake: usize) -> Vec<usize> {
+    records.lock().expect("no panic while counting").sizes[handshake..].to_vec()
+}
+
+/// Payload sizes of records as their bytes come.
+#[derive(Default)]
+struct Records {
+    head: Vec<u8>,
+    /// Bytes of the present record that are still to come.
+    left: usize,
+    sizes: Vec<usize>,
+}
+
+impl Records {
+    fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let wanted = if self.left > 0 { self.left } else { 5 - self.head.len() };
+            let (now, rest) = bytes.split_at(wanted.min(bytes.len()));
+            bytes = rest;
+            if self.left > 0 {
+                self.left -= now.len();
+                continue;
+            }
+            self.head.extend(now);
+            if self.head.len() == 5 {
+                self.left = usize::from(u16::from_be_bytes([self.head[3], self.head[4]]));
+                self.sizes.push(self.left);
+                self.head.clear();
+            }
+        }
+    }
+}
+
+/// A stream that counts the records in what is read from it.
+struct Tap {
+    stream: TcpStream,
+    records: Arc<Mutex<Records>>,
+}
+
+impl AsyncRead for Tap {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        self.records.lock().expect("no panic while counting").push(&into.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tap {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
