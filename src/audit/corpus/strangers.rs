@@ -72,12 +72,12 @@ pub(super) fn strangers() -> Vec<Probe> {
             probes.push(bytes(format!("{name} then {then:?}"), then, move |_| content.clone()));
         }
     }
-    probes.push(bytes("obfuscated2 without TLS", Then::Silence, |dice| {
-        let header = header(By::Us, PADDED, dice);
-        [&header.wire[..], &dice.bytes(48)].concat()
+    probes.push(bytes("obfuscated2 without TLS", Then::Silence, |draw| {
+        let header = header(By::Us, PADDED, draw);
+        [&header.wire[..], &draw.bytes(48)].concat()
     }));
-    probes.push(bytes("5000 random bytes", Then::Silence, |dice| [&[0x41][..], &dice.bytes(5000)].concat()));
-    probes.push(bytes("40000 random bytes", Then::FinAtOnce, |dice| [&[0x90][..], &dice.bytes(40000)].concat()));
+    probes.push(bytes("5000 random bytes", Then::Silence, |draw| [&[0x41][..], &draw.bytes(5000)].concat()));
+    probes.push(bytes("40000 random bytes", Then::FinAtOnce, |draw| [&[0x90][..], &draw.bytes(40000)].concat()));
     probes
 }
 
@@ -93,9 +93,9 @@ pub(super) fn lengths() -> Vec<Probe> {
     for count in counts {
         for (kind, head) in heads {
             for then in [Then::Silence, Then::FinAtOnce] {
-                probes.push(bytes(format!("{count} bytes, {kind} first, then {then:?}"), then, move |dice| {
+                probes.push(bytes(format!("{count} bytes, {kind} first, then {then:?}"), then, move |draw| {
                     let mut out = head.to_vec();
-                    out.extend(dice.bytes(count));
+                    out.extend(draw.bytes(count));
                     out.truncate(count);
                     out
                 }));
@@ -113,11 +113,13 @@ pub(super) fn truncated() -> Vec<Probe> {
         for then in [Then::Silence, Then::FinAtOnce, Then::Rst] {
             for by in [By::Nobody, By::Us] {
                 let name = format!("{cut} bytes of a hello by {by:?} then {then:?}");
-                probes.push(bytes(name, then, move |dice| {
-                    let mut record = fresh(tdlib(), by, dice);
+                let needs = if by == By::Us { Needs::CapturedHello } else { Needs::Connection };
+                let probe = bytes(name, then, move |draw| {
+                    let mut record = fresh(tdlib(), by, draw);
                     record.truncate(cut);
                     record
-                }));
+                });
+                probes.push(probe.needing(needs));
             }
         }
     }
@@ -133,7 +135,8 @@ pub(super) fn silences() -> Vec<Probe> {
         bytes("one byte for as long as the server likes", Then::Silence, |_| vec![22]),
         bytes("half an HTTP request for as long as the server likes", Then::Silence, |_| b"GET / HT".to_vec()),
         bytes("part of a hello for as long as the server likes", Then::Silence, part(By::Nobody, 100)),
-        bytes("part of an own hello for as long as the server likes", Then::Silence, part(By::Us, 100)),
+        bytes("part of an own hello for as long as the server likes", Then::Silence, part(By::Us, 100))
+            .needing(Needs::CapturedHello),
         bytes("a hello for as long as the server likes", Then::Silence, whole(By::Nobody)),
     ];
     probes.into_iter().map(Probe::patient).collect()

@@ -14,10 +14,10 @@ pub(super) fn tampered() -> Vec<Probe> {
                 // Only who knows the secret can make a header, whole or in parts.
                 let needs = if name.contains("header") { Needs::Secret } else { Needs::CapturedHello };
                 let name = format!("{} and {name} then {then:?}", class.client);
-                let probe = Probe::new(name, move |dice| {
-                    let record = fresh(class, By::Us, dice);
+                let probe = Probe::new(name, move |draw| {
+                    let record = fresh(class, By::Us, draw);
                     let mut steps = vec![Send(record.clone()), AwaitFlight];
-                    steps.extend(second(dice).into_iter().map(Send));
+                    steps.extend(second(draw).into_iter().map(Send));
                     match then {
                         Then::Silence => steps.extend([AwaitEnd, Poke]),
                         _ => steps.extend(then.steps()),
@@ -54,24 +54,24 @@ pub(super) fn silences() -> Vec<Probe> {
 
 fn seconds() -> Vec<Second> {
     vec![
-        ("garbage of 53", |dice| vec![[&CCS[..], &data(&dice.bytes(53))].concat()]),
-        ("garbage of 64", |dice| vec![[&CCS[..], &data(&dice.bytes(64))].concat()]),
-        ("garbage of 200 without CCS", |dice| vec![data(&dice.bytes(200))]),
-        ("garbage of 16640", |dice| vec![[&CCS[..], &data(&dice.bytes(16640))].concat()]),
-        ("garbage byte by byte", |dice| data(&dice.bytes(90)).chunks(1).map(<[u8]>::to_vec).collect()),
-        ("ten records of garbage", |dice| vec![data(&dice.bytes(90)).repeat(10)]),
+        ("garbage of 53", |draw| vec![[&CCS[..], &data(&draw.bytes(53))].concat()]),
+        ("garbage of 64", |draw| vec![[&CCS[..], &data(&draw.bytes(64))].concat()]),
+        ("garbage of 200 without CCS", |draw| vec![data(&draw.bytes(200))]),
+        ("garbage of 16640", |draw| vec![[&CCS[..], &data(&draw.bytes(16640))].concat()]),
+        ("garbage byte by byte", |draw| data(&draw.bytes(90)).chunks(1).map(<[u8]>::to_vec).collect()),
+        ("ten records of garbage", |draw| vec![data(&draw.bytes(90)).repeat(10)]),
         ("an empty record", |_| vec![[&CCS[..], &data(&[])].concat()]),
         ("a record of one byte", |_| vec![[&CCS[..], &data(&[0])].concat()]),
-        ("a record of 63", |dice| vec![[&CCS[..], &data(&valid(dice)[..63])].concat()]),
-        ("a record of 16641", |dice| vec![[&CCS[..], &data(&dice.bytes(16641))].concat()]),
-        ("the head of a record of 16641", |dice| vec![[&CCS[..], &[23, 3, 3, 0x41, 0x01][..], &valid(dice)].concat()]),
-        ("type 22", |dice| vec![[&CCS[..], &typed(22, &dice.bytes(90))].concat()]),
-        ("type 24", |dice| vec![[&CCS[..], &typed(24, &dice.bytes(90))].concat()]),
-        ("type 0", |dice| vec![[&CCS[..], &typed(0, &dice.bytes(90))].concat()]),
-        ("type 255", |dice| vec![[&CCS[..], &typed(255, &dice.bytes(90))].concat()]),
-        ("a valid header in type 22", |dice| vec![[&CCS[..], &typed(22, &valid(dice))].concat()]),
-        ("a valid header in version 3.1", |dice| {
-            let mut record = data(&valid(dice));
+        ("a record of 63", |draw| vec![[&CCS[..], &data(&valid(draw)[..63])].concat()]),
+        ("a record of 16641", |draw| vec![[&CCS[..], &data(&draw.bytes(16641))].concat()]),
+        ("the head of a record of 16641", |draw| vec![[&CCS[..], &[23, 3, 3, 0x41, 0x01][..], &valid(draw)].concat()]),
+        ("type 22", |draw| vec![[&CCS[..], &typed(22, &draw.bytes(90))].concat()]),
+        ("type 24", |draw| vec![[&CCS[..], &typed(24, &draw.bytes(90))].concat()]),
+        ("type 0", |draw| vec![[&CCS[..], &typed(0, &draw.bytes(90))].concat()]),
+        ("type 255", |draw| vec![[&CCS[..], &typed(255, &draw.bytes(90))].concat()]),
+        ("a valid header in type 22", |draw| vec![[&CCS[..], &typed(22, &valid(draw))].concat()]),
+        ("a valid header in version 3.1", |draw| {
+            let mut record = data(&valid(draw));
             record[2] = 1;
             vec![[&CCS[..], &record].concat()]
         }),
@@ -83,36 +83,36 @@ fn seconds() -> Vec<Second> {
         ("33 CCS", |_| vec![CCS.repeat(33)]),
         ("CCS of two bytes", |_| vec![typed(20, &[1, 1])]),
         ("CCS of another value", |_| vec![typed(20, &[2])]),
-        ("CCS of another value, valid header", |dice| vec![[typed(20, &[2]), data(&valid(dice))].concat()]),
+        ("CCS of another value, valid header", |draw| vec![[typed(20, &[2]), data(&valid(draw))].concat()]),
         ("text", |draw| vec![strangers::http_get(&draw.subject.name)]),
-        ("random bytes", |dice| vec![dice.bytes(200)]),
-        ("another hello", |dice| vec![fresh(tdlib(), By::Us, dice)]),
-        ("a header of another secret", |dice| {
-            let header = header(By::SomebodyElse, PADDED, dice);
-            vec![[&CCS[..], &data(&[&header.wire[..], &dice.bytes(100)].concat())].concat()]
+        ("random bytes", |draw| vec![draw.bytes(200)]),
+        ("another hello", |draw| vec![fresh(tdlib(), By::Us, draw)]),
+        ("a header of another secret", |draw| {
+            let header = header(By::SomebodyElse, PADDED, draw);
+            vec![[&CCS[..], &data(&[&header.wire[..], &draw.bytes(100)].concat())].concat()]
         }),
-        ("a header of no secret", |dice| {
-            let header = header(By::Nobody, PADDED, dice);
-            vec![[&CCS[..], &data(&[&header.wire[..], &dice.bytes(100)].concat())].concat()]
+        ("a header of no secret", |draw| {
+            let header = header(By::Nobody, PADDED, draw);
+            vec![[&CCS[..], &data(&[&header.wire[..], &draw.bytes(100)].concat())].concat()]
         }),
-        ("a header of another tag", |dice| {
-            let header = header(By::Us, [1, 2, 3, 4], dice);
-            vec![[&CCS[..], &data(&[&header.wire[..], &dice.bytes(100)].concat())].concat()]
+        ("a header of another tag", |draw| {
+            let header = header(By::Us, [1, 2, 3, 4], draw);
+            vec![[&CCS[..], &data(&[&header.wire[..], &draw.bytes(100)].concat())].concat()]
         }),
-        ("a header in two records", |dice| {
-            let header = valid(dice);
+        ("a header in two records", |draw| {
+            let header = valid(draw);
             vec![[&CCS[..], &data(&header[..32]), &data(&header[32..])].concat()]
         }),
-        ("a header of 63 and 1", |dice| {
-            let header = valid(dice);
+        ("a header of 63 and 1", |draw| {
+            let header = valid(draw);
             vec![[&CCS[..], &data(&header[..63]), &data(&header[63..])].concat()]
         }),
-        ("garbage and then a header", |dice| vec![[&CCS[..], &data(&dice.bytes(30)), &data(&valid(dice))].concat()]),
-        ("garbage of 64 and then a header", |dice| {
-            vec![[&CCS[..], &data(&dice.bytes(64)), &data(&valid(dice))].concat()]
+        ("garbage and then a header", |draw| vec![[&CCS[..], &data(&draw.bytes(30)), &data(&valid(draw))].concat()]),
+        ("garbage of 64 and then a header", |draw| {
+            vec![[&CCS[..], &data(&draw.bytes(64)), &data(&valid(draw))].concat()]
         }),
-        ("half of a record", |dice| vec![[&CCS[..], &data(&dice.bytes(300))[..100]].concat()]),
-        ("half of a header", |dice| vec![[&CCS[..], &data(&valid(dice))[..40]].concat()]),
+        ("half of a record", |draw| vec![[&CCS[..], &data(&draw.bytes(300))[..100]].concat()]),
+        ("half of a header", |draw| vec![[&CCS[..], &data(&valid(draw))[..40]].concat()]),
         ("the head of a record", |_| vec![[&CCS[..], &[23, 3, 3, 1, 0]].concat()]),
         ("one byte", |_| vec![vec![23]]),
     ]

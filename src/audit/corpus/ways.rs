@@ -10,17 +10,17 @@ pub(super) fn wrappings() -> Vec<Probe> {
     let mut probes = Vec::new();
     for (name, may_enter, wrap) in ways() {
         for by in [By::Nobody, By::Us] {
-            let probe = Probe::new(format!("{name} by {by:?}"), move |dice| {
-                let record = fresh(tdlib(), by, dice);
-                let steps = [wrap(&record, dice), Then::Silence.steps()].concat();
+            let probe = Probe::new(format!("{name} by {by:?}"), move |draw| {
+                let record = fresh(tdlib(), by, draw);
+                let steps = [wrap(&record, draw), Then::Silence.steps()].concat();
                 Script { steps, hello: Some(record), join: by == By::Us && may_enter, ..Script::default() }
             });
             let needs = if by == By::Us { Needs::CapturedHello } else { Needs::Connection };
             probes.push(probe.needing(needs));
         }
     }
-    probes.push(Probe::new("a second hello after a retry", |dice| {
-        let parts = tdlib().parts_for(&dice.subject.name).fresh(dice);
+    probes.push(Probe::new("a second hello after a retry", |draw| {
+        let parts = tdlib().parts_for(&draw.subject.name).fresh(draw);
         let first = parts.clone().with(ext::KEY_SHARE, vec![0, 0]).record();
         let steps = vec![Send(first.clone()), AwaitFlight, Send([&CCS[..], &parts.record()].concat()), AwaitEnd, Poke];
         Script { steps, hello: Some(first), ..Script::default() }
@@ -41,8 +41,8 @@ fn ways() -> Vec<Way> {
         ("an empty record in the middle", true, |record, _| vec![Send(hello::in_records(record, &[50, 50]))]),
         ("the hello twice", true, |record, _| vec![Send(record.repeat(2))]),
         ("the hello five times", true, |record, _| vec![Send(record.repeat(5))]),
-        ("garbage behind it", true, |record, dice| vec![Send([record, &dice.bytes(300)].concat())]),
-        ("a record of garbage behind it", true, |record, dice| vec![Send([record, &data(&dice.bytes(90))].concat())]),
+        ("garbage behind it", true, |record, draw| vec![Send([record, &draw.bytes(300)].concat())]),
+        ("a record of garbage behind it", true, |record, draw| vec![Send([record, &data(&draw.bytes(90))].concat())]),
         ("CCS behind it", true, |record, _| vec![Send([record, &CCS].concat())]),
         ("CCS before it", false, |record, _| vec![Send([&CCS, record].concat())]),
         ("an alert behind it", true, |record, _| vec![Send([record, &[21, 3, 3, 0, 2, 1, 0]].concat())]),
