@@ -26,7 +26,8 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: P
     Span::current().record("user", admission.member().name()).record("dc", field::display(dc));
 
     let profile = server.cover.profile();
-    let visit = profile.visit.as_ref();
+    // Before the first whole round of visits nothing is known but the number of records.
+    let visit = profile.visit.as_ref().filter(|visit| !visit.greetings.is_empty());
     let manner =
         Manner { close_alert: visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert), filler: rand::random };
     let pattern = Pattern::seen(visit.map_or(&[], |visit| &visit.bulk));

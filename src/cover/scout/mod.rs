@@ -212,7 +212,8 @@ impl Scout {
             self.changes.fetch_add(1, Ordering::Relaxed);
             warn!(changes = round.changes.join("; "), "the cover has changed");
         }
-        debug!(?profile, "the cover was visited");
+        info!(failures = round.failures.len(), "the cover was visited");
+        debug!(?profile, "the cover is known");
         self.profile.store(Arc::new(profile.clone()));
         self.keep(&profile).await;
         last.profile = profile;
@@ -327,7 +328,7 @@ impl Scout {
 }
 
 /// How many visits show what covers say by themselves after a handshake.
-const GREETINGS: usize = 8;
+const GREETINGS: usize = 6;
 
 async fn within<T>(limit: Duration, visit: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(limit, visit).await.unwrap_or_else(|elapsed| Err(elapsed.into()))
