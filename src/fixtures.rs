@@ -35,8 +35,13 @@ fn one(entry: &Value) -> Captured {
 
 /// A value of the protocol vectors as bytes.
 pub fn vector(group: &str, name: &str) -> Vec<u8> {
+    unhex(&vector_text(group, name))
+}
+
+/// The same as it is written.
+pub fn vector_text(group: &str, name: &str) -> String {
     let vectors: Value = serde_json::from_slice(&read("vectors.json")).unwrap();
-    unhex(vectors[group][name].as_str().unwrap_or_else(|| panic!("no vector {group}/{name}")))
+    vectors[group][name].as_str().unwrap_or_else(|| panic!("no vector {group}/{name}")).to_owned()
 }
 
 /// The same as an array.
@@ -46,8 +51,7 @@ pub fn vector_array<const N: usize>(group: &str, name: &str) -> [u8; N] {
 
 /// A value of the protocol vectors that is written as a number, `0x` and its digits.
 pub fn vector_word(group: &str, name: &str) -> u32 {
-    let vectors: Value = serde_json::from_slice(&read("vectors.json")).unwrap();
-    u32::from_str_radix(vectors[group][name].as_str().unwrap().strip_prefix("0x").unwrap(), 16).unwrap()
+    u32::from_str_radix(vector_text(group, name).strip_prefix("0x").unwrap(), 16).unwrap()
 }
 
 pub fn unhex(text: &str) -> Vec<u8> {

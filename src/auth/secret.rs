@@ -297,6 +297,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use crate::fixtures::vector_text;
 
     const KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
@@ -313,6 +314,25 @@ mod tests {
             .collect();
         assert!(forms.len() >= 5);
         forms
+    }
+
+    #[test]
+    fn the_vectors_are_read_and_the_texts_of_links_are_printed() {
+        for (name, domain) in [
+            ("plain_hex", None),
+            ("dd_hex", None),
+            ("dd_base64url", None),
+            ("ee_hex", Some(())),
+            ("ee_base64url", Some(())),
+        ] {
+            let text = vector_text("secrets", name);
+            let SecretText { secret, domain: read } = SecretText::parse(&text).unwrap();
+            assert_eq!(secret.bytes(), &KEY, "{name}");
+            assert_eq!(read.as_ref().map(Domain::as_str), domain.map(|()| "example.com"), "{name}");
+            let Some(read) = read else { continue };
+            assert_eq!(secret.ee_hex(&read), vector_text("secrets", "ee_hex"));
+            assert_eq!(secret.ee_base64url(&read), vector_text("secrets", "ee_base64url"));
+        }
     }
 
     #[test]
