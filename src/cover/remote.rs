@@ -320,9 +320,13 @@ impl Watch<'_> {
     }
 }
 
+/// Most bytes that are handed on in one piece. As many as a socket is likely to hold: a server that gives up in the midst
+/// of what came at once, and one that has more coming when it does, end a connection differently.
+const PIECE: usize = 64 * 1024;
+
 /// What has arrived, or `None` if readiness was a false alarm.
 fn read_some(stream: &TcpStream) -> io::Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::with_capacity(4096);
+    let mut bytes = Vec::with_capacity(PIECE);
     Ok(attempt(stream.try_read_buf(&mut bytes))?.map(|_| bytes))
 }
 
