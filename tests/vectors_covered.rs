@@ -30,7 +30,8 @@ fn unit_tests(file: &Path) -> Option<String> {
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+    let below = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    below.filter(|path| path.extension().is_some_and(|ending| ending == "rs")).collect()
 }
 
 fn path(name: &str) -> PathBuf {

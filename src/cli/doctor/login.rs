@@ -123,7 +123,7 @@ fn array<const N: usize>(random: &mut impl CryptoRng) -> [u8; N] {
 }
 
 /// A hello of TDLib 1.8.69 as it was captured.
-const TEMPLATE: &[u8] = include_bytes!("hello.bin");
+const TEMPLATE: &[u8] = include_bytes!("../../../fixtures/client_hello/tdlib-1.8.69-3.bin");
 
 /// A signed hello of TDLib's shape with this name and with everything new that its server could tell apart.
 fn hello(secret: &Secret, name: &Domain, now: UnixTime, random: &mut impl CryptoRng) -> Vec<u8> {
