@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use super::{Failure, greeting};
 use crate::auth::{Judge, Keyring, Member, ReplayMemory, TimeWindow};
 use crate::config::{self, Config, Listen};
+use crate::cover::grade::IOS_FLIGHT;
 use crate::cover::remote::{Remote, Unusable};
 use crate::cover::{self, site::Site};
 use crate::net::listen;
@@ -22,9 +23,6 @@ use crate::server::{self, Server};
 
 /// File in the state directory that remembers spent hellos.
 pub(super) const REPLAY_FILE: &str = "replay";
-
-/// Longest encrypted part of a first flight that Telegram on iOS takes (docs/protocol.md, "The flight").
-const IOS_FLIGHT: usize = 10_240;
 
 /// Runs the proxy until SIGTERM or SIGINT.
 pub fn run(config: Config) -> Result<(), Failure> {

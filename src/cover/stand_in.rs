@@ -99,7 +99,7 @@ fn rebuild(shape: &FlightShape, hello: &ClientHello<'_>, random: impl FnOnce(&mu
     let (_, client_share) = hello.key_shares().ok()?.into_iter().find(|(group, _)| *group == shape.group)?;
     let group = match shape.group {
         class::X25519MLKEM768 => X25519MLKEM768,
-        GROUP_X25519 => X25519,
+        class::X25519 => X25519,
         _ => return None,
     };
     let share = group.start_and_complete(client_share).ok()?;
@@ -114,8 +114,6 @@ fn rebuild(shape: &FlightShape, hello: &ClientHello<'_>, random: impl FnOnce(&mu
         payload: &payload,
     })
 }
-
-const GROUP_X25519: u16 = 0x001d;
 
 #[cfg(test)]
 mod tests {
@@ -175,7 +173,7 @@ mod tests {
     fn every_captured_hello_of_ours_can_be_answered() {
         for hello in captured().into_iter().filter(|hello| hello.signed.is_some()) {
             let parsed = ClientHello::decode(&hello.record).unwrap();
-            let flight = rebuild(&shape(GROUP_X25519), &parsed, |bytes| bytes.fill(7)).unwrap().into_bytes();
+            let flight = rebuild(&shape(class::X25519), &parsed, |bytes| bytes.fill(7)).unwrap().into_bytes();
             assert_eq!(flight.len(), 127 + 6 + 5 + 592, "{}", hello.file);
             assert_eq!(&flight[44..76], parsed.session_id);
         }
@@ -188,10 +186,10 @@ mod tests {
         for shape in [
             shape(class::X25519MLKEM768),
             shape(0x0017),
-            FlightShape { retry: true, ..shape(GROUP_X25519) },
-            FlightShape { cipher_suite: 0x1304, ..shape(GROUP_X25519) },
-            FlightShape { extensions: vec![51, 43, 41], ..shape(GROUP_X25519) },
-            FlightShape { records: vec![], ..shape(GROUP_X25519) },
+            FlightShape { retry: true, ..shape(class::X25519) },
+            FlightShape { cipher_suite: 0x1304, ..shape(class::X25519) },
+            FlightShape { extensions: vec![51, 43, 41], ..shape(class::X25519) },
+            FlightShape { records: vec![], ..shape(class::X25519) },
         ] {
             assert!(rebuild(&shape, &parsed, |_| {}).is_none(), "{shape:?}");
         }

@@ -76,6 +76,9 @@ impl fmt::Display for UnknownClass {
 
 impl std::error::Error for UnknownClass {}
 
+/// Named group (RFC 8446 §4.2.7).
+pub const X25519: u16 = 0x001d;
+
 /// Named group (draft-ietf-tls-ecdhe-mlkem).
 pub const X25519MLKEM768: u16 = 0x11ec;
 

@@ -5,7 +5,7 @@ use rand::Rng;
 use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::kx_group;
 
-use crate::wire::class::X25519MLKEM768;
+use crate::wire::class::{X25519, X25519MLKEM768};
 use crate::wire::cursor::Cursor;
 use crate::wire::record::{self, kind};
 use crate::wire::{ClientHello, DecodeError, HelloClass};
@@ -46,7 +46,6 @@ const SUPPORTED_GROUPS: u16 = 10;
 const PADDING: u16 = 21;
 const KEY_SHARE: u16 = 51;
 const ECH: u16 = 0xfe0d;
-const X25519: u16 = 29;
 
 /// Length that [`HelloClass::Padded517`] is padded to.
 const PADDED: usize = 517;
