@@ -11,7 +11,8 @@ use std::fmt;
 
 use super::profile::{FlightShape, Profile};
 use crate::wire::HelloClass;
-use crate::wire::class::X25519MLKEM768;
+use crate::wire::numbers::TLS13;
+use crate::wire::numbers::group::X25519MLKEM768;
 
 /// Longest encrypted part of a first flight that Telegram on iOS takes (docs/protocol.md, "The flight").
 pub const IOS_FLIGHT: usize = 10_240;
@@ -145,13 +146,10 @@ fn offers_hybrid(label: &str) -> bool {
     matches!(label.parse(), Ok(HelloClass::ChromeHybrid | HelloClass::SafariHybrid))
 }
 
-const TLS13: u16 = 0x0304;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const X25519: u16 = 0x001d;
+    use crate::wire::numbers::group::X25519;
 
     fn flight(group: u16, records: &[u16]) -> FlightShape {
         FlightShape { version: TLS13, group, records: records.to_vec(), ..FlightShape::default() }

@@ -18,7 +18,7 @@ use crate::auth::{Admission, Judge, Reason, Verdict};
 use crate::wire::client_hello::{self, ClientHello, HelloCollector};
 use crate::wire::obfuscated::{self, HeaderCollector, Wrapped};
 use crate::wire::server_flight::{Flight, Plan};
-use crate::wire::{HelloClass, class};
+use crate::wire::{HelloClass, numbers};
 
 /// How long a client may take to send its hello, and again its header.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -98,8 +98,8 @@ fn rebuild(shape: &FlightShape, hello: &ClientHello<'_>, random: impl FnOnce(&mu
     }
     let (_, client_share) = hello.key_shares().ok()?.into_iter().find(|(group, _)| *group == shape.group)?;
     let group = match shape.group {
-        class::X25519MLKEM768 => X25519MLKEM768,
-        class::X25519 => X25519,
+        numbers::group::X25519MLKEM768 => X25519MLKEM768,
+        numbers::group::X25519 => X25519,
         _ => return None,
     };
     let share = group.start_and_complete(client_share).ok()?;
@@ -158,7 +158,7 @@ mod tests {
         let hello = captured().into_iter().find(|hello| hello.file.starts_with("tdlib")).unwrap();
         let parsed = ClientHello::decode(&hello.record).unwrap();
         for _ in 0..20 {
-            let hybrid = rebuild(&shape(class::X25519MLKEM768), &parsed, |_| {}).unwrap().into_bytes();
+            let hybrid = rebuild(&shape(numbers::group::X25519MLKEM768), &parsed, |_| {}).unwrap().into_bytes();
             let share = &hybrid[hybrid.len() - 592 - 5 - 6 - 6 - 1120..][..1120];
             assert!(share[1119] < 0x80, "the top bit of an X25519 value is clear");
             ratio += likelihood(&share[..1088], &preimages);
@@ -173,7 +173,7 @@ mod tests {
     fn every_captured_hello_of_ours_can_be_answered() {
         for hello in captured().into_iter().filter(|hello| hello.signed.is_some()) {
             let parsed = ClientHello::decode(&hello.record).unwrap();
-            let flight = rebuild(&shape(class::X25519), &parsed, |bytes| bytes.fill(7)).unwrap().into_bytes();
+            let flight = rebuild(&shape(numbers::group::X25519), &parsed, |bytes| bytes.fill(7)).unwrap().into_bytes();
             assert_eq!(flight.len(), 127 + 6 + 5 + 592, "{}", hello.file);
             assert_eq!(&flight[44..76], parsed.session_id);
         }
@@ -184,12 +184,12 @@ mod tests {
         let hello = captured().into_iter().find(|hello| hello.file.starts_with("tdesktop")).unwrap();
         let parsed = ClientHello::decode(&hello.record).unwrap();
         for shape in [
-            shape(class::X25519MLKEM768),
+            shape(numbers::group::X25519MLKEM768),
             shape(0x0017),
-            FlightShape { retry: true, ..shape(class::X25519) },
-            FlightShape { cipher_suite: 0x1304, ..shape(class::X25519) },
-            FlightShape { extensions: vec![51, 43, 41], ..shape(class::X25519) },
-            FlightShape { records: vec![], ..shape(class::X25519) },
+            FlightShape { retry: true, ..shape(numbers::group::X25519) },
+            FlightShape { cipher_suite: 0x1304, ..shape(numbers::group::X25519) },
+            FlightShape { extensions: vec![51, 43, 41], ..shape(numbers::group::X25519) },
+            FlightShape { records: vec![], ..shape(numbers::group::X25519) },
         ] {
             assert!(rebuild(&shape, &parsed, |_| {}).is_none(), "{shape:?}");
         }

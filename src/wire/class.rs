@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::client_hello::ClientHello;
 use super::cursor::{Cursor, DecodeError};
+use super::numbers::{extension, group};
 
 /// The shape of a hello, as far as a server's answer or a client's tolerance depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,13 +28,18 @@ impl HelloClass {
 
     /// The class of a hello.
     pub fn of(hello: &ClientHello<'_>) -> Self {
-        let hybrid = hello.key_share_groups().is_ok_and(|groups| groups.contains(&X25519MLKEM768));
+        let hybrid = hello.key_share_groups().is_ok_and(|groups| groups.contains(&group::X25519MLKEM768));
         let has = |kind| hello.extension(kind).is_some();
         match hybrid {
-            _ if hello.record.len() == 517 && has(EXTENSION_PADDING) => Self::Padded517,
-            true if has(EXTENSION_ECH) || has(EXTENSION_ALPS) || has(EXTENSION_SESSION_TICKET) => Self::ChromeHybrid,
+            _ if hello.record.len() == 517 && has(extension::PADDING) => Self::Padded517,
+            true if has(extension::ENCRYPTED_CLIENT_HELLO)
+                || has(extension::ALPS)
+                || has(extension::SESSION_TICKET) =>
+            {
+                Self::ChromeHybrid
+            }
             true => Self::SafariHybrid,
-            false if has(EXTENSION_SESSION_TICKET) && has(EXTENSION_COMPRESS_CERTIFICATE) => Self::Chrome,
+            false if has(extension::SESSION_TICKET) && has(extension::COMPRESS_CERTIFICATE) => Self::Chrome,
             false => Self::Other,
         }
     }
@@ -76,19 +82,6 @@ impl fmt::Display for UnknownClass {
 
 impl std::error::Error for UnknownClass {}
 
-/// Named group (RFC 8446 §4.2.7).
-pub const X25519: u16 = 0x001d;
-
-/// Named group (draft-ietf-tls-ecdhe-mlkem).
-pub const X25519MLKEM768: u16 = 0x11ec;
-
-const EXTENSION_PADDING: u16 = 21;
-const EXTENSION_COMPRESS_CERTIFICATE: u16 = 27;
-const EXTENSION_SESSION_TICKET: u16 = 35;
-const EXTENSION_KEY_SHARE: u16 = 51;
-const EXTENSION_ALPS: u16 = 0x44cd;
-const EXTENSION_ECH: u16 = 0xfe0d;
-
 impl<'a> ClientHello<'a> {
     /// Groups of the key shares, in order.
     pub fn key_share_groups(&self) -> Result<Vec<u16>, DecodeError> {
@@ -98,7 +91,7 @@ impl<'a> ClientHello<'a> {
     /// The key shares: group and public value.
     pub fn key_shares(&self) -> Result<Vec<(u16, &'a [u8])>, DecodeError> {
         let mut found = Vec::new();
-        let Some(body) = self.extension(EXTENSION_KEY_SHARE) else { return Ok(found) };
+        let Some(body) = self.extension(extension::KEY_SHARE) else { return Ok(found) };
         let mut shares = Cursor::new(Cursor::new(body).vector16("key shares")?);
         while !shares.is_empty() {
             found.push((shares.u16("key share group")?, shares.vector16("key share")?));

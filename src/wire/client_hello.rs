@@ -1,6 +1,7 @@
 //! The ClientHello (RFC 8446 §4.1.2): collected from records as bytes arrive, then looked at without copying.
 
 use super::cursor::{Cursor, DecodeError};
+use super::numbers::{TLS13, extension};
 use super::record;
 
 /// Longest hello that is considered, record header included. Real ones have up to 2 kB; the bound keeps a stranger
@@ -162,10 +163,7 @@ pub struct ClientHello<'a> {
 /// Position of the random in a hello with one record header.
 pub const RANDOM_RANGE: std::ops::Range<usize> = RANDOM..RANDOM + 32;
 
-const EXTENSION_SERVER_NAME: u16 = 0;
-const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
 const NAME_TYPE_HOST: u8 = 0;
-const TLS13: [u8; 2] = [3, 4];
 
 impl<'a> ClientHello<'a> {
     /// Locates the fields of a hello in one record. Every length has to fit exactly.
@@ -210,8 +208,8 @@ impl<'a> ClientHello<'a> {
             let kind = extensions.u16("extension type")?;
             let body = Cursor::new(extensions.vector16("extension")?);
             match kind {
-                EXTENSION_SERVER_NAME => self.server_name = Some(host_name(body)?),
-                EXTENSION_SUPPORTED_VERSIONS => self.offers_tls13 = offers_tls13(body)?,
+                extension::SERVER_NAME => self.server_name = Some(host_name(body)?),
+                extension::SUPPORTED_VERSIONS => self.offers_tls13 = offers_tls13(body)?,
                 _ => {}
             }
         }
@@ -236,7 +234,7 @@ fn host_name(mut body: Cursor<'_>) -> Result<&[u8], DecodeError> {
 fn offers_tls13(mut body: Cursor<'_>) -> Result<bool, DecodeError> {
     let versions = body.vector8("supported versions")?;
     body.end("supported versions")?;
-    Ok(versions.chunks_exact(2).any(|version| version == TLS13))
+    Ok(versions.chunks_exact(2).any(|version| version == TLS13.to_be_bytes()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod class;
 pub mod client_hello;
 pub mod cursor;
 pub mod framing;
+pub mod numbers;
 pub mod obfuscated;
 pub mod packets;
 pub mod record;

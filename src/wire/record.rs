@@ -27,6 +27,9 @@ pub const MIN_ENCRYPTED: usize = 17;
 /// Longest payload that real servers send: 2^14 bytes of content, the inner content type and the tag.
 pub const MAX_ENCRYPTED: usize = MAX_PLAINTEXT + MIN_ENCRYPTED;
 
+/// Payload of the record that a TLS 1.3 close_notify comes in: level, description, content type and tag.
+pub const CLOSE_NOTIFY: u16 = 2 + MIN_ENCRYPTED as u16;
+
 /// The only legal change_cipher_spec record.
 pub const CHANGE_CIPHER_SPEC: [u8; 6] = [kind::CHANGE_CIPHER_SPEC, 3, 3, 0, 1, 1];
 

@@ -4,8 +4,9 @@
 //! summed payload; everything else stays as the cover sent it (docs/protocol.md, "The flight").
 
 use super::cursor::DecodeError;
+use super::numbers::{TLS13, extension};
 use super::record::{self, Header, kind};
-use super::server_hello::{ServerHello, TLS13};
+use super::server_hello::ServerHello;
 
 /// Most bytes that a flight may have before it is given up: one ServerHello, one longest encrypted record's worth of
 /// payload and the headers of the records that payload came in.
@@ -15,8 +16,6 @@ const MAX_COLLECTED: usize = 32 * 1024;
 pub const RANDOM: std::ops::Range<usize> = 11..43;
 
 const SERVER_HELLO: u8 = 2;
-const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
-const EXTENSION_KEY_SHARE: u16 = 51;
 
 /// Why a cover's answer cannot be shown to a client as the flight that it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +130,8 @@ impl Flight {
         for kind in plan.extensions {
             extensions.extend_from_slice(&kind.to_be_bytes());
             let body = match *kind {
-                EXTENSION_SUPPORTED_VERSIONS => vec![3, 4],
-                EXTENSION_KEY_SHARE => [&plan.group.to_be_bytes()[..], &counted16(plan.key_share)?].concat(),
+                extension::SUPPORTED_VERSIONS => vec![3, 4],
+                extension::KEY_SHARE => [&plan.group.to_be_bytes()[..], &counted16(plan.key_share)?].concat(),
                 _ => return None,
             };
             extensions.extend(counted16(&body)?);

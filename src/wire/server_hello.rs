@@ -1,6 +1,7 @@
 //! The ServerHello (RFC 8446 §4.1.3): what a server chose.
 
 use super::cursor::{Cursor, DecodeError};
+use super::numbers::extension;
 
 /// A server's choice out of what a hello offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,9 +18,6 @@ pub struct ServerHello {
     pub extensions: Vec<u16>,
 }
 
-/// TLS 1.3 as a version number.
-pub const TLS13: u16 = 0x0304;
-
 /// The random of a HelloRetryRequest (RFC 8446 §4.1.3).
 pub const HELLO_RETRY_REQUEST: [u8; 32] = [
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
@@ -27,8 +25,6 @@ pub const HELLO_RETRY_REQUEST: [u8; 32] = [
 ];
 
 const SERVER_HELLO: u8 = 2;
-const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
-const EXTENSION_KEY_SHARE: u16 = 51;
 
 impl ServerHello {
     /// Decodes the message that `payload` begins with, and returns what stands behind it.
@@ -59,11 +55,11 @@ impl ServerHello {
             let mut value = Cursor::new(extensions.vector16("extension")?);
             self.extensions.push(kind);
             match kind {
-                EXTENSION_SUPPORTED_VERSIONS => {
+                extension::SUPPORTED_VERSIONS => {
                     self.version = value.u16("selected version")?;
                     value.end("selected version")?;
                 }
-                EXTENSION_KEY_SHARE => self.group = value.u16("key share group")?,
+                extension::KEY_SHARE => self.group = value.u16("key share group")?,
                 _ => {}
             }
         }
@@ -77,6 +73,7 @@ mod tests {
 
     use super::*;
     use crate::fixtures::vector;
+    use crate::wire::numbers::{TLS13, group};
 
     fn message() -> Vec<u8> {
         vector("flightB", "bytes")[5..1215].to_vec()
@@ -86,7 +83,7 @@ mod tests {
     fn the_choice_of_a_flight_is_read() {
         let bytes = [message(), b"more".to_vec()].concat();
         let (hello, rest) = ServerHello::decode(&bytes).unwrap();
-        assert_eq!((hello.version, hello.retry, hello.group), (TLS13, false, crate::wire::class::X25519MLKEM768));
+        assert_eq!((hello.version, hello.retry, hello.group), (TLS13, false, group::X25519MLKEM768));
         assert_eq!(rest, b"more");
         let mut retry = bytes.clone();
         retry[6..38].copy_from_slice(&HELLO_RETRY_REQUEST);

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use super::Leg;
 use crate::cover::profile::FlightShape;
 use crate::wire::ServerHello;
+use crate::wire::numbers::TLS13;
 use crate::wire::record::{self, Header, kind};
-use crate::wire::server_hello::TLS13;
 
 /// How long a cover has for the first byte of an answer.
 const FIRST_BYTE: Duration = Duration::from_secs(5);

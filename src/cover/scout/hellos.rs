@@ -5,8 +5,9 @@ use rand::Rng;
 use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::kx_group;
 
-use crate::wire::class::{X25519, X25519MLKEM768};
 use crate::wire::cursor::Cursor;
+use crate::wire::numbers::group::{SECP256R1, SECP384R1, SECP521R1, X25519, X25519MLKEM768};
+use crate::wire::numbers::{TLS13, extension};
 use crate::wire::record::{self, kind};
 use crate::wire::{ClientHello, DecodeError, HelloClass};
 
@@ -41,12 +42,6 @@ const TDLIB: &[u8] = include_bytes!("../../../fixtures/client_hello/tdlib-1.8.69
 const TDESKTOP_4: &[u8] = include_bytes!("../../../fixtures/client_hello/tdesktop-4.6.5-1.bin");
 const TDESKTOP_5: &[u8] = include_bytes!("../../../fixtures/client_hello/tdesktop-5.7.2-1.bin");
 
-const SERVER_NAME: u16 = 0;
-const SUPPORTED_GROUPS: u16 = 10;
-const PADDING: u16 = 21;
-const KEY_SHARE: u16 = 51;
-const ECH: u16 = 0xfe0d;
-
 /// Length that [`HelloClass::Padded517`] is padded to.
 const PADDED: usize = 517;
 
@@ -67,11 +62,11 @@ impl Template {
         let mut padding_at = None;
         for (kind, body) in old.extensions() {
             let body = match kind {
-                SERVER_NAME => server_name(name),
-                SUPPORTED_GROUPS if !hybrid => without_hybrid_group(body),
-                KEY_SHARE => fresh_shares(body, hybrid)?,
-                ECH => fresh_ech(body, random)?,
-                PADDING => {
+                extension::SERVER_NAME => server_name(name),
+                extension::SUPPORTED_GROUPS if !hybrid => without_hybrid_group(body),
+                extension::KEY_SHARE => fresh_shares(body, hybrid)?,
+                extension::ENCRYPTED_CLIENT_HELLO => fresh_ech(body, random)?,
+                extension::PADDING => {
                     padding_at = Some(extensions.len());
                     continue;
                 }
@@ -84,7 +79,7 @@ impl Template {
             let without = record::HEADER + head + extensions.len();
             if let Some(length) = PADDED.checked_sub(without + 4) {
                 let mut padding = Vec::new();
-                put_extension(&mut padding, PADDING, &vec![0; length]);
+                put_extension(&mut padding, extension::PADDING, &vec![0; length]);
                 extensions.splice(at..at, padding);
             }
         }
@@ -185,7 +180,7 @@ fn safari_template(random: &mut impl Rng) -> Vec<u8> {
         0x2a2a, 0x1302, 0x1301, 0x1303, 0xc02c, 0xc030, 0xc02b, 0xcca9, 0xc02f, 0xcca8, 0xc00a, 0xc009, 0xc014, 0xc013,
     ];
     const SIGNATURES: [u16; 10] = [0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0805, 0x0501, 0x0806, 0x0601, 0x0201];
-    const GROUPS: [u16; 6] = [0x6a6a, X25519MLKEM768, X25519, 0x17, 0x18, 0x19];
+    const GROUPS: [u16; 6] = [0x6a6a, X25519MLKEM768, X25519, SECP256R1, SECP384R1, SECP521R1];
     let words = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
     let list = |words: &[u8]| [&(words.len() as u16).to_be_bytes()[..], words].concat();
     let mut shares = [&0x6a6a_u16.to_be_bytes()[..], &[0, 1, 0]].concat();
@@ -195,19 +190,19 @@ fn safari_template(random: &mut impl Rng) -> Vec<u8> {
     }
     let extensions: [(u16, Vec<u8>); 15] = [
         (0x4a4a, vec![]),
-        (SERVER_NAME, server_name("")),
-        (23, vec![]),
-        (0xff01, vec![0]),
-        (SUPPORTED_GROUPS, list(&words(&GROUPS))),
-        (11, vec![1, 0]),
-        (16, list(b"\x02h2\x08http/1.1")),
-        (5, vec![1, 0, 0, 0, 0]),
-        (13, list(&words(&SIGNATURES))),
-        (18, vec![]),
-        (KEY_SHARE, list(&shares)),
-        (45, vec![1, 1]),
-        (43, [&[6][..], &words(&[0x8a8a, 0x0304, 0x0303])].concat()),
-        (27, vec![2, 0, 1]),
+        (extension::SERVER_NAME, server_name("")),
+        (extension::EXTENDED_MASTER_SECRET, vec![]),
+        (extension::RENEGOTIATION_INFO, vec![0]),
+        (extension::SUPPORTED_GROUPS, list(&words(&GROUPS))),
+        (extension::EC_POINT_FORMATS, vec![1, 0]),
+        (extension::ALPN, list(b"\x02h2\x08http/1.1")),
+        (extension::STATUS_REQUEST, vec![1, 0, 0, 0, 0]),
+        (extension::SIGNATURE_ALGORITHMS, list(&words(&SIGNATURES))),
+        (extension::SIGNED_CERTIFICATE_TIMESTAMP, vec![]),
+        (extension::KEY_SHARE, list(&shares)),
+        (extension::PSK_KEY_EXCHANGE_MODES, vec![1, 1]),
+        (extension::SUPPORTED_VERSIONS, [&[6][..], &words(&[0x8a8a, TLS13, 0x0303])].concat()),
+        (extension::COMPRESS_CERTIFICATE, vec![2, 0, 1]),
         (0xaaaa, vec![0]),
     ];
     let mut bytes = Vec::new();
@@ -240,8 +235,8 @@ mod tests {
     /// Everything about a hello that is not meant to change.
     fn skeleton(hello: &ClientHello<'_>) -> (Vec<u8>, Vec<(u16, Vec<u8>)>) {
         let blank = |(kind, body): (u16, &[u8])| match kind {
-            SERVER_NAME | PADDING => (kind, Vec::new()),
-            KEY_SHARE | ECH => (kind, vec![0; body.len()]),
+            extension::SERVER_NAME | extension::PADDING => (kind, Vec::new()),
+            extension::KEY_SHARE | extension::ENCRYPTED_CLIENT_HELLO => (kind, vec![0; body.len()]),
             _ => (kind, body.to_vec()),
         };
         (hello.cipher_suites.to_vec(), hello.extensions().map(blank).collect())
@@ -267,7 +262,7 @@ mod tests {
             let (new, old) = (ClientHello::decode(&bytes).unwrap(), ClientHello::decode(captured).unwrap());
             assert_eq!(skeleton(&new), skeleton(&old));
             let name = old.server_name.unwrap().len() as isize - NAME.len() as isize;
-            let padded = new.extension(PADDING).is_some();
+            let padded = new.extension(extension::PADDING).is_some();
             assert_eq!(bytes.len() as isize, captured.len() as isize - if padded { 0 } else { name });
         }
     }
@@ -280,7 +275,10 @@ mod tests {
         assert_eq!(kinds(&new), kinds(&old));
         assert!(!new.key_share_groups().unwrap().contains(&X25519MLKEM768));
         assert!(new.key_share_groups().unwrap().contains(&X25519));
-        assert_eq!(new.extension(SUPPORTED_GROUPS).unwrap().len() + 2, old.extension(SUPPORTED_GROUPS).unwrap().len());
+        assert_eq!(
+            new.extension(extension::SUPPORTED_GROUPS).unwrap().len() + 2,
+            old.extension(extension::SUPPORTED_GROUPS).unwrap().len()
+        );
     }
 
     #[test]
@@ -295,7 +293,7 @@ mod tests {
             let (a, b) = (ClientHello::decode(&a).unwrap(), ClientHello::decode(&b).unwrap());
             assert_ne!(a.random, b.random);
             assert_ne!(a.session_id, b.session_id);
-            for kind in [KEY_SHARE, ECH] {
+            for kind in [extension::KEY_SHARE, extension::ENCRYPTED_CLIENT_HELLO] {
                 assert!(a.extension(kind).is_none() || a.extension(kind) != b.extension(kind));
             }
         }
@@ -307,6 +305,6 @@ mod tests {
         let bytes = TEMPLATES[3].hello(&name, &mut rand::rng()).unwrap();
         let hello = ClientHello::decode(&bytes).unwrap();
         assert_eq!(hello.server_name, Some(name.as_bytes()));
-        assert!(bytes.len() == PADDED || hello.extension(PADDING).is_none());
+        assert!(bytes.len() == PADDED || hello.extension(extension::PADDING).is_none());
     }
 }
