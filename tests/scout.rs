@@ -20,7 +20,7 @@ use vizard::cover::profile::Profile;
 use vizard::cover::remote::{Remote, Settings};
 use vizard::cover::scout::{Round, TooSoon};
 use vizard::cover::site::{self, Content, Site};
-use vizard::wire::class::X25519MLKEM768;
+use vizard::wire::numbers::group::X25519MLKEM768;
 
 /// A site with a page that leads to something large.
 fn origin() -> Origin {

@@ -97,7 +97,9 @@ async fn open_cover(config: &Config, listeners: &[SocketAddr]) -> Result<cover::
                 let site = Arc::clone(&site);
                 tokio::spawn(async move { site.redirect(listener).await });
             }
-            Ok(cover::Cover::site(site, config.domain.clone(), Some(&config.state_dir)))
+            let cover = cover::Cover::site(site, config.domain.clone(), Some(&config.state_dir));
+            look_at(&cover).await;
+            Ok(cover)
         }
         config::Cover::Remote(settings) => {
             let remote = Remote::new(settings.clone());
@@ -118,7 +120,7 @@ async fn open_cover(config: &Config, listeners: &[SocketAddr]) -> Result<cover::
     }
 }
 
-/// Visits the cover and tells the operator what about it will be visible.
+/// Visits the cover before the first client comes, and tells the operator what about it will be visible.
 async fn look_at(cover: &cover::Cover) {
     match cover.glance().await {
         Ok(flight) => {

@@ -13,7 +13,6 @@ pub mod remote;
 pub mod scout;
 pub mod site;
 mod stand_in;
-pub mod visits;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,7 +26,7 @@ use crate::auth::{Domain, Judge, Reason};
 use crate::relay::Closed;
 use gate::Promotion;
 use profile::Profile;
-use scout::{Door, Leg, Round, Scout, SeenFlight, TooSoon, Whose};
+use scout::{Door, Examined, Leg, Round, Scout, SeenFlight, TooSoon, Whose};
 
 /// The site that everybody meets, and what is known of it.
 pub struct Cover {
@@ -104,7 +103,16 @@ impl Cover {
         }
     }
 
-    /// Visits the cover with a single handshake, to learn how many records its first flight has.
+    /// Visits the cover for somebody who wants to know now what it is like, and keeps nothing of it.
+    pub async fn examine(&self) -> io::Result<Examined> {
+        match &self.place {
+            Place::Site(site) => self.scout.examine(site).await,
+            Place::Remote(remote) => self.scout.examine(&**remote).await,
+        }
+    }
+
+    /// Visits the cover for a moment, to learn what the first clients need: the number of records in its first flight,
+    /// and what comes behind it.
     pub async fn glance(&self) -> io::Result<SeenFlight> {
         match &self.place {
             Place::Site(site) => self.scout.glance(site).await,

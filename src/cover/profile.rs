@@ -52,8 +52,12 @@ pub struct VisitShape {
     pub greetings: Vec<Vec<u16>>,
     /// How long after the client's Finished the first of them came, in milliseconds.
     pub after_finished_ms: u64,
-    /// Payload sizes of successive records in the midst of a large answer; empty if the cover has none to offer.
+    /// Payload sizes of successive records in the midst of a large answer, over and over; empty if the cover has none to
+    /// offer.
     pub bulk: Vec<u16>,
+    /// The same once the visitor has been slower than the cover; empty if that was not seen.
+    #[serde(default)]
+    pub bulk_stalled: Vec<u16>,
     /// Payload size of the close alert that the cover ends a connection with; `None` if it sends none.
     pub close_alert: Option<u16>,
     /// How many change_cipher_spec records in a row the cover takes before it gives the handshake up; `None`: not seen to.

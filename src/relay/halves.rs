@@ -161,6 +161,13 @@ impl Downlink {
         &self.keys
     }
 
+    /// The client has not taken all that was sent. Not to be told between [`Downlink::room`] and [`Downlink::frame`].
+    pub fn client_is_slow(&mut self) {
+        if self.pattern.stall() {
+            self.number = 0;
+        }
+    }
+
     /// Whether anything waits that must go out when the data centre has nothing more to say for now.
     pub fn is_waiting(&self) -> bool {
         self.kept.len() > self.lead && self.tracker.place() != Place::Inside
@@ -527,12 +534,25 @@ mod tests {
     #[test]
     fn bulk_follows_the_pattern() {
         let pattern = [16_401, 26, 8000];
-        let mut downlink = Downlink::new(keys(3), Pattern::seen(&pattern));
+        let mut downlink = Downlink::new(keys(3), Pattern::seen(&pattern, &[]));
         let (sizes, plain) = received_by(&mut downlink, &[frame(300_000)], Vec::new());
         let (last, bulk) = sizes.split_last().unwrap();
         assert!(bulk.iter().zip(pattern.iter().cycle()).all(|(size, seen)| *size == usize::from(*seen)), "{sizes:?}");
         assert!(*last >= MIN_ENCRYPTED);
         assert_eq!(plain, frame(300_000));
+    }
+
+    #[test]
+    fn bulk_has_another_pattern_once_the_client_is_slow() {
+        for (slow, expected) in [(false, [100, 100, 100, 100]), (true, [200, 17, 200, 17])] {
+            let mut downlink = Downlink::new(keys(3), Pattern::seen(&[100], &[200, 17]));
+            if slow {
+                downlink.client_is_slow();
+            }
+            let (sizes, plain) = received_by(&mut downlink, &[frame(1000)], Vec::new());
+            assert_eq!(sizes[..4], expected);
+            assert!(plain == frame(1000));
+        }
     }
 
     #[test]
@@ -579,7 +599,7 @@ mod tests {
                 rest = later;
                 if rest.is_empty() { break }
             }
-            let (mut downlink, wire) = Downlink::behind_filler(keys(3), Pattern::seen(&pattern), &filler, || 0xaa);
+            let (mut downlink, wire) = Downlink::behind_filler(keys(3), Pattern::seen(&pattern, &[]), &filler, || 0xaa);
             let (sizes, plain) = received_by(&mut downlink, &pieces, wire);
             prop_assert!(sizes.iter().all(|size| (MIN_ENCRYPTED..=MAX_ENCRYPTED).contains(size)), "{:?}", sizes);
             let expected: Vec<Vec<u8>> = parts.iter().map(|part| if part.len() == 4 { part.clone() } else { part[4..].to_vec() }).collect();

@@ -5,29 +5,47 @@ use std::sync::Arc;
 use crate::wire::record::{MAX_ENCRYPTED, MIN_ENCRYPTED};
 
 /// Payload sizes of successive records in bulk data, over and over.
+///
+/// Servers fill larger buffers once a visitor is slower than they are, and their records show it; so there are two rows.
 #[derive(Clone, Debug)]
-pub struct Pattern(Arc<[usize]>);
+pub struct Pattern {
+    sizes: Arc<[usize]>,
+    /// What takes their place once the client has made us wait; empty if nothing does.
+    stalled: Arc<[usize]>,
+}
 
 impl Default for Pattern {
     /// Full records, as most servers send them.
     fn default() -> Self {
-        Self(Arc::new([MAX_ENCRYPTED]))
+        Self { sizes: Arc::new([MAX_ENCRYPTED]), stalled: Arc::new([]) }
     }
 }
 
 impl Pattern {
-    /// A pattern that was seen. Sizes that no record may have are
-    /// left out; a pattern without others is the usual one.
-    pub fn seen(sizes: &[u16]) -> Self {
-        let usable = MIN_ENCRYPTED..=MAX_ENCRYPTED;
-        let sizes: Arc<[usize]> =
-            sizes.iter().map(|size| usize::from(*size)).filter(|size| usable.contains(size)).collect();
-        if sizes.is_empty() { Self::default() } else { Self(sizes) }
+    /// A pattern that was seen, and what it became once the visitor was slow. Sizes that no record may have are left out;
+    /// a pattern without others is the usual one.
+    pub fn seen(sizes: &[u16], stalled: &[u16]) -> Self {
+        let usable = |sizes: &[u16]| -> Arc<[usize]> {
+            let legal = MIN_ENCRYPTED..=MAX_ENCRYPTED;
+            sizes.iter().map(|size| usize::from(*size)).filter(|size| legal.contains(size)).collect()
+        };
+        let (sizes, stalled) = (usable(sizes), usable(stalled));
+        if sizes.is_empty() { Self { stalled, ..Self::default() } } else { Self { sizes, stalled } }
     }
 
     /// The size of the record with this number.
     pub fn size(&self, number: usize) -> usize {
-        self.0[number % self.0.len()]
+        self.sizes[number % self.sizes.len()]
+    }
+
+    /// The client has made us wait. Says whether that changes the sizes from here on.
+    pub fn stall(&mut self) -> bool {
+        let stalled = std::mem::replace(&mut self.stalled, Arc::new([]));
+        let changes = !stalled.is_empty();
+        if changes {
+            self.sizes = stalled;
+        }
+        changes
     }
 }
 
@@ -37,10 +55,20 @@ mod tests {
 
     #[test]
     fn sizes_come_round_again_and_impossible_ones_are_left_out() {
-        let pattern = Pattern::seen(&[16_401, 16, 26, 16_402, 0]);
+        let pattern = Pattern::seen(&[16_401, 16, 26, 16_402, 0], &[]);
         assert_eq!([0, 1, 2, 3].map(|number| pattern.size(number)), [16_401, 26, 16_401, 26]);
         for sizes in [&[][..], &[3, 60_000]] {
-            assert_eq!(Pattern::seen(sizes).size(7), MAX_ENCRYPTED);
+            assert_eq!(Pattern::seen(sizes, sizes).size(7), MAX_ENCRYPTED);
         }
+    }
+
+    #[test]
+    fn a_client_that_makes_us_wait_gets_the_other_row_from_then_on() {
+        let mut pattern = Pattern::seen(&[100, 200], &[300, 16]);
+        assert_eq!(pattern.size(1), 200);
+        assert!(pattern.stall());
+        assert!(!pattern.stall());
+        assert_eq!([0, 1].map(|number| pattern.size(number)), [300, 300]);
+        assert!(!Pattern::seen(&[100], &[3]).stall());
     }
 }

@@ -176,6 +176,7 @@ impl Session {
     fn step_down(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         let down = &mut self.down;
         if !down.unsent.is_empty() {
+            down.transform.client_is_slow();
             match down.unsent.poll_write(&self.client, context) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(outcome) => outcome.map_err(|_| End::ClientBroke)?,

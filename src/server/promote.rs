@@ -16,6 +16,7 @@ use crate::relay::stream::{self, Manner, Session};
 use crate::telegram::DcId;
 use crate::telegram::direct::{self, DirectError};
 use crate::wire::obfuscated;
+use crate::wire::record::CLOSE_NOTIFY;
 
 /// Connects the client to the data centre that its header names, and moves their bytes until they are done.
 pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: Promotion) {
@@ -26,11 +27,11 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: P
     Span::current().record("user", admission.member().name()).record("dc", field::display(dc));
 
     let profile = server.cover.profile();
-    // Before the first whole round of visits nothing is known but the number of records.
+    // Nothing is known where the cover could not be visited yet.
     let visit = profile.visit.as_ref().filter(|visit| !visit.greetings.is_empty());
     let manner =
         Manner { close_alert: visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert), filler: rand::random };
-    let pattern = Pattern::seen(visit.map_or(&[], |visit| &visit.bulk));
+    let pattern = visit.map_or_else(Pattern::default, |visit| Pattern::seen(&visit.bulk, &visit.bulk_stalled));
     let fills = server.settings.fillers.contains(&admission.class());
     let greeting = visit.filter(|_| fills).and_then(|visit| visit.greetings.choose(&mut rand::rng()));
     let (down, filler) =
@@ -56,9 +57,6 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: P
     let closed = Session::new(client, far, up, down, manner).run(server.settings.idle).await;
     debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
 }
-
-/// Payload of the record that a TLS 1.3 close_notify comes in: level, description, content type and tag.
-const CLOSE_NOTIFY: u16 = 19;
 
 /// Our header and what the client sent along with its own.
 fn first_bytes(header: &[u8], up: &mut Uplink, mut leftover: Vec<u8>) -> Result<Vec<u8>, BadRecord> {

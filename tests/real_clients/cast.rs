@@ -175,13 +175,21 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// With a secret of its own, at port 443 of all addresses. Accepts connections when this returns.
+    /// With a secret of its own, at port 443 of all addresses. Accepts connections when this returns, and knows its cover,
+    /// so that sessions are all that they will ever be.
     pub fn open(world: &World, cover: &str, more: &[&str]) -> Self {
         let secret = format!("user={SECRET}");
         let mut arguments = vec!["--listen", "[::]:443", "--log", "json"];
         arguments.extend(["--domain", DOMAIN, "--cover", cover, "--secret", &secret]);
         arguments.extend(more);
-        Self::run(world, Place::Proxy, "the proxy", "proxy", &arguments)
+        let proxy = Self::run(world, Place::Proxy, "the proxy", "proxy", &arguments);
+        proxy.running.wait_for(Stream::Err, |line| line.contains("the cover was visited").then_some(()));
+        let kept = fs::read(world.path("proxy").join("cover-profile.json")).unwrap();
+        let kept: Value = serde_json::from_slice(&kept).unwrap();
+        let greetings = kept["profile"]["visit"]["greetings"].as_array().expect("a profile");
+        let filled = |greeting: &Value| greeting.as_array().is_some_and(|records| !records.is_empty());
+        assert!(!greetings.is_empty() && greetings.iter().all(filled), "sessions would be without fillers: {kept}");
+        proxy
     }
 
     /// With nothing but a folder for its state.

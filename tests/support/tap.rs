@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -26,6 +26,21 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A pause that shows that a server has said what it had to say.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// What Chrome lets a server send before it hears more: of one answer, and of a whole connection.
+const STREAM_WINDOW: u32 = 6 << 20;
+const CONNECTION_WINDOW: u32 = 15 << 20;
+
+/// How much a client has taken when its line first is slower than the server.
+pub const SLOW_FROM: usize = 64 << 10;
+
+/// How long it then takes nothing; a server has filled all that lies between by then.
+pub const SLOW_FOR: Duration = Duration::from_secs(1);
+
+/// A client with less room than a server sends at once.
+pub fn narrow(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_recv_buffer_size(64 << 10).expect("a socket option");
+}
 
 /// A visitor over TLS 1.3 whose handshake is over.
 pub struct Visit {
@@ -43,7 +58,8 @@ impl Visit {
         let stream = TcpStream::connect(server).await.expect("somebody listens");
         stream.set_nodelay(true).expect("a socket option");
         let records = Arc::<Mutex<Records>>::default();
-        let tap = Tap { stream, records: records.clone() };
+        narrow(&stream);
+        let tap = Tap { stream, records: records.clone(), taken: 0, pause: None };
         let name = ServerName::try_from(NAME).expect("a name");
         let tls = TlsConnector::from(Arc::new(config)).connect(name, tap).await.expect("a handshake");
         let handshake = records.lock().expect("no panic while counting").sizes.len();
@@ -63,8 +79,8 @@ impl Visit {
         self.sizes()
     }
 
-    /// Fetches a file over the protocol agreed on: all records behind the handshake. A connection of HTTP/1.1 ends with
-    /// the answer, one of HTTP/2 is left open.
+    /// Fetches a file over the protocol agreed on, as a browser at the end of a line that is slower than the server: all
+    /// records behind the handshake. A connection of HTTP/1.1 ends with the answer, one of HTTP/2 is left open.
     pub async fn fetch(self, path: &str) -> Vec<usize> {
         let two = self.tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let fetch = async { if two { self.fetch_by_two(path).await } else { self.fetch_by_one(path).await } };
@@ -83,7 +99,9 @@ impl Visit {
     async fn fetch_by_two(self, path: &str) -> Vec<usize> {
         let Self { tls, records, handshake } = self;
         let executor = hyper_util::rt::TokioExecutor::new();
-        let client = hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(tls)).await;
+        let mut browser = hyper::client::conn::http2::Builder::new(executor);
+        browser.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        let client = browser.handshake(hyper_util::rt::TokioIo::new(tls)).await;
         let (mut sender, connection) = client.expect("settings");
         tokio::spawn(connection);
         let uri = format!("https://{NAME}{path}");
@@ -139,12 +157,21 @@ impl Records {
 struct Tap {
     stream: TcpStream,
     records: Arc<Mutex<Records>>,
+    /// Bytes so far.
+    taken: usize,
+    /// What it waits for before it takes more.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl AsyncRead for Tap {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.taken >= SLOW_FROM {
+            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(SLOW_FOR)));
+            ready!(pause.as_mut().poll(cx));
+        }
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        self.taken += into.filled().len() - before;
         self.records.lock().expect("no panic while counting").push(&into.filled()[before..]);
         Poll::Ready(Ok(()))
     }

@@ -1,13 +1,12 @@
 //! The cover: visited, graded, and told from the proxy itself.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::net::{TcpListener, lookup_host};
+use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::finding::{Check, Finding};
@@ -15,12 +14,13 @@ use super::login::Visitor;
 use super::name::leads;
 use crate::auth::Domain;
 use crate::config::Cover;
+use crate::cover;
 use crate::cover::grade::{Flaw, Grade, Graded};
 use crate::cover::profile::Profile;
 use crate::cover::remote::{Remote, Settings, Unusable};
-use crate::cover::site::{Site, linger};
-use crate::cover::visits::{Learnt, Target, visit};
-use crate::wire::class::X25519MLKEM768;
+use crate::cover::scout::Examined;
+use crate::cover::site::Site;
+use crate::wire::numbers::group::X25519MLKEM768;
 
 /// How long finding and visiting the cover may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ pub enum Seen {
     /// It cannot be visited; says why.
     Unreachable(String),
     /// It has been visited.
-    Visited(Box<Learnt>),
+    Visited(Box<Examined>),
 }
 
 /// Who asks.
@@ -52,7 +52,8 @@ pub async fn look(cover: &Cover, name: &Domain, asker: &Asker<'_>) -> Seen {
         match cover {
             Cover::Remote(settings) => look_at_remote(settings, name, asker).await,
             Cover::Site(settings) => match Site::open(settings) {
-                Ok(site) => look_at_site(site, name).await.unwrap_or_else(|error| Seen::Unreachable(error.to_string())),
+                // It can be judged before the proxy runs.
+                Ok(site) => examined(&cover::Cover::site(Arc::new(site), name.clone(), None)).await,
                 Err(error) => Seen::Unreachable(error.to_string()),
             },
         }
@@ -61,7 +62,8 @@ pub async fn look(cover: &Cover, name: &Domain, asker: &Asker<'_>) -> Seen {
 }
 
 async fn look_at_remote(settings: &Settings, name: &Domain, asker: &Asker<'_>) -> Seen {
-    match Remote::new(settings.clone()).resolve(asker.listeners).await {
+    let remote = Remote::new(settings.clone());
+    match remote.resolve(asker.listeners).await {
         Ok(()) => {}
         Err(Unusable::Ourselves) => return Seen::Ourselves,
         Err(error) => return Seen::Unreachable(error.to_string()),
@@ -75,8 +77,7 @@ async fn look_at_remote(settings: &Settings, name: &Domain, asker: &Asker<'_>) -
     if near && lets_in(&addresses, asker.visitors).await {
         return Seen::Ourselves;
     }
-    let target = Target { addresses, proxy_protocol: settings.proxy_protocol, name: name.clone() };
-    visited(&target).await
+    examined(&cover::Cover::remote(remote, name.clone(), None)).await
 }
 
 /// Whether one of the addresses answers as the proxy would, through whatever relay.
@@ -92,30 +93,9 @@ async fn lets_in(addresses: &[SocketAddr], visitors: &[(String, Visitor)]) -> bo
     false
 }
 
-/// The built-in site is served here for the length of the look: it can be judged before the proxy runs.
-async fn look_at_site(site: Site, name: &Domain) -> io::Result<Seen> {
-    let site = Arc::new(site);
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let target = Target { addresses: vec![listener.local_addr()?], proxy_protocol: None, name: name.clone() };
-    let serve = async {
-        while let Ok((stream, peer)) = listener.accept().await {
-            let site = Arc::clone(&site);
-            tokio::spawn(async move {
-                if let Err((_, stream)) = site.serve(stream, Some(peer)).await {
-                    linger(stream).await;
-                }
-            });
-        }
-    };
-    tokio::select! {
-        seen = visited(&target) => Ok(seen),
-        () = serve => Err(io::ErrorKind::ConnectionAborted.into()),
-    }
-}
-
-async fn visited(target: &Target) -> Seen {
-    match visit(target).await {
-        Ok(learnt) => Seen::Visited(Box::new(learnt)),
+async fn examined(cover: &cover::Cover) -> Seen {
+    match cover.examine().await {
+        Ok(examined) => Seen::Visited(Box::new(examined)),
         Err(error) => Seen::Unreachable(error.to_string()),
     }
 }

@@ -11,14 +11,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::auth::{Domain, Secret, UnixTime};
-use crate::cover::visits::fresh_share;
+use crate::cover::scout;
 use crate::crypto::kdf::{Directions, MATERIAL, directions};
 use crate::crypto::{Ctr, Mac};
 use crate::net::{dial, sockopt};
 use crate::telegram::DcId;
 use crate::telegram::ping::{Odd, Question};
-use crate::wire::client_hello::{ClientHello, RANDOM_RANGE};
-use crate::wire::cursor::{Cursor, DecodeError};
+use crate::wire::HelloClass;
+use crate::wire::client_hello::RANDOM_RANGE;
 use crate::wire::obfuscated::{HEADER, PADDED_INTERMEDIATE};
 use crate::wire::record::{self, Header, kind};
 use crate::wire::server_flight;
@@ -93,7 +93,8 @@ impl Visitor {
         const PATIENCE: Duration = Duration::from_secs(5);
         let mut stream = dial::dial(&[front], PATIENCE).await.map_err(LoginError::Unreachable)?;
         sockopt::no_delay(&stream);
-        let hello = hello(&self.secret, &self.name, SystemTime::now().into(), random);
+        let hello = hello(&self.secret, &self.name, SystemTime::now().into(), random)
+            .ok_or_else(|| LoginError::Unreachable(io::Error::other("no hello could be made")))?;
         stream.write_all(&hello).await.map_err(|_| LoginError::NotAdmitted)?;
         let mut flight = Vec::new();
         for expected in [kind::HANDSHAKE, kind::CHANGE_CIPHER_SPEC, kind::APPLICATION_DATA] {
@@ -122,74 +123,17 @@ fn array<const N: usize>(random: &mut impl CryptoRng) -> [u8; N] {
     bytes
 }
 
-/// A hello of TDLib 1.8.69 as it was captured.
-const TEMPLATE: &[u8] = include_bytes!("../../../fixtures/client_hello/tdlib-1.8.69-3.bin");
-
-/// A signed hello of TDLib's shape with this name and with everything new that its server could tell apart.
-fn hello(secret: &Secret, name: &Domain, now: UnixTime, random: &mut impl CryptoRng) -> Vec<u8> {
-    let mut hello = remade(TEMPLATE, name, &array(random)).expect("the template is a whole hello");
+/// A signed hello of TDLib's shape with this name; `None` if the crypto library fails.
+fn hello(secret: &Secret, name: &Domain, now: UnixTime, random: &mut impl CryptoRng) -> Option<Vec<u8>> {
+    let mut hello = scout::hello(HelloClass::ChromeHybrid, name, random)?;
     hello[RANDOM_RANGE].fill(0);
     let mut digest = Mac::new(secret.bytes()).digest(&[&hello]);
     for (byte, time) in digest[28..].iter_mut().zip((now.0 as u32).to_le_bytes()) {
         *byte ^= time;
     }
     hello[RANDOM_RANGE].copy_from_slice(&digest);
-    hello
+    Some(hello)
 }
-
-fn remade(template: &[u8], name: &Domain, session: &[u8; 32]) -> Result<Vec<u8>, DecodeError> {
-    let old = ClientHello::decode(template)?;
-    let compression = [1, 0];
-    let mut list = Cursor::new(extensions(&old)?);
-    let mut extensions = Vec::new();
-    while !list.is_empty() {
-        let kind = list.u16("extension type")?;
-        let body = list.vector16("extension")?;
-        extensions.extend(kind.to_be_bytes());
-        match kind {
-            EXTENSION_SERVER_NAME => {
-                let entry = [&[0][..], &counted(name.as_str().as_bytes())].concat();
-                extensions.extend(counted(&counted(&entry)));
-            }
-            EXTENSION_KEY_SHARE => extensions.extend(counted(&renewed_shares(body)?)),
-            _ => extensions.extend(counted(body)),
-        }
-    }
-    let body =
-        [&[3, 3][..], old.random, &[32], session, &counted(old.cipher_suites), &compression, &counted(&extensions)]
-            .concat();
-    let message = [&[1, 0][..], &counted(&body)].concat();
-    Ok([&template[..3], &counted(&message)].concat())
-}
-
-/// The extensions stand at the end of a hello, behind their length.
-fn extensions<'a>(hello: &ClientHello<'a>) -> Result<&'a [u8], DecodeError> {
-    let mut rest = Cursor::new(&hello.record[RANDOM_RANGE.end..]);
-    rest.vector8("session id")?;
-    rest.vector16("cipher suites")?;
-    rest.vector8("compression methods")?;
-    rest.vector16("extensions")
-}
-
-fn renewed_shares(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    let mut shares = Cursor::new(Cursor::new(body).vector16("key shares")?);
-    let mut renewed = Vec::new();
-    while !shares.is_empty() {
-        let group = shares.u16("key share group")?;
-        let share = shares.vector16("key share")?;
-        renewed.extend(group.to_be_bytes());
-        renewed.extend(counted(&fresh_share(group).unwrap_or_else(|| share.to_vec())));
-    }
-    Ok(counted(&renewed))
-}
-
-/// `bytes` behind their length in two bytes.
-fn counted(bytes: &[u8]) -> Vec<u8> {
-    [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
-}
-
-const EXTENSION_SERVER_NAME: u16 = 0;
-const EXTENSION_KEY_SHARE: u16 = 51;
 
 fn is_signed(flight: &[u8], secret: &Secret, client_random: &[u8]) -> bool {
     let random = server_flight::RANDOM;
@@ -222,8 +166,8 @@ mod tests {
     use super::*;
     use crate::auth::{Judge, Keyring, Member, ReplayMemory, TimeWindow, Verdict};
     use crate::fixtures::vector;
+    use crate::wire::client_hello::{ClientHello, HelloCollector, Progress};
     use crate::wire::obfuscated::open;
-    use crate::wire::{HelloClass, client_hello};
 
     fn secret() -> Secret {
         Secret::new([7; 16])
@@ -233,9 +177,9 @@ mod tests {
     fn the_hello_is_admitted_under_its_name_and_keeps_its_shape() {
         let now = UnixTime(1_767_225_600);
         let name: Domain = "a-longer-name.example.com".parse().unwrap();
-        let hello = hello(&secret(), &name, now, &mut StdRng::seed_from_u64(1));
-        let mut collector = client_hello::HelloCollector::default();
-        assert_eq!(collector.feed(&hello), client_hello::Progress::Whole);
+        let hello = hello(&secret(), &name, now, &mut StdRng::seed_from_u64(1)).unwrap();
+        let mut collector = HelloCollector::default();
+        assert_eq!(collector.feed(&hello), Progress::Whole);
         let decoded = ClientHello::decode(&hello).unwrap();
         assert_eq!(decoded.server_name, Some(name.as_str().as_bytes()));
         assert_eq!(HelloClass::of(&decoded), HelloClass::ChromeHybrid);
@@ -246,14 +190,6 @@ mod tests {
             names: Some(vec![name]),
         };
         assert!(matches!(judge.judge(&hello, now), Verdict::Admit(_)));
-    }
-
-    #[test]
-    fn the_template_made_anew_with_its_own_name_has_its_length() {
-        let name: Domain = "mask.example.org".parse().unwrap();
-        let remade = remade(TEMPLATE, &name, &[9; 32]).unwrap();
-        assert_eq!(remade.len(), TEMPLATE.len());
-        assert_ne!(remade, TEMPLATE);
     }
 
     #[test]

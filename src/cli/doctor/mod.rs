@@ -36,7 +36,7 @@ use crate::auth::UnixTime;
 use crate::config::{self, Cover, Environment, LoadError, Loaded};
 use crate::cover::grade::{Place, grade};
 use crate::cover::profile::Profile;
-use crate::cover::visits::Learnt;
+use crate::cover::scout::Examined;
 
 /// Flags of `vizard doctor`.
 #[derive(clap::Args)]
@@ -214,7 +214,7 @@ impl Facts {
         }
     }
 
-    fn judge_visits(&self, patient: &Patient, learnt: &Learnt) -> [Finding; 3] {
+    fn judge_visits(&self, patient: &Patient, learnt: &Examined) -> [Finding; 3] {
         let stable = learnt.profile.flights.values().all(|flight| flight.stable);
         [
             cover::cover(&grade(&learnt.profile, self.place(patient)), None),

@@ -1,22 +1,29 @@
 //! Visits the cover, and keeps what that teaches as a [`Profile`].
 //!
-//! A round has the parts below, each on connections of its own. Every part is bounded in time and bytes, and what it
-//! fails to learn stays as it was known before: the cover has bad days, and is no friend either.
+//! A round has the parts below, each on connections of its own, those first that the next client needs first. Every
+//! part is bounded in time and bytes, and what it fails to learn stays as it was known before: the cover has bad days,
+//! and is no friend either.
 //!
 //! ```text
-//! visit    a handshake that is completed, and silence: records of the flight, tickets, HTTP/2 settings
+//! visit    handshakes that are completed, and silence: records of the flight, tickets, HTTP/2 settings
 //! flight   one hello of each class, several times: version, cipher, group, record sizes, how stable they are
 //! reading  the front page and something large: record sizes in bulk; another to the end: the close alert
 //! ccs      once: how many change_cipher_spec records the cover takes
 //! ```
+//!
+//! Before the first client there is a glance: the visits and the readings, side by side, as far as they get in a second.
 
 mod ccs;
+mod examine;
 mod flight;
 mod hellos;
 mod keep;
 mod page;
 mod reading;
-pub(super) mod visit;
+mod rhythm;
+mod tap;
+mod visit;
+mod visitor;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -34,10 +42,14 @@ use tracing::{debug, info, warn};
 
 use self::hellos::TEMPLATES;
 use self::keep::Store;
+use self::reading::{Bulk, Farewell};
+use self::visit::Heard;
 use super::profile::{FlightShape, Profile, VisitShape};
 use crate::auth::{Domain, UnixTime};
 use crate::wire::HelloClass;
+use crate::wire::record::CLOSE_NOTIFY;
 
+pub use self::examine::Examined;
 pub use self::keep::Whose;
 
 /// The encrypted part of a cover's first flight.
@@ -87,10 +99,13 @@ pub(super) trait Door: Sync {
 const EVERY: Duration = Duration::from_secs(3600);
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// How long a single handshake may take, and a visit that reads something.
+/// How long a single handshake may take, a visit that listens, and one that reads something.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const VISIT: Duration = Duration::from_secs(10);
 const READING: Duration = Duration::from_secs(20);
+
+/// How long the first clients may be kept waiting for what is good to know of the cover, but not needed to let them in.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// How many hellos of each template are sent in a round.
 const TIMES: usize = 2;
@@ -114,6 +129,8 @@ struct Last {
     began: Option<Instant>,
     /// What it, or one of an earlier run, came to.
     profile: Profile,
+    /// When a glance has heard what visitors are greeted with, if no round was made since.
+    greeted: Option<Instant>,
     /// Whether the cover has been asked how many change_cipher_spec records it takes.
     counted_ccs: bool,
 }
@@ -161,15 +178,20 @@ impl Scout {
         self.stale.notify_one();
     }
 
-    /// One handshake, to learn the number of records in the first flight before the first client comes.
+    /// What the first clients need: how many records the first flight has, and what comes behind it. How the cover cuts
+    /// what is large and how it ends a connection is learnt too, as far as that is quick.
     pub(super) async fn glance(&self, door: &impl Door) -> io::Result<SeenFlight> {
-        let glance = async { visit::see_flight(&mut door.open().await?, self.name.as_str()).await };
-        let seen = within(HANDSHAKE, glance).await?;
-        if self.flight_records() != Some(seen.records) {
-            let mut profile = Profile::clone(&self.profile());
-            profile.visit.get_or_insert_default().flight_records = seen.records;
-            self.profile.store(Arc::new(profile));
-        }
+        let mut last = self.last.lock().await;
+        let (greeting, readings) =
+            tokio::join!(within(HANDSHAKE, self.greeting(door)), self.readings(door, GLANCE, GLANCE));
+        let greeting = greeting?;
+        let (seen, mut profile) = (greeting.first.flight, Profile::clone(&self.profile()));
+        let mut visit = greeting.shape(profile.visit.take());
+        // What was not quick is for the round to say, and so is what has changed.
+        readings.teach(&mut visit, &mut Vec::new());
+        profile.visit = Some(visit);
+        self.publish(&profile);
+        last.greeted = Some(Instant::now());
         Ok(seen)
     }
 
@@ -212,38 +234,65 @@ impl Scout {
             self.changes.fetch_add(1, Ordering::Relaxed);
             warn!(changes = round.changes.join("; "), "the cover has changed");
         }
+        self.publish(&profile);
+        self.keep(&profile).await;
         info!(failures = round.failures.len(), "the cover was visited");
         debug!(?profile, "the cover is known");
-        self.profile.store(Arc::new(profile.clone()));
-        self.keep(&profile).await;
         last.profile = profile;
         Ok(round)
     }
 
+    fn publish(&self, profile: &Profile) {
+        self.profile.store(Arc::new(profile.clone()));
+    }
+
+    /// Sessions have each part as soon as it is there.
     async fn learn(&self, door: &impl Door, last: &mut Last, failures: &mut Vec<String>) -> Profile {
-        let mut profile = last.profile.clone();
-        let mut learnt = false;
-        match self.whole_visit(door, last, failures).await {
-            Ok(visit) => {
-                profile.visit = Some(visit);
-                learnt = true;
+        let mut profile = Profile::clone(&self.profile());
+        let mut learnt = last.greeted.take().is_some_and(|at| at.elapsed() < AGAIN);
+        if !learnt {
+            match self.greeting(door).await {
+                Ok(greeting) => {
+                    failures.extend_from_slice(&greeting.failures);
+                    profile.visit = Some(greeting.shape(profile.visit.take()));
+                    self.publish(&profile);
+                    learnt = true;
+                }
+                Err(error) => failures.push(format!("handshake: {error}")),
             }
-            Err(error) => failures.push(format!("handshake: {error}")),
         }
-        let (expected, behind) = match &profile.visit {
-            Some(visit) => (Some(visit.flight_records + visit.before_finished.len()), &visit.before_finished[..]),
-            None => (None, &[][..]),
-        };
-        for (class, shapes) in self.flights(door, expected, failures).await {
-            if let Some(shape) = merged(shapes, behind) {
-                profile.flights.insert(class.label().to_owned(), shape);
-                learnt = true;
+        let shakes_hands = learnt;
+        if self.learn_flights(door, &mut profile, failures).await {
+            self.publish(&profile);
+            learnt = true;
+        }
+        if let Some(visit) = profile.visit.as_mut().filter(|_| shakes_hands) {
+            self.readings(door, READING, VISIT).await.teach(visit, failures);
+            if !last.counted_ccs {
+                match ccs::limit(door, self.name.as_str()).await {
+                    Ok(limit) => (visit.ccs_limit, last.counted_ccs) = (limit, true),
+                    Err(error) => failures.push(format!("change_cipher_spec: {error}")),
+                }
             }
         }
         if learnt {
             profile.learnt = UnixTime::from(SystemTime::now()).0;
         }
         profile
+    }
+
+    /// Says whether anything was learnt.
+    async fn learn_flights(&self, door: &impl Door, profile: &mut Profile, failures: &mut Vec<String>) -> bool {
+        let behind = profile.visit.as_ref().map(|visit| visit.before_finished.clone()).unwrap_or_default();
+        let expected = profile.visit.as_ref().map(|visit| visit.flight_records + behind.len());
+        let mut learnt = false;
+        for (class, shapes) in self.flights(door, expected, failures).await {
+            if let Some(shape) = merged(shapes, &behind) {
+                profile.flights.insert(class.label().to_owned(), shape);
+                learnt = true;
+            }
+        }
+        learnt
     }
 
     async fn flights(
@@ -274,46 +323,34 @@ impl Scout {
         within(HANDSHAKE, async { flight::watch(&mut door.open().await?, &hello, expected).await }).await
     }
 
-    /// All that takes a completed handshake. Fails if there is none; what else fails stays as it was.
-    async fn whole_visit(
-        &self,
-        door: &impl Door,
-        last: &mut Last,
-        failures: &mut Vec<String>,
-    ) -> io::Result<VisitShape> {
+    /// Several visits at once that complete a handshake and ask for nothing. Fails if none of them succeeds.
+    async fn greeting(&self, door: &impl Door) -> io::Result<Greeting> {
+        let listen = || within(VISIT, async { visit::listen(&mut door.open().await?, self.name.as_str()).await });
+        let (a, b, c, d, e, f) = tokio::join!(listen(), listen(), listen(), listen(), listen(), listen());
+        let (mut heard, mut failures) = (Vec::new(), Vec::new());
+        for outcome in [a, b, c, d, e, f] {
+            match outcome {
+                Ok(visit) => heard.push(visit),
+                Err(error) => failures.push(error),
+            }
+        }
+        match (heard.first().cloned(), failures.pop()) {
+            (Some(first), last) => {
+                let failures = failures.iter().chain(&last).map(|error| format!("greeting: {error}")).collect();
+                Ok(Greeting { first, all: heard, failures })
+            }
+            (None, error) => Err(error.unwrap_or_else(|| io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Visits that read something, at once.
+    async fn readings(&self, door: &impl Door, bulk: Duration, farewell: Duration) -> Readings {
         let name = self.name.as_str();
-        let heard = within(VISIT, async { visit::listen(&mut door.open().await?, name).await }).await?;
-        let mut greetings = vec![heard.after_finished.clone()];
-        for _ in 1..GREETINGS {
-            let again = within(VISIT, async { visit::listen(&mut door.open().await?, name).await });
-            match again.await {
-                Ok(heard) => greetings.push(heard.after_finished),
-                Err(error) => failures.push(format!("greeting: {error}")),
-            }
-        }
-        let mut shape = VisitShape {
-            greetings,
-            flight_records: heard.flight.records,
-            before_finished: heard.before_finished,
-            after_finished: heard.after_finished,
-            after_finished_ms: heard.after_finished_ms,
-            ..last.profile.visit.clone().unwrap_or_default()
-        };
-        match within(READING, async { reading::bulk(door.open().await?, name).await }).await {
-            Ok(bulk) => shape.bulk = bulk,
-            Err(error) => failures.push(format!("reading: {error}")),
-        }
-        match within(VISIT, async { reading::close_alert(door.open().await?, name).await }).await {
-            Ok(close_alert) => shape.close_alert = close_alert,
-            Err(error) => failures.push(format!("close: {error}")),
-        }
-        if !last.counted_ccs {
-            match ccs::limit(door, name).await {
-                Ok(limit) => (shape.ccs_limit, last.counted_ccs) = (limit, true),
-                Err(error) => failures.push(format!("change_cipher_spec: {error}")),
-            }
-        }
-        Ok(shape)
+        let (bulk, farewell) = tokio::join!(
+            within(bulk, async { reading::bulk(door.open().await?, name).await }),
+            within(farewell, async { reading::farewell(door.open().await?, name).await }),
+        );
+        Readings { bulk, farewell }
     }
 
     async fn keep(&self, profile: &Profile) {
@@ -327,8 +364,55 @@ impl Scout {
     }
 }
 
-/// How many visits show what covers say by themselves after a handshake.
-const GREETINGS: usize = 6;
+/// What visits heard that completed a handshake.
+struct Greeting {
+    first: Heard,
+    all: Vec<Heard>,
+    failures: Vec<String>,
+}
+
+impl Greeting {
+    /// What is known of visits with this, and with what was known `before`.
+    fn shape(&self, before: Option<VisitShape>) -> VisitShape {
+        // Until it is seen, a cover is taken to close as nearly all do.
+        let usual = || VisitShape { close_alert: Some(CLOSE_NOTIFY), ..VisitShape::default() };
+        let first = self.first.clone();
+        VisitShape {
+            flight_records: first.flight.records,
+            before_finished: first.before_finished,
+            after_finished: first.after_finished,
+            after_finished_ms: first.after_finished_ms,
+            greetings: self.all.iter().map(|heard| heard.after_finished.clone()).collect(),
+            ..before.unwrap_or_else(usual)
+        }
+    }
+}
+
+/// What visits saw that read something.
+struct Readings {
+    bulk: io::Result<Bulk>,
+    farewell: io::Result<Farewell>,
+}
+
+impl Readings {
+    fn teach(self, visit: &mut VisitShape, failures: &mut Vec<String>) {
+        match self.bulk {
+            Ok(bulk) => (visit.bulk, visit.bulk_stalled) = (bulk.flowing, bulk.stalled),
+            Err(error) => failures.push(format!("reading: {error}")),
+        }
+        match self.farewell {
+            Ok(farewell) => visit.close_alert = farewell.alert,
+            Err(error) => failures.push(format!("close: {error}")),
+        }
+    }
+}
+
+/// A fresh hello of this class for the site `name`, unsigned; `None` for [`HelloClass::Other`], whose members have
+/// nothing in common.
+pub fn hello(class: HelloClass, name: &Domain, random: &mut impl Rng) -> Option<Vec<u8>> {
+    let template = TEMPLATES.into_iter().find(|template| template.class == class)?;
+    template.hello(name.as_str(), random).ok()
+}
 
 async fn within<T>(limit: Duration, visit: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(limit, visit).await.unwrap_or_else(|elapsed| Err(elapsed.into()))

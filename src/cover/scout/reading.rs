@@ -1,35 +1,43 @@
 //! Visits that read the site: the records of large answers, and the way a connection ends.
 
 use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
 use hyper::{Request, Response, Uri, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use hyper_util::rt::TokioIo;
+use rustls::ProtocolVersion;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Leg, page, visit};
-use crate::wire::record::{self, Header, kind};
+use super::rhythm::rhythm;
+use super::tap::{Log, Tap};
+use super::{Leg, page, visitor};
 
 /// Most requests of one visit, most bytes that are read of their answers, and what is large enough to stop looking.
 const MOST_REQUESTS: usize = 8;
 const MOST_BYTES: usize = 1 << 20;
-const LARGE: usize = 384 << 10;
+const LARGE: usize = 2 * WINDOW;
+
+/// How much a server may send over HTTP/2 before it has to wait for us. A browser allows it 6 MiB, and then it is the
+/// browser's socket that makes it wait, or the browser: a server cannot tell which, and looks alike. Whole buffers of
+/// servers fit in.
+const WINDOW: usize = 256 << 10;
+
+/// What the answers of a whole connection may have over HTTP/2 before it would be the connection that has to wait; what
+/// Chrome allows.
+const CONNECTION_WINDOW: u32 = 15 << 20;
+
+/// Longest head of an answer over HTTP/2.
+const LONGEST_HEAD: u32 = 32 << 10;
 
 /// Shortest answer from which the records in its midst can be told.
 const SMALLEST: usize = 40 << 10;
-
-/// Most records of bulk data that are kept.
-const MOST_BULK: usize = 256;
 
 /// Most bytes that one connection may bring, whatever they are: what is asked for, and as much in headers.
 const MOST_RAW: usize = 2 * MOST_BYTES;
@@ -37,10 +45,18 @@ const MOST_RAW: usize = 2 * MOST_BYTES;
 /// What visitors say they are; some sites turn away who says nothing.
 const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64)";
 
-/// Reads the front page and what it leads to, as the protocol that the cover chooses. Returns the payload sizes of
-/// successive records in the midst of the largest answer; none if no answer is large.
-pub(super) async fn bulk(leg: Leg, name: &str) -> io::Result<Vec<u16>> {
-    let (stream, log) = connect(leg, name, &[b"h2", b"http/1.1"]).await?;
+/// How a cover cuts what is large: payload sizes of successive records, one round of them where they come round.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Bulk {
+    /// While the visitor takes everything as it comes; empty if the cover has nothing large to offer.
+    pub(super) flowing: Vec<u16>,
+    /// Once the visitor has made it wait; empty if that was not seen.
+    pub(super) stalled: Vec<u16>,
+}
+
+/// Reads the front page and what it leads to, as the protocol that the cover chooses, and looks at the largest answer.
+pub(super) async fn bulk(leg: Leg, name: &str) -> io::Result<Bulk> {
+    let (stream, log) = connect(leg, name, &[b"h2", b"http/1.1"], visitor::MODERN).await?;
     let mut reader = Reader::start(stream, name, log).await?;
     let mut front = reader.get("/").await?;
     let mut base = "/".to_owned();
@@ -60,13 +76,27 @@ pub(super) async fn bulk(leg: Leg, name: &str) -> io::Result<Vec<u16>> {
             largest = answer.taken();
         }
     }
-    Ok(if largest.bytes < SMALLEST { Vec::new() } else { midst(&largest.records) })
+    Ok(if largest.bytes < SMALLEST { Bulk::default() } else { largest.bulk() })
 }
 
-/// Asks for the front page and for the connection to be closed behind it. Returns the payload size of the record that
-/// says so, or `None` if the cover closes without one.
-pub(super) async fn close_alert(leg: Leg, name: &str) -> io::Result<Option<u16>> {
-    let (mut stream, log) = connect(leg, name, &[b"http/1.1"]).await?;
+/// How a visit went that asked for the front page and for the connection to be closed behind it.
+#[derive(Debug, Default)]
+pub(super) struct Farewell {
+    /// Payload size of the record that says that the connection ends; `None` if the cover closes without one.
+    pub(super) alert: Option<u16>,
+    /// The beginning of the answer.
+    pub(super) head: Vec<u8>,
+    /// The certificates as shown, the site's own first.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+}
+
+/// Asks for the front page and for the connection to be closed behind it.
+pub(super) async fn farewell(leg: Leg, name: &str) -> io::Result<Farewell> {
+    let (mut stream, log) = connect(leg, name, &[b"http/1.1"], visitor::ANY).await?;
+    let tls = stream.get_ref().1;
+    let modern = tls.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+    let mut farewell = Farewell::default();
+    farewell.chain.extend(tls.peer_certificates().into_iter().flatten().map(|shown| shown.clone().into_owned()));
     let request =
         format!("GET / HTTP/1.1\r\nHost: {name}\r\nUser-Agent: {AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -75,29 +105,31 @@ pub(super) async fn close_alert(leg: Leg, name: &str) -> io::Result<Option<u16>>
     loop {
         match stream.read(&mut buffer).await {
             // TLS calls an end without an alert an error.
-            Ok(0) => return Ok(lock(&log).last().copied()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Ok(0) => {
+                farewell.alert = log.all().last().copied().filter(|_| modern);
+                return Ok(farewell);
+            }
+            Ok(read) => {
+                let room = (LONGEST_HEAD as usize).saturating_sub(farewell.head.len());
+                farewell.head.extend_from_slice(&buffer[..read.min(room)]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(farewell),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// The records behind the slow start that some servers have, before the last ones that end the answer.
-fn midst(records: &[u16]) -> Vec<u16> {
-    let from = (records.len() / 4).max(1);
-    let to = records.len().saturating_sub(2);
-    records.get(from..to).unwrap_or_default().iter().copied().take(MOST_BULK).collect()
-}
-
-type Log = Arc<Mutex<Vec<u16>>>;
 type Stream = TlsStream<Tap>;
 
-async fn connect(leg: Leg, name: &str, protocols: &[&[u8]]) -> io::Result<(Stream, Log)> {
-    let log = Log::default();
-    let tap = Tap { leg, header: [0; record::HEADER], have: 0, left: 0, total: 0, log: Arc::clone(&log) };
+async fn connect(
+    leg: Leg,
+    name: &str,
+    protocols: &[&[u8]],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> io::Result<(Stream, Log)> {
+    let (tap, log) = Tap::new(leg, MOST_RAW);
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-    let stream = TlsConnector::from(visit::config(protocols)?).connect(name, tap).await?;
+    let stream = TlsConnector::from(visitor::config(protocols, versions)?).connect(name, tap).await?;
     Ok((stream, log))
 }
 
@@ -113,7 +145,7 @@ struct Reader {
 
 enum Sender {
     Http1(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Empty<Bytes>>),
+    Http2(h2::client::SendRequest<Bytes>),
 }
 
 /// An answer as far as it was read.
@@ -121,6 +153,8 @@ enum Sender {
 struct Answer {
     bytes: usize,
     records: Vec<u16>,
+    /// How many of them came before the cover had to wait for us.
+    flowing: Option<usize>,
     body: Vec<u8>,
     html: bool,
     location: Option<String>,
@@ -131,17 +165,60 @@ impl Answer {
     fn taken(self) -> Self {
         Self { body: Vec::new(), ..self }
     }
+
+    fn bulk(&self) -> Bulk {
+        let (flowing, stalled) = self.records.split_at(self.flowing.unwrap_or(self.records.len()));
+        Bulk { flowing: rhythm(flowing), stalled: rhythm(stalled) }
+    }
+}
+
+/// The content of an answer as it comes.
+enum Body {
+    Http1(Incoming),
+    /// With the bytes that the cover has not been told to replace.
+    Http2(h2::RecvStream, usize),
+}
+
+impl Body {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            match self {
+                Self::Http1(body) => match body.frame().await?.map(hyper::body::Frame::into_data) {
+                    Ok(Ok(data)) => return Some(Ok(data)),
+                    Ok(Err(_)) => {}
+                    Err(error) => return Some(Err(io::Error::other(error))),
+                },
+                Self::Http2(body, owed) => {
+                    let data = body.data().await?.map_err(io::Error::other);
+                    *owed += data.as_ref().map_or(0, Bytes::len);
+                    return Some(data);
+                }
+            }
+        }
+    }
+
+    /// Whether the cover has sent all that it may for now. If so, it is allowed as much again.
+    fn lets_go_on(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Http2(body, owed) if *owed >= WINDOW => {
+                body.flow_control().release_capacity(std::mem::take(owed)).map_err(io::Error::other)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
 }
 
 impl Reader {
     async fn start(stream: Stream, name: &str, log: Log) -> io::Result<Self> {
-        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let io = TokioIo::new(stream);
-        let (sender, driver) = if h2 {
-            let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.map_err(io::Error::other)?;
+        let (sender, driver) = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            let mut builder = h2::client::Builder::new();
+            builder.enable_push(false).max_header_list_size(LONGEST_HEAD);
+            builder.initial_window_size(WINDOW as u32).initial_connection_window_size(CONNECTION_WINDOW);
+            let (sender, connection) = builder.handshake(stream).await.map_err(io::Error::other)?;
             (Sender::Http2(sender), tokio::spawn(async move { _ = connection.await }))
         } else {
-            let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
             (Sender::Http1(sender), tokio::spawn(async move { _ = connection.await }))
         };
         Ok(Self { sender, driver, name: name.to_owned(), log, requests: 0, bytes: 0 })
@@ -153,7 +230,7 @@ impl Reader {
 
     async fn get(&mut self, path: &str) -> io::Result<Answer> {
         self.requests += 1;
-        let before = lock(&self.log).len();
+        let before = self.log.all().len();
         let response = self.send(path).await?;
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let mut answer = Answer {
@@ -162,8 +239,8 @@ impl Reader {
             ..Answer::default()
         };
         let mut body = response.into_body();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(io::Error::other)?.into_data() else { continue };
+        while let Some(data) = body.next().await {
+            let data = data?;
             answer.bytes += data.len();
             self.bytes += data.len();
             if answer.html {
@@ -172,28 +249,34 @@ impl Reader {
             if self.bytes >= MOST_BYTES {
                 break;
             }
+            let so_far = self.log.all().len() - before;
+            if body.lets_go_on()? {
+                answer.flowing.get_or_insert(so_far);
+            }
         }
-        answer.records = lock(&self.log)[before..].to_vec();
+        answer.records = self.log.all()[before..].to_vec();
         Ok(answer)
     }
 
-    async fn send(&mut self, path: &str) -> io::Result<Response<Incoming>> {
+    async fn send(&mut self, path: &str) -> io::Result<Response<Body>> {
         let request = Request::get(self.uri(path)?).header(USER_AGENT, AGENT);
         // Without a word on encodings, some servers take all of them for welcome.
         let request = request.header(ACCEPT, "*/*").header(ACCEPT_ENCODING, "identity");
-        let sent = match &mut self.sender {
+        match &mut self.sender {
             Sender::Http1(sender) => {
                 sender.ready().await.map_err(io::Error::other)?;
                 let request = request.header(HOST, &self.name).body(Empty::new()).map_err(io::Error::other)?;
-                sender.send_request(request).await
+                let response = sender.send_request(request).await.map_err(io::Error::other)?;
+                Ok(response.map(Body::Http1))
             }
             Sender::Http2(sender) => {
-                sender.ready().await.map_err(io::Error::other)?;
-                let request = request.version(Version::HTTP_2).body(Empty::new()).map_err(io::Error::other)?;
-                sender.send_request(request).await
+                let request = request.version(Version::HTTP_2).body(()).map_err(io::Error::other)?;
+                let mut ready = sender.clone().ready().await.map_err(io::Error::other)?;
+                let (response, _) = ready.send_request(request, true).map_err(io::Error::other)?;
+                let response = response.await.map_err(io::Error::other)?;
+                Ok(response.map(|body| Body::Http2(body, 0)))
             }
-        };
-        sent.map_err(io::Error::other)
+        }
     }
 
     fn uri(&self, path: &str) -> io::Result<Uri> {
@@ -208,117 +291,5 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.driver.abort();
-    }
-}
-
-/// Notes the sizes of encrypted records on their way in. No read goes beyond the end of a record, so what was noted is
-/// what the reader has been given.
-struct Tap {
-    leg: Leg,
-    header: [u8; record::HEADER],
-    /// Bytes of the header that have come.
-    have: usize,
-    /// Bytes of the payload that have not.
-    left: usize,
-    total: usize,
-    log: Log,
-}
-
-impl Tap {
-    fn wanted(&self) -> usize {
-        if self.have < record::HEADER { record::HEADER - self.have } else { self.left }
-    }
-
-    fn note(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.total += bytes.len();
-        if self.total > MOST_RAW {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the cover sends more than it was asked for"));
-        }
-        if self.have < record::HEADER {
-            self.header[self.have..self.have + bytes.len()].copy_from_slice(bytes);
-            self.have += bytes.len();
-            if self.have == record::HEADER {
-                self.left = Header::decode(self.header).length.into();
-            }
-        } else {
-            self.left -= bytes.len();
-        }
-        if self.have == record::HEADER && self.left == 0 {
-            let Header { kind, length, .. } = Header::decode(self.header);
-            if kind == kind::APPLICATION_DATA {
-                lock(&self.log).push(length);
-            }
-            self.have = 0;
-        }
-        Ok(())
-    }
-}
-
-impl AsyncRead for Tap {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let wanted = this.wanted().min(buffer.remaining());
-        let space = buffer.initialize_unfilled_to(wanted);
-        let mut limited = ReadBuf::new(space);
-        ready!(Pin::new(&mut this.leg).poll_read(context, &mut limited))?;
-        let count = limited.filled().len();
-        this.note(limited.filled())?;
-        buffer.advance(count);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Tap {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().leg).poll_write(context, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().leg).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().leg).poll_shutdown(context)
-    }
-}
-
-fn lock(log: &Log) -> MutexGuard<'_, Vec<u16>> {
-    log.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_midst_leaves_out_beginning_and_end() {
-        assert_eq!(midst(&[100, 1, 1, 2, 3, 4, 5, 6, 7, 9, 50, 19]), [2, 3, 4, 5, 6, 7, 9]);
-        for short in [&[][..], &[1], &[1, 2], &[1, 2, 3]] {
-            assert!(midst(short).is_empty());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_tap_notes_whole_encrypted_records_and_no_others() {
-        let bytes = [&[22, 3, 3, 0, 2, 1, 2][..], &[23, 3, 3, 0, 3, 1, 2, 3], &[23, 3, 3, 0, 0], &[23, 3, 3, 0, 9, 1]];
-        let (mut far, near) = tokio::io::duplex(64);
-        far.write_all(&bytes.concat()).await.unwrap();
-        drop(far);
-        let log = Log::default();
-        let mut tap = Tap { leg: Box::new(near), header: [0; 5], have: 0, left: 0, total: 0, log: Arc::clone(&log) };
-        let mut read = Vec::new();
-        tap.read_to_end(&mut read).await.unwrap();
-        assert_eq!(read, bytes.concat());
-        assert_eq!(*lock(&log), [3, 0]);
-    }
-
-    #[tokio::test]
-    async fn a_tap_ends_what_does_not_end_by_itself() {
-        let log = Log::default();
-        let endless: Leg = Box::new(tokio::io::join(tokio::io::repeat(23), tokio::io::sink()));
-        let mut tap = Tap { leg: endless, header: [0; 5], have: 0, left: 0, total: 0, log };
-        let mut read = Vec::new();
-        assert!(tap.read_to_end(&mut read).await.is_err());
-        assert!(read.len() <= MOST_RAW);
     }
 }

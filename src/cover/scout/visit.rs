@@ -1,20 +1,14 @@
 //! Visits with a handshake that is completed: what comes behind the first flight.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::aws_lc_rs::cipher_suite::{
-    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
-};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use super::{Leg, SeenFlight};
+use super::{Leg, SeenFlight, visitor};
 use crate::wire::record::{self, Header, kind};
 
 /// Most records of a flight, and most that are listened to behind it. Real servers send a tenth of this.
@@ -30,7 +24,7 @@ const NEXT_AFTER: Duration = Duration::from_millis(400);
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// What a cover says of its own accord around the end of a handshake.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
     pub(super) flight: SeenFlight,
     pub(super) before_finished: Vec<u16>,
@@ -38,13 +32,9 @@ pub(super) struct Heard {
     pub(super) after_finished_ms: u64,
 }
 
-/// Performs a TLS 1.3 handshake as a visitor of the site `name`, and looks at what comes up to the server's Finished.
-pub(super) async fn see_flight(leg: &mut Leg, name: &str) -> io::Result<SeenFlight> {
-    shake_hands(leg, name).await.map(|(_, flight)| flight)
-}
-
-/// The same, then listens: first before the client's Finished is sent, then behind it. With the Finished goes what a
-/// browser says at once where HTTP/2 was agreed on, for the cover answers that too.
+/// Performs a TLS 1.3 handshake as a visitor of the site `name`, then listens: first before the client's Finished is
+/// sent, then behind it. With the Finished goes what a browser says at once where HTTP/2 was agreed on, for the cover
+/// answers that too.
 pub(super) async fn listen(leg: &mut Leg, name: &str) -> io::Result<Heard> {
     let (mut tls, flight) = shake_hands(leg, name).await?;
     let (before_finished, _) = records_until_silence(leg, BEFORE_FINISHED, BEFORE_FINISHED).await?;
@@ -61,7 +51,8 @@ pub(super) async fn listen(leg: &mut Leg, name: &str) -> io::Result<Heard> {
 /// Up to the server's Finished; the client's own is not sent yet.
 async fn shake_hands(leg: &mut Leg, name: &str) -> io::Result<(ClientConnection, SeenFlight)> {
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-    let mut tls = ClientConnection::new(config(&[b"h2", b"http/1.1"])?, name).map_err(io::Error::other)?;
+    let mut tls = ClientConnection::new(visitor::config(&[b"h2", b"http/1.1"], visitor::MODERN)?, name)
+        .map_err(io::Error::other)?;
     let mut flight = SeenFlight::default();
     for _ in 0..MAX_RECORDS {
         if !tls.is_handshaking() {
@@ -121,60 +112,4 @@ async fn records_until_silence(
         }
     }
     Ok((sizes, began))
-}
-
-/// A client that speaks TLS 1.3 and offers these protocols.
-pub(super) fn config(protocols: &[&[u8]]) -> io::Result<Arc<ClientConfig>> {
-    // In the clients' order: sizes of tickets and of the Finished depend on the suite.
-    let cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
-    let provider = CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    // Every visit is a first visit.
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
-}
-
-/// A visit tells no secret and believes nothing, so whose certificate it is does not matter.
-#[derive(Debug)]
-pub(in crate::cover) struct AnyCertificate;
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -1,0 +1,72 @@
+//! A look for somebody who wants to know now: what a round begins with, whose certificate the cover shows, and what time
+//! it believes it is. Nothing of it is kept.
+
+use std::io;
+use std::time::SystemTime;
+
+use jiff::fmt::rfc2822::DateTimeParser;
+use rustls::pki_types::CertificateDer;
+
+use super::{Door, Scout, VISIT, reading, within};
+use crate::auth::UnixTime;
+use crate::cover::profile::Profile;
+
+/// What a look has shown.
+#[derive(Clone, Debug, Default)]
+pub struct Examined {
+    /// The first flights by class of hello, and what comes behind them.
+    pub profile: Profile,
+    /// How many encrypted records the flight had, visit by visit; empty if no handshake of TLS 1.3 was completed.
+    pub counts: Vec<usize>,
+    /// The certificates as shown, the site's own first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// How far the cover's clock is ahead of ours, in seconds; `None` if it did not say.
+    pub ahead: Option<i64>,
+}
+
+impl Scout {
+    /// Fails if the cover could not be visited at all, or answered no hello of a client.
+    pub(in crate::cover) async fn examine(&self, door: &impl Door) -> io::Result<Examined> {
+        let read = async { reading::farewell(door.open().await?, self.name.as_str()).await };
+        let (greeting, read) = tokio::join!(self.greeting(door), within(VISIT, read));
+        let read = match (&greeting, read) {
+            (Err(_), Err(error)) => return Err(error),
+            (_, read) => read.unwrap_or_default(),
+        };
+        let now = UnixTime::from(SystemTime::now());
+        let ahead = date(&read.head).map(|date| date.0 - now.0);
+        let mut examined = Examined { chain: read.chain, ahead, ..Examined::default() };
+        if let Ok(greeting) = greeting {
+            examined.counts = greeting.all.iter().map(|heard| heard.flight.records).collect();
+            examined.profile.visit = Some(greeting.shape(None));
+        }
+        let mut failures = Vec::new();
+        self.learn_flights(door, &mut examined.profile, &mut failures).await;
+        match failures.into_iter().next().filter(|_| examined.profile.flights.is_empty()) {
+            Some(first) => Err(io::Error::other(first)),
+            None => Ok(examined),
+        }
+    }
+}
+
+/// The header `Date` of an answer.
+fn date(head: &[u8]) -> Option<UnixTime> {
+    let text = String::from_utf8_lossy(head);
+    let fields = text.lines().skip(1).take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("date"))?;
+    DateTimeParser::new().parse_timestamp(value.trim()).ok().map(|time| UnixTime(time.as_second()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_is_found_among_the_headers() {
+        let head = |fields: &str| date(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nDate: in the page\r\n").as_bytes());
+        assert_eq!(head("Server: x\r\ndate: Tue, 15 Nov 1994 08:12:31 GMT"), Some(UnixTime(784_887_151)));
+        assert_eq!(head("Date: soon"), None);
+        assert_eq!(head("Server: x"), None);
+        assert_eq!(date(b"\xff\xfe"), None);
+    }
+}
