@@ -11,7 +11,7 @@
 //! ccs      once: how many change_cipher_spec records the cover takes
 //! ```
 //!
-//! Before the first client there is a glance: the visits and the readings, side by side, as far as they get in a second.
+//! Before the first client there is a glance: the visits, and beside them the readings as far as they get in a second.
 
 mod ccs;
 mod examine;
