@@ -128,6 +128,25 @@ async fn a_proxy_does_not_hide_behind_itself() {
     }
 }
 
+/// What was known of it is in the state directory, as an earlier release of the cover would have left it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cover_that_has_changed_is_told_of() {
+    const KNOWN: &str = "the cover was visited";
+    let state = tempfile::tempdir().expect("a temporary folder");
+    let setup = || Setup::new(state.path(), "site").usual(&KEY);
+    let proxy = start(setup()).await;
+    proxy.logged(KNOWN).await;
+    assert!(!proxy.log().iter().any(|line| line.contains("the cover has changed")));
+    proxy.terminate();
+    let file = state.path().join("cover-profile.json");
+    let known = std::fs::read_to_string(&file).unwrap();
+    let other = known.replace("\"flight_records\": 1", "\"flight_records\": 3");
+    assert_ne!(known, other);
+    std::fs::write(&file, other).unwrap();
+    let line = start(setup()).await.logged("the cover has changed").await;
+    assert!(line.contains("records up to the Finished: 3, now 1"), "{line}");
+}
+
 /// An address of this machine that is not a loopback one, if there is any.
 fn own(port: u16) -> String {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
