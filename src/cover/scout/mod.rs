@@ -146,11 +146,6 @@ impl Scout {
         self.profile.load_full()
     }
 
-    /// Encrypted records up to the Finished in the cover's first flight, if that is known.
-    pub(super) fn flight_records(&self) -> Option<usize> {
-        self.profile.load().visit.as_ref().map(|visit| visit.flight_records).filter(|records| *records > 0)
-    }
-
     /// How many rounds found the cover changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
@@ -165,9 +160,10 @@ impl Scout {
     pub(super) async fn glance(&self, door: &impl Door) -> io::Result<SeenFlight> {
         let glance = async { visit::see_flight(&mut door.open().await?, self.name.as_str()).await };
         let seen = within(HANDSHAKE, glance).await?;
-        if self.flight_records() != Some(seen.records) {
-            let mut profile = Profile::clone(&self.profile());
-            profile.visit.get_or_insert_default().flight_records = seen.records;
+        let known = self.profile();
+        if known.visit.as_ref().is_none_or(|visit| visit.flight_records != seen.records) {
+            let mut profile = Profile::clone(&known);
+            profile.begin_anew(seen.records);
             self.profile.store(Arc::new(profile));
         }
         Ok(seen)
