@@ -53,7 +53,12 @@ impl Guarded {
             let cut = sockopt::segment_size(&self.client).and_then(|segment| safe_cut(&self.outbox, segment));
             let first = &self.outbox[..cut.unwrap_or(self.outbox.len())];
             let written = ready!(Pin::new(&mut self.client).poll_write(context, first))?;
-            self.outbox.drain(..written);
+            if written == self.outbox.len() {
+                // A visit may last, and nothing will wait here again.
+                self.outbox = Vec::new();
+            } else {
+                self.outbox.drain(..written);
+            }
         }
         Poll::Ready(Ok(()))
     }
