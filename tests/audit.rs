@@ -49,19 +49,14 @@ async fn site() -> Stage {
 async fn the_built_in_site_is_not_told_from_itself() {
     let stage = site().await;
     let page = stage.state.path().join("audit.html");
-    let arguments = ["--fast", "--json", "-", "--html", page.to_str().unwrap()];
+    let arguments = ["--fast", "--samples", "300", "--json", "-", "--html", page.to_str().unwrap()];
     let outcome = audit(&stage.origin, stage.state.path(), stage.proxy.addr, &arguments).await;
     let found = outcome.json();
-    // Latency is measured, and not held to yet (docs/threat-model.md, "Not there yet").
-    let measured: Vec<&Value> = found["latency"].as_array().unwrap().iter().map(|latency| &latency["name"]).collect();
-    let differences = found["differences"].as_array().unwrap().iter();
-    let differing: Vec<&Value> =
-        differences.map(|found| &found["probe"]).filter(|name| !measured.contains(name)).collect();
-    assert!(differing.is_empty() && outcome.code <= 1, "{differing:?} {}", outcome.err);
+    assert_eq!((outcome.code, &found["differences"]), (0, &Value::Array(Vec::new())), "{}", outcome.err);
     assert!(found["probes"].as_u64().unwrap() > 900, "{}", found["probes"]);
     assert_eq!(found["classes"].as_array().unwrap().len(), 11);
     assert_eq!((&found["admitted"], &found["known"]), (&Value::from(true), &Value::Array(Vec::new())));
-    assert_eq!(found["latency"][0]["series"][3]["millis"].as_array().unwrap().len(), 60);
+    assert_eq!(found["latency"][0]["series"][3]["millis"].as_array().unwrap().len(), 300);
     assert!(outcome.err.contains("from your cover"), "{}", outcome.err);
     let page = std::fs::read_to_string(page).unwrap();
     well_formed(&page);
@@ -113,24 +108,31 @@ async fn faulty_relays_are_told_from_the_cover() {
     }
 }
 
+/// The probes of the table are played to these covers in `camouflage`; here it is the measurements.
 #[tokio::test(flavor = "multi_thread")]
-async fn several_records_of_a_remote_cover_are_one_known_matter() {
-    let Some(stage) = Stage::start(Kind::Nginx).await else { return };
+async fn several_records_of_a_remote_cover_are_all_that_is_measured_and_a_known_matter() {
+    for kind in [Kind::Nginx, Kind::Node, Kind::Boring] {
+        let Some(stage) = Stage::start(kind).await else { continue };
+        measure_remote(kind, &stage).await;
+    }
+}
+
+async fn measure_remote(kind: Kind, stage: &Stage) {
+    // Until then the number of records is guessed by a silence.
+    stage.proxy.logged("the cover was visited").await;
     let cover = stage.cover.to_string();
-    let only = ["--only", "flights to", "--only", "by Us then Silence", "--only", "JARM", "--json", "-"];
-    let arguments = [&["--fast", "--cover", &cover][..], &only].concat();
+    let only = ["--only", "flights to", "--only", "latency of", "--only", "by Us then Silence", "--json", "-"];
+    let arguments = [&["--fast", "--samples", "300", "--cover", &cover][..], &only].concat();
     let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
     command.args(["audit", "--domain", NAME, "--proxy", &stage.proxy.addr.to_string(), "--state-dir"]);
     command.arg(stage.state.path()).args(["--secret", &format!("alice={}", HEXLOWER.encode(&KEY))]).args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((output.status.code(), &found["verdict"]), (Some(0), &Value::from("same")), "{found:#}");
+    assert_eq!((output.status.code(), &found["verdict"]), (Some(0), &Value::from("same")), "{kind:?} {found:#}");
     let known: Vec<_> =
         found["known"].as_array().unwrap().iter().map(|known| known["probe"].as_str().unwrap()).collect();
-    assert_eq!(
-        known,
-        ["flights to tdesktop: number of encrypted records", "flights to tdlib: number of encrypted records"]
-    );
+    let records = ["flights to tdesktop: number of encrypted records", "flights to tdlib: number of encrypted records"];
+    assert_eq!(known, if kind.one_record() { &[][..] } else { &records }, "{kind:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

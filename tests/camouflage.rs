@@ -9,14 +9,15 @@ use rustls::version::{TLS12, TLS13};
 use support::browser::{self, Visitor};
 use support::dice::Dice;
 use support::fake_tls::End;
-use support::hello::capture;
-use support::origin::{BIG, Origin, PAGE};
+use support::fork::Fork;
+use support::hello::{self, Key, capture};
+use support::origin::{BIG, NAME, Origin, PAGE};
 use support::probe::compare;
 use support::raw_cover::{RawCover, misread_closes};
 use support::stage::{ALL, BOTH, Kind, Stage};
 use support::vizard::Setup;
-use support::{KEY, corpus};
-use vizard::audit::probe::{Script, Step, play};
+use support::{KEY, OTHER_KEY, corpus};
+use vizard::audit::probe::{Script, Step, overhear, play};
 use vizard::audit::transcript::Piece;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,6 +60,45 @@ async fn the_covers_are_what_they_are_there_for() {
         let hybrid = body.contains(":11ec0460");
         assert_eq!(hybrid, kind.post_quantum(), "{kind:?}: {body}");
     }
+}
+
+/// One cover, two numbers: the gate has to know for each class of hello when the flight is whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_class_of_hello_gets_the_records_that_it_is_answered_with() {
+    let Some(nginx) = Stage::start(Kind::Nginx).await else { return };
+    let site = Stage::start(Kind::Site).await.expect("the site needs nothing installed");
+    let fork = Fork::start(site.cover, nginx.cover).await;
+    let state = tempfile::tempdir().unwrap();
+    let setup = Setup::new(state.path(), &fork.addr.to_string()).usual(&KEY);
+    let proxy = tokio::task::spawn_blocking(move || setup.start()).await.unwrap();
+    proxy.logged("the cover was visited").await;
+    for (name, records) in [("tdlib-1.8.69-1", 1), ("tdesktop-4.6.5-1", 4)] {
+        let hello = |key: &Key| {
+            let mut record = capture(name).parts_for(NAME).fresh(&mut Dice::unseen()).fresh_shares().record();
+            hello::sign(&mut record, key, hello::now());
+            record
+        };
+        let limit = Duration::from_secs(6);
+        let stranger = encrypted(&overhear(&hello(&OTHER_KEY), proxy.addr, limit).await);
+        let client = encrypted(&overhear(&hello(&KEY), proxy.addr, limit).await);
+        assert_eq!((stranger.len(), client.len()), (records, 1), "{name}");
+        // Signatures of the same key vary by a few bytes.
+        let missing = stranger.iter().sum::<usize>().abs_diff(client[0]);
+        assert!(missing <= 4, "{name}: {stranger:?} became {client:?}");
+    }
+}
+
+/// Payload sizes of the encrypted records in a flight.
+fn encrypted(mut flight: &[u8]) -> Vec<usize> {
+    let mut sizes = Vec::new();
+    while let [kind, _, _, high, low, rest @ ..] = flight {
+        let size = usize::from(u16::from_be_bytes([*high, *low]));
+        if *kind == 23 {
+            sizes.push(size);
+        }
+        flight = rest.get(size..).expect("whole records");
+    }
+    sizes
 }
 
 /// The built-in site waits a minute for a handshake, longer than the whole table should take.

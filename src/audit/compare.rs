@@ -1,6 +1,7 @@
 //! Plays probes against the cover, against a bare relay in front of the cover, and against the proxy; what the proxy
 //! shows must be what one of the other two shows.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,8 +131,14 @@ async fn judge(probe: &Probe, plan: &Plan) -> Verdict {
     let seed = seed_of(plan.seed, &probe.name);
     let mut honest: Vec<Transcript> = Vec::new();
     let mut suspect: Vec<Transcript> = Vec::new();
+    // What takes a minute and more is repeated all at once: waiting is no work.
+    let mut ahead = VecDeque::new();
     for round in 0..plan.rounds.max(1) {
-        let [cover, relay, proxy] = round_of(probe, plan, seed.wrapping_add(round)).await;
+        if round == 1 && probe.pace == Pace::Patient {
+            ahead = (1..plan.rounds).map(|round| begin(probe, plan, seed.wrapping_add(round))).collect();
+        }
+        let begun = ahead.pop_front().unwrap_or_else(|| begin(probe, plan, seed.wrapping_add(round)));
+        let [cover, relay, proxy] = finish(begun).await;
         if round == 0 && cover.same(&relay) && cover.same(&proxy) {
             return Verdict::Same;
         }
@@ -149,8 +156,11 @@ async fn judge(probe: &Probe, plan: &Plan) -> Verdict {
     if odd > bearable { Verdict::Different(text) } else { Verdict::Noise(text) }
 }
 
+/// A probe under way at each target, by the target's number.
+type Begun = [(usize, JoinHandle<Transcript>); 3];
+
 /// All three at once, begun in random order, so that they share whatever the machine is busy with.
-async fn round_of(probe: &Probe, plan: &Plan, seed: u64) -> [Transcript; 3] {
+fn begin(probe: &Probe, plan: &Plan, seed: u64) -> Begun {
     let mut script = probe.script(seed, &plan.subject);
     script.join &= !plan.lineup.one_record;
     let script = Arc::new(script);
@@ -158,13 +168,15 @@ async fn round_of(probe: &Probe, plan: &Plan, seed: u64) -> [Transcript; 3] {
     let limit = if probe.pace == Pace::Patient { PATIENCE } else { plan.lineup.limit };
     let mut order = [0, 1, 2];
     Dice::new(seed).shuffle(&mut order);
-    let begin = |target: usize| -> JoinHandle<Transcript> {
+    order.map(|target| {
         let script = script.clone();
-        tokio::spawn(async move { play(&script, targets[target], limit).await })
-    };
-    let tasks = order.map(begin);
+        (target, tokio::spawn(async move { play(&script, targets[target], limit).await }))
+    })
+}
+
+async fn finish(begun: Begun) -> [Transcript; 3] {
     let mut seen = [(); 3].map(|()| Transcript::unreachable());
-    for (target, task) in order.into_iter().zip(tasks) {
+    for (target, task) in begun {
         if let Ok(transcript) = task.await {
             seen[target] = transcript;
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use super::captured::Captured;
 use super::compare::Plan;
 use super::dice::Dice;
@@ -33,6 +35,10 @@ pub struct Latency {
 
 /// How often the two are to differ before they do: chance makes one of a hundred measurements differ.
 const ATTEMPTS: u32 = 3;
+
+/// Between two hellos, so that what a server still does for one that is gone does not slow down the next. Else a kind
+/// would be measured by the kinds that come before it, which are never the same as itself.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,6 +98,7 @@ async fn sample(client: &Captured, samples: usize, plan: &Plan) -> Option<[Serie
             if which == 3 {
                 hello::sign(&mut record, &plan.subject.key, hello::now());
             }
+            sleep(PAUSE).await;
             let took = first_byte(&record, targets[which], PATIENCE).await?;
             series[which].millis.push(took.as_secs_f64() * 1000.0);
         }

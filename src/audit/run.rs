@@ -1,6 +1,7 @@
 //! Everything in one run: which probes, in which order, and what they amount to.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::captured::{Captured, tdesktop, tdlib};
 use super::compare::{Finding, Plan, compare};
@@ -17,6 +18,8 @@ pub struct Choice {
     pub fast: bool,
     /// Names, or parts of names with `*` for anything; empty for all.
     pub only: Vec<String>,
+    /// How many hellos of each kind are timed, if not the usual number.
+    pub samples: Option<usize>,
 }
 
 /// One thing that can be run.
@@ -28,7 +31,15 @@ pub struct Entry {
     pub class: Class,
     /// What somebody needs to do the same.
     pub needs: Needs,
+    /// How long it takes; `None` for a measurement, which comes when all else is done.
+    pub pace: Option<Pace>,
 }
+
+/// The part of its time limit that a quick probe takes on average.
+const WAITING: f64 = 0.5;
+
+/// How long most servers wait before they give a silent visitor up.
+const TIME_OUT: Duration = Duration::from_secs(65);
 
 enum Task {
     Probe(Probe),
@@ -44,13 +55,15 @@ fn measured() -> [&'static Captured; 2] {
 impl Task {
     fn entry(&self) -> Entry {
         match self {
-            Self::Probe(Probe { name, class, needs, .. }) => Entry { name: name.clone(), class: *class, needs: *needs },
+            Self::Probe(Probe { name, class, needs, pace, .. }) => {
+                Entry { name: name.clone(), class: *class, needs: *needs, pace: Some(*pace) }
+            }
             Self::Latency(entry, _) | Self::Passive(entry, _, _) => entry.clone(),
         }
     }
 
     fn all() -> Vec<Self> {
-        let entry = |name: String, class| Entry { name, class, needs: Needs::Watching };
+        let entry = |name: String, class| Entry { name, class, needs: Needs::Watching, pace: None };
         let mut all: Vec<Self> = corpus::all().into_iter().map(Self::Probe).collect();
         for client in measured() {
             let name = format!("latency of admitted against declined hellos of {}", client.client);
@@ -88,8 +101,20 @@ impl Choice {
         self.tasks().iter().map(Task::entry).collect()
     }
 
+    /// About how long a run takes with this plan, if little has to be repeated.
+    pub fn expected(&self, plan: &Plan) -> Duration {
+        let list = self.list();
+        let count = |pace| list.iter().filter(|entry| entry.pace == pace).count() as u32;
+        let quick = plan.lineup.limit.mul_f64(WAITING) * count(Some(Pace::Quick)) / plan.at_once.max(1) as u32;
+        let patient = if count(Some(Pace::Patient)) > 0 { TIME_OUT } else { Duration::ZERO };
+        let flights = Duration::from_millis(600) * (2 * self.flights() / plan.at_once.max(1)) as u32;
+        let times = Duration::from_millis(10) * self.samples() as u32;
+        let measuring = if count(None) > 0 { flights + times } else { Duration::ZERO };
+        quick.max(patient) + measuring
+    }
+
     fn samples(&self) -> usize {
-        if self.fast { 60 } else { 300 }
+        self.samples.unwrap_or(if self.fast { 60 } else { 300 })
     }
 
     fn flights(&self) -> usize {

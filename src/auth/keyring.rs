@@ -47,18 +47,26 @@ impl Member {
 }
 
 /// All who may enter.
-#[derive(Debug, Default)]
-pub struct Keyring(Vec<Arc<Member>>);
+#[derive(Debug)]
+pub struct Keyring {
+    members: Vec<Arc<Member>>,
+    /// The key of nobody, for work that is done in vain.
+    nobody: Mac,
+}
 
 impl Keyring {
     /// A keyring of these members.
     pub fn new(members: impl IntoIterator<Item = Member>) -> Self {
-        Self(members.into_iter().map(Arc::new).collect())
+        Self { members: members.into_iter().map(Arc::new).collect(), nobody: Mac::new(&[]) }
     }
 
     /// What the replay memory has to remember for.
     pub fn tags(&self) -> Vec<SecretTag> {
-        self.0.iter().map(|member| member.tag).collect()
+        self.members.iter().map(|member| member.tag).collect()
+    }
+
+    pub(super) fn nobody(&self) -> &Mac {
+        &self.nobody
     }
 
     /// The member whose secret made this hello, and the time that the hello carries.
@@ -67,12 +75,12 @@ impl Keyring {
     /// one, and a member's place in the list.
     pub(super) fn find(&self, hello: &ClientHello<'_>) -> Option<(&Arc<Member>, UnixTime)> {
         let (mut found, mut time) = (u64::MAX, 0);
-        for (index, member) in self.0.iter().enumerate() {
+        for (index, member) in self.members.iter().enumerate() {
             let (genuine, claimed) = digest::examine(&member.mac, hello);
             found.conditional_assign(&(index as u64), genuine);
             time.conditional_assign(&claimed.0, genuine);
         }
-        let member = self.0.get(usize::try_from(found).ok()?)?;
+        let member = self.members.get(usize::try_from(found).ok()?)?;
         Some((member, UnixTime(time)))
     }
 }

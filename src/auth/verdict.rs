@@ -2,8 +2,12 @@
 //!
 //! The digest comes before anything is remembered, so that a stranger cannot fill the memory; the memory comes last,
 //! so that a hello is spent only when it would otherwise enter, and before anything is answered.
+//!
+//! A hello that is declined for any reason but its form costs as much time as one that is admitted: what only the latter
+//! needs is done for the former too, in vain. Otherwise the time of the first answer would tell who was let in.
 
 use std::fmt;
+use std::hint::black_box;
 use std::sync::Arc;
 
 use super::digest::{self, AUTHENTICATED};
@@ -117,28 +121,44 @@ impl Admission {
 impl Judge {
     /// Judges a whole hello, and spends it if it is admitted.
     pub fn judge(&self, record: &[u8], now: UnixTime) -> Verdict {
-        match self.examine(record, now) {
-            Ok(admission) => Verdict::Admit(admission),
-            Err(reason) => Verdict::Decline(reason),
+        let hello = match ClientHello::decode(record) {
+            Ok(hello) if hello.offers_tls13 => hello,
+            Ok(_) => return Verdict::Decline(Reason::Form("no TLS 1.3")),
+            Err(_) => return Verdict::Decline(Reason::Form("hello")),
+        };
+        let class = HelloClass::of(&hello);
+        let authenticator: &[u8; AUTHENTICATED] =
+            hello.random.first_chunk().expect("a random is longer than its authenticated part");
+        match self.examine(&hello, authenticator, now) {
+            Ok(member) => Verdict::Admit(Admission { member, client_random: *hello.random, class }),
+            Err(reason) => {
+                self.replay.spend_in_vain(authenticator);
+                Verdict::Decline(reason)
+            }
         }
     }
 
-    fn examine(&self, record: &[u8], now: UnixTime) -> Result<Admission, Reason> {
-        let hello = ClientHello::decode(record).map_err(|_| Reason::Form("hello"))?;
-        if !hello.offers_tls13 {
-            return Err(Reason::Form("no TLS 1.3"));
-        }
-        let (member, claimed) = self.keyring.find(&hello).ok_or(Reason::Digest)?;
+    /// What [`Admission::stamp`] costs, for a flight to somebody who was declined.
+    pub fn stamp_in_vain(&self, flight: &mut Flight) {
+        digest::stamp(self.keyring.nobody(), &[0; 32], flight);
+        black_box(flight);
+    }
+
+    fn examine(
+        &self,
+        hello: &ClientHello<'_>,
+        authenticator: &[u8; AUTHENTICATED],
+        now: UnixTime,
+    ) -> Result<Arc<Member>, Reason> {
+        let (member, claimed) = self.keyring.find(hello).ok_or(Reason::Digest)?;
         self.window.check(claimed, now).map_err(Reason::Time)?;
         if !self.accepts_name(hello.server_name) {
             return Err(Reason::Name);
         }
-        let authenticator: &[u8; AUTHENTICATED] =
-            hello.random.first_chunk().expect("a random is longer than its authenticated part");
         if !self.replay.spend(member.tag(), authenticator) {
             return Err(Reason::Replay);
         }
-        Ok(Admission { member: member.clone(), client_random: *hello.random, class: HelloClass::of(&hello) })
+        Ok(member.clone())
     }
 
     fn accepts_name(&self, name: Option<&[u8]>) -> bool {
@@ -245,6 +265,33 @@ mod tests {
         assert_eq!(reason(judge.judge(&record, TIME)), Some(Reason::Name));
         judge.names = Some(vec![Domain::from_str("example.com").unwrap()]);
         assert_eq!(reason(judge.judge(&record, TIME)), None);
+    }
+
+    /// The time of the last write to the file of spent hellos, put back each time, tells whether there was another.
+    #[test]
+    fn whoever_is_declined_for_more_than_the_form_costs_a_write_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        let mut judge = vector_judge();
+        judge.replay = ReplayMemory::open(&path, &judge.keyring.tags()).unwrap().0;
+        let mut cost = |names: Option<&str>, record: &[u8], now: UnixTime| {
+            judge.names = names.map(|name| vec![Domain::from_str(name).unwrap()]);
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+            let reason = reason(judge.judge(record, now)).map(Reason::label);
+            (reason, file.metadata().unwrap().modified().unwrap() > std::time::UNIX_EPOCH)
+        };
+        let record = vector("helloA", "record");
+        let mut stranger = record.clone();
+        stranger[44] ^= 1;
+        assert_eq!(cost(None, &record[..100], TIME), (Some("form"), false));
+        assert_eq!(cost(None, &stranger, TIME), (Some("digest"), true));
+        assert_eq!(cost(None, &record, UnixTime(TIME.0 + 601)), (Some("time"), true));
+        assert_eq!(cost(Some("other.example"), &record, TIME), (Some("name"), true));
+        let length = std::fs::metadata(&path).unwrap().len();
+        assert_eq!(cost(None, &record, TIME), (None, true));
+        assert_eq!(cost(None, &record, TIME), (Some("replay"), true));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), length + 16, "only who entered is remembered");
     }
 
     #[test]

@@ -1,20 +1,21 @@
 //! `vizard audit`: tries on the operator's own proxy what a censor would try.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use super::{Failure, Settings, health, load, output, run};
 use crate::audit::compare::{AT_ONCE, Lineup, Plan, ROUNDS};
 use crate::audit::cover::{self, Target, Unreachable};
 use crate::audit::dice::Dice;
-use crate::audit::probe::Subject;
+use crate::audit::probe::{Pace, Subject};
 use crate::audit::relay::{Fault, Relay};
 use crate::audit::report::{Report, Verdict};
-use crate::audit::run::Choice;
+use crate::audit::run::{Choice, Entry};
 use crate::audit::{html, run as audits};
 use crate::config::{Config, Cover, Environment, User, units};
 use crate::cover::remote::Remote;
@@ -28,7 +29,7 @@ pub struct Arguments {
     /// Use the secret of this user instead of the first one's
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Leave out what takes over ten seconds, and measure less
+    /// Leave out what takes over ten seconds, and measure less: a minute in place of three
     #[arg(long)]
     fast: bool,
     /// Only the probe of this name, or those whose names contain this, `*` standing for anything; may be repeated
@@ -40,6 +41,9 @@ pub struct Arguments {
     /// How often a probe is played that showed a difference
     #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
+    /// How many hellos of each kind are timed, in place of 300, or 60 with --fast
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(20..=10_000))]
+    samples: Option<u16>,
     /// Write all that was found to this file as JSON; `-` is the standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -64,7 +68,8 @@ const NOWHERE: i16 = 9999;
 
 /// Compares the proxy with its cover and says where they differ.
 pub fn audit(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
-    let choice = Choice { fast: arguments.fast, only: arguments.only.clone() };
+    let samples = arguments.samples.map(usize::from);
+    let choice = Choice { fast: arguments.fast, only: arguments.only.clone(), samples };
     let list = choice.list();
     if list.is_empty() {
         return Err(Failure::usage("no probe has such a name", "see all names with `vizard audit --list`"));
@@ -81,7 +86,7 @@ pub fn audit(arguments: &Arguments, environment: &Environment) -> Result<(), Fai
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| unusable(format!("cannot start: {error}"), "see whether threads are left"))?;
-    let outcome = runtime.block_on(compare(arguments, &choice, &config, proxy, list.len()));
+    let outcome = runtime.block_on(compare(arguments, &choice, &config, proxy, &list));
     runtime.shutdown_timeout(Duration::from_secs(1));
     hand_out(arguments, &outcome?)
 }
@@ -123,7 +128,7 @@ async fn compare(
     choice: &Choice,
     config: &Config,
     proxy: SocketAddr,
-    count: usize,
+    list: &[Entry],
 ) -> Result<Report, Failure> {
     let user = user(arguments, config)?;
     let (cover, described) = open(&config.cover).await?;
@@ -158,24 +163,48 @@ async fn compare(
         latency: Vec::new(),
         admitted: None,
     };
-    let bar = progress(count);
-    let report = audits::run(choice, &plan, report, |name| {
-        bar.inc(1);
-        bar.set_message(name.to_owned());
-    });
-    let report = report.await;
-    bar.finish_and_clear();
+    let mut progress = Progress::begin(list, choice.expected(&plan));
+    let report = audits::run(choice, &plan, report, |name| progress.done(name)).await;
+    progress.bar.finish_and_clear();
     Ok(report)
 }
 
-/// Hidden where nobody looks.
-fn progress(count: usize) -> ProgressBar {
-    let bar = ProgressBar::new(count as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len}  {elapsed}  {wide_msg}") {
-        bar.set_style(style);
+/// What a person sees while it runs; hidden where nobody looks.
+struct Progress {
+    bar: ProgressBar,
+    /// Names of the probes that wait for a server's time-outs.
+    patient: HashSet<String>,
+    /// How many others have not been played yet.
+    quick: usize,
+}
+
+impl Progress {
+    fn begin(list: &[Entry], expected: Duration) -> Self {
+        let bar = ProgressBar::new(list.len() as u64);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len}  {elapsed} {prefix}  {wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(format!("of about {}", HumanDuration(expected)));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        let of = |pace| list.iter().filter(move |entry| entry.pace == Some(pace));
+        Self {
+            bar,
+            patient: of(Pace::Patient).map(|entry| entry.name.clone()).collect(),
+            quick: of(Pace::Quick).count(),
+        }
     }
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
+
+    fn done(&mut self, name: &str) {
+        self.bar.inc(1);
+        let patient = self.patient.remove(name);
+        if !patient {
+            self.quick = self.quick.saturating_sub(1);
+        }
+        self.bar.set_message(match self.patient.len() {
+            left @ 1.. if self.quick == 0 => format!("{left} wait for the server's own time-outs"),
+            _ => name.to_owned(),
+        });
+    }
 }
 
 async fn open(cover: &Cover) -> Result<(Target, String), Failure> {

@@ -1,12 +1,15 @@
 //! The gate between a client and the cover: it watches what both say, changes one field, and ends in one of two ways.
 //!
 //! ```text
-//!            client_data: hello whole and admitted          cover_data/cover_waits: flight whole, stamped, sent
+//!            client_data: hello whole, of our form          cover_data/cover_waits: flight whole, stamped, sent
 //!   HELLO ────────────────────────────────────────▶ FLIGHT ─────────────────────────────────────▶ HEADER
-//!     │ anything else                                 │ client speaks, or not such a flight          │   │ valid header
+//!     │ anything else                                 │ declined, client speaks, or not such a flight│   │ valid header
 //!     ▼                                               ▼                                 anything else│   ▼
 //!   OPEN ◀────────────────────────────────────────────┴──────────────────────────────────────────────┘  Promotion
 //! ```
+//!
+//! A hello that is of the form of our clients' and declined goes the same way as far as its flight, which is sent as it
+//! came, but not sooner: the time of the first answer must not tell who was let in.
 //!
 //! The gate owns no socket and reads no clock: it is told what arrived and says what to do. What it withholds from the
 //! client for a while (a flight that is not whole) it gives back untouched when the connection turns out to be a
@@ -14,7 +17,9 @@
 
 use std::sync::Arc;
 
+use super::profile::Profile;
 use crate::auth::{Admission, Judge, Reason, UnixTime, Verdict};
+use crate::wire::HelloClass;
 use crate::wire::client_hello::{self, HelloCollector};
 use crate::wire::obfuscated::{self, HeaderCollector, Opened, Wrapped};
 use crate::wire::server_flight::FlightCollector;
@@ -23,17 +28,34 @@ use crate::wire::server_flight::FlightCollector;
 #[derive(Debug)]
 pub struct Gate {
     judge: Arc<Judge>,
-    flight_records: Option<usize>,
+    end: FlightEnd,
     stage: Stage,
+}
+
+/// What tells that a cover's first flight is whole.
+#[derive(Clone, Debug)]
+pub enum FlightEnd {
+    /// Whoever serves the cover says so, by [`Gate::cover_waits`].
+    Told,
+    /// The number of its encrypted records, as visits have seen it for the class of the hello; where they have not, the
+    /// cover's silence.
+    Counted(Arc<Profile>),
 }
 
 #[derive(Debug)]
 enum Stage {
     Hello(HelloCollector),
-    Flight(Admission, FlightCollector),
+    Flight { guest: Guest, records: Option<usize>, flight: FlightCollector },
     Header { admission: Admission, header: HeaderCollector, withheld: Vec<u8> },
     Open(Reason),
     Promoted,
+}
+
+/// Whom a flight is for.
+#[derive(Debug)]
+enum Guest {
+    Admitted(Admission),
+    Declined(Reason),
 }
 
 /// What to do with bytes from the client.
@@ -73,10 +95,9 @@ pub struct Promotion {
 }
 
 impl Gate {
-    /// A gate in front of a cover whose first flight has this many encrypted records; `None`: unknown, it is whole when
-    /// [`Gate::cover_waits`] says so.
-    pub fn new(judge: Arc<Judge>, flight_records: Option<usize>) -> Self {
-        Self { judge, flight_records, stage: Stage::Hello(HelloCollector::default()) }
+    /// A gate in front of a cover whose first flights end like this.
+    pub fn new(judge: Arc<Judge>, end: FlightEnd) -> Self {
+        Self { judge, end, stage: Stage::Hello(HelloCollector::default()) }
     }
 
     /// Why the connection is a mere visit, once that is known. From then on every byte is to be handed on as it is.
@@ -95,7 +116,12 @@ impl Gate {
 
     /// Whether the cover may have ended its flight although nothing but its silence says so.
     pub fn flight_may_be_whole(&self) -> bool {
-        matches!(&self.stage, Stage::Flight(_, flight) if flight.may_be_whole())
+        matches!(&self.stage, Stage::Flight { flight, .. } if flight.may_be_whole())
+    }
+
+    /// Whether it is known how many records the flight has that is under way.
+    pub fn flight_is_counted(&self) -> bool {
+        matches!(&self.stage, Stage::Flight { records: Some(_), .. })
     }
 
     /// Whether the cover has said more than its flight, as far as its end was known, before hearing from the client.
@@ -107,8 +133,8 @@ impl Gate {
     pub fn client_data(&mut self, bytes: &[u8], now: UnixTime) -> FromClient {
         let (stage, step) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
             Stage::Hello(hello) => (self.hello_data(hello, bytes, now), forward()),
-            Stage::Flight(_, flight) => {
-                (Stage::Open(Reason::Early), FromClient::Forward { release: flight.into_bytes() })
+            Stage::Flight { guest, flight, .. } => {
+                (Stage::Open(guest.reason(Reason::Early)), FromClient::Forward { release: flight.into_bytes() })
             }
             Stage::Header { admission, header, withheld } => header_data(admission, header, withheld, bytes),
             other => (other, forward()),
@@ -121,7 +147,7 @@ impl Gate {
     pub fn client_end(&mut self) -> Vec<u8> {
         let reason = match self.stage {
             Stage::Hello(_) => Reason::Unfinished("the client ended"),
-            Stage::Flight(..) => Reason::Early,
+            Stage::Flight { .. } => Reason::Early,
             _ => Reason::Header("the client ended"),
         };
         self.give_up(reason)
@@ -134,9 +160,9 @@ impl Gate {
                 self.stage = Stage::Open(Reason::Unfinished("the cover spoke"));
                 FromCover::Pass
             }
-            Stage::Flight(_, flight) => {
+            Stage::Flight { records, flight, .. } => {
                 let outcome = flight.feed(bytes);
-                match (self.flight_records, outcome) {
+                match (*records, outcome) {
                     // What comes behind the flight in the same piece is no concern of the flight's.
                     (Some(expected), _) if flight.encrypted_records() >= expected => self.send_flight(expected),
                     (_, Err(unfit)) => FromCover::Send(self.give_up(Reason::Cover(unfit.0))),
@@ -157,7 +183,7 @@ impl Gate {
 
     /// The cover has nothing more to say before it hears from the client. Returns what goes to the client, in one write.
     pub fn cover_waits(&mut self) -> Option<Vec<u8>> {
-        let Stage::Flight(_, flight) = &self.stage else { return None };
+        let Stage::Flight { flight, .. } = &self.stage else { return None };
         if flight.is_empty() {
             return None;
         }
@@ -187,40 +213,84 @@ impl Gate {
             client_hello::Progress::More => Stage::Hello(hello),
             client_hello::Progress::Foreign(what) => Stage::Open(Reason::Form(what)),
             client_hello::Progress::Whole => match self.judge.judge(&hello.into_record(), now) {
-                Verdict::Admit(admission) => Stage::Flight(admission, FlightCollector::default()),
-                Verdict::Decline(reason) => Stage::Open(reason),
+                Verdict::Admit(admission) => {
+                    let records = self.end.records(admission.class());
+                    Stage::Flight { guest: Guest::Admitted(admission), records, flight: FlightCollector::default() }
+                }
+                Verdict::Decline(reason @ Reason::Form(_)) => Stage::Open(reason),
+                Verdict::Decline(reason) => {
+                    let records = self.end.least_records();
+                    Stage::Flight { guest: Guest::Declined(reason), records, flight: FlightCollector::default() }
+                }
             },
         }
     }
 
     fn send_flight(&mut self, records: usize) -> FromCover {
-        let Stage::Flight(admission, collected) = std::mem::replace(&mut self.stage, Stage::Promoted) else {
+        let Stage::Flight { guest, flight: collected, .. } = std::mem::replace(&mut self.stage, Stage::Promoted) else {
             return FromCover::Pass;
         };
-        match collected.join(records) {
-            Ok((mut flight, rest)) => {
+        let joined = match guest {
+            Guest::Admitted(_) => collected.join(records),
+            Guest::Declined(_) => collected.join(collected.encrypted_records()),
+        };
+        let (stage, sent) = match (joined, guest) {
+            (Ok((mut flight, rest)), Guest::Admitted(admission)) => {
                 admission.stamp(&mut flight);
                 let withheld = rest.to_vec();
-                self.stage = Stage::Header { admission, header: HeaderCollector::default(), withheld };
-                FromCover::Send(flight.into_bytes())
+                (Stage::Header { admission, header: HeaderCollector::default(), withheld }, flight.into_bytes())
             }
-            Err(unfit) => {
-                self.stage = Stage::Open(Reason::Cover(unfit.0));
-                FromCover::Send(collected.into_bytes())
+            (Ok((mut flight, _)), Guest::Declined(reason)) => {
+                self.judge.stamp_in_vain(&mut flight);
+                (Stage::Open(reason), collected.into_bytes())
             }
-        }
+            (Err(unfit), guest) => (Stage::Open(guest.reason(Reason::Cover(unfit.0))), collected.into_bytes()),
+        };
+        self.stage = stage;
+        FromCover::Send(sent)
     }
 
     /// A visit after all. Returns what was withheld from the client.
     fn give_up(&mut self, reason: Reason) -> Vec<u8> {
         match std::mem::replace(&mut self.stage, Stage::Open(reason)) {
-            Stage::Flight(_, flight) => flight.into_bytes(),
+            Stage::Flight { guest, flight, .. } => {
+                self.stage = Stage::Open(guest.reason(reason));
+                flight.into_bytes()
+            }
             Stage::Header { withheld, .. } => withheld,
             Stage::Open(earlier) => {
                 self.stage = Stage::Open(earlier);
                 Vec::new()
             }
             Stage::Hello(_) | Stage::Promoted => Vec::new(),
+        }
+    }
+}
+
+impl Guest {
+    /// Why this is a mere visit, now that `reason` makes it one: whoever was declined has been one all along.
+    fn reason(self, reason: Reason) -> Reason {
+        match self {
+            Self::Admitted(_) => reason,
+            Self::Declined(earlier) => earlier,
+        }
+    }
+}
+
+impl FlightEnd {
+    /// How many encrypted records the answer to a hello of this class has, if they tell that it is whole.
+    fn records(&self, class: HelloClass) -> Option<usize> {
+        match self {
+            Self::Told => None,
+            Self::Counted(profile) => profile.flight_records(class),
+        }
+    }
+
+    /// The same for a stranger: one, for nobody waits for the silence of a cover that resumes a session in fewer records.
+    fn least_records(&self) -> Option<usize> {
+        match self {
+            Self::Told => None,
+            Self::Counted(_) => Some(1),
         }
     }
 }
@@ -260,21 +330,29 @@ fn header_data(
 mod tests {
     use std::time::Duration;
 
+    use super::super::profile::{FlightShape, VisitShape};
     use super::*;
     use crate::auth::{Keyring, Member, ReplayMemory, Secret, TimeWindow};
     use crate::fixtures::{vector, vector_array};
+    use crate::wire::ClientHello;
     use crate::wire::record::{CHANGE_CIPHER_SPEC, Header};
 
     const NOW: UnixTime = UnixTime(1_767_225_600);
 
+    /// A gate before a cover of which this number of records is known, or nothing.
     fn gate(flight_records: Option<usize>) -> Gate {
+        let visit = flight_records.map(|flight_records| VisitShape { flight_records, ..VisitShape::default() });
+        gate_of(FlightEnd::Counted(Arc::new(Profile { visit, ..Profile::default() })))
+    }
+
+    fn gate_of(end: FlightEnd) -> Gate {
         let judge = Judge {
             keyring: Keyring::new([Member::new("somebody".into(), Secret::new(vector_array("const", "key")))]),
             replay: ReplayMemory::volatile(),
             window: TimeWindow::new(Duration::from_secs(600)),
             names: None,
         };
-        Gate::new(Arc::new(judge), flight_records)
+        Gate::new(Arc::new(judge), end)
     }
 
     fn released(step: FromClient) -> Vec<u8> {
@@ -383,17 +461,100 @@ mod tests {
 
     #[test]
     fn strangers_pass_from_the_byte_that_proves_them_strangers() {
-        let mut hello = vector("helloB", "record");
-        hello[100] ^= 1;
-        for (bytes, label) in [(&b"GET / HTTP/1.1\r\n"[..], "form"), (&hello[..], "digest")] {
-            let mut gate = gate(Some(1));
-            assert!(released(gate.client_data(bytes, NOW)).is_empty());
-            assert_eq!(gate.open().map(Reason::label), Some(label));
-            assert_eq!(gate.cover_data(&cover_flight()), FromCover::Pass);
-        }
         let mut gate = gate(Some(1));
-        gate.client_data(&hello[..50], NOW);
+        assert!(released(gate.client_data(b"GET / HTTP/1.1\r\n", NOW)).is_empty());
+        assert_eq!(gate.open().map(Reason::label), Some("form"));
+        assert_eq!(gate.cover_data(&cover_flight()), FromCover::Pass);
+        let mut gate = self::gate(Some(1));
+        gate.client_data(&stranger()[..50], NOW);
         assert_eq!(gate.cover_data(b"220 ready"), FromCover::Pass);
         assert_eq!(gate.open().map(Reason::label), Some("unfinished"));
+    }
+
+    /// A hello of the right form under nobody's secret.
+    fn stranger() -> Vec<u8> {
+        let mut hello = vector("helloB", "record");
+        hello[100] ^= 1;
+        hello
+    }
+
+    /// The step at which a flight in these pieces leaves for the client, and what leaves.
+    fn leaves(mut gate: Gate, hello: &[u8], pieces: &[&[u8]]) -> (usize, Vec<u8>) {
+        assert!(released(gate.client_data(hello, NOW)).is_empty());
+        for (step, piece) in pieces.iter().enumerate() {
+            match gate.cover_data(piece) {
+                FromCover::Withhold => {}
+                FromCover::Send(bytes) => return (step, bytes),
+                FromCover::Pass => return (step, piece.to_vec()),
+            }
+        }
+        (pieces.len(), gate.cover_waits().expect("a flight"))
+    }
+
+    #[test]
+    fn a_stranger_is_answered_no_sooner_than_a_client_and_with_what_the_cover_said() {
+        let flight = cover_flight();
+        let replay = |gate: &mut Gate| assert!(released(gate.client_data(&vector("helloB", "record"), NOW)).is_empty());
+        for end in [FlightEnd::Told, gate(Some(1)).end] {
+            for cuts in [&[][..], &[5], &[1000], &[1215, 1221], &[1215, 1221, 2000]] {
+                let mut pieces = Vec::new();
+                let mut rest = &flight[..];
+                for cut in cuts.iter().rev() {
+                    let (before, piece) = rest.split_at(*cut);
+                    pieces.insert(0, piece);
+                    rest = before;
+                }
+                pieces.insert(0, rest);
+                let admitted = leaves(gate_of(end.clone()), &vector("helloB", "record"), &pieces);
+                assert_eq!(admitted.1, vector("flightB", "bytes"));
+                let mut spent = gate_of(end.clone());
+                replay(&mut spent);
+                let spent = Gate::new(spent.judge, end.clone());
+                for (gate, hello) in [(gate_of(end.clone()), stranger()), (spent, vector("helloB", "record"))] {
+                    assert_eq!(leaves(gate, &hello, &pieces), (admitted.0, flight.clone()), "{end:?} {cuts:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stranger_gets_what_is_no_flight_at_once_and_keeps_its_reason() {
+        for answer in [&[0x15, 3, 3, 0, 2, 2, 40][..], b"HTTP/1.1 400 Bad Request", &cover_flight()[..3]] {
+            let mut gate = gate(Some(1));
+            gate.client_data(&stranger(), NOW);
+            let sent = gate.cover_data(answer);
+            let all = match sent {
+                FromCover::Send(bytes) => bytes,
+                FromCover::Withhold => gate.cover_end(),
+                FromCover::Pass => panic!("passed"),
+            };
+            assert_eq!((all.as_slice(), gate.open()), (answer, Some(Reason::Digest)));
+        }
+        // A resumed session has fewer records than others.
+        let mut gate = self::gate(Some(4));
+        gate.client_data(&stranger(), NOW);
+        assert_eq!(gate.cover_data(&cover_flight()), FromCover::Send(cover_flight()));
+    }
+
+    #[test]
+    fn the_number_of_records_is_that_of_the_class() {
+        let record = [&Header::application_data(100).encode()[..], &[7; 100]].concat();
+        let flight = [&cover_flight()[..], &record, &record].concat();
+        let shape =
+            |records: usize| FlightShape { version: 0x0304, records: vec![100; records], ..FlightShape::default() };
+        let hello = vector("helloB", "record");
+        let class = HelloClass::of(&ClientHello::decode(&hello).unwrap());
+        for (own, other, sent) in [(1, 3, 2048), (3, 1, 2248)] {
+            let flights =
+                HelloClass::ALL.map(|any| (any.label().to_owned(), shape(if any == class { own } else { other })));
+            let visit = Some(VisitShape { flight_records: other, ..VisitShape::default() });
+            let profile = Profile { flights: flights.into(), visit, learnt: 1 };
+            let mut gate = gate_of(FlightEnd::Counted(Arc::new(profile)));
+            gate.client_data(&hello, NOW);
+            assert!(gate.flight_is_counted());
+            let FromCover::Send(bytes) = gate.cover_data(&flight) else { panic!("not whole") };
+            assert_eq!(bytes.len(), cover_flight().len() - 2048 + sent);
+            assert_eq!(gate.cover_went_on(), own == 1);
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::gate::{FromClient, FromCover, Gate, Promotion};
+use super::gate::{FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::site::{self, Site};
 use super::{Outcome, log_visit};
 use crate::auth::Judge;
@@ -24,7 +24,8 @@ use crate::wire::server_flight::safe_cut;
 /// Serves the site to a client through a gate.
 pub(super) async fn receive(site: &Site, client: TcpStream, peer: SocketAddr, judge: Arc<Judge>) -> Outcome {
     // The site's TLS stack has said all it has to say when it reads again, whatever number of records that took.
-    let guarded = Guarded { client, gate: Gate::new(judge, None), outbox: Vec::new(), promotion: None, open: false };
+    let guarded =
+        Guarded { client, gate: Gate::new(judge, FlightEnd::Told), outbox: Vec::new(), promotion: None, open: false };
     match site.serve(guarded, Some(peer)).await {
         Err((_, Guarded { client, promotion: Some(promotion), .. })) => Outcome::Promoted(client, promotion),
         Err((_, guarded)) => {
@@ -42,7 +43,7 @@ struct Guarded {
     /// Bytes that must reach the client before anything else.
     outbox: Vec<u8>,
     promotion: Option<Box<Promotion>>,
-    /// Whether the connection is known to be a visit and that was logged.
+    /// Whether the connection is known to be a visit, and that was logged.
     open: bool,
 }
 
@@ -52,11 +53,17 @@ impl Guarded {
             let cut = sockopt::segment_size(&self.client).and_then(|segment| safe_cut(&self.outbox, segment));
             let first = &self.outbox[..cut.unwrap_or(self.outbox.len())];
             let written = ready!(Pin::new(&mut self.client).poll_write(context, first))?;
-            self.outbox.drain(..written);
+            if written == self.outbox.len() {
+                // A visit may last, and nothing will wait here again.
+                self.outbox = Vec::new();
+            } else {
+                self.outbox.drain(..written);
+            }
         }
         Poll::Ready(Ok(()))
     }
 
+    /// Called when there is nothing to be said to the client: a line in the log takes time that it could measure.
     fn note_visit(&mut self) {
         if let (false, Some(reason)) = (self.open, self.gate.open()) {
             self.open = true;
@@ -73,7 +80,6 @@ impl Guarded {
         match step {
             FromClient::Forward { release } => {
                 self.outbox.extend_from_slice(&release);
-                self.note_visit();
                 Ok(())
             }
             FromClient::Promote(promotion) => {
@@ -93,9 +99,9 @@ impl AsyncRead for Guarded {
         let this = &mut *self;
         if let (false, Some(flight)) = (this.open, this.gate.cover_waits()) {
             this.outbox.extend_from_slice(&flight);
-            this.note_visit();
         }
         ready!(this.poll_outbox(context))?;
+        this.note_visit();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.client).poll_read(context, buffer))?;
         if !this.open
@@ -120,7 +126,7 @@ impl AsyncWrite for Guarded {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         ready!(this.poll_outbox(context))?;
-        if this.open {
+        if this.gate.open().is_some() {
             return Pin::new(&mut this.client).poll_write_vectored(context, slices);
         }
         // All of them at once: a TLS stack that gives a handshake up writes what it has left in one call and never again.
@@ -132,7 +138,6 @@ impl AsyncWrite for Guarded {
                 FromCover::Send(release) => this.outbox.extend_from_slice(&release),
             }
         }
-        this.note_visit();
         // What cannot be written now is in the outbox, which goes first in all that follows.
         let _ = this.poll_outbox(context)?;
         Poll::Ready(Ok(written))
@@ -152,9 +157,9 @@ impl AsyncWrite for Guarded {
         if !this.open {
             let release = this.gate.cover_end();
             this.outbox.extend_from_slice(&release);
-            this.note_visit();
         }
         ready!(this.poll_outbox(context))?;
+        this.note_visit();
         Pin::new(&mut this.client).poll_shutdown(context)
     }
 }

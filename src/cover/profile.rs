@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::wire::HelloClass;
+use crate::wire::numbers::TLS13;
+
 /// Everything that is known of a cover.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
@@ -69,6 +72,24 @@ pub struct VisitShape {
 const SLACK: u16 = 16;
 
 impl Profile {
+    /// How many encrypted records the cover answers a hello of this class with: as such hellos were seen to be answered,
+    /// else as the visit with a whole handshake was; `None` while neither is known.
+    pub fn flight_records(&self, class: HelloClass) -> Option<usize> {
+        let seen = self.flights.get(class.label()).filter(|flight| flight.version == TLS13 && !flight.retry);
+        let visit = || self.visit.as_ref().map(|visit| visit.flight_records);
+        seen.map(|flight| flight.records.len())
+            .filter(|records| *records > 0)
+            .or_else(visit)
+            .filter(|records| *records > 0)
+    }
+
+    /// Forgets what hellos of each class were answered with, since the cover has been seen to be another than it was, with
+    /// so many records in its flight.
+    pub(super) fn begin_anew(&mut self, flight_records: usize) {
+        self.flights.clear();
+        self.visit.get_or_insert_default().flight_records = flight_records;
+    }
+
     /// What a later profile has that is not as it is here, in words. What was or is not known is no difference.
     pub fn differences(&self, later: &Self) -> Vec<String> {
         let mut found = Vec::new();
@@ -160,6 +181,27 @@ mod tests {
         let flight = FlightShape { version: 0x0304, records: vec![32, 900, 281, 69], ..FlightShape::default() };
         let visit = VisitShape { flight_records: 4, after_finished: vec![266, 266], ..VisitShape::default() };
         Profile { flights: [("chrome".to_owned(), flight)].into(), visit: Some(visit), learnt: 1 }
+    }
+
+    #[test]
+    fn each_class_has_its_own_number_of_records() {
+        let mut profile = profile();
+        profile
+            .flights
+            .insert("padded-517".into(), FlightShape { version: TLS13, records: vec![900], ..Default::default() });
+        profile.flights.insert("safari-hybrid".into(), FlightShape { version: 0x0303, ..Default::default() });
+        profile.visit.as_mut().unwrap().flight_records = 2;
+        for (class, records) in [
+            (HelloClass::Chrome, Some(4)),
+            (HelloClass::Padded517, Some(1)),
+            (HelloClass::SafariHybrid, Some(2)),
+            (HelloClass::Other, Some(2)),
+        ] {
+            assert_eq!(profile.flight_records(class), records, "{class}");
+        }
+        profile.begin_anew(3);
+        assert!(HelloClass::ALL.iter().all(|class| profile.flight_records(*class) == Some(3)));
+        assert_eq!(Profile::default().flight_records(HelloClass::Chrome), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::gate::{FromClient, FromCover, Gate, Promotion};
+use super::gate::{FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::scout::{Door, Leg, Scout};
 use super::{Outcome, log_visit, stand_in};
 use crate::auth::Judge;
@@ -149,9 +149,8 @@ impl Remote {
 }
 
 async fn stand_between(client: TcpStream, cover: TcpStream, judge: Arc<Judge>, scout: &Scout) -> Outcome {
-    let known = scout.flight_records();
-    let silence = if known.is_some() { SILENCE_SHORT } else { SILENCE_UNKNOWN };
-    let mut watch = Watch { client, cover, gate: Gate::new(judge, known), silence, scout };
+    let gate = Gate::new(judge, FlightEnd::Counted(scout.profile()));
+    let mut watch = Watch { client, cover, gate, scout };
     match watch.until_decided().await {
         Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),
         Ok(Decision::Visit) => {
@@ -232,7 +231,6 @@ struct Watch<'a> {
     client: TcpStream,
     cover: TcpStream,
     gate: Gate,
-    silence: Duration,
     scout: &'a Scout,
 }
 
@@ -246,6 +244,7 @@ impl Watch<'_> {
     /// that broke.
     async fn until_decided(&mut self) -> Result<Decision, End> {
         while self.gate.open().is_none() {
+            let silence = if self.gate.flight_is_counted() { SILENCE_SHORT } else { SILENCE_UNKNOWN };
             tokio::select! {
                 ready = self.client.readable() => {
                     let read = ready.and_then(|()| read_some(&self.client)).map_err(|_| End::ClientBroke)?;
@@ -259,7 +258,7 @@ impl Watch<'_> {
                         self.cover_said(&bytes).await?;
                     }
                 }
-                () = sleep(self.silence), if self.gate.flight_may_be_whole() => {
+                () = sleep(silence), if self.gate.flight_may_be_whole() => {
                     self.scout.note_stale();
                     let flight = self.gate.cover_waits().unwrap_or_default();
                     self.tell_client(&flight).await?;

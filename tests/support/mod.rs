@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 pub mod browser;
 pub mod fake_tls;
+pub mod fork;
 pub mod hello;
 pub mod mock_dc;
 pub mod nginx;

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
+use std::hint::black_box;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -35,6 +36,8 @@ const READ_SIZE: usize = 1 << 18;
 /// An open file of records.
 pub(super) struct Journal {
     file: File,
+    /// The same file without `O_APPEND`, so that something can be written where it stands already.
+    in_place: File,
     state: Mutex<State>,
 }
 
@@ -52,7 +55,8 @@ impl Journal {
     /// Opens the file, or makes it. Refuses what is no file of ours.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-        let journal = Self { file, state: Mutex::default() };
+        let in_place = OpenOptions::new().write(true).open(path)?;
+        let journal = Self { file, in_place, state: Mutex::default() };
         if journal.is_unwritten()? {
             // Through the backlog, like any record: a full disk must not keep the proxy from starting.
             journal.push(*HEADER);
@@ -82,6 +86,18 @@ impl Journal {
     /// Writes the record, or keeps it for later.
     pub(super) fn append(&self, record: Record) {
         self.push(record.encode());
+    }
+
+    /// Takes as long as [`Journal::append`] and changes nothing: writes the header over itself, or tries again to write
+    /// what waits. Nothing comes of it that the disk would have to be asked to keep.
+    pub(super) fn append_in_vain(&self, record: Record) {
+        black_box(record.encode());
+        let mut state = self.state();
+        if state.backlog.front().is_none() {
+            let _ = retry(|| self.in_place.write_at(HEADER, 0));
+        } else {
+            state.write(&self.file);
+        }
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
@@ -481,7 +497,8 @@ abcdefghijklmnop"
         let path = folder.path().join("replay");
         fs::write(&path, HEADER).unwrap();
         // A descriptor without the right to write stands for a disk that refuses.
-        let mut journal = Journal { file: File::open(&path).unwrap(), state: Mutex::default() };
+        let [file, in_place] = [(); 2].map(|()| File::open(&path).unwrap());
+        let mut journal = Journal { file, in_place, state: Mutex::default() };
         journal.append(record(0));
         journal.append(record(1));
         assert!(journal.sync().is_err());

@@ -18,6 +18,11 @@
 //! between set and file forgets a hello that nobody has answered yet, whose next showing is therefore its first. The
 //! other order would need the file to be searched.
 //!
+//! **In vain.** The write is the dearest part, and it comes before the answer, so that who is admitted would be answered
+//! later than who is not, by a few microseconds that can be measured. So a hello that is declined takes the same steps
+//! ([`ReplayMemory::spend_in_vain`]): it is looked for in the set, and the header of the file is written over itself.
+//! Nothing is remembered, nothing grows.
+//!
 //! **What a crash can lose.** Nothing when the process is killed: the kernel has the bytes. When the machine loses power,
 //! what came after the last [`ReplayMemory::sync`], which is meant to be called about once a second.
 //!
@@ -36,7 +41,7 @@
 mod journal;
 mod set;
 
-use std::{fmt, io, path::Path};
+use std::{fmt, hint::black_box, io, path::Path};
 
 use sha2::{Digest, Sha256};
 
@@ -97,13 +102,21 @@ impl ReplayMemory {
     ///
     /// Costs one small write(2) when the answer is true, and none when it is false.
     pub fn spend(&self, tag: SecretTag, authenticator: &[u8; 28]) -> bool {
-        let [a, b, c, d, e, f, g, h, ..] = *authenticator;
-        let key = [a, b, c, d, e, f, g, h];
+        let key = key_of(authenticator);
         let new = self.set.insert(key);
         if let (true, Some(journal)) = (new, &self.journal) {
             journal.append(Record { tag, key });
         }
         new
+    }
+
+    /// What a hello costs that is not spent: as long as [`ReplayMemory::spend`] takes to say yes, and nothing changes.
+    pub fn spend_in_vain(&self, authenticator: &[u8; 28]) {
+        let key = key_of(authenticator);
+        black_box(self.set.contains(key));
+        if let Some(journal) = &self.journal {
+            journal.append_in_vain(Record { tag: SecretTag(0), key });
+        }
     }
 
     /// Writes what waits and asks the disk to keep what was written since the last call: after it only a broken disk
@@ -180,13 +193,18 @@ fn read_entries(journal: &Journal, tags: &[SecretTag], mut keep: impl FnMut(Key)
 /// The first eight bytes of an authenticator.
 type Key = [u8; 8];
 
+fn key_of(authenticator: &[u8; 28]) -> Key {
+    let [a, b, c, d, e, f, g, h, ..] = *authenticator;
+    [a, b, c, d, e, f, g, h]
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{
         Barrier,
         atomic::{AtomicUsize, Ordering},
     };
-    use std::{fs, os::unix::fs::PermissionsExt, thread};
+    use std::{fs, os::unix::fs::PermissionsExt, thread, time::SystemTime};
 
     use super::*;
 
@@ -219,6 +237,31 @@ mod tests {
         assert!(!memory.spend(OTHER, &authenticator(1)), "no digest holds under two secrets");
         assert_eq!(memory.len(), 1);
         assert!(memory.sync().is_ok() && memory.health().is_well());
+    }
+
+    /// The time of the last write is the seam: put back to the beginning of time, it tells whether there was another.
+    #[test]
+    fn what_is_not_spent_costs_a_write_all_the_same_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        let (memory, _) = ReplayMemory::open(&path, &[TAG]).unwrap();
+        let writes = |step: &dyn Fn()| {
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            step();
+            file.metadata().unwrap().modified().unwrap() > SystemTime::UNIX_EPOCH
+        };
+        assert!(writes(&|| assert!(memory.spend(TAG, &authenticator(1)))));
+        let before = fs::read(&path).unwrap();
+        for number in [1, 2] {
+            assert!(writes(&|| memory.spend_in_vain(&authenticator(number))));
+        }
+        assert!(!writes(&|| assert!(!memory.spend(TAG, &authenticator(1)))), "the seam sees nothing where nothing is");
+        assert_eq!((fs::read(&path).unwrap(), memory.len()), (before, 1));
+        assert!(memory.spend(TAG, &authenticator(2)), "nothing was remembered");
+        drop(memory);
+        let (_, loaded) = ReplayMemory::open(&path, &[TAG]).unwrap();
+        assert_eq!(loaded, Loaded { entries: 2, others: 0, damaged: 0 });
     }
 
     #[test]

@@ -32,6 +32,12 @@ impl Set {
         new
     }
 
+    /// Whether the key was added before.
+    pub(super) fn contains(&self, key: Key) -> bool {
+        let (shard, rest) = split(key);
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner).0.binary_search(&rest).is_ok()
+    }
+
     /// How many keys there are.
     pub(super) fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
@@ -118,6 +124,7 @@ mod tests {
             let mut model: HashSet<Key> = loaded.into_iter().collect();
             prop_assert_eq!(set.len(), model.len());
             for key in spent {
+                prop_assert_eq!(set.contains(key), model.contains(&key));
                 prop_assert_eq!(set.insert(key), model.insert(key));
             }
             prop_assert_eq!(set.len(), model.len());

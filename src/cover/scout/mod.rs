@@ -163,11 +163,6 @@ impl Scout {
         self.profile.load_full()
     }
 
-    /// Encrypted records up to the Finished in the cover's first flight, if that is known.
-    pub(super) fn flight_records(&self) -> Option<usize> {
-        self.profile.load().visit.as_ref().map(|visit| visit.flight_records).filter(|records| *records > 0)
-    }
-
     /// How many rounds found the cover changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
@@ -186,6 +181,9 @@ impl Scout {
             tokio::join!(within(HANDSHAKE, self.greeting(door)), self.readings(door, GLANCE, GLANCE));
         let greeting = greeting?;
         let (seen, mut profile) = (greeting.first.flight, Profile::clone(&self.profile()));
+        if profile.visit.as_ref().is_none_or(|visit| visit.flight_records != seen.records) {
+            profile.begin_anew(seen.records);
+        }
         let mut visit = greeting.shape(profile.visit.take());
         // What was not quick is for the round to say, and so is what has changed.
         readings.teach(&mut visit, &mut Vec::new());
