@@ -108,7 +108,7 @@ impl Choice {
         let quick = plan.lineup.limit.mul_f64(WAITING) * count(Some(Pace::Quick)) / plan.at_once.max(1) as u32;
         let patient = if count(Some(Pace::Patient)) > 0 { TIME_OUT } else { Duration::ZERO };
         let flights = Duration::from_millis(600) * (2 * self.flights() / plan.at_once.max(1)) as u32;
-        let times = Duration::from_millis(10) * self.samples() as u32;
+        let times = Duration::from_millis(20) * self.samples() as u32;
         let measuring = if count(None) > 0 { flights + times } else { Duration::ZERO };
         quick.max(patient) + measuring
     }
