@@ -5,28 +5,28 @@
 //! ```
 
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use vizard::auth::{Judge, Keyring, Member, ReplayMemory, Secret, TimeWindow, UnixTime};
+use vizard::auth::{Judge, Key, Keyring, Member, ReplayMemory, Rules, Secret, TimeWindow, UnixTime};
 use vizard::wire::{ClientHello, HelloCollector};
 
 /// A captured hello of TDLib, and the key and time in it.
 const HELLO: &[u8] = include_bytes!("../fixtures/client_hello/tdlib-1.8.69-1.bin");
 const KEY: [u8; 16] = [0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff];
 
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 fn judge(members: usize) -> Judge {
     let others = (1..members).map(|number| {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&number.to_le_bytes());
-        Member::new(number.to_string(), Secret::new(key))
+        Key::new(Member::new(number.to_string()), Secret::new(key))
     });
-    Judge {
-        keyring: Keyring::new(std::iter::once(Member::new("captured".into(), Secret::new(KEY))).chain(others)),
-        replay: ReplayMemory::volatile(),
-        window: TimeWindow::new(Duration::MAX),
-        names: None,
-    }
+    let captured = Key::new(Member::new("captured"), Secret::new(KEY));
+    let keyring = Keyring::new(std::iter::once(captured).chain(others));
+    Judge::new(Rules { keyring, window: TimeWindow::new(Duration::MAX), names: None }, ReplayMemory::volatile())
 }
 
 fn parse(criterion: &mut Criterion) {
@@ -47,7 +47,7 @@ fn judging(criterion: &mut Criterion) {
         // After the first time a replay: the search and the digest are the same, and the memory is asked too.
         for (who, hello) in [("member", HELLO), ("stranger", &stranger)] {
             group.bench_with_input(BenchmarkId::new(who, members), hello, |bencher, hello| {
-                bencher.iter(|| judge.judge(black_box(hello), UnixTime(0)));
+                bencher.iter(|| judge.judge(black_box(hello), HERE, UnixTime(0)));
             });
         }
     }

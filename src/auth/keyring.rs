@@ -1,38 +1,39 @@
-//! Named secrets, and a search whose time does not depend on the answer.
+//! Keys, and a search whose time does not depend on the answer.
 
 use std::sync::Arc;
 
 use subtle::ConditionallySelectable;
 
 use super::digest;
+use super::member::Member;
 use super::replay::SecretTag;
 use super::secret::Secret;
 use super::window::UnixTime;
 use crate::crypto::Mac;
 use crate::wire::ClientHello;
 
-/// One who may enter.
+/// A secret that opens the door for a member.
 #[derive(Debug)]
-pub struct Member {
-    name: String,
+pub struct Key {
+    member: Arc<Member>,
     secret: Secret,
     tag: SecretTag,
     mac: Mac,
 }
 
-impl Member {
-    /// A member with this name and secret.
-    pub fn new(name: String, secret: Secret) -> Self {
+impl Key {
+    /// A key of this member.
+    pub fn new(member: Arc<Member>, secret: Secret) -> Self {
         let mac = Mac::new(secret.bytes());
-        Self { name, tag: SecretTag::of(secret.bytes()), secret, mac }
+        Self { member, tag: SecretTag::of(secret.bytes()), secret, mac }
     }
 
-    /// The name, for the log.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// Whose key it is.
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
     }
 
-    /// The key that the member's client knows.
+    /// The 16 bytes that the member's client knows.
     pub fn secret(&self) -> &Secret {
         &self.secret
     }
@@ -46,33 +47,33 @@ impl Member {
     }
 }
 
-/// All who may enter.
+/// The keys of all who may enter.
 #[derive(Debug, Default)]
-pub struct Keyring(Vec<Arc<Member>>);
+pub struct Keyring(Vec<Arc<Key>>);
 
 impl Keyring {
-    /// A keyring of these members.
-    pub fn new(members: impl IntoIterator<Item = Member>) -> Self {
-        Self(members.into_iter().map(Arc::new).collect())
+    /// A keyring of these keys.
+    pub fn new(keys: impl IntoIterator<Item = Key>) -> Self {
+        Self(keys.into_iter().map(Arc::new).collect())
     }
 
     /// What the replay memory has to remember for.
     pub fn tags(&self) -> Vec<SecretTag> {
-        self.0.iter().map(|member| member.tag).collect()
+        self.0.iter().map(|key| key.tag).collect()
     }
 
-    /// The member whose secret made this hello, and the time that the hello carries.
+    /// The key that made this hello, and the time that the hello carries.
     ///
-    /// Every secret is tried, whoever asks: a search that stopped at the right one would tell a stranger that there is
-    /// one, and a member's place in the list.
-    pub(super) fn find(&self, hello: &ClientHello<'_>) -> Option<(&Arc<Member>, UnixTime)> {
+    /// Every key is tried, whoever asks: a search that stopped at the right one would tell a stranger that there is one,
+    /// and its place in the list.
+    pub(super) fn find(&self, hello: &ClientHello<'_>) -> Option<(&Arc<Key>, UnixTime)> {
         let (mut found, mut time) = (u64::MAX, 0);
-        for (index, member) in self.0.iter().enumerate() {
-            let (genuine, claimed) = digest::examine(&member.mac, hello);
+        for (index, key) in self.0.iter().enumerate() {
+            let (genuine, claimed) = digest::examine(&key.mac, hello);
             found.conditional_assign(&(index as u64), genuine);
             time.conditional_assign(&claimed.0, genuine);
         }
-        let member = self.0.get(usize::try_from(found).ok()?)?;
-        Some((member, UnixTime(time)))
+        let key = self.0.get(usize::try_from(found).ok()?)?;
+        Some((key, UnixTime(time)))
     }
 }

@@ -2,13 +2,15 @@
 
 mod digest;
 mod keyring;
+mod member;
 pub mod replay;
 pub mod secret;
 mod verdict;
 mod window;
 
-pub use keyring::{Keyring, Member};
+pub use keyring::{Key, Keyring};
+pub use member::{Member, Permit, Refusal};
 pub use replay::{ReplayMemory, SecretTag};
 pub use secret::{Domain, DomainError, Secret, SecretError, SecretText};
-pub use verdict::{Admission, Judge, Reason, Verdict};
+pub use verdict::{Admission, Declined, Judge, Reason, Rules, Verdict};
 pub use window::{TimeWindow, UnixTime};

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Failure, greeting};
-use crate::auth::{Judge, Keyring, Member, ReplayMemory, TimeWindow};
+use crate::auth::{Judge, Key, Keyring, Member, ReplayMemory, Rules, TimeWindow};
 use crate::config::{self, Config, Listen};
 use crate::cover::grade::IOS_FLIGHT;
 use crate::cover::remote::{Remote, Unusable};
@@ -53,7 +53,7 @@ async fn serve(config: &Config, format: logging::Format) -> Result<(), Failure> 
         fillers: config.fillers.clone(),
         log_addresses: config.log.client_addresses,
     };
-    let server = Server::new(settings, cover, judge);
+    let server = Server::new(settings, cover, judge, Arc::new(Vec::new()));
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?addresses, users = config.users.len(), "started");
     greeting::greet(config, &addresses, format);
     server.run(listeners, stop).await;
@@ -62,7 +62,8 @@ async fn serve(config: &Config, format: logging::Format) -> Result<(), Failure> 
 
 /// Who may enter, and what has entered before.
 fn judge(config: &Config) -> Result<Judge, Failure> {
-    let keyring = Keyring::new(config.users.iter().map(|user| Member::new(user.name.clone(), user.secret.clone())));
+    let keys = config.users.iter().map(|user| Key::new(Member::new(&user.name), user.secret.clone()));
+    let keyring = Keyring::new(keys);
     let path = config.state_dir.join(REPLAY_FILE);
     let replay = match ReplayMemory::open(&path, &keyring.tags()) {
         Ok((memory, loaded)) => {
@@ -84,7 +85,7 @@ fn judge(config: &Config) -> Result<Judge, Failure> {
         }
     };
     let names = config.accepted_names.clone().map(|further| [vec![config.domain.clone()], further].concat());
-    Ok(Judge { keyring, replay, window: TimeWindow::new(config.time_window), names })
+    Ok(Judge::new(Rules { keyring, window: TimeWindow::new(config.time_window), names }, replay))
 }
 
 async fn open_cover(config: &Config, listeners: &[SocketAddr]) -> Result<cover::Cover, Failure> {

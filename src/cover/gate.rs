@@ -12,9 +12,10 @@
 //! client for a while (a flight that is not whole) it gives back untouched when the connection turns out to be a
 //! visit. From the client it withholds nothing but the chunk that completes the header, and that only while judging it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::auth::{Admission, Judge, Reason, UnixTime, Verdict};
+use crate::auth::{Admission, Declined, Judge, Reason, UnixTime, Verdict};
 use crate::wire::client_hello::{self, HelloCollector};
 use crate::wire::obfuscated::{self, HeaderCollector, Opened, Wrapped};
 use crate::wire::server_flight::FlightCollector;
@@ -23,6 +24,7 @@ use crate::wire::server_flight::FlightCollector;
 #[derive(Debug)]
 pub struct Gate {
     judge: Arc<Judge>,
+    from: IpAddr,
     flight_records: Option<usize>,
     stage: Stage,
 }
@@ -32,7 +34,7 @@ enum Stage {
     Hello(HelloCollector),
     Flight(Admission, FlightCollector),
     Header { admission: Admission, header: HeaderCollector, withheld: Vec<u8> },
-    Open(Reason),
+    Open(Declined),
     Promoted,
 }
 
@@ -73,16 +75,16 @@ pub struct Promotion {
 }
 
 impl Gate {
-    /// A gate in front of a cover whose first flight has this many encrypted records; `None`: unknown, it is whole when
+    /// A gate for a client at this address, in front of a cover whose first flight has this many encrypted records; `None`: unknown, it is whole when
     /// [`Gate::cover_waits`] says so.
-    pub fn new(judge: Arc<Judge>, flight_records: Option<usize>) -> Self {
-        Self { judge, flight_records, stage: Stage::Hello(HelloCollector::default()) }
+    pub fn new(judge: Arc<Judge>, from: IpAddr, flight_records: Option<usize>) -> Self {
+        Self { judge, from, flight_records, stage: Stage::Hello(HelloCollector::default()) }
     }
 
     /// Why the connection is a mere visit, once that is known. From then on every byte is to be handed on as it is.
-    pub fn open(&self) -> Option<Reason> {
-        match self.stage {
-            Stage::Open(reason) => Some(reason),
+    pub fn open(&self) -> Option<&Declined> {
+        match &self.stage {
+            Stage::Open(declined) => Some(declined),
             _ => None,
         }
     }
@@ -107,8 +109,8 @@ impl Gate {
     pub fn client_data(&mut self, bytes: &[u8], now: UnixTime) -> FromClient {
         let (stage, step) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
             Stage::Hello(hello) => (self.hello_data(hello, bytes, now), forward()),
-            Stage::Flight(_, flight) => {
-                (Stage::Open(Reason::Early), FromClient::Forward { release: flight.into_bytes() })
+            Stage::Flight(admission, flight) => {
+                (admission.declined(Reason::Early).into(), FromClient::Forward { release: flight.into_bytes() })
             }
             Stage::Header { admission, header, withheld } => header_data(admission, header, withheld, bytes),
             other => (other, forward()),
@@ -131,7 +133,7 @@ impl Gate {
     pub fn cover_data(&mut self, bytes: &[u8]) -> FromCover {
         match &mut self.stage {
             Stage::Hello(_) => {
-                self.stage = Stage::Open(Reason::Unfinished("the cover spoke"));
+                self.stage = Declined::from(Reason::Unfinished("the cover spoke")).into();
                 FromCover::Pass
             }
             Stage::Flight(_, flight) => {
@@ -185,10 +187,10 @@ impl Gate {
     fn hello_data(&self, mut hello: HelloCollector, bytes: &[u8], now: UnixTime) -> Stage {
         match hello.feed(bytes) {
             client_hello::Progress::More => Stage::Hello(hello),
-            client_hello::Progress::Foreign(what) => Stage::Open(Reason::Form(what)),
-            client_hello::Progress::Whole => match self.judge.judge(&hello.into_record(), now) {
+            client_hello::Progress::Foreign(what) => Declined::from(Reason::Form(what)).into(),
+            client_hello::Progress::Whole => match self.judge.judge(&hello.into_record(), self.from, now) {
                 Verdict::Admit(admission) => Stage::Flight(admission, FlightCollector::default()),
-                Verdict::Decline(reason) => Stage::Open(reason),
+                Verdict::Decline(declined) => Stage::Open(declined),
             },
         }
     }
@@ -205,7 +207,7 @@ impl Gate {
                 FromCover::Send(flight.into_bytes())
             }
             Err(unfit) => {
-                self.stage = Stage::Open(Reason::Cover(unfit.0));
+                self.stage = admission.declined(Reason::Cover(unfit.0)).into();
                 FromCover::Send(collected.into_bytes())
             }
         }
@@ -213,21 +215,26 @@ impl Gate {
 
     /// A visit after all. Returns what was withheld from the client.
     fn give_up(&mut self, reason: Reason) -> Vec<u8> {
-        match std::mem::replace(&mut self.stage, Stage::Open(reason)) {
-            Stage::Flight(_, flight) => flight.into_bytes(),
-            Stage::Header { withheld, .. } => withheld,
-            Stage::Open(earlier) => {
-                self.stage = Stage::Open(earlier);
-                Vec::new()
-            }
-            Stage::Hello(_) | Stage::Promoted => Vec::new(),
-        }
+        let (declined, release) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
+            Stage::Flight(admission, flight) => (admission.declined(reason), flight.into_bytes()),
+            Stage::Header { admission, withheld, .. } => (admission.declined(reason), withheld),
+            Stage::Open(earlier) => (earlier, Vec::new()),
+            Stage::Hello(_) | Stage::Promoted => (reason.into(), Vec::new()),
+        };
+        self.stage = declined.into();
+        release
     }
 }
 
 /// Most bytes that are withheld behind a flight. Covers that say more before the client has spoken are no servers that
 /// a Telegram client could be shown.
 const MAX_WITHHELD: usize = 16 * 1024;
+
+impl From<Declined> for Stage {
+    fn from(declined: Declined) -> Self {
+        Self::Open(declined)
+    }
+}
 
 fn forward() -> FromClient {
     FromClient::Forward { release: Vec::new() }
@@ -239,13 +246,15 @@ fn header_data(
     withheld: Vec<u8>,
     bytes: &[u8],
 ) -> (Stage, FromClient) {
-    let visit = |what, release| (Stage::Open(Reason::Header(what)), FromClient::Forward { release });
+    let visit = |admission: &Admission, what, release| {
+        (admission.declined(Reason::Header(what)).into(), FromClient::Forward { release })
+    };
     match header.feed(bytes) {
         obfuscated::Progress::More => (Stage::Header { admission, header, withheld }, forward()),
-        obfuscated::Progress::Foreign(what) => visit(what, withheld),
+        obfuscated::Progress::Foreign(what) => visit(&admission, what, withheld),
         obfuscated::Progress::Whole(Wrapped { header, used, record_left }) => {
-            match obfuscated::open(&header, admission.member().secret().bytes()) {
-                None => visit("not under this secret", withheld),
+            match obfuscated::open(&header, admission.key().secret().bytes()) {
+                None => visit(&admission, "not under this secret", withheld),
                 Some(opened) => {
                     let leftover = bytes[used..].to_vec();
                     let promotion = Promotion { admission, opened, leftover, record_left };
@@ -261,20 +270,21 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::auth::{Keyring, Member, ReplayMemory, Secret, TimeWindow};
+    use crate::auth::{Key, Keyring, Member, ReplayMemory, Rules, Secret, TimeWindow};
     use crate::fixtures::{vector, vector_array};
     use crate::wire::record::{CHANGE_CIPHER_SPEC, Header};
 
     const NOW: UnixTime = UnixTime(1_767_225_600);
 
     fn gate(flight_records: Option<usize>) -> Gate {
-        let judge = Judge {
-            keyring: Keyring::new([Member::new("somebody".into(), Secret::new(vector_array("const", "key")))]),
-            replay: ReplayMemory::volatile(),
-            window: TimeWindow::new(Duration::from_secs(600)),
-            names: None,
-        };
-        Gate::new(Arc::new(judge), flight_records)
+        let keyring = Keyring::new([Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")))]);
+        let rules = Rules { keyring, window: TimeWindow::new(Duration::from_secs(600)), names: None };
+        let judge = Judge::new(rules, ReplayMemory::volatile());
+        Gate::new(Arc::new(judge), [127, 0, 0, 1].into(), flight_records)
+    }
+
+    fn reason(gate: &Gate) -> Option<Reason> {
+        gate.open().map(|declined| declined.reason)
     }
 
     fn released(step: FromClient) -> Vec<u8> {
@@ -308,7 +318,7 @@ mod tests {
         assert_eq!((promotion.opened.dc, promotion.admission.member().name()), (10_002, "somebody"));
         assert_eq!(promotion.leftover, write[6 + 5 + 64..]);
         assert_eq!(promotion.record_left, promotion.leftover.len());
-        assert_eq!(gate.open(), None);
+        assert!(gate.open().is_none());
     }
 
     #[test]
@@ -363,11 +373,15 @@ mod tests {
         let mut gate = candidate();
         assert_eq!(gate.cover_data(&ticket), FromCover::Withhold);
         assert!(released(gate.client_data(&CHANGE_CIPHER_SPEC, NOW)).is_empty());
-        assert_eq!(gate.open(), None);
+        assert!(gate.open().is_none());
         let mut finished = vector("tls_first_client_write", "bytes")[6..].to_vec();
         finished[40] ^= 1;
         assert_eq!(released(gate.client_data(&finished, NOW)), ticket);
-        assert_eq!(gate.open(), Some(Reason::Header("not under this secret")));
+        assert_eq!(reason(&gate), Some(Reason::Header("not under this secret")));
+        assert_eq!(
+            gate.open().and_then(|declined| declined.member.as_ref()).map(|member| member.name()),
+            Some("somebody")
+        );
         assert_eq!(gate.cover_data(b"alert"), FromCover::Pass);
     }
 
@@ -378,7 +392,7 @@ mod tests {
         assert_eq!(gate.cover_data(&more), FromCover::Withhold);
         let FromCover::Send(all) = gate.cover_data(&more) else { panic!("withheld more") };
         assert_eq!(all.len(), 2 * MAX_WITHHELD);
-        assert!(matches!(gate.open(), Some(Reason::Cover(_))));
+        assert!(matches!(reason(&gate), Some(Reason::Cover(_))));
     }
 
     #[test]
@@ -388,12 +402,12 @@ mod tests {
         for (bytes, label) in [(&b"GET / HTTP/1.1\r\n"[..], "form"), (&hello[..], "digest")] {
             let mut gate = gate(Some(1));
             assert!(released(gate.client_data(bytes, NOW)).is_empty());
-            assert_eq!(gate.open().map(Reason::label), Some(label));
+            assert_eq!(reason(&gate).map(Reason::label), Some(label));
             assert_eq!(gate.cover_data(&cover_flight()), FromCover::Pass);
         }
         let mut gate = gate(Some(1));
         gate.client_data(&hello[..50], NOW);
         assert_eq!(gate.cover_data(b"220 ready"), FromCover::Pass);
-        assert_eq!(gate.open().map(Reason::label), Some("unfinished"));
+        assert_eq!(reason(&gate).map(Reason::label), Some("unfinished"));
     }
 }

@@ -21,9 +21,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tracing::{debug, info};
 
-use crate::auth::{Domain, Judge, Reason};
+use crate::auth::{Declined, Domain, Judge};
 use crate::relay::Closed;
 use gate::Promotion;
 use profile::Profile;
@@ -38,6 +37,27 @@ pub struct Cover {
 enum Place {
     Site(Arc<site::Site>),
     Remote(Box<remote::Remote>),
+}
+
+/// Who comes, and who decides.
+pub struct Caller {
+    /// The client, of which nothing has been read.
+    pub client: TcpStream,
+    /// Its address.
+    pub peer: SocketAddr,
+    /// Who decides on it.
+    pub judge: Arc<Judge>,
+    /// Who hears of it.
+    pub witness: Arc<dyn Witness>,
+}
+
+/// Hears what happens at the door, as it happens.
+pub trait Witness: Send + Sync {
+    /// The connection is known to be a mere visit.
+    fn declined(&self, from: SocketAddr, declined: &Declined);
+
+    /// A remote cover could not be reached.
+    fn cover_away(&self, error: &io::Error);
 }
 
 /// How receiving a client ended.
@@ -64,10 +84,10 @@ impl Cover {
     }
 
     /// Receives a client, from its first byte on.
-    pub async fn receive(&self, client: TcpStream, peer: SocketAddr, judge: Arc<Judge>) -> Outcome {
+    pub async fn receive(&self, caller: Caller) -> Outcome {
         match &self.place {
-            Place::Site(site) => guarded::receive(site, client, peer, judge).await,
-            Place::Remote(remote) => remote.receive(client, peer, judge, &self.scout).await,
+            Place::Site(site) => guarded::receive(site, caller).await,
+            Place::Remote(remote) => remote.receive(caller, &self.scout).await,
         }
     }
 
@@ -123,18 +143,5 @@ impl Door for Arc<site::Site> {
         let site = Arc::clone(self);
         tokio::spawn(async move { _ = site.serve(far, None).await });
         Ok(Box::new(near))
-    }
-}
-
-/// Tells the log that the connection is a mere visit. An operator can act on the reasons of clients that know a secret.
-fn log_visit(reason: Reason) {
-    match reason {
-        Reason::Time(skew_seconds) => {
-            info!(reason = reason.label(), skew_seconds, "a client with a valid secret was refused: its clock is off");
-        }
-        Reason::Replay | Reason::Name | Reason::Early | Reason::Cover(_) | Reason::Header(_) => {
-            info!(reason = reason.label(), detail = %reason, "declined after a valid digest");
-        }
-        _ => debug!(reason = reason.label(), detail = %reason, "visitor"),
     }
 }

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::halves::{Downlink, FRAMING_BUFFER, Uplink};
+use super::meter::Meter;
 use super::unsent::Unsent;
 use super::{Closed, End, attempt, reset_on_close, shut};
 
@@ -49,6 +51,7 @@ pub struct Session {
     up: Up,
     down: Down,
     manner: Manner,
+    meter: Arc<Meter>,
     /// Why and when the session was ended from our side; what the client still sends is thrown away.
     ended: Option<(End, Instant)>,
 }
@@ -68,11 +71,19 @@ struct Down {
 }
 
 impl Session {
-    /// A session whose header and first payload have been sent.
-    pub fn new(client: TcpStream, dc: TcpStream, up: Uplink, down: Downlink, manner: Manner) -> Self {
+    /// A session whose header and first payload have been sent. It counts what it moves from now on in `meter`, and ends
+    /// when that says so.
+    pub fn new(
+        client: TcpStream,
+        dc: TcpStream,
+        up: Uplink,
+        down: Downlink,
+        manner: Manner,
+        meter: Arc<Meter>,
+    ) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true };
         let down = Down { transform: down, unsent: Unsent::default(), open: true };
-        Self { client, dc, up, down, manner, ended: None }
+        Self { client, dc, up, down, manner, meter, ended: None }
     }
 
     /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`. The counts are of bytes on
@@ -88,7 +99,7 @@ impl Session {
         if by == End::ClientBroke {
             reset_on_close(&self.dc);
         }
-        Closed { by, up: self.up.unsent.written(), down: self.down.unsent.written() }
+        Closed { by, up: self.meter.up(), down: self.meter.down() }
     }
 
     fn poll(

@@ -1,8 +1,10 @@
 //! The running proxy. Read [`connection`] first.
 
 pub mod connection;
+pub mod event;
 mod keeper;
 mod promote;
+pub mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +16,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, field, info, info_span, warn};
 
 use crate::auth::Judge;
-use crate::cover::Cover;
+use crate::cover::{Cover, Witness};
 use crate::net::listen;
 use crate::telegram;
 use crate::wire::HelloClass;
+use event::{Doorbell, Observer};
+use sessions::Sessions;
 
 /// Settings of the running proxy.
 #[derive(Clone, Debug)]
@@ -39,12 +43,26 @@ pub struct Server {
     settings: Settings,
     cover: Cover,
     judge: Arc<Judge>,
+    sessions: Arc<Sessions>,
+    observer: Arc<dyn Observer>,
+    witness: Arc<dyn Witness>,
 }
 
 impl Server {
-    /// A proxy in front of this cover, with this judge at the door.
-    pub fn new(settings: Settings, cover: Cover, judge: Judge) -> Self {
-        Self { settings, cover, judge: Arc::new(judge) }
+    /// A proxy in front of this cover, with this judge at the door; `observer` is told what happens.
+    pub fn new(settings: Settings, cover: Cover, judge: Judge, observer: Arc<dyn Observer>) -> Self {
+        let witness = Arc::new(Doorbell(Arc::clone(&observer)));
+        Self { settings, cover, judge: Arc::new(judge), sessions: Arc::default(), observer, witness }
+    }
+
+    /// The sessions that are going on.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// Who decides on hellos, and who may be given other rules.
+    pub fn judge(&self) -> &Arc<Judge> {
+        &self.judge
     }
 
     /// Serves until `stop` is cancelled, then accepts no more and gives what is going on the time it was promised.

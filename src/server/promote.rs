@@ -1,6 +1,8 @@
 //! From an admitted client to a session with its data centre.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use rand::seq::IndexedRandom;
 use tokio::io::AsyncWriteExt;
@@ -8,8 +10,11 @@ use tokio::net::TcpStream;
 use tracing::{Span, debug, field, info, warn};
 
 use super::Server;
+use super::event::Event;
+use super::sessions::Live;
 use crate::cover::gate::Promotion;
 use crate::net::sockopt;
+use crate::relay::Closed;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
 use crate::relay::sizing::Pattern;
 use crate::relay::stream::{self, Manner, Session};
@@ -18,7 +23,7 @@ use crate::telegram::direct::{self, DirectError};
 use crate::wire::obfuscated;
 
 /// Connects the client to the data centre that its header names, and moves their bytes until they are done.
-pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: Promotion) {
+pub(super) async fn session(server: &Server, mut client: TcpStream, peer: SocketAddr, promotion: Promotion) {
     let Promotion { admission, opened, leftover, record_left } = promotion;
     let dc = DcId::new(opened.dc);
     // Not before: a visitor's connection has no probes that the cover would not send.
@@ -53,8 +58,23 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: P
         Err(()) => return stream::goodbye(client, down, manner).await,
     };
     debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
-    let closed = Session::new(client, far, up, down, manner).run(server.settings.idle).await;
-    debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
+    let class = admission.class();
+    let permit = admission.into_permit();
+    let entry = server.sessions.enter(Live {
+        id: server.sessions.number(),
+        member: Arc::clone(permit.member()),
+        dc,
+        class,
+        since: SystemTime::now().into(),
+        from: peer.ip().to_canonical(),
+        meter: Arc::default(),
+    });
+    let since = Instant::now();
+    let meter = Arc::clone(&entry.live().meter);
+    let closed = Session::new(client, far, up, down, manner, meter).run(server.settings.idle).await;
+    let Closed { by, up, down } = closed;
+    debug!(by = by.label(), up, down, "session is over");
+    server.observer.observe(&Event::SessionOver { member: permit.member(), dc, closed, lasted: since.elapsed() });
 }
 
 /// Payload of the record that a TLS 1.3 close_notify comes in: level, description, content type and tag.
@@ -72,13 +92,19 @@ fn first_bytes(header: &[u8], up: &mut Uplink, mut leftover: Vec<u8>) -> Result<
 
 /// Connects and sends the first bytes. Failures are for the operator: the client only sees a session that ends.
 async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<TcpStream, ()> {
+    let since = Instant::now();
     let failed = match direct::connect(&server.settings.telegram, dc).await {
         Ok(mut far) => match far.write_all(first).await {
-            Ok(()) => return Ok(far),
+            Ok(()) => {
+                server.observer.observe(&Event::Dialled { dc, took: since.elapsed() });
+                return Ok(far);
+            }
             Err(error) => DirectError::Unreachable(error),
         },
         Err(error) => error,
     };
+    let unknown = matches!(failed, DirectError::Unknown);
+    server.observer.observe(&Event::Undialled { dc, unknown });
     match failed {
         DirectError::Unknown => info!("the client asked for a data centre that does not exist"),
         DirectError::Unreachable(error) => warn!(%error, "the data centre cannot be reached"),
