@@ -205,3 +205,136 @@ impl Ledger {
 fn step(quota: Quota) -> u64 {
     (quota.bytes / STEPS).max(LEAST_STEP)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::auth::Period;
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
+    const MEGA: u64 = 1_000_000;
+
+    fn quota(bytes: u64, period: Period) -> Policy {
+        Policy { quota: Some(Quota { bytes, period }), ..Policy::default() }
+    }
+
+    /// Uses as much as it may in reads of `read` bytes until it has to wait or `enough` were moved.
+    fn use_up(ledger: &mut Ledger, policy: &Policy, read: u64, enough: u64) -> (u64, Leave) {
+        let now = (Instant::now(), NOW);
+        let mut sum = 0;
+        loop {
+            match ledger.ask(policy, true, Way::Down, now).0 {
+                Leave::Most(most) if sum < enough => {
+                    let bytes = most.min(read);
+                    ledger.charge(policy, Way::Down, bytes, now);
+                    sum += bytes;
+                }
+                leave => return (sum, leave),
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_moves_before_it_is_granted_and_nothing_beyond_the_quota() {
+        let policy = quota(100 * MEGA, Period::Total);
+        let mut ledger = Ledger::default();
+        let mut sum = 0;
+        loop {
+            let (moved, leave) = use_up(&mut ledger, &policy, 65_536, u64::MAX);
+            sum += moved;
+            if leave == Leave::Over {
+                break;
+            }
+            let page = ledger.page(&policy, false).expect("a grant was asked for");
+            assert!(page.in_period <= sum + 2 * step(policy.quota.unwrap()));
+            ledger.grant(&page);
+        }
+        assert_eq!(sum, 100 * MEGA);
+        assert!(ledger.is_spent(&policy, UnixTime(NOW.0 + 1_000_000_000)));
+    }
+
+    #[test]
+    fn a_grant_is_asked_for_once_and_ahead() {
+        let policy = quota(400 * MEGA, Period::Total);
+        let (mut ledger, now) = (Ledger::default(), (Instant::now(), NOW));
+        assert_eq!(ledger.ask(&policy, true, Way::Up, now), (Leave::Wait, true));
+        assert_eq!(ledger.ask(&policy, true, Way::Up, now), (Leave::Wait, false));
+        let page = ledger.page(&policy, false).unwrap();
+        assert_eq!(page.in_period, 2 * MEGA);
+        ledger.grant(&page);
+        assert_eq!(ledger.ask(&policy, true, Way::Up, now), (Leave::Most(2 * MEGA), false));
+        ledger.charge(&policy, Way::Up, MEGA + 1, now);
+        assert_eq!(ledger.ask(&policy, true, Way::Down, now), (Leave::Most(MEGA - 1), true));
+    }
+
+    #[test]
+    fn without_a_bank_nobody_waits() {
+        let policy = quota(MEGA, Period::Total);
+        let (mut ledger, now) = (Ledger::default(), (Instant::now(), NOW));
+        assert_eq!(ledger.ask(&policy, false, Way::Up, now), (Leave::Most(MEGA), false));
+        ledger.charge(&policy, Way::Up, MEGA, now);
+        assert_eq!(ledger.ask(&policy, false, Way::Up, now), (Leave::Over, false));
+    }
+
+    #[test]
+    fn a_new_period_has_the_whole_quota_and_the_sums_go_on() {
+        let policy = quota(MEGA, Period::CalendarDay);
+        let mut ledger = Ledger::default();
+        let now = |days: i64| (Instant::now(), UnixTime(NOW.0 + days * 86_400));
+        ledger.charge(&policy, Way::Up, MEGA, now(0));
+        ledger.count(&policy, MEGA, 0, NOW);
+        assert!(ledger.is_spent(&policy, NOW) && !ledger.is_spent(&policy, now(1).1));
+        assert_eq!(ledger.usage(&policy, NOW), Usage { up: MEGA, down: 0, in_period: MEGA, since: Some(NOW) });
+        assert_eq!(ledger.usage(&policy, now(1).1), Usage { up: MEGA, down: 0, in_period: 0, since: None });
+        assert_eq!(ledger.ask(&policy, false, Way::Up, now(1)).0, Leave::Most(MEGA));
+    }
+
+    #[test]
+    fn without_a_quota_sums_are_counted_and_written_when_they_change() {
+        let policy = Policy::default();
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.page(&policy, false), None);
+        ledger.count(&policy, 3, 4, NOW);
+        let page = Usage { up: 3, down: 4, in_period: 7, since: Some(NOW) };
+        assert_eq!(ledger.page(&policy, false), Some(page));
+        assert_eq!(ledger.page(&policy, false), None);
+        ledger.unwritten();
+        assert_eq!(ledger.page(&policy, false), Some(page));
+        assert_eq!(ledger.page(&policy, true), Some(page));
+    }
+
+    #[test]
+    fn each_way_has_its_own_rate() {
+        let policy = Policy { bandwidth_down: Some(1000), ..Policy::default() };
+        let (mut ledger, now) = (Ledger::default(), (Instant::now(), NOW));
+        ledger.charge(&policy, Way::Down, 5000, now);
+        assert!(matches!(ledger.ask(&policy, true, Way::Down, now).0, Leave::After(later) if later > now.0));
+        assert_eq!(ledger.ask(&policy, true, Way::Up, now).0, Leave::Most(u64::MAX));
+    }
+
+    proptest! {
+        /// Whenever the process is killed, what the disk says is what was used, or more by half a hundredth.
+        #[test]
+        fn a_crash_costs_at_most_half_a_hundredth(
+            bytes in 10 * MEGA..5_000 * MEGA,
+            read in 1_000u64..70_000,
+            share in 0.0f64..1.0,
+        ) {
+            let policy = quota(bytes, Period::CalendarMonth);
+            let (mut ledger, mut disk, mut used) = (Ledger::default(), Usage::default(), 0);
+            let read = read.max(bytes / 5_000);
+            let enough = (bytes as f64 * share) as u64;
+            while used < enough {
+                let (moved, leave) = use_up(&mut ledger, &policy, read, enough - used);
+                used += moved;
+                if leave == Leave::Wait {
+                    disk = ledger.page(&policy, false).unwrap();
+                    ledger.grant(&disk);
+                }
+            }
+            prop_assert!(disk.in_period >= used && disk.in_period - used <= bytes / 200 + 1, "{disk:?} {used}");
+        }
+    }
+}

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-pub use super::ledger::{Leave, Usage, Way};
 use super::ledger::Ledger;
+pub use super::ledger::{Leave, Usage, Way};
 use super::policy::Policy;
 use super::window::UnixTime;
 
@@ -283,5 +283,66 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
+
+    fn from(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn places_are_taken_and_given_back() {
+        let member = Member::with("alice", Policy { max_sessions: Some(2), ..Policy::default() }, None);
+        let permits = [member.admit(from("192.0.2.1"), NOW).unwrap(), member.admit(from("192.0.2.2"), NOW).unwrap()];
+        assert_eq!(member.admit(from("192.0.2.1"), NOW).unwrap_err(), Refusal::Sessions);
+        assert_eq!((member.sessions(), member.addresses()), (2, 2));
+        drop(permits);
+        assert_eq!((member.sessions(), member.addresses()), (0, 0));
+        assert!(member.admit(from("192.0.2.1"), NOW).is_ok());
+    }
+
+    #[test]
+    fn addresses_are_counted_by_household() {
+        let member = Member::with("alice", Policy { max_addresses: Some(2), ..Policy::default() }, None);
+        let _first = member.admit(from("2001:db8:0:1::1"), NOW).unwrap();
+        let _same = member.admit(from("2001:db8:0:1:ffff::2"), NOW).unwrap();
+        let v4 = member.admit(from("192.0.2.1"), NOW).unwrap();
+        let _mapped = member.admit(from("::ffff:192.0.2.1"), NOW).unwrap();
+        assert_eq!(member.admit(from("2001:db8:0:2::1"), NOW).unwrap_err(), Refusal::Addresses);
+        drop(v4);
+        assert_eq!(member.admit(from("192.0.2.2"), NOW).unwrap_err(), Refusal::Addresses, "one session is left");
+    }
+
+    #[test]
+    fn of_many_at_once_only_as_many_enter_as_there_are_places() {
+        let member = Member::with("alice", Policy { max_sessions: Some(5), ..Policy::default() }, None);
+        let permits = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| permits.lock().unwrap().extend((0..5).map(|_| member.admit(from("::1"), NOW))));
+            }
+        });
+        assert_eq!(permits.lock().unwrap().iter().filter(|permit| permit.is_ok()).count(), 5);
+    }
+
+    #[test]
+    fn a_new_policy_holds_at_once() {
+        let member = Member::new("alice");
+        assert_eq!(member.ask(Way::Up, Instant::now(), NOW, Waker::noop()), Leave::Free);
+        member.set_policy(Policy { bandwidth_up: Some(1), expires: Some(NOW), ..Policy::default() });
+        assert!(matches!(member.ask(Way::Up, Instant::now(), NOW, Waker::noop()), Leave::Most(_)));
+        assert_eq!(member.admit(from("::1"), NOW).unwrap_err(), Refusal::Expired);
+    }
+
+    #[test]
+    fn every_refusal_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = Refusal::ALL.iter().map(|refusal| refusal.label()).collect();
+        assert_eq!(names.len(), Refusal::ALL.len());
     }
 }

@@ -128,3 +128,58 @@ impl Page {
         self.kept();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Refusal;
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
+
+    fn enrolment(name: &str, policy: Policy) -> Enrolment {
+        Enrolment { name: name.into(), policy, secrets: vec![(Secret::new([1; 16]), None)] }
+    }
+
+    #[test]
+    fn a_name_keeps_its_member_over_changes_and_over_a_removal() {
+        let (people, here) = (People::default(), "192.0.2.1".parse().unwrap());
+        people.enrol([enrolment("alice", Policy::default()), enrolment("bob", Policy::default())]);
+        let alice = people.get("alice").unwrap();
+        let permit = alice.admit(here, NOW).unwrap();
+        alice.count(1, 2, NOW);
+        people.enrol([enrolment("alice", Policy { enabled: false, ..Policy::default() })]);
+        assert!(Arc::ptr_eq(&alice, &people.get("alice").unwrap()));
+        assert_eq!(alice.standing(here, NOW), Err(Refusal::Disabled));
+        assert!(people.get("bob").is_none());
+        people.enrol([enrolment("bob", Policy::default())]);
+        assert_eq!(people.list().len(), 1);
+        assert_eq!(alice.standing(here, NOW), Err(Refusal::Removed));
+        people.enrol([enrolment("alice", Policy::default())]);
+        let alice = people.get("alice").unwrap();
+        assert_eq!((alice.usage(NOW).up, alice.usage(NOW).down, alice.sessions()), (1, 2, 1));
+        drop(permit);
+        assert_eq!((alice.sessions(), alice.addresses()), (0, 0));
+    }
+
+    #[test]
+    fn what_was_remembered_waits_for_its_name() {
+        let people = People::default();
+        let usage = Usage { up: 5, down: 6, in_period: 11, since: Some(NOW) };
+        people.remember("alice", usage);
+        assert!(people.get("alice").is_none() && people.list().is_empty());
+        people.enrol([enrolment("alice", Policy::default())]);
+        assert_eq!(people.get("alice").unwrap().usage(NOW), usage);
+        assert!(people.pages(false).is_empty(), "nothing new is to be written");
+        assert_eq!(people.pages(true).len(), 1);
+    }
+
+    #[test]
+    fn a_keyring_has_all_secrets_of_all() {
+        let people = People::default();
+        let second = (Secret::new([2; 16]), Some(NOW));
+        let alice =
+            Enrolment { secrets: vec![(Secret::new([1; 16]), None), second], ..enrolment("alice", Policy::default()) };
+        let keyring = people.enrol([alice, enrolment("bob", Policy::default())]);
+        assert_eq!(keyring.tags().len(), 3);
+    }
+}

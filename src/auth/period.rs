@@ -32,15 +32,8 @@ const DAY: i64 = 24 * 60 * 60;
 
 impl Period {
     /// All there are.
-    pub const ALL: [Self; 7] = [
-        Self::Total,
-        Self::Day,
-        Self::Week,
-        Self::Month,
-        Self::CalendarDay,
-        Self::CalendarWeek,
-        Self::CalendarMonth,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Total, Self::Day, Self::Week, Self::Month, Self::CalendarDay, Self::CalendarWeek, Self::CalendarMonth];
 
     /// The name that people write.
     pub fn label(self) -> &'static str {
