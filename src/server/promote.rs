@@ -1,6 +1,7 @@
 //! From an admitted client to a session with its data centre.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rand::seq::IndexedRandom;
 use tokio::io::AsyncWriteExt;
@@ -53,7 +54,8 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: P
         Err(()) => return stream::goodbye(client, down, manner).await,
     };
     debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
-    let closed = Session::new(client, far, up, down, manner).run(server.settings.idle).await;
+    let mut session = Session::new(client, far, up, down, manner, Arc::default());
+    let closed = session.run(server.settings.idle).await;
     debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
 }
 
