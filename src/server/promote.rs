@@ -79,7 +79,8 @@ pub(super) async fn session(
     });
     let since = Instant::now();
     let meter = Arc::clone(&entry.live().meter);
-    let closed = Session::new(client, far, up, down, manner, meter).run(settings.idle).await;
+    let mut session = Session::new(client, far, up, down, manner, meter);
+    let closed = session.run(settings.idle).await;
     let Closed { by, up, down } = closed;
     debug!(by = by.label(), up, down, "session is over");
     server.observer.observe(&Event::SessionOver { member: permit.member(), dc, closed, lasted: since.elapsed() });
