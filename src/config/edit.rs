@@ -299,10 +299,7 @@ fn parse(text: &str) -> Result<DocumentMut, EditError> {
     text.parse().map_err(|_| EditError::NotToml)
 }
 
-fn edit(
-    file: &Path,
-    change: impl FnOnce(&mut DocumentMut, &Path) -> Result<(), EditError>,
-) -> Result<(), EditError> {
+fn edit(file: &Path, change: impl FnOnce(&mut DocumentMut, &Path) -> Result<(), EditError>) -> Result<(), EditError> {
     edit_text(file, |text, folder| {
         let mut document = parse(text)?;
         change(&mut document, folder)?;
@@ -310,10 +307,7 @@ fn edit(
     })
 }
 
-fn edit_text(
-    file: &Path,
-    change: impl FnOnce(&str, &Path) -> Result<String, EditError>,
-) -> Result<(), EditError> {
+fn edit_text(file: &Path, change: impl FnOnce(&str, &Path) -> Result<String, EditError>) -> Result<(), EditError> {
     let failed = |error| EditError::File { path: file.to_owned(), error };
     // A link to the file shall go on leading to it.
     let path = fs::canonicalize(file).map_err(failed)?;
@@ -464,7 +458,8 @@ level = \"debug\"
         let until = UnixTime(1_767_225_600);
         rotate(&path, "alice", &secret(0x22), until).unwrap();
         let alice = "secret = \"22222222222222222222222222222222\" # do not show\n";
-        let previous = "previous_secret = \"00112233445566778899aabbccddeeff\"\nprevious_until = \"2026-01-01T00:00:00Z\"\n";
+        let previous =
+            "previous_secret = \"00112233445566778899aabbccddeeff\"\nprevious_until = \"2026-01-01T00:00:00Z\"\n";
         assert!(text(&path).contains(alice) && text(&path).contains(previous), "{}", text(&path));
         rotate(&path, "bob", &secret(0x33), until).unwrap();
         assert!(text(&path).contains("previous_secret_file = \"bob.secret.previous\"\n"));

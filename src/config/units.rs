@@ -63,8 +63,12 @@ impl ValueError {
             Self::Host => "write a host name or an address, without scheme, port or path",
             Self::Port => "ports go from 1 to 65535",
             Self::Duration => "write a number with a unit: \"30s\", \"10m\", \"2h\", \"1h 30m\"",
-            Self::Moment => "write a date like \"2026-12-31\" (its end counts), or a time with its zone: \"2026-12-31T18:00:00Z\"",
-            Self::Quota => "write a size, and after a `/` when it begins anew: \"50GB/month\", \"500MB/calendar day\", \"1TB\"",
+            Self::Moment => {
+                "write a date like \"2026-12-31\" (its end counts), or a time with its zone: \"2026-12-31T18:00:00Z\""
+            }
+            Self::Quota => {
+                "write a size, and after a `/` when it begins anew: \"50GB/month\", \"500MB/calendar day\", \"1TB\""
+            }
             Self::QuotaRange => "write 1MB or more",
             Self::Period => {
                 "write day, week, month (from the first use on), calendar day, calendar week, calendar month, or total"
@@ -165,7 +169,9 @@ pub fn some_duration(text: &str) -> Result<Duration, ValueError> {
 /// A moment: a date, of which the end counts, or a time with its zone. The calendar is that of UTC.
 pub fn moment(text: &str) -> Result<UnixTime, ValueError> {
     let text = text.trim();
-    if let Ok(date) = text.parse::<Date>().map_err(drop).and_then(|date| if text.len() > 10 { Err(()) } else { Ok(date) }) {
+    if let Ok(date) =
+        text.parse::<Date>().map_err(drop).and_then(|date| if text.len() > 10 { Err(()) } else { Ok(date) })
+    {
         let next = date.tomorrow().map_err(|_| ValueError::Moment)?;
         let end = Offset::UTC.to_timestamp(next.to_datetime(Time::midnight())).map_err(|_| ValueError::Moment)?;
         return Ok(UnixTime(end.as_second()));

@@ -77,11 +77,7 @@ impl Books {
         }
     }
 
-    fn try_open(
-        path: &Path,
-        is_user: impl Fn(&str) -> bool,
-        now: UnixTime,
-    ) -> Result<(Arc<People>, Self), UsageError> {
+    fn try_open(path: &Path, is_user: impl Fn(&str) -> bool, now: UnixTime) -> Result<(Arc<People>, Self), UsageError> {
         let mut store = Store { path: path.to_owned(), open: None };
         let bell = Arc::new(Bell::default());
         let bank: Arc<dyn Bank> = Arc::clone(&bell) as _;

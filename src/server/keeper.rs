@@ -51,12 +51,16 @@ pub(super) fn end_unwanted(server: &Server) {
     if server.sessions.is_empty() {
         return;
     }
-    let now = SystemTime::now().into();
+    let (now, rules) = (SystemTime::now().into(), server.judge.rules());
     server.sessions.end(|live| {
         live.count(now);
-        let refused = live.standing(now).err().filter(|_| !live.meter.is_ending());
+        let refused = live.standing(&rules.keyring, now).err().filter(|_| !live.meter.is_ending());
         if let Some(refusal) = refused {
-            info!(user = live.member.name(), reason = refusal.label(), "a session ends: its user may not be inside any more");
+            info!(
+                user = live.member.name(),
+                reason = refusal.label(),
+                "a session ends: its user may not be inside any more"
+            );
         }
         refused.is_some()
     });

@@ -77,7 +77,7 @@ pub(super) async fn session(
         class,
         since: SystemTime::now().into(),
         from: peer.ip().to_canonical(),
-        until: permit.until(),
+        key: permit.key(),
         meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
     });
     let since = Instant::now();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::auth::{Member, Refusal, UnixTime};
+use crate::auth::{Keyring, Member, Refusal, SecretTag, UnixTime};
 use crate::relay::meter::Meter;
 use crate::telegram::DcId;
 use crate::wire::HelloClass;
@@ -26,8 +26,8 @@ pub struct Live {
     pub since: UnixTime,
     /// The client's address. Not for the log, nor for a disk.
     pub from: IpAddr,
-    /// When the key ends that the client came with, if it does.
-    pub until: Option<UnixTime>,
+    /// The key that the client came with.
+    pub key: Option<SecretTag>,
     /// What it has moved, and the way to end it.
     pub meter: Arc<Meter>,
 }
@@ -39,12 +39,10 @@ impl Live {
         self.member.count(up, down, now);
     }
 
-    /// Whether the member may still be inside, by this key and from this address.
-    pub fn standing(&self, now: UnixTime) -> Result<(), Refusal> {
-        match self.until {
-            Some(until) if now >= until => Err(Refusal::OldSecret),
-            _ => self.member.standing(self.from, now),
-        }
+    /// Whether the member may still be inside, from this address and with this key.
+    pub fn standing(&self, keyring: &Keyring, now: UnixTime) -> Result<(), Refusal> {
+        self.member.standing(self.from, now)?;
+        self.key.map_or(Ok(()), |key| keyring.standing(key, now))
     }
 }
 
