@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value, value};
 
+use super::report::Severity;
 use super::resolve::read_secret_file;
 use super::{Environment, Flags, LoadError, load_text};
 use crate::auth::{Secret, SecretText, UnixTime};
@@ -333,7 +334,8 @@ fn mistakes(text: &str, file: &Path) -> Vec<String> {
     let environment = Environment::from_iter([("VIZARD_STATE_DIR", "/")]);
     match load_text(text, Some(file.to_owned()), &Flags::default(), &environment) {
         Err(LoadError::Complaints(report)) => {
-            report.complaints().iter().map(|complaint| format!("{}; {}", complaint.what, complaint.mend)).collect()
+            let errors = report.complaints().iter().filter(|complaint| complaint.severity == Severity::Error);
+            errors.map(|complaint| format!("{}; {}", complaint.what, complaint.mend)).collect()
         }
         _ => Vec::new(),
     }
