@@ -74,6 +74,8 @@ pub struct Ledger {
     asked: bool,
     /// The disk does not know the latest.
     changed: bool,
+    /// What the disk knows.
+    written: Option<Usage>,
     up: Bucket,
     down: Bucket,
     waiting: Vec<Waker>,
@@ -82,7 +84,7 @@ pub struct Ledger {
 impl Ledger {
     /// Goes on from what was kept.
     pub fn restore(&mut self, usage: Usage) {
-        (self.usage, self.granted, self.changed) = (usage, usage.in_period, false);
+        (self.usage, self.granted, self.changed, self.written) = (usage, usage.in_period, false, Some(usage));
     }
 
     /// Whether so many bytes may be moved now, and whether somebody has to be asked for a grant. `banked` says that
@@ -158,21 +160,18 @@ impl Ledger {
             let promised = self.usage.in_period.saturating_add(2 * step(quota));
             promised.min(quota.bytes).max(self.usage.in_period)
         });
-        Some(Usage { in_period: ahead, ..self.usage })
+        Some(Usage { in_period: ahead, ..self.usage }).filter(|page| self.written != Some(*page))
     }
 
     /// This page is on disk, or never will be: what it grants may be used. Says whom to wake.
-    pub fn grant(&mut self, page: &Usage) -> Vec<Waker> {
+    pub fn grant(&mut self, page: &Usage, written: bool) -> Vec<Waker> {
+        self.written = Some(*page).filter(|_| written);
+        self.changed |= !written;
         if page.since == self.usage.since {
             self.granted = page.in_period;
         }
         self.asked = false;
         std::mem::take(&mut self.waiting)
-    }
-
-    /// The next page is to hold what the last one did.
-    pub fn unwritten(&mut self) {
-        self.changed = true;
     }
 
     /// Calls this one once there are news.
@@ -255,7 +254,7 @@ mod tests {
             }
             let page = ledger.page(&policy, false).expect("a grant was asked for");
             assert!(page.in_period <= sum + 2 * step(policy.quota.unwrap()));
-            ledger.grant(&page);
+            ledger.grant(&page, true);
         }
         assert_eq!(sum, 100 * MEGA);
         assert!(ledger.is_spent(&policy, UnixTime(NOW.0 + 1_000_000_000)));
@@ -269,7 +268,7 @@ mod tests {
         assert_eq!(ledger.ask(&policy, true, Way::Up, now), (Leave::Wait, false));
         let page = ledger.page(&policy, false).unwrap();
         assert_eq!(page.in_period, 2 * MEGA);
-        ledger.grant(&page);
+        ledger.grant(&page, true);
         assert_eq!(ledger.ask(&policy, true, Way::Up, now), (Leave::Most(2 * MEGA), false));
         ledger.charge(&policy, Way::Up, MEGA + 1, now);
         assert_eq!(ledger.ask(&policy, true, Way::Down, now), (Leave::Most(MEGA - 1), true));
@@ -306,9 +305,11 @@ mod tests {
         let page = Usage { up: 3, down: 4, in_period: 7, since: Some(NOW) };
         assert_eq!(ledger.page(&policy, false), Some(page));
         assert_eq!(ledger.page(&policy, false), None);
-        ledger.unwritten();
-        assert_eq!(ledger.page(&policy, false), Some(page));
+        ledger.grant(&page, false);
+        assert_eq!(ledger.page(&policy, false), Some(page), "it was lost");
         assert_eq!(ledger.page(&policy, true), Some(page));
+        ledger.grant(&page, true);
+        assert_eq!(ledger.page(&policy, true), None);
     }
 
     #[test]
@@ -337,7 +338,7 @@ mod tests {
                 used += moved;
                 if leave == Leave::Wait {
                     disk = ledger.page(&policy, false).unwrap();
-                    ledger.grant(&disk);
+                    ledger.grant(&disk, true);
                 }
             }
             prop_assert!(disk.in_period >= used && disk.in_period - used <= bytes / 200 + 1, "{disk:?} {used}");
