@@ -161,7 +161,10 @@ fn load_example(text: &str) -> Result<Loaded, LoadError> {
     for name in ["fullchain.pem", "privkey.pem", "bob.secret"] {
         fs::write(folder.path().join(name), "fedcba9876543210fedcba9876543210").unwrap();
     }
-    fs::set_permissions(folder.path().join("bob.secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(folder.path().join("bob.secret.previous"), "00dcba9876543210fedcba9876543210").unwrap();
+    for name in ["bob.secret", "bob.secret.previous"] {
+        fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
     fs::create_dir(folder.path().join("public")).unwrap();
     let path = folder.path().join("vizard.toml");
     fs::write(&path, text).unwrap();

@@ -1,40 +1,59 @@
-//! Named secrets, and a search whose time does not depend on the answer.
+//! Keys, and a search whose time does not depend on the answer.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use subtle::ConditionallySelectable;
 
 use super::digest;
+use super::member::{Member, Permit, Refusal};
 use super::replay::SecretTag;
 use super::secret::Secret;
 use super::window::UnixTime;
 use crate::crypto::Mac;
 use crate::wire::ClientHello;
 
-/// One who may enter.
+/// A secret that opens the door for a member.
 #[derive(Debug)]
-pub struct Member {
-    name: String,
+pub struct Key {
+    member: Arc<Member>,
     secret: Secret,
     tag: SecretTag,
     mac: Mac,
+    until: Option<UnixTime>,
 }
 
-impl Member {
-    /// A member with this name and secret.
-    pub fn new(name: String, secret: Secret) -> Self {
+impl Key {
+    /// A key of this member.
+    pub fn new(member: Arc<Member>, secret: Secret) -> Self {
         let mac = Mac::new(secret.bytes());
-        Self { name, tag: SecretTag::of(secret.bytes()), secret, mac }
+        Self { member, tag: SecretTag::of(secret.bytes()), secret, mac, until: None }
     }
 
-    /// The name, for the log.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// The same key, good until then.
+    pub fn until(self, until: Option<UnixTime>) -> Self {
+        Self { until, ..self }
     }
 
-    /// The key that the member's client knows.
+    /// Whether the member may enter with this key now, from this address.
+    pub(super) fn admit(&self, from: IpAddr, now: UnixTime) -> Result<Permit, Refusal> {
+        self.standing(now)?;
+        Ok(self.member.admit(from, now)?.for_key(self.tag))
+    }
+
+    /// Whose key it is.
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// The 16 bytes that the member's client knows.
     pub fn secret(&self) -> &Secret {
         &self.secret
+    }
+
+    fn standing(&self, now: UnixTime) -> Result<(), Refusal> {
+        if self.until.is_some_and(|until| now >= until) { Err(Refusal::OldSecret) } else { Ok(()) }
     }
 
     pub(super) fn tag(&self) -> SecretTag {
@@ -46,41 +65,54 @@ impl Member {
     }
 }
 
-/// All who may enter.
+/// The keys of all who may enter.
 #[derive(Debug)]
 pub struct Keyring {
-    members: Vec<Arc<Member>>,
+    keys: Vec<Arc<Key>>,
+    /// Where each stands.
+    places: BTreeMap<SecretTag, usize>,
     /// The key of nobody, for work that is done in vain.
     nobody: Mac,
 }
 
 impl Keyring {
-    /// A keyring of these members.
-    pub fn new(members: impl IntoIterator<Item = Member>) -> Self {
-        Self { members: members.into_iter().map(Arc::new).collect(), nobody: Mac::new(&[]) }
+    /// A keyring of these keys.
+    pub fn new(keys: impl IntoIterator<Item = Key>) -> Self {
+        let keys: Vec<_> = keys.into_iter().map(Arc::new).collect();
+        // Should two secrets share a tag, the one without an end counts.
+        let (ending, lasting): (Vec<_>, Vec<_>) =
+            keys.iter().enumerate().partition::<Vec<(usize, &Arc<Key>)>, _>(|(_, key)| key.until.is_some());
+        let places = ending.into_iter().chain(lasting).map(|(place, key)| (key.tag, place)).collect();
+        Self { keys, places, nobody: Mac::new(&[]) }
     }
 
     /// What the replay memory has to remember for.
     pub fn tags(&self) -> Vec<SecretTag> {
-        self.members.iter().map(|member| member.tag).collect()
+        self.keys.iter().map(|key| key.tag).collect()
     }
 
     pub(super) fn nobody(&self) -> &Mac {
         &self.nobody
     }
 
-    /// The member whose secret made this hello, and the time that the hello carries.
+    /// Whether one may stay inside who came in with this key. Not for strangers: its time says something about the key.
+    pub fn standing(&self, key: SecretTag, now: UnixTime) -> Result<(), Refusal> {
+        let place = self.places.get(&key).ok_or(Refusal::OldSecret)?;
+        self.keys[*place].standing(now)
+    }
+
+    /// The key that made this hello, and the time that the hello carries.
     ///
-    /// Every secret is tried, whoever asks: a search that stopped at the right one would tell a stranger that there is
-    /// one, and a member's place in the list.
-    pub(super) fn find(&self, hello: &ClientHello<'_>) -> Option<(&Arc<Member>, UnixTime)> {
+    /// Every key is tried, whoever asks: a search that stopped at the right one would tell a stranger that there is one,
+    /// and its place in the list.
+    pub(super) fn find(&self, hello: &ClientHello<'_>) -> Option<(&Arc<Key>, UnixTime)> {
         let (mut found, mut time) = (u64::MAX, 0);
-        for (index, member) in self.members.iter().enumerate() {
-            let (genuine, claimed) = digest::examine(&member.mac, hello);
+        for (index, key) in self.keys.iter().enumerate() {
+            let (genuine, claimed) = digest::examine(&key.mac, hello);
             found.conditional_assign(&(index as u64), genuine);
             time.conditional_assign(&claimed.0, genuine);
         }
-        let member = self.members.get(usize::try_from(found).ok()?)?;
-        Some((member, UnixTime(time)))
+        let key = self.keys.get(usize::try_from(found).ok()?)?;
+        Some((key, UnixTime(time)))
     }
 }

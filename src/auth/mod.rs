@@ -1,14 +1,24 @@
 //! Who may enter: `Judge::judge(hello, now) -> Verdict`, and the things it is made of. No socket, no clock, no log.
 
+mod bucket;
 mod digest;
 mod keyring;
+mod ledger;
+mod member;
+mod people;
+mod period;
+mod policy;
 pub mod replay;
 pub mod secret;
 mod verdict;
 mod window;
 
-pub use keyring::{Keyring, Member};
+pub use keyring::{Key, Keyring};
+pub use member::{Bank, Leave, Member, Permit, Refusal, Usage, Way};
+pub use people::{Enrolment, Page, People};
+pub use period::Period;
+pub use policy::{Policy, Quota};
 pub use replay::{ReplayMemory, SecretTag};
 pub use secret::{Domain, DomainError, Secret, SecretError, SecretText};
-pub use verdict::{Admission, Judge, Reason, Verdict};
+pub use verdict::{Admission, Declined, Judge, Reason, Rules, Verdict};
 pub use window::{TimeWindow, UnixTime};

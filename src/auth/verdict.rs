@@ -1,4 +1,4 @@
-//! The first proof: form, digest, time, name, replay, in this order.
+//! The first proof: form, digest, time, name, the member's own limits, replay, in this order.
 //!
 //! The digest comes before anything is remembered, so that a stranger cannot fill the memory; the memory comes last,
 //! so that a hello is spent only when it would otherwise enter, and before anything is answered.
@@ -8,10 +8,14 @@
 
 use std::fmt;
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::digest::{self, AUTHENTICATED};
-use super::keyring::{Keyring, Member};
+use super::keyring::{Key, Keyring};
+use super::member::{Member, Permit, Refusal};
 use super::replay::ReplayMemory;
 use super::secret::Domain;
 use super::window::{TimeWindow, UnixTime};
@@ -21,10 +25,16 @@ use crate::wire::{ClientHello, HelloClass};
 /// Decides on hellos.
 #[derive(Debug)]
 pub struct Judge {
-    /// Who may enter.
-    pub keyring: Keyring,
+    rules: ArcSwap<Rules>,
     /// Hellos that have entered before.
     pub replay: ReplayMemory,
+}
+
+/// What the judge goes by. Can be replaced while it is at work.
+#[derive(Debug)]
+pub struct Rules {
+    /// Who may enter.
+    pub keyring: Keyring,
     /// How far clocks may be off.
     pub window: TimeWindow,
     /// Names that a hello may carry; `None`: any. A hello without a name may always enter.
@@ -35,9 +45,31 @@ pub struct Judge {
 #[derive(Debug)]
 pub enum Verdict {
     /// A visitor, and it stays one.
-    Decline(Reason),
+    Decline(Declined),
     /// The first proof holds.
     Admit(Admission),
+}
+
+/// A visitor that stays one.
+#[derive(Clone, Debug)]
+pub struct Declined {
+    /// Why.
+    pub reason: Reason,
+    /// Whose key was shown, where one was.
+    pub member: Option<Arc<Member>>,
+}
+
+impl Declined {
+    fn of(reason: Reason, member: &Arc<Member>) -> Self {
+        Self { reason, member: Some(Arc::clone(member)) }
+    }
+}
+
+/// Nobody's.
+impl From<Reason> for Declined {
+    fn from(reason: Reason) -> Self {
+        Self { reason, member: None }
+    }
 }
 
 /// Why a connection is a mere visitor. A closed set: it is also the name in logs and counters.
@@ -53,6 +85,8 @@ pub enum Reason {
     Time(i64),
     /// The hello carries a name that is not among the accepted ones.
     Name,
+    /// The member may not enter now.
+    Refused(Refusal),
     /// This hello has entered before.
     Replay,
     /// The client spoke again before the cover had answered its hello.
@@ -72,6 +106,7 @@ impl Reason {
             Self::Digest => "digest",
             Self::Time(_) => "time",
             Self::Name => "name",
+            Self::Refused(_) => "refused",
             Self::Replay => "replay",
             Self::Early => "early",
             Self::Cover(_) => "cover",
@@ -86,6 +121,7 @@ impl fmt::Display for Reason {
             Self::Form(part) => write!(f, "form: {part}"),
             Self::Unfinished(what) => write!(f, "unfinished: {what}"),
             Self::Time(skew) => write!(f, "time: the client's clock is off by {skew} s"),
+            Self::Refused(refusal) => write!(f, "refused: {refusal}"),
             Self::Cover(part) => write!(f, "cover: {part}"),
             Self::Header(part) => write!(f, "header: {part}"),
             other => f.write_str(other.label()),
@@ -96,15 +132,26 @@ impl fmt::Display for Reason {
 /// Proof that a hello was judged and may be answered. Only [`Judge::judge`] makes one.
 #[derive(Debug)]
 pub struct Admission {
-    member: Arc<Member>,
+    key: Arc<Key>,
+    permit: Permit,
     client_random: [u8; 32],
     class: HelloClass,
 }
 
 impl Admission {
-    /// Whose secret it was.
+    /// Which key it was.
+    pub fn key(&self) -> &Arc<Key> {
+        &self.key
+    }
+
+    /// Whose key it was.
     pub fn member(&self) -> &Arc<Member> {
-        &self.member
+        self.permit.member()
+    }
+
+    /// The member's place inside, which is given back when this is dropped.
+    pub fn into_permit(self) -> Permit {
+        self.permit
     }
 
     /// What kind of hello it was.
@@ -112,35 +159,56 @@ impl Admission {
         self.class
     }
 
+    /// A visitor after all, for what came behind the hello.
+    pub fn declined(&self, reason: Reason) -> Declined {
+        Declined::of(reason, self.member())
+    }
+
     /// Makes the flight one that this client accepts: its random becomes the authenticator.
     pub fn stamp(&self, flight: &mut Flight) {
-        digest::stamp(self.member.mac(), &self.client_random, flight);
+        digest::stamp(self.key.mac(), &self.client_random, flight);
     }
 }
 
 impl Judge {
-    /// Judges a whole hello, and spends it if it is admitted.
-    pub fn judge(&self, record: &[u8], now: UnixTime) -> Verdict {
+    /// A judge with these rules and this memory.
+    pub fn new(rules: Rules, replay: ReplayMemory) -> Self {
+        Self { rules: ArcSwap::from_pointee(rules), replay }
+    }
+
+    /// From now on these rules hold. What was spent under keys that are new here must have been learnt before
+    /// ([`ReplayMemory::learn`]).
+    pub fn replace_rules(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    /// The rules that hold now.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Judges a whole hello from this address, and spends it if it is admitted.
+    pub fn judge(&self, record: &[u8], from: IpAddr, now: UnixTime) -> Verdict {
         let hello = match ClientHello::decode(record) {
             Ok(hello) if hello.offers_tls13 => hello,
-            Ok(_) => return Verdict::Decline(Reason::Form("no TLS 1.3")),
-            Err(_) => return Verdict::Decline(Reason::Form("hello")),
+            Ok(_) => return Verdict::Decline(Reason::Form("no TLS 1.3").into()),
+            Err(_) => return Verdict::Decline(Reason::Form("hello").into()),
         };
         let class = HelloClass::of(&hello);
         let authenticator: &[u8; AUTHENTICATED] =
             hello.random.first_chunk().expect("a random is longer than its authenticated part");
-        match self.examine(&hello, authenticator, now) {
-            Ok(member) => Verdict::Admit(Admission { member, client_random: *hello.random, class }),
-            Err(reason) => {
+        match self.examine(&hello, authenticator, from, now) {
+            Ok((key, permit)) => Verdict::Admit(Admission { key, permit, client_random: *hello.random, class }),
+            Err(declined) => {
                 self.replay.spend_in_vain(authenticator);
-                Verdict::Decline(reason)
+                Verdict::Decline(declined)
             }
         }
     }
 
     /// What [`Admission::stamp`] costs, for a flight to somebody who was declined.
     pub fn stamp_in_vain(&self, flight: &mut Flight) {
-        digest::stamp(self.keyring.nobody(), &[0; 32], flight);
+        digest::stamp(self.rules.load().keyring.nobody(), &[0; 32], flight);
         black_box(flight);
     }
 
@@ -148,19 +216,25 @@ impl Judge {
         &self,
         hello: &ClientHello<'_>,
         authenticator: &[u8; AUTHENTICATED],
+        from: IpAddr,
         now: UnixTime,
-    ) -> Result<Arc<Member>, Reason> {
-        let (member, claimed) = self.keyring.find(hello).ok_or(Reason::Digest)?;
-        self.window.check(claimed, now).map_err(Reason::Time)?;
-        if !self.accepts_name(hello.server_name) {
-            return Err(Reason::Name);
+    ) -> Result<(Arc<Key>, Permit), Declined> {
+        let rules = self.rules.load();
+        let (key, claimed) = rules.keyring.find(hello).ok_or(Reason::Digest)?;
+        let declined = |reason| Declined::of(reason, key.member());
+        rules.window.check(claimed, now).map_err(|skew| declined(Reason::Time(skew)))?;
+        if !rules.accepts_name(hello.server_name) {
+            return Err(declined(Reason::Name));
         }
-        if !self.replay.spend(member.tag(), authenticator) {
-            return Err(Reason::Replay);
+        let permit = key.admit(from, now).map_err(|refusal| declined(Reason::Refused(refusal)))?;
+        if !self.replay.spend(key.tag(), authenticator) {
+            return Err(declined(Reason::Replay));
         }
-        Ok(member.clone())
+        Ok((Arc::clone(key), permit))
     }
+}
 
+impl Rules {
     fn accepts_name(&self, name: Option<&[u8]>) -> bool {
         let (Some(names), Some(name)) = (&self.names, name) else { return true };
         names.iter().any(|accepted| accepted.as_str().as_bytes().eq_ignore_ascii_case(name))
@@ -178,15 +252,13 @@ mod tests {
     use crate::wire::server_flight::FlightCollector;
 
     const TIME: UnixTime = UnixTime(1_767_225_600);
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn judge_of(keys: &[[u8; 16]]) -> Judge {
-        let members = keys.iter().enumerate().map(|(n, key)| Member::new(format!("user{n}"), Secret::new(*key)));
-        Judge {
-            keyring: Keyring::new(members),
-            replay: ReplayMemory::volatile(),
-            window: TimeWindow::new(Duration::from_secs(600)),
-            names: None,
-        }
+        let members = keys.iter().enumerate();
+        let keys = members.map(|(n, key)| Key::new(Member::new(format!("user{n}")), Secret::new(*key)));
+        let window = TimeWindow::new(Duration::from_secs(600));
+        Judge::new(Rules { keyring: Keyring::new(keys), window, names: None }, ReplayMemory::volatile())
     }
 
     fn vector_judge() -> Judge {
@@ -195,7 +267,7 @@ mod tests {
 
     fn reason(verdict: Verdict) -> Option<Reason> {
         match verdict {
-            Verdict::Decline(reason) => Some(reason),
+            Verdict::Decline(declined) => Some(declined.reason),
             Verdict::Admit(_) => None,
         }
     }
@@ -205,7 +277,7 @@ mod tests {
         let judge = vector_judge();
         for (hello, flight) in [("helloA", "flightA"), ("helloB", "flightB")] {
             let record = vector(hello, "record");
-            let Verdict::Admit(admission) = judge.judge(&record, TIME) else { panic!("{hello}") };
+            let Verdict::Admit(admission) = judge.judge(&record, HERE, TIME) else { panic!("{hello}") };
             assert_eq!(admission.member().name(), "user1");
             let mut collector = FlightCollector::default();
             let mut bytes = vector(flight, "bytes");
@@ -214,7 +286,7 @@ mod tests {
             let (mut stamped, _) = collector.join(1).unwrap();
             admission.stamp(&mut stamped);
             assert_eq!(stamped.into_bytes(), vector(flight, "bytes"));
-            assert_eq!(reason(judge.judge(&record, TIME)), Some(Reason::Replay));
+            assert_eq!(reason(judge.judge(&record, HERE, TIME)), Some(Reason::Replay));
         }
     }
 
@@ -222,10 +294,15 @@ mod tests {
     fn admits_every_captured_hello_at_its_time() {
         for hello in captured() {
             let Some((key, time)) = hello.signed else {
-                assert_eq!(reason(vector_judge().judge(&hello.record, TIME)), Some(Reason::Digest), "{}", hello.file);
+                assert_eq!(
+                    reason(vector_judge().judge(&hello.record, HERE, TIME)),
+                    Some(Reason::Digest),
+                    "{}",
+                    hello.file
+                );
                 continue;
             };
-            assert_eq!(reason(judge_of(&[key]).judge(&hello.record, time)), None, "{}", hello.file);
+            assert_eq!(reason(judge_of(&[key]).judge(&hello.record, HERE, time)), None, "{}", hello.file);
         }
     }
 
@@ -233,11 +310,11 @@ mod tests {
     fn any_changed_bit_is_noticed_and_none_of_the_time_buys_a_second_entry() {
         let judge = vector_judge();
         let record = vector("helloA", "record");
-        assert_eq!(reason(judge.judge(&record, TIME)), None);
+        assert_eq!(reason(judge.judge(&record, HERE, TIME)), None);
         for bit in 0..record.len() * 8 {
             let mut altered = record.clone();
             altered[bit / 8] ^= 1 << (bit % 8);
-            match reason(judge.judge(&altered, TIME)) {
+            match reason(judge.judge(&altered, HERE, TIME)) {
                 Some(Reason::Digest | Reason::Form(_)) if !(39..43).contains(&(bit / 8)) => {}
                 Some(Reason::Time(_) | Reason::Replay) if (39..43).contains(&(bit / 8)) => {}
                 other => panic!("bit {bit}: {other:?}"),
@@ -251,20 +328,25 @@ mod tests {
         redated[39..43].copy_from_slice(&vector("redated", "bytes_39_42"));
         let tomorrow = UnixTime(TIME.0 + 86_400);
         let judge = vector_judge();
-        assert_eq!(reason(judge.judge(&redated, TIME)), Some(Reason::Time(86_400)));
-        assert_eq!(reason(judge.judge(&vector("helloA", "record"), TIME)), None);
-        assert_eq!(reason(judge.judge(&redated, tomorrow)), Some(Reason::Replay));
+        assert_eq!(reason(judge.judge(&redated, HERE, TIME)), Some(Reason::Time(86_400)));
+        assert_eq!(reason(judge.judge(&vector("helloA", "record"), HERE, TIME)), None);
+        assert_eq!(reason(judge.judge(&redated, HERE, tomorrow)), Some(Reason::Replay));
     }
 
     #[test]
     fn a_hello_that_is_declined_for_another_reason_is_not_spent() {
-        let mut judge = vector_judge();
+        let judge = vector_judge();
         let record = vector("helloA", "record");
-        assert_eq!(reason(judge.judge(&record, UnixTime(TIME.0 + 601))), Some(Reason::Time(-601)));
-        judge.names = Some(vec![Domain::from_str("other.example").unwrap()]);
-        assert_eq!(reason(judge.judge(&record, TIME)), Some(Reason::Name));
-        judge.names = Some(vec![Domain::from_str("example.com").unwrap()]);
-        assert_eq!(reason(judge.judge(&record, TIME)), None);
+        assert_eq!(reason(judge.judge(&record, HERE, UnixTime(TIME.0 + 601))), Some(Reason::Time(-601)));
+        let rules_of = |name| {
+            let keys = [Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")))];
+            let names = Some(vec![Domain::from_str(name).unwrap()]);
+            Rules { keyring: Keyring::new(keys), window: TimeWindow::new(Duration::from_secs(600)), names }
+        };
+        judge.replace_rules(rules_of("other.example"));
+        assert_eq!(reason(judge.judge(&record, HERE, TIME)), Some(Reason::Name));
+        judge.replace_rules(rules_of("example.com"));
+        assert_eq!(reason(judge.judge(&record, HERE, TIME)), None);
     }
 
     /// The time of the last write to the file of spent hellos, put back each time, tells whether there was another.
@@ -272,13 +354,18 @@ mod tests {
     fn whoever_is_declined_for_more_than_the_form_costs_a_write_too() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("replay");
-        let mut judge = vector_judge();
-        judge.replay = ReplayMemory::open(&path, &judge.keyring.tags()).unwrap().0;
-        let mut cost = |names: Option<&str>, record: &[u8], now: UnixTime| {
-            judge.names = names.map(|name| vec![Domain::from_str(name).unwrap()]);
+        let rules_of = |name: Option<&str>| {
+            let keys = [Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")))];
+            let names = name.map(|name| vec![Domain::from_str(name).unwrap()]);
+            Rules { keyring: Keyring::new(keys), window: TimeWindow::new(Duration::from_secs(600)), names }
+        };
+        let replay = ReplayMemory::open(&path, &rules_of(None).keyring.tags()).unwrap().0;
+        let judge = Judge::new(rules_of(None), replay);
+        let cost = |name: Option<&str>, record: &[u8], now: UnixTime| {
+            judge.replace_rules(rules_of(name));
             let file = std::fs::File::options().write(true).open(&path).unwrap();
             file.set_modified(std::time::UNIX_EPOCH).unwrap();
-            let reason = reason(judge.judge(record, now)).map(Reason::label);
+            let reason = reason(judge.judge(record, HERE, now)).map(Reason::label);
             (reason, file.metadata().unwrap().modified().unwrap() > std::time::UNIX_EPOCH)
         };
         let record = vector("helloA", "record");
@@ -297,7 +384,7 @@ mod tests {
     #[test]
     fn strangers_leave_no_trace_in_the_memory() {
         let judge = judge_of(&[[1; 16]]);
-        assert_eq!(reason(judge.judge(&vector("helloA", "record"), TIME)), Some(Reason::Digest));
+        assert_eq!(reason(judge.judge(&vector("helloA", "record"), HERE, TIME)), Some(Reason::Digest));
         assert!(judge.replay.is_empty());
     }
 }

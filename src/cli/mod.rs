@@ -10,8 +10,10 @@ mod health;
 pub mod invitation;
 mod link;
 mod output;
+mod reload;
 pub mod run;
 mod secret;
+mod user;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -42,14 +44,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> {
     let outcome = match command {
         Command::Run(settings) => {
-            let draft = load(&settings.flags(), environment)?.draft;
-            run::run(draft.settle(&mut rand::rng())?)
+            let loaded = load(&settings.flags(), environment)?;
+            run::run(settings.flags(), environment.clone(), loaded)
         }
         Command::Check(settings) => check::check(&settings.flags(), environment),
         Command::Secret(arguments) => secret::secret(&arguments, &mut rand::rng()),
         Command::Link(arguments) => link::link(&arguments, environment),
         Command::Audit(arguments) => audit::audit(&arguments, environment),
         Command::Health(settings) => health::health(&settings.flags(), environment),
+        Command::User(arguments) => user::user(arguments, environment),
+        Command::Reload(settings) => return reload::reload(&settings.flags(), environment),
         Command::Doctor(arguments) => return doctor::doctor(&arguments, environment),
     };
     outcome.map(|()| code::FINE)
@@ -102,6 +106,16 @@ enum Command {
     ///
     /// Connects to the first listener of the configuration. Exit code 0: it does, 1: it does not.
     Health(Settings),
+    /// Say who may enter: add, list, show, change, enable, disable, rotate, remove, link
+    ///
+    /// Changes are written into the configuration file, with its comments kept, and a running proxy takes them over by
+    /// itself. A user who may not enter meets the cover, as everybody else does.
+    User(user::Arguments),
+    /// Have the running proxy read its configuration again
+    ///
+    /// Speaks to the proxy that has the state directory, and tells what came of it. Exit code 0: the configuration holds,
+    /// 1: it was refused and nothing has changed, 2: no proxy runs there.
+    Reload(Settings),
     /// Say whether this installation will work and be believed
     ///
     /// Examines configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes
@@ -110,7 +124,7 @@ enum Command {
 }
 
 /// Flags of every command that needs the configuration.
-#[derive(Args)]
+#[derive(Default, Args)]
 struct Settings {
     /// Configuration file [environment: VIZARD_CONFIG]
     #[arg(long, value_name = "FILE")]

@@ -8,10 +8,13 @@
 //! [`mod@file`] is the file as written. [`mod@resolve`] checks it together with the environment and the flags, and
 //! reads but never writes. [`embedded`] fills the gaps, and for that may write to the state directory.
 
+pub mod edit;
 pub mod embedded;
 pub mod file;
 pub mod keys;
 pub mod layer;
+pub mod parts;
+pub mod reload;
 pub mod report;
 pub mod resolve;
 pub mod units;
@@ -25,7 +28,7 @@ pub use embedded::{Draft, StateError};
 pub use layer::{Environment, Flags};
 pub use report::Report;
 
-use crate::auth::{Domain, Secret};
+use crate::auth::{Domain, Policy, Secret, UnixTime};
 use crate::cover::{remote, site};
 pub use crate::ops::logging::{Format as LogFormat, Settings as Log};
 use crate::telegram;
@@ -81,16 +84,33 @@ impl Listen {
 }
 
 /// A named secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// Name in logs and on the command line.
     pub name: String,
     /// The 16-byte key.
     pub secret: Secret,
+    /// The key before it, and until when it is good.
+    pub previous: Option<(Secret, UnixTime)>,
+    /// What the user may do.
+    pub policy: Policy,
+}
+
+impl User {
+    /// One who may do everything.
+    pub fn new(name: impl Into<String>, secret: Secret) -> Self {
+        Self { name: name.into(), secret, previous: None, policy: Policy::default() }
+    }
+
+    /// The keys that open the door for the user, each with its end if it has one.
+    pub fn secrets(&self) -> impl Iterator<Item = (&Secret, Option<UnixTime>)> {
+        let previous = self.previous.iter().map(|(secret, until)| (secret, Some(*until)));
+        std::iter::once((&self.secret, None)).chain(previous)
+    }
 }
 
 /// Server and port in links; what is not stated is found out when a link is printed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkTarget {
     /// Host name or address literal (IPv6 without brackets).
     pub host: Option<String>,
@@ -99,7 +119,7 @@ pub struct LinkTarget {
 }
 
 /// The two kinds of cover.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cover {
     /// The built-in web server.
     Site(site::Settings),
@@ -127,6 +147,8 @@ pub struct Loaded {
     pub warnings: Report,
     /// The file, if there was one.
     pub path: Option<PathBuf>,
+    /// Further files that were read on the way: secrets.
+    pub files: Vec<PathBuf>,
 }
 
 /// Why there is no configuration.
@@ -158,12 +180,29 @@ impl error::Error for LoadError {}
 
 /// Loads the configuration: flags over environment over the file that one of them names.
 pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, LoadError> {
-    let path = flags.config.clone().or_else(|| environment.path("VIZARD_CONFIG"));
+    let (path, text) = file_and_text(flags, environment)?;
+    load_text(&text, path, flags, environment)
+}
+
+/// The state directory alone, whatever else may be wrong with the configuration.
+pub fn state_dir(flags: &Flags, environment: &Environment) -> Result<PathBuf, LoadError> {
+    let (path, text) = file_and_text(flags, environment)?;
+    let resolved = resolved(&text, path.as_deref(), flags, environment).1;
+    Ok(resolved.draft.state_dir)
+}
+
+/// The file that flags or environment name.
+pub fn path(flags: &Flags, environment: &Environment) -> Option<PathBuf> {
+    flags.config.clone().or_else(|| environment.path("VIZARD_CONFIG"))
+}
+
+fn file_and_text(flags: &Flags, environment: &Environment) -> Result<(Option<PathBuf>, String), LoadError> {
+    let path = path(flags, environment);
     let text = match &path {
         Some(path) => read(path).map_err(|error| LoadError::Unreadable { path: path.clone(), error })?,
         None => String::new(),
     };
-    load_text(&text, path, flags, environment)
+    Ok((path, text))
 }
 
 /// The same with the text of the file in hand; `path` gives relative paths their start and complaints a place.
@@ -173,20 +212,30 @@ pub fn load_text(
     flags: &Flags,
     environment: &Environment,
 ) -> Result<Loaded, LoadError> {
-    let mut reading = file::read(text);
-    let mut complaints = std::mem::take(&mut reading.complaints);
-    let layer =
-        flags.layer(&mut complaints).over(environment.layer(&mut complaints)).over(std::mem::take(&mut reading.layer));
-    let folder = path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-    let whole = reading.broken_lines.is_empty();
-    let (draft, complaints) = resolve::resolve(layer, folder, environment, whole, complaints);
+    let (reading, resolve::Resolved { draft, complaints, files }) = resolved(text, path.as_deref(), flags, environment);
     let complaints = reading.without_guesses(text, complaints);
     let name = path.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
     let report = Report::new(name, reading.shown, complaints);
     match report.errors() {
-        0 => Ok(Loaded { draft, warnings: report, path }),
+        0 => Ok(Loaded { draft, warnings: report, path, files }),
         _ => Err(LoadError::Complaints(report)),
     }
+}
+
+fn resolved(
+    text: &str,
+    path: Option<&Path>,
+    flags: &Flags,
+    environment: &Environment,
+) -> (file::Reading, resolve::Resolved) {
+    let mut reading = file::read(text);
+    let mut complaints = std::mem::take(&mut reading.complaints);
+    let layer =
+        flags.layer(&mut complaints).over(environment.layer(&mut complaints)).over(std::mem::take(&mut reading.layer));
+    let folder = path.and_then(Path::parent).unwrap_or(Path::new(""));
+    let whole = reading.broken_lines.is_empty();
+    let resolved = resolve::resolve(layer, folder, environment, whole, complaints);
+    (reading, resolved)
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -15,10 +15,11 @@
 //! client for a while (a flight that is not whole) it gives back untouched when the connection turns out to be a
 //! visit. From the client it withholds nothing but the chunk that completes the header, and that only while judging it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::profile::Profile;
-use crate::auth::{Admission, Judge, Reason, UnixTime, Verdict};
+use crate::auth::{Admission, Declined, Judge, Reason, UnixTime, Verdict};
 use crate::wire::HelloClass;
 use crate::wire::client_hello::{self, HelloCollector};
 use crate::wire::obfuscated::{self, HeaderCollector, Opened, Wrapped};
@@ -28,6 +29,7 @@ use crate::wire::server_flight::FlightCollector;
 #[derive(Debug)]
 pub struct Gate {
     judge: Arc<Judge>,
+    from: IpAddr,
     end: FlightEnd,
     stage: Stage,
 }
@@ -47,7 +49,7 @@ enum Stage {
     Hello(HelloCollector),
     Flight { guest: Guest, records: Option<usize>, flight: FlightCollector },
     Header { admission: Admission, header: HeaderCollector, withheld: Vec<u8> },
-    Open(Reason),
+    Open(Declined),
     Promoted,
 }
 
@@ -55,7 +57,7 @@ enum Stage {
 #[derive(Debug)]
 enum Guest {
     Admitted(Admission),
-    Declined(Reason),
+    Declined(Declined),
 }
 
 /// What to do with bytes from the client.
@@ -95,15 +97,15 @@ pub struct Promotion {
 }
 
 impl Gate {
-    /// A gate in front of a cover whose first flights end like this.
-    pub fn new(judge: Arc<Judge>, end: FlightEnd) -> Self {
-        Self { judge, end, stage: Stage::Hello(HelloCollector::default()) }
+    /// A gate for a client at this address, in front of a cover whose first flights end like this.
+    pub fn new(judge: Arc<Judge>, from: IpAddr, end: FlightEnd) -> Self {
+        Self { judge, from, end, stage: Stage::Hello(HelloCollector::default()) }
     }
 
     /// Why the connection is a mere visit, once that is known. From then on every byte is to be handed on as it is.
-    pub fn open(&self) -> Option<Reason> {
-        match self.stage {
-            Stage::Open(reason) => Some(reason),
+    pub fn open(&self) -> Option<&Declined> {
+        match &self.stage {
+            Stage::Open(declined) => Some(declined),
             _ => None,
         }
     }
@@ -134,7 +136,7 @@ impl Gate {
         let (stage, step) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
             Stage::Hello(hello) => (self.hello_data(hello, bytes, now), forward()),
             Stage::Flight { guest, flight, .. } => {
-                (Stage::Open(guest.reason(Reason::Early)), FromClient::Forward { release: flight.into_bytes() })
+                (guest.declined(Reason::Early).into(), FromClient::Forward { release: flight.into_bytes() })
             }
             Stage::Header { admission, header, withheld } => header_data(admission, header, withheld, bytes),
             other => (other, forward()),
@@ -157,7 +159,7 @@ impl Gate {
     pub fn cover_data(&mut self, bytes: &[u8]) -> FromCover {
         match &mut self.stage {
             Stage::Hello(_) => {
-                self.stage = Stage::Open(Reason::Unfinished("the cover spoke"));
+                self.stage = Declined::from(Reason::Unfinished("the cover spoke")).into();
                 FromCover::Pass
             }
             Stage::Flight { records, flight, .. } => {
@@ -211,16 +213,16 @@ impl Gate {
     fn hello_data(&self, mut hello: HelloCollector, bytes: &[u8], now: UnixTime) -> Stage {
         match hello.feed(bytes) {
             client_hello::Progress::More => Stage::Hello(hello),
-            client_hello::Progress::Foreign(what) => Stage::Open(Reason::Form(what)),
-            client_hello::Progress::Whole => match self.judge.judge(&hello.into_record(), now) {
+            client_hello::Progress::Foreign(what) => Declined::from(Reason::Form(what)).into(),
+            client_hello::Progress::Whole => match self.judge.judge(&hello.into_record(), self.from, now) {
                 Verdict::Admit(admission) => {
                     let records = self.end.records(admission.class());
                     Stage::Flight { guest: Guest::Admitted(admission), records, flight: FlightCollector::default() }
                 }
-                Verdict::Decline(reason @ Reason::Form(_)) => Stage::Open(reason),
-                Verdict::Decline(reason) => {
+                Verdict::Decline(declined) if matches!(declined.reason, Reason::Form(_)) => declined.into(),
+                Verdict::Decline(declined) => {
                     let records = self.end.least_records();
-                    Stage::Flight { guest: Guest::Declined(reason), records, flight: FlightCollector::default() }
+                    Stage::Flight { guest: Guest::Declined(declined), records, flight: FlightCollector::default() }
                 }
             },
         }
@@ -240,11 +242,11 @@ impl Gate {
                 let withheld = rest.to_vec();
                 (Stage::Header { admission, header: HeaderCollector::default(), withheld }, flight.into_bytes())
             }
-            (Ok((mut flight, _)), Guest::Declined(reason)) => {
+            (Ok((mut flight, _)), Guest::Declined(declined)) => {
                 self.judge.stamp_in_vain(&mut flight);
-                (Stage::Open(reason), collected.into_bytes())
+                (declined.into(), collected.into_bytes())
             }
-            (Err(unfit), guest) => (Stage::Open(guest.reason(Reason::Cover(unfit.0))), collected.into_bytes()),
+            (Err(unfit), guest) => (guest.declined(Reason::Cover(unfit.0)).into(), collected.into_bytes()),
         };
         self.stage = stage;
         FromCover::Send(sent)
@@ -252,26 +254,22 @@ impl Gate {
 
     /// A visit after all. Returns what was withheld from the client.
     fn give_up(&mut self, reason: Reason) -> Vec<u8> {
-        match std::mem::replace(&mut self.stage, Stage::Open(reason)) {
-            Stage::Flight { guest, flight, .. } => {
-                self.stage = Stage::Open(guest.reason(reason));
-                flight.into_bytes()
-            }
-            Stage::Header { withheld, .. } => withheld,
-            Stage::Open(earlier) => {
-                self.stage = Stage::Open(earlier);
-                Vec::new()
-            }
-            Stage::Hello(_) | Stage::Promoted => Vec::new(),
-        }
+        let (declined, release) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
+            Stage::Flight { guest, flight, .. } => (guest.declined(reason), flight.into_bytes()),
+            Stage::Header { admission, withheld, .. } => (admission.declined(reason), withheld),
+            Stage::Open(earlier) => (earlier, Vec::new()),
+            Stage::Hello(_) | Stage::Promoted => (reason.into(), Vec::new()),
+        };
+        self.stage = declined.into();
+        release
     }
 }
 
 impl Guest {
-    /// Why this is a mere visit, now that `reason` makes it one: whoever was declined has been one all along.
-    fn reason(self, reason: Reason) -> Reason {
+    /// A mere visit, now that `reason` makes it one: whoever was declined has been one all along.
+    fn declined(self, reason: Reason) -> Declined {
         match self {
-            Self::Admitted(_) => reason,
+            Self::Admitted(admission) => admission.declined(reason),
             Self::Declined(earlier) => earlier,
         }
     }
@@ -299,6 +297,12 @@ impl FlightEnd {
 /// a Telegram client could be shown.
 const MAX_WITHHELD: usize = 16 * 1024;
 
+impl From<Declined> for Stage {
+    fn from(declined: Declined) -> Self {
+        Self::Open(declined)
+    }
+}
+
 fn forward() -> FromClient {
     FromClient::Forward { release: Vec::new() }
 }
@@ -309,13 +313,15 @@ fn header_data(
     withheld: Vec<u8>,
     bytes: &[u8],
 ) -> (Stage, FromClient) {
-    let visit = |what, release| (Stage::Open(Reason::Header(what)), FromClient::Forward { release });
+    let visit = |admission: &Admission, what, release| {
+        (admission.declined(Reason::Header(what)).into(), FromClient::Forward { release })
+    };
     match header.feed(bytes) {
         obfuscated::Progress::More => (Stage::Header { admission, header, withheld }, forward()),
-        obfuscated::Progress::Foreign(what) => visit(what, withheld),
+        obfuscated::Progress::Foreign(what) => visit(&admission, what, withheld),
         obfuscated::Progress::Whole(Wrapped { header, used, record_left }) => {
-            match obfuscated::open(&header, admission.member().secret().bytes()) {
-                None => visit("not under this secret", withheld),
+            match obfuscated::open(&header, admission.key().secret().bytes()) {
+                None => visit(&admission, "not under this secret", withheld),
                 Some(opened) => {
                     let leftover = bytes[used..].to_vec();
                     let promotion = Promotion { admission, opened, leftover, record_left };
@@ -332,12 +338,13 @@ mod tests {
 
     use super::super::profile::{FlightShape, VisitShape};
     use super::*;
-    use crate::auth::{Keyring, Member, ReplayMemory, Secret, TimeWindow};
+    use crate::auth::{Key, Keyring, Member, ReplayMemory, Rules, Secret, TimeWindow};
     use crate::fixtures::{vector, vector_array};
     use crate::wire::ClientHello;
     use crate::wire::record::{CHANGE_CIPHER_SPEC, Header};
 
     const NOW: UnixTime = UnixTime(1_767_225_600);
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     /// A gate before a cover of which this number of records is known, or nothing.
     fn gate(flight_records: Option<usize>) -> Gate {
@@ -346,13 +353,14 @@ mod tests {
     }
 
     fn gate_of(end: FlightEnd) -> Gate {
-        let judge = Judge {
-            keyring: Keyring::new([Member::new("somebody".into(), Secret::new(vector_array("const", "key")))]),
-            replay: ReplayMemory::volatile(),
-            window: TimeWindow::new(Duration::from_secs(600)),
-            names: None,
-        };
-        Gate::new(Arc::new(judge), end)
+        let keyring = Keyring::new([Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")))]);
+        let rules = Rules { keyring, window: TimeWindow::new(Duration::from_secs(600)), names: None };
+        let judge = Judge::new(rules, ReplayMemory::volatile());
+        Gate::new(Arc::new(judge), HERE, end)
+    }
+
+    fn reason(gate: &Gate) -> Option<Reason> {
+        gate.open().map(|declined| declined.reason)
     }
 
     fn released(step: FromClient) -> Vec<u8> {
@@ -386,7 +394,7 @@ mod tests {
         assert_eq!((promotion.opened.dc, promotion.admission.member().name()), (10_002, "somebody"));
         assert_eq!(promotion.leftover, write[6 + 5 + 64..]);
         assert_eq!(promotion.record_left, promotion.leftover.len());
-        assert_eq!(gate.open(), None);
+        assert!(gate.open().is_none());
     }
 
     #[test]
@@ -441,11 +449,15 @@ mod tests {
         let mut gate = candidate();
         assert_eq!(gate.cover_data(&ticket), FromCover::Withhold);
         assert!(released(gate.client_data(&CHANGE_CIPHER_SPEC, NOW)).is_empty());
-        assert_eq!(gate.open(), None);
+        assert!(gate.open().is_none());
         let mut finished = vector("tls_first_client_write", "bytes")[6..].to_vec();
         finished[40] ^= 1;
         assert_eq!(released(gate.client_data(&finished, NOW)), ticket);
-        assert_eq!(gate.open(), Some(Reason::Header("not under this secret")));
+        assert_eq!(reason(&gate), Some(Reason::Header("not under this secret")));
+        assert_eq!(
+            gate.open().and_then(|declined| declined.member.as_ref()).map(|member| member.name()),
+            Some("somebody")
+        );
         assert_eq!(gate.cover_data(b"alert"), FromCover::Pass);
     }
 
@@ -456,19 +468,19 @@ mod tests {
         assert_eq!(gate.cover_data(&more), FromCover::Withhold);
         let FromCover::Send(all) = gate.cover_data(&more) else { panic!("withheld more") };
         assert_eq!(all.len(), 2 * MAX_WITHHELD);
-        assert!(matches!(gate.open(), Some(Reason::Cover(_))));
+        assert!(matches!(reason(&gate), Some(Reason::Cover(_))));
     }
 
     #[test]
     fn strangers_pass_from_the_byte_that_proves_them_strangers() {
         let mut gate = gate(Some(1));
         assert!(released(gate.client_data(b"GET / HTTP/1.1\r\n", NOW)).is_empty());
-        assert_eq!(gate.open().map(Reason::label), Some("form"));
+        assert_eq!(reason(&gate).map(Reason::label), Some("form"));
         assert_eq!(gate.cover_data(&cover_flight()), FromCover::Pass);
         let mut gate = self::gate(Some(1));
         gate.client_data(&stranger()[..50], NOW);
         assert_eq!(gate.cover_data(b"220 ready"), FromCover::Pass);
-        assert_eq!(gate.open().map(Reason::label), Some("unfinished"));
+        assert_eq!(reason(&gate).map(Reason::label), Some("unfinished"));
     }
 
     /// A hello of the right form under nobody's secret.
@@ -509,7 +521,7 @@ mod tests {
                 assert_eq!(admitted.1, vector("flightB", "bytes"));
                 let mut spent = gate_of(end.clone());
                 replay(&mut spent);
-                let spent = Gate::new(spent.judge, end.clone());
+                let spent = Gate::new(spent.judge, HERE, end.clone());
                 for (gate, hello) in [(gate_of(end.clone()), stranger()), (spent, vector("helloB", "record"))] {
                     assert_eq!(leaves(gate, &hello, &pieces), (admitted.0, flight.clone()), "{end:?} {cuts:?}");
                 }
@@ -528,7 +540,7 @@ mod tests {
                 FromCover::Withhold => gate.cover_end(),
                 FromCover::Pass => panic!("passed"),
             };
-            assert_eq!((all.as_slice(), gate.open()), (answer, Some(Reason::Digest)));
+            assert_eq!((all.as_slice(), reason(&gate)), (answer, Some(Reason::Digest)));
         }
         // A resumed session has fewer records than others.
         let mut gate = self::gate(Some(4));

@@ -16,16 +16,16 @@ use tokio::net::TcpStream;
 
 use super::gate::{FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::site::{self, Site};
-use super::{Outcome, log_visit};
-use crate::auth::Judge;
+use super::{Caller, Outcome, Witness};
 use crate::net::sockopt;
 use crate::wire::server_flight::safe_cut;
 
 /// Serves the site to a client through a gate.
-pub(super) async fn receive(site: &Site, client: TcpStream, peer: SocketAddr, judge: Arc<Judge>) -> Outcome {
+pub(super) async fn receive(site: &Site, caller: Caller) -> Outcome {
+    let Caller { client, peer, judge, witness } = caller;
+    let gate = Gate::new(judge, peer.ip(), FlightEnd::Told);
     // The site's TLS stack has said all it has to say when it reads again, whatever number of records that took.
-    let guarded =
-        Guarded { client, gate: Gate::new(judge, FlightEnd::Told), outbox: Vec::new(), promotion: None, open: false };
+    let guarded = Guarded { client, peer, gate, witness, outbox: Vec::new(), promotion: None, open: false };
     match site.serve(guarded, Some(peer)).await {
         Err((_, Guarded { client, promotion: Some(promotion), .. })) => Outcome::Promoted(client, promotion),
         Err((_, guarded)) => {
@@ -36,14 +36,15 @@ pub(super) async fn receive(site: &Site, client: TcpStream, peer: SocketAddr, ju
     }
 }
 
-#[derive(Debug)]
 struct Guarded {
     client: TcpStream,
+    peer: SocketAddr,
     gate: Gate,
+    witness: Arc<dyn Witness>,
     /// Bytes that must reach the client before anything else.
     outbox: Vec<u8>,
     promotion: Option<Box<Promotion>>,
-    /// Whether the connection is known to be a visit, and that was logged.
+    /// Whether the connection is known to be a visit and the witness has heard of it.
     open: bool,
 }
 
@@ -65,9 +66,9 @@ impl Guarded {
 
     /// Called when there is nothing to be said to the client: a line in the log takes time that it could measure.
     fn note_visit(&mut self) {
-        if let (false, Some(reason)) = (self.open, self.gate.open()) {
+        if let (false, Some(declined)) = (self.open, self.gate.open()) {
             self.open = true;
-            log_visit(reason);
+            self.witness.declined(self.peer, declined);
         }
     }
 

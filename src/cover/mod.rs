@@ -19,10 +19,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-use tracing::{debug, info};
+use tokio::net::{TcpListener, TcpStream};
 
-use crate::auth::{Domain, Judge, Reason};
+use crate::auth::{Declined, Domain, Judge, UnixTime};
 use crate::relay::Closed;
 use gate::Promotion;
 use profile::Profile;
@@ -37,6 +36,27 @@ pub struct Cover {
 enum Place {
     Site(Arc<site::Site>),
     Remote(Box<remote::Remote>),
+}
+
+/// Who comes, and who decides.
+pub struct Caller {
+    /// The client, of which nothing has been read.
+    pub client: TcpStream,
+    /// Its address.
+    pub peer: SocketAddr,
+    /// Who decides on it.
+    pub judge: Arc<Judge>,
+    /// Who hears of it.
+    pub witness: Arc<dyn Witness>,
+}
+
+/// Hears what happens at the door, as it happens.
+pub trait Witness: Send + Sync {
+    /// The connection is known to be a mere visit.
+    fn declined(&self, from: SocketAddr, declined: &Declined);
+
+    /// A remote cover could not be reached.
+    fn cover_away(&self, error: &io::Error);
 }
 
 /// How receiving a client ended.
@@ -63,10 +83,10 @@ impl Cover {
     }
 
     /// Receives a client, from its first byte on.
-    pub async fn receive(&self, client: TcpStream, peer: SocketAddr, judge: Arc<Judge>) -> Outcome {
+    pub async fn receive(&self, caller: Caller) -> Outcome {
         match &self.place {
-            Place::Site(site) => guarded::receive(site, client, peer, judge).await,
-            Place::Remote(remote) => remote.receive(client, peer, judge, &self.scout).await,
+            Place::Site(site) => guarded::receive(site, caller).await,
+            Place::Remote(remote) => remote.receive(caller, &self.scout).await,
         }
     }
 
@@ -77,6 +97,46 @@ impl Cover {
             Place::Remote(remote) => {
                 tokio::join!(remote.watch_name(listeners), self.scout.watch(&**remote));
             }
+        }
+    }
+
+    /// Answers plain HTTP with the way to the built-in site, for as long as this is polled. A remote cover has no answer.
+    pub async fn redirect(&self, listener: &TcpListener) {
+        match &self.place {
+            Place::Site(site) => site.redirect(listener).await,
+            Place::Remote(_) => std::future::pending().await,
+        }
+    }
+
+    /// `site` or `remote`.
+    pub fn kind(&self) -> &'static str {
+        match &self.place {
+            Place::Site(_) => "site",
+            Place::Remote(_) => "remote",
+        }
+    }
+
+    /// Host and port of a remote cover.
+    pub fn place(&self) -> Option<(&str, u16)> {
+        match &self.place {
+            Place::Site(_) => None,
+            Place::Remote(remote) => Some(remote.host_and_port()),
+        }
+    }
+
+    /// Reads the certificate of the built-in site again now, and says whether it was a new one.
+    pub fn reload_certificate(&self) -> Result<bool, site::SiteError> {
+        match &self.place {
+            Place::Site(site) => site.reload_certificate(),
+            Place::Remote(_) => Ok(false),
+        }
+    }
+
+    /// When the certificate of the built-in site ends.
+    pub fn certificate_ends(&self) -> Option<UnixTime> {
+        match &self.place {
+            Place::Site(site) => site.certificate_ends().map(UnixTime),
+            Place::Remote(_) => None,
         }
     }
 
@@ -131,18 +191,5 @@ impl Door for Arc<site::Site> {
         let site = Arc::clone(self);
         tokio::spawn(async move { _ = site.serve(far, None).await });
         Ok(Box::new(near))
-    }
-}
-
-/// Tells the log that the connection is a mere visit. An operator can act on the reasons of clients that know a secret.
-fn log_visit(reason: Reason) {
-    match reason {
-        Reason::Time(skew_seconds) => {
-            info!(reason = reason.label(), skew_seconds, "a client with a valid secret was refused: its clock is off");
-        }
-        Reason::Replay | Reason::Name | Reason::Early | Reason::Cover(_) | Reason::Header(_) => {
-            info!(reason = reason.label(), detail = %reason, "declined after a valid digest");
-        }
-        _ => debug!(reason = reason.label(), detail = %reason, "visitor"),
     }
 }

@@ -16,14 +16,13 @@ use tracing::warn;
 
 use super::gate::{FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::scout::{Door, Leg, Scout};
-use super::{Outcome, log_visit, stand_in};
-use crate::auth::Judge;
+use super::{Caller, Outcome, stand_in};
 use crate::net::{dial, sockopt};
 use crate::relay::{Closed, End, attempt, reset_on_close, splice};
 use crate::wire::server_flight::safe_cut;
 
 /// Settings of a remote cover.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Host name or address literal.
     pub host: String,
@@ -100,18 +99,12 @@ impl Remote {
         }
     }
 
-    pub(super) async fn receive(
-        &self,
-        client: TcpStream,
-        peer: SocketAddr,
-        judge: Arc<Judge>,
-        scout: &Scout,
-    ) -> Outcome {
-        match self.open_leg(&client, peer).await {
-            Ok(cover) => stand_between(client, cover, judge, scout).await,
+    pub(super) async fn receive(&self, caller: Caller, scout: &Scout) -> Outcome {
+        match self.open_leg(&caller.client, caller.peer).await {
+            Ok(cover) => stand_between(caller, cover, scout).await,
             Err(error) => {
-                warn!(%error, "the cover could not be reached");
-                stand_in::receive(client, &judge, &scout.profile()).await
+                caller.witness.cover_away(&error);
+                stand_in::receive(caller, &scout.profile()).await
             }
         }
     }
@@ -148,14 +141,15 @@ impl Remote {
     }
 }
 
-async fn stand_between(client: TcpStream, cover: TcpStream, judge: Arc<Judge>, scout: &Scout) -> Outcome {
-    let gate = Gate::new(judge, FlightEnd::Counted(scout.profile()));
+async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outcome {
+    let Caller { client, peer, judge, witness } = caller;
+    let gate = Gate::new(judge, peer.ip(), FlightEnd::Counted(scout.profile()));
     let mut watch = Watch { client, cover, gate, scout };
     match watch.until_decided().await {
         Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),
         Ok(Decision::Visit) => {
-            if let Some(reason) = watch.gate.open() {
-                log_visit(reason);
+            if let Some(declined) = watch.gate.open() {
+                witness.declined(peer, declined);
             }
             Outcome::Visited(Some(splice::splice(watch.client, watch.cover).await))
         }

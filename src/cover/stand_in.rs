@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use super::gate::Promotion;
 use super::profile::{FlightShape, Profile};
-use super::{Outcome, log_visit};
-use crate::auth::{Admission, Judge, Reason, Verdict};
+use super::{Caller, Outcome};
+use crate::auth::{Admission, Reason, Verdict};
 use crate::wire::client_hello::{self, ClientHello, HelloCollector};
 use crate::wire::obfuscated::{self, HeaderCollector, Wrapped};
 use crate::wire::server_flight::{Flight, Plan};
@@ -24,10 +24,10 @@ use crate::wire::{HelloClass, numbers};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Receives a client without a cover.
-pub(super) async fn receive(mut client: TcpStream, judge: &Judge, profile: &Profile) -> Outcome {
-    match timeout(PATIENCE, greet(&mut client, judge, profile)).await {
-        Ok(Some(admission)) => match timeout(PATIENCE, second_proof(&mut client, admission)).await {
-            Ok(Some(promotion)) => Outcome::Promoted(client, Box::new(promotion)),
+pub(super) async fn receive(mut caller: Caller, profile: &Profile) -> Outcome {
+    match timeout(PATIENCE, greet(&mut caller, profile)).await {
+        Ok(Some(admission)) => match timeout(PATIENCE, second_proof(&mut caller.client, admission)).await {
+            Ok(Some(promotion)) => Outcome::Promoted(caller.client, Box::new(promotion)),
             _ => Outcome::Visited(None),
         },
         _ => Outcome::Visited(None),
@@ -35,24 +35,25 @@ pub(super) async fn receive(mut client: TcpStream, judge: &Judge, profile: &Prof
 }
 
 /// Reads the hello, and answers it if it is one of ours and of a class that the cover was seen to answer.
-async fn greet(client: &mut TcpStream, judge: &Judge, profile: &Profile) -> Option<Admission> {
-    let record = read_hello(client).await?;
+async fn greet(caller: &mut Caller, profile: &Profile) -> Option<Admission> {
+    let record = read_hello(&mut caller.client).await?;
     let flight = ClientHello::decode(&record).ok().and_then(|hello| {
         let shape = profile.flights.get(HelloClass::of(&hello).label())?;
         rebuild(shape, &hello, |bytes| rand::fill(bytes))
     });
-    match (judge.judge(&record, SystemTime::now().into()), flight) {
+    match (caller.judge.judge(&record, caller.peer.ip(), SystemTime::now().into()), flight) {
         (Verdict::Admit(admission), Some(mut flight)) => {
             admission.stamp(&mut flight);
-            client.write_all(flight.as_bytes()).await.ok()?;
+            caller.client.write_all(flight.as_bytes()).await.ok()?;
             Some(admission)
         }
-        (Verdict::Admit(_), None) => {
-            log_visit(Reason::Cover("away, and it was not seen to answer such a hello"));
+        (Verdict::Admit(admission), None) => {
+            let reason = Reason::Cover("away, and it was not seen to answer such a hello");
+            caller.witness.declined(caller.peer, &admission.declined(reason));
             None
         }
-        (Verdict::Decline(reason), _) => {
-            log_visit(reason);
+        (Verdict::Decline(declined), _) => {
+            caller.witness.declined(caller.peer, &declined);
             None
         }
     }
@@ -77,7 +78,7 @@ async fn second_proof(client: &mut TcpStream, admission: Admission) -> Option<Pr
             obfuscated::Progress::More => {}
             obfuscated::Progress::Foreign(_) => return None,
             obfuscated::Progress::Whole(Wrapped { header, used, record_left }) => {
-                let opened = obfuscated::open(&header, admission.member().secret().bytes())?;
+                let opened = obfuscated::open(&header, admission.key().secret().bytes())?;
                 return Some(Promotion { admission, opened, leftover: bytes[used..].to_vec(), record_left });
             }
         }

@@ -1,12 +1,16 @@
 //! Moving bytes: order, back-pressure, half-close, counts. Knows no configuration.
 //!
 //! [`halves`] are the pure transforms of a session, [`stream`] moves a session's bytes through them, [`splice`] copies
-//! untouched in both directions, [`sizing`] says how data is cut into records.
+//! untouched in both directions, [`sizing`] says how data is cut into records, [`meter`] is what others see of a session,
+//! [`tariff`] what a session asks of others.
 
 pub mod halves;
+pub mod meter;
+mod ready;
 pub mod sizing;
 pub mod splice;
 pub mod stream;
+pub mod tariff;
 mod unsent;
 
 use std::io;
@@ -16,7 +20,7 @@ use std::io;
 pub struct Closed {
     /// What ended it.
     pub by: End,
-    /// Bytes that left for the far side.
+    /// Bytes that came from the client and were taken care of.
     pub up: u64,
     /// Bytes that left for the client.
     pub down: u64,
@@ -35,6 +39,8 @@ pub enum End {
     BadRecord,
     /// Nothing moved for too long.
     Idle,
+    /// The proxy ended it, see [`meter::Meter::end`].
+    Closed,
 }
 
 impl End {
@@ -46,6 +52,7 @@ impl End {
             Self::FarBroke => "far_broke",
             Self::BadRecord => "bad_record",
             Self::Idle => "idle",
+            Self::Closed => "closed",
         }
     }
 }

@@ -164,7 +164,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
-    use crate::auth::{Judge, Keyring, Member, ReplayMemory, TimeWindow, Verdict};
+    use crate::auth::{Judge, Key, Keyring, Member, ReplayMemory, Rules, TimeWindow, Verdict};
     use crate::fixtures::vector;
     use crate::wire::client_hello::{ClientHello, HelloCollector, Progress};
     use crate::wire::obfuscated::open;
@@ -183,13 +183,10 @@ mod tests {
         let decoded = ClientHello::decode(&hello).unwrap();
         assert_eq!(decoded.server_name, Some(name.as_str().as_bytes()));
         assert_eq!(HelloClass::of(&decoded), HelloClass::ChromeHybrid);
-        let judge = Judge {
-            keyring: Keyring::new([Member::new("alice".into(), secret())]),
-            replay: ReplayMemory::volatile(),
-            window: TimeWindow::new(Duration::ZERO),
-            names: Some(vec![name]),
-        };
-        assert!(matches!(judge.judge(&hello, now), Verdict::Admit(_)));
+        let keyring = Keyring::new([Key::new(Member::new("alice"), secret())]);
+        let rules = Rules { keyring, window: TimeWindow::new(Duration::ZERO), names: Some(vec![name]) };
+        let judge = Judge::new(rules, ReplayMemory::volatile());
+        assert!(matches!(judge.judge(&hello, [127, 0, 0, 1].into(), now), Verdict::Admit(_)));
     }
 
     #[test]

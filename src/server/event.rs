@@ -1,0 +1,119 @@
+//! What the running proxy tells, as it happens. It asks nobody anything: whoever counts, alarms or keeps records listens.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use crate::auth::{Declined, Member, Reason};
+use crate::cover::Witness;
+use crate::relay::Closed;
+use crate::telegram::DcId;
+use crate::wire::HelloClass;
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A client has connected.
+    Accepted,
+    /// A connection is known to be a mere visit of the cover.
+    Declined {
+        /// The client's address.
+        from: SocketAddr,
+        /// Why, and whose key it showed.
+        declined: &'a Declined,
+    },
+    /// A visit has ended.
+    VisitOver {
+        /// How the pass-through ended, where it came to that.
+        closed: Option<Closed>,
+        /// Time since the client connected.
+        lasted: Duration,
+    },
+    /// A remote cover could not be reached for a client.
+    CoverAway,
+    /// A client has proved itself twice.
+    Admitted {
+        /// The client's address.
+        from: SocketAddr,
+        /// Whose key it was.
+        member: &'a Arc<Member>,
+        /// What kind of hello it had.
+        class: HelloClass,
+        /// Time since it connected.
+        took: Duration,
+    },
+    /// A data centre was reached for a session.
+    Dialled {
+        /// Which.
+        dc: DcId,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A session has no data centre.
+    Undialled {
+        /// Which one was wanted.
+        dc: DcId,
+        /// Whether there is no such data centre.
+        unknown: bool,
+    },
+    /// A session has ended.
+    SessionOver {
+        /// Whose it was.
+        member: &'a Arc<Member>,
+        /// Its data centre.
+        dc: DcId,
+        /// How it ended.
+        closed: Closed,
+        /// Time since the client was admitted.
+        lasted: Duration,
+    },
+}
+
+/// Listens. Called on the threads that move bytes, so it must be quick and never block.
+pub trait Observer: Send + Sync {
+    /// This happened.
+    fn observe(&self, event: &Event<'_>);
+}
+
+/// Several observers are one.
+impl Observer for Vec<Arc<dyn Observer>> {
+    fn observe(&self, event: &Event<'_>) {
+        self.iter().for_each(|observer| observer.observe(event));
+    }
+}
+
+/// Hears the cover and tells the log and the observer.
+pub(super) struct Doorbell {
+    pub observer: Arc<dyn Observer>,
+    /// Counts the clients that found the cover away.
+    pub away: Arc<AtomicU64>,
+}
+
+impl Witness for Doorbell {
+    /// An operator can act on the reasons of clients that know a secret.
+    fn declined(&self, from: SocketAddr, declined: &Declined) {
+        let reason = declined.reason;
+        let user = declined.member.as_ref().map(|member| member.name());
+        match reason {
+            Reason::Time(skew_seconds) => info!(
+                reason = reason.label(),
+                user, skew_seconds, "a client with a valid secret was refused: its clock is off"
+            ),
+            _ if user.is_some() => {
+                info!(reason = reason.label(), user, detail = %reason, "declined after a valid digest");
+            }
+            _ => debug!(reason = reason.label(), detail = %reason, "visitor"),
+        }
+        self.observer.observe(&Event::Declined { from, declined });
+    }
+
+    fn cover_away(&self, error: &io::Error) {
+        self.away.fetch_add(1, Ordering::Relaxed);
+        warn!(%error, "the cover could not be reached");
+        self.observer.observe(&Event::CoverAway);
+    }
+}

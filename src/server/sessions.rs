@@ -1,0 +1,121 @@
+//! The sessions that are going on: to be listed, and to be ended by others.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::auth::{Keyring, Member, Refusal, SecretTag, UnixTime};
+use crate::relay::meter::Meter;
+use crate::telegram::DcId;
+use crate::wire::HelloClass;
+
+/// One session.
+#[derive(Debug)]
+pub struct Live {
+    /// Its number, which no other session of this process has.
+    pub id: u64,
+    /// Whose it is.
+    pub member: Arc<Member>,
+    /// Its data centre.
+    pub dc: DcId,
+    /// What kind of hello the client had.
+    pub class: HelloClass,
+    /// When the client was admitted.
+    pub since: UnixTime,
+    /// The client's address. Not for the log, nor for a disk.
+    pub from: IpAddr,
+    /// The key that the client came with.
+    pub key: Option<SecretTag>,
+    /// What it has moved, and the way to end it.
+    pub meter: Arc<Meter>,
+}
+
+impl Live {
+    /// Tells the member what was moved since the last time.
+    pub fn count(&self, now: UnixTime) {
+        let (up, down) = self.meter.news();
+        self.member.count(up, down, now);
+    }
+
+    /// Whether the member may still be inside, from this address and with this key.
+    pub fn standing(&self, keyring: &Keyring, now: UnixTime) -> Result<(), Refusal> {
+        self.member.standing(self.from, now)?;
+        self.key.map_or(Ok(()), |key| keyring.standing(key, now))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.count(SystemTime::now().into());
+    }
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    last: AtomicU64,
+    live: Mutex<BTreeMap<u64, Arc<Live>>>,
+}
+
+impl Sessions {
+    /// A number for a session to come.
+    pub fn number(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Lists a session for as long as the guard lives.
+    pub fn enter(self: &Arc<Self>, live: Live) -> Entry {
+        let live = Arc::new(live);
+        self.lock().insert(live.id, Arc::clone(&live));
+        Entry { sessions: Arc::clone(self), live }
+    }
+
+    /// All sessions, oldest first.
+    pub fn list(&self) -> Vec<Arc<Live>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ends those that `whose` picks, as the cover ends a connection; says how many these are. They are gone from the
+    /// list once their clients have been told.
+    pub fn end(&self, mut whose: impl FnMut(&Live) -> bool) -> usize {
+        let chosen: Vec<_> = self.list().into_iter().filter(|live| whose(live)).collect();
+        chosen.iter().for_each(|live| live.meter.end());
+        chosen.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Live>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A listed session. It leaves the list with this value.
+#[derive(Debug)]
+pub struct Entry {
+    sessions: Arc<Sessions>,
+    live: Arc<Live>,
+}
+
+impl Entry {
+    /// The session.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.sessions.lock().remove(&self.live.id);
+    }
+}
