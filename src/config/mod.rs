@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod file;
 pub mod keys;
 pub mod layer;
+pub mod misuse;
 pub mod parts;
 pub mod reload;
 pub mod report;
@@ -60,6 +61,8 @@ pub struct Config {
     pub drain: Duration,
     /// Classes of clients that get records of NOP frames behind their header, in place of the cover's session tickets.
     pub fillers: Vec<HelloClass>,
+    /// What is done about misuse.
+    pub misuse: misuse::Misuse,
     /// Logging.
     pub log: Log,
     /// What nobody configured.

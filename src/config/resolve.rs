@@ -34,6 +34,12 @@ pub mod defaults {
     pub const FILLERS: [HelloClass; 2] = [HelloClass::ChromeHybrid, HelloClass::Padded517];
     /// `log.level`
     pub const LEVEL: tracing::Level = tracing::Level::INFO;
+    /// `lists.refresh`
+    pub const LIST_REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
+    /// `audit_log.max_megabytes`
+    pub const AUDIT_MEGABYTES: u32 = 64;
+    /// `audit_log.keep_days`
+    pub const AUDIT_DAYS: u32 = 30;
     /// Port of the cover when only a domain is written.
     pub const COVER_PORT: u16 = 443;
 }
@@ -64,10 +70,10 @@ pub struct Resolved {
     pub files: Vec<PathBuf>,
 }
 
-struct Resolver<'f> {
+pub(super) struct Resolver<'f> {
     folder: &'f Path,
-    whole: bool,
-    complaints: Vec<Complaint>,
+    pub(super) whole: bool,
+    pub(super) complaints: Vec<Complaint>,
     files: Vec<PathBuf>,
 }
 
@@ -103,6 +109,7 @@ impl Resolver<'_> {
             idle: self.value(layer.idle, units::some_duration).unwrap_or(defaults::IDLE),
             drain: self.value(layer.drain, units::duration).unwrap_or(defaults::DRAIN),
             fillers: self.fillers(layer.fillers),
+            misuse: self.misuse(layer.misuse),
             log: Log {
                 format: self.choice(layer.log_format, FORMATS),
                 level: self.choice(layer.log_level, LEVELS).unwrap_or(defaults::LEVEL),
@@ -226,7 +233,7 @@ impl Resolver<'_> {
             .map(|secret| (secret, at))
     }
 
-    fn secret_file(&mut self, file: &Written<PathBuf>) -> Option<String> {
+    pub(super) fn secret_file(&mut self, file: &Written<PathBuf>) -> Option<String> {
         let path = self.path(file.clone());
         self.files.push(path.clone());
         match read_secret_file(&path) {
@@ -404,7 +411,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn readable(&mut self, written: Written<PathBuf>) -> Option<PathBuf> {
+    pub(super) fn readable(&mut self, written: Written<PathBuf>) -> Option<PathBuf> {
         let at = written.at.clone();
         let path = self.path(written);
         match fs::File::open(&path).and_then(|file| file.metadata()) {
@@ -510,7 +517,11 @@ impl Resolver<'_> {
         written.value.parse().map_err(|error| self.complaints.push(complain(error))).ok()
     }
 
-    fn value<T>(&mut self, written: Option<Written<String>>, read: fn(&str) -> Result<T, ValueError>) -> Option<T> {
+    pub(super) fn value<T>(
+        &mut self,
+        written: Option<Written<String>>,
+        read: fn(&str) -> Result<T, ValueError>,
+    ) -> Option<T> {
         self.check(&written?, read)
     }
 
@@ -519,7 +530,7 @@ impl Resolver<'_> {
         read(&written.value).map_err(|error| self.complaints.push(complain(error))).ok()
     }
 
-    fn choice<T: Copy>(&mut self, written: Option<Written<String>>, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(&mut self, written: Option<Written<String>>, choices: &[(&str, T)]) -> Option<T> {
         let written = written?;
         let chosen = choices.iter().find(|(name, _)| *name == written.value);
         if chosen.is_none() {
@@ -534,7 +545,7 @@ impl Resolver<'_> {
     }
 
     /// Paths of the file start at its folder, all others where the program was started.
-    fn path(&self, written: Written<PathBuf>) -> PathBuf {
+    pub(super) fn path(&self, written: Written<PathBuf>) -> PathBuf {
         match written.at {
             Origin::File(_) => self.folder.join(written.value),
             Origin::Outside { .. } => written.value,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jiff::fmt::friendly::SpanParser;
@@ -25,6 +26,10 @@ pub enum ValueError {
     Duration,
     /// A length of time that is too short or too long.
     DurationRange,
+    /// A length of time that is too short or too long to do something again and again.
+    Interval,
+    /// Not a number of things.
+    Count,
 }
 
 impl ValueError {
@@ -40,6 +45,8 @@ impl ValueError {
             Self::Host => "write a host name or an address, without scheme, port or path",
             Self::Port => "ports go from 1 to 65535",
             Self::Duration => "write a number with a unit: \"30s\", \"10m\", \"2h\", \"1h 30m\"",
+            Self::Interval => "write something between a minute and a year: \"6h\", \"24h\"",
+            Self::Count => "write a whole number from 1 to 1000000000; remove the line for none",
             Self::DurationRange => "write something between a millisecond and ten years",
         }
     }
@@ -55,6 +62,8 @@ impl fmt::Display for ValueError {
             Self::Host => "neither a host name nor an address",
             Self::Port => "not a port",
             Self::Duration => "not a length of time",
+            Self::Interval => "this interval is out of range",
+            Self::Count => "not a number that can stand here",
             Self::DurationRange => "this length of time is out of range",
         })
     }
@@ -119,6 +128,19 @@ pub fn duration(text: &str) -> Result<Duration, ValueError> {
 /// The same without zero.
 pub fn some_duration(text: &str) -> Result<Duration, ValueError> {
     duration(text).and_then(|it| if it < Duration::from_millis(1) { Err(ValueError::DurationRange) } else { Ok(it) })
+}
+
+/// How long until something is done again: a minute to a year.
+pub fn interval(text: &str) -> Result<Duration, ValueError> {
+    const MINUTE: Duration = Duration::from_secs(60);
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    duration(text).and_then(|it| if (MINUTE..=YEAR).contains(&it) { Ok(it) } else { Err(ValueError::Interval) })
+}
+
+/// A number of things, of which there is at least one.
+pub fn count(text: &str) -> Result<NonZeroU32, ValueError> {
+    const MOST: u32 = 1_000_000_000;
+    text.replace('_', "").parse().ok().filter(|count: &NonZeroU32| count.get() <= MOST).ok_or(ValueError::Count)
 }
 
 #[cfg(test)]

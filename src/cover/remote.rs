@@ -142,10 +142,10 @@ impl Remote {
 }
 
 async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outcome {
-    let Caller { client, peer, judge, witness } = caller;
+    let Caller { client, peer, barred, judge, witness } = caller;
     let known = scout.flight_records();
     let silence = if known.is_some() { SILENCE_SHORT } else { SILENCE_UNKNOWN };
-    let mut watch = Watch { client, cover, gate: Gate::new(judge, peer.ip(), known), silence, scout };
+    let mut watch = Watch { client, cover, gate: Gate::new(judge, peer.ip(), known).barred(barred), silence, scout };
     match watch.until_decided().await {
         Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),
         Ok(Decision::Visit) => {

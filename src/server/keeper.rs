@@ -36,13 +36,14 @@ async fn watch_cover(server: &Server) {
     }
 }
 
-/// Finds the sessions that were on their way in when the rules changed.
+/// Finds the sessions that were on their way in when the rules changed, and those of addresses that are barred since.
 async fn sweep(server: &Server) {
     let mut ticks = interval(SWEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         end_unwanted(server);
+        server.limits.load().tidy();
     }
 }
 
@@ -53,9 +54,10 @@ pub(super) fn end_unwanted(server: &Server) {
     }
     let rules = server.judge.rules();
     let members = rules.keyring.members();
-    let ended = server.sessions.end(|live| !members.contains(live.member.name()));
+    let ended =
+        server.sessions.end(|live| !members.contains(live.member.name()) || server.barrier.bars(live.from).is_some());
     if ended > 0 {
-        info!(sessions = ended, "ended: their users may not enter any more");
+        info!(sessions = ended, "ended: their users or addresses may not enter any more");
     }
 }
 
