@@ -208,7 +208,8 @@ async fn listeners_come_and_go_and_the_others_are_left_alone() {
 async fn sessions_of_removed_users_end_as_the_cover_ends_them_and_others_go_on() {
     let running = Running::start(&[ALICE, BOB]).await;
     let (mut alice, mut bob) = (running.session(KEY, 1).await, running.session(OTHER_KEY, 2).await);
-    (alice.echo(&[7; 40]).await.unwrap(), bob.echo(&[7; 40]).await.unwrap());
+    alice.echo(&[7; 40]).await.unwrap();
+    bob.echo(&[7; 40]).await.unwrap();
     running.write("127.0.0.1:0", &[BOB], "");
     assert_eq!(running.reload().await.status.code(), Some(0));
     let end = tokio::time::timeout(std::time::Duration::from_secs(5), alice.down.end()).await;
