@@ -1,4 +1,5 @@
-//! Parsing a ClientHello and judging it against 1, 100 and 1000 secrets, for a member and for a stranger.
+//! Parsing a ClientHello and judging it against 1, 100 and 1000 secrets, for a member and for a stranger; and what a
+//! session asks its member before each read.
 //!
 //! ```text
 //! cargo bench --bench hello
@@ -6,10 +7,13 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use vizard::auth::{Judge, Key, Keyring, Member, ReplayMemory, Rules, Secret, TimeWindow, UnixTime};
+use vizard::auth::{
+    Judge, Key, Keyring, Member, Period, Policy, Quota, ReplayMemory, Rules, Secret, TimeWindow, UnixTime, Way,
+};
 use vizard::wire::{ClientHello, HelloCollector};
 
 /// A captured hello of TDLib, and the key and time in it.
@@ -54,5 +58,29 @@ fn judging(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, parse, judging);
+/// What a session asks before each read: of one without limits, of one with a rate and a quota.
+fn asking(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ask");
+    let limits = Policy {
+        quota: Some(Quota { bytes: u64::MAX, period: Period::CalendarMonth }),
+        bandwidth_up: Some(u64::MAX),
+        ..Policy::default()
+    };
+    for (who, policy) in [("free", Policy::default()), ("limited", limits)] {
+        let member = Member::new(who);
+        member.set_policy(policy);
+        group.bench_function(who, |bencher| {
+            let now = (Instant::now(), UnixTime(1_767_225_600));
+            bencher.iter(|| {
+                if black_box(&member).is_metered() {
+                    black_box(member.ask(Way::Up, now.0, now.1, Waker::noop()));
+                    member.charge(Way::Up, 16_384, now.0, now.1);
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, parse, judging, asking);
 criterion_main!(benches);

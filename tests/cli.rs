@@ -187,3 +187,75 @@ fn help_teaches() {
     }
     assert!(out.contains("VIZARD_CONFIG"));
 }
+
+const COMMENTED: &str = "\
+# Mine.
+domain = \"www.example.com\" # the name
+
+# The first.
+[[users]]
+name = \"alice\"
+secret = \"00112233445566778899aabbccddeeff\" # secret
+
+[link]
+host = \"proxy.example.com\" # here
+";
+
+#[test]
+fn users_are_changed_in_the_file_and_its_comments_stay() {
+    let home = home();
+    let file = home.path().join("vizard.toml");
+    fs::write(&file, COMMENTED).unwrap();
+    let user = |arguments: &[&str]| run(home.path(), &[&["user"], arguments, &["--config", "vizard.toml"]].concat());
+    let text = || fs::read_to_string(&file).unwrap();
+
+    let (code, out, err) = user(&["add", "bob", "--quota", "5GB/month", "--max-addresses", "2", "--note", "next door"]);
+    assert_eq!(code, 0, "{err}");
+    let secret = out.lines().find_map(|line| line.strip_prefix("secret: ")).unwrap().to_owned();
+    assert!(out.contains(&format!("secret=ee{secret}")) && out.contains("server=proxy.example.com"), "{out}");
+    for part in ["# Mine.", "# the name", "# The first.", "# secret", "# here", "quota = \"5GB/month\""] {
+        assert!(text().contains(part), "{part} in {}", text());
+    }
+
+    let (_, out, _) = user(&["list"]);
+    assert!(out.contains("bob") && out.contains("5GB/month") && !out.contains(&secret), "{out}");
+    let (_, out, _) = user(&["list", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((list[1]["quota"]["bytes"].as_u64(), list[1]["usage"]["up"].as_u64()), (Some(5_000_000_000), Some(0)));
+    let (_, out, _) = user(&["show", "bob"]);
+    assert!(out.contains("next door") && !out.contains(&secret), "{out}");
+    assert!(user(&["show", "bob", "--secret"]).1.contains(&secret));
+    assert!(user(&["link", "bob"]).1.contains(&secret));
+
+    assert_eq!(user(&["disable", "bob"]).0, 0);
+    assert!(user(&["list"]).1.contains("disabled"));
+    assert_eq!(user(&["enable", "bob"]).0, 0);
+    let (code, out, _) = user(&["rotate", "bob", "--keep", "2d"]);
+    assert!(code == 0 && !out.contains(&secret), "{out}");
+    assert!(text().contains(&format!("previous_secret = \"{secret}\"")), "{}", text());
+    assert_eq!(user(&["change", "bob", "--quota", "none", "--max-addresses", "0"]).0, 0);
+    assert!(!text().contains("quota") && !text().contains("max_addresses"));
+    assert_eq!(user(&["remove", "bob"]).0, 0);
+    assert_eq!(text(), COMMENTED);
+}
+
+#[test]
+fn a_user_that_cannot_be_changed_is_told_why() {
+    let home = home();
+    fs::write(home.path().join("vizard.toml"), COMMENTED).unwrap();
+    let user = |arguments: &[&str]| run(home.path(), &[&["user"], arguments, &["--config", "vizard.toml"]].concat());
+    for (arguments, expected, part) in [
+        (&["add", "alice"][..], 2, "already"),
+        (&["add", "b b"], 1, "letters"),
+        (&["add", "bob", "--quota", "much"], 1, "not a quota"),
+        (&["remove", "bob"], 2, "no user bob"),
+        (&["show", "bob"], 2, "no user"),
+        (&["rotate", "alice", "--keep", "long"], 2, "--keep"),
+    ] {
+        let (code, _, err) = user(arguments);
+        assert!(code == expected && err.contains(part) && err.contains("next: "), "{arguments:?}: {code} {err}");
+    }
+    let (code, _, err) = run(home.path(), &["user", "add", "bob"]);
+    assert!(code == 2 && err.contains("--config"), "{err}");
+    assert_eq!(fs::read_to_string(home.path().join("vizard.toml")).unwrap(), COMMENTED);
+}

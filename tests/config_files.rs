@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use toml::de::{DeTable, DeValue};
 use vizard::config::keys::{FREE_TABLES, KEYS};
-use vizard::ops::alarms::Settings as Alarms;
 use vizard::config::{Environment, Flags, LoadError, Loaded, load, load_text};
+use vizard::ops::alarms::Settings as Alarms;
 
 fn environment() -> Environment {
     [("VIZARD_STATE_DIR", "/state")].into_iter().collect()
@@ -165,7 +165,8 @@ fn load_example(text: &str) -> Result<Loaded, LoadError> {
     for name in files.into_iter().chain(SECRETS) {
         fs::write(folder.path().join(name), "fedcba9876543210fedcba9876543210").unwrap();
     }
-    for name in SECRETS {
+    fs::write(folder.path().join("bob.secret.previous"), "00dcba9876543210fedcba9876543210").unwrap();
+    for name in SECRETS.into_iter().chain(["bob.secret.previous"]) {
         fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
     fs::create_dir(folder.path().join("public")).unwrap();

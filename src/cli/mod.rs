@@ -13,6 +13,7 @@ mod output;
 mod reload;
 pub mod run;
 mod secret;
+mod user;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -52,6 +53,7 @@ fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> 
         Command::Link(arguments) => link::link(&arguments, environment),
         Command::Audit(arguments) => audit::audit(&arguments, environment),
         Command::Health(settings) => health::health(&settings.flags(), environment),
+        Command::User(arguments) => user::user(arguments, environment),
         Command::Reload(settings) => return reload::reload(&settings.flags(), environment),
         Command::Doctor(arguments) => return doctor::doctor(&arguments, environment),
     };
@@ -105,6 +107,11 @@ enum Command {
     ///
     /// Connects to the first listener of the configuration. Exit code 0: it does, 1: it does not.
     Health(Settings),
+    /// Say who may enter: add, list, show, change, enable, disable, rotate, remove, link
+    ///
+    /// Changes are written into the configuration file, with its comments kept, and a running proxy takes them over by
+    /// itself. A user who may not enter meets the cover, as everybody else does.
+    User(user::Arguments),
     /// Have the running proxy read its configuration again
     ///
     /// Speaks to the proxy that has the state directory, and tells what came of it. Exit code 0: the configuration holds,
@@ -118,7 +125,7 @@ enum Command {
 }
 
 /// Flags of every command that needs the configuration.
-#[derive(Args)]
+#[derive(Default, Args)]
 struct Settings {
     /// Configuration file [environment: VIZARD_CONFIG]
     #[arg(long, value_name = "FILE")]

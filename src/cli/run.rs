@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,13 +13,14 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::{Failure, greeting};
-use crate::auth::{Judge, ReplayMemory};
+use crate::auth::{Judge, People, ReplayMemory};
 use crate::config::parts::{self, Demand, Misuse, PartError};
 use crate::config::reload::{Origin, Reloader};
 use crate::config::{Config, Listen, Loaded};
 use crate::ops::control::Control;
 use crate::ops::logging;
 use crate::ops::reload::Queue;
+use crate::ops::usage::Books;
 use crate::server::{Bound, CannotListen, Purpose, Server};
 
 /// File in the state directory that remembers spent hellos.
@@ -50,22 +51,29 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
     let stop = stop_on_signal()?;
     // From now on it does not end the program, however early it comes.
     let hangup = signal(SignalKind::hangup()).map_err(unheard)?;
-    let judge = judge(&config)?;
+    let is_user = |name: &str| config.users.iter().any(|user| user.name == name);
+    let (people, books) = Books::open(&config.state_dir, is_user, SystemTime::now().into());
+    let judge = judge(&config, &people)?;
     let listeners = bind(&config)?;
     let addresses = listeners.addresses(Purpose::Cover);
     let cover = parts::open_cover(&config, &addresses, Demand::Start).await?;
     let observer = Arc::new(misuse.observers());
-    let handle = Server::handle(parts::settings(&config), cover, judge, observer, Arc::clone(&misuse.lists) as _, stop);
+    let handle =
+        Server::handle(parts::settings(&config), cover, judge, people, observer, Arc::clone(&misuse.lists) as _, stop);
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?addresses, users = config.users.len(), "started");
 
     let (queue, requests) = Queue::new();
     let _control = control(&config.state_dir, &queue);
     greeting::greet(&config, &addresses, format);
     let reloader = Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse));
-    let _reloading = AbortOnDropHandle::new(tokio::spawn(reloader.run(queue, requests, hangup)));
+    let reloading = AbortOnDropHandle::new(tokio::spawn(reloader.run(queue, requests, hangup)));
     tokio::select! {
         () = handle.serve(listeners) => {}
         () = misuse.keep(&handle) => {}
+    }
+    drop(reloading);
+    if let Some(books) = books {
+        let _ = tokio::task::spawn_blocking(|| books.close()).await;
     }
     Ok(())
 }
@@ -82,8 +90,8 @@ fn control(state: &Path, queue: &Queue) -> Option<AbortOnDropHandle<()>> {
 }
 
 /// Who may enter, and what has entered before.
-fn judge(config: &Config) -> Result<Judge, Failure> {
-    let rules = parts::rules(config, None);
+fn judge(config: &Config, people: &People) -> Result<Judge, Failure> {
+    let rules = parts::rules(config, people);
     let path = config.state_dir.join(REPLAY_FILE);
     let replay = match ReplayMemory::open(&path, &rules.keyring.tags()) {
         Ok((memory, loaded)) => {

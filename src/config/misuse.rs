@@ -84,15 +84,15 @@ impl Resolver<'_> {
 
     fn limits(&mut self, written: &mut MisuseWritten) -> limits::Settings {
         limits::Settings {
-            connections: self.value(written.connections.take(), units::count).map(|count| count.get() as usize),
-            rate: self.value(written.rate.take(), units::count),
+            connections: self.value(written.connections.take(), units::some_count).map(|count| count.get() as usize),
+            rate: self.value(written.rate.take(), units::some_count),
             address: Share {
-                connections: self.value(written.address_connections.take(), units::count),
-                rate: self.value(written.address_rate.take(), units::count),
+                connections: self.value(written.address_connections.take(), units::some_count),
+                rate: self.value(written.address_rate.take(), units::some_count),
             },
             network: Share {
-                connections: self.value(written.network_connections.take(), units::count),
-                rate: self.value(written.network_rate.take(), units::count),
+                connections: self.value(written.network_connections.take(), units::some_count),
+                rate: self.value(written.network_rate.take(), units::some_count),
             },
             excess: self.choice(written.excess.take(), EXCESS).unwrap_or_default(),
         }
@@ -180,7 +180,7 @@ impl Resolver<'_> {
     fn alarms(&mut self, written: &mut MisuseWritten) -> alarms::Settings {
         let usual = alarms::Settings::default();
         let mut number =
-            |text: &mut Option<Written<String>>| self.value(text.take(), units::count).map(NonZeroU32::get);
+            |text: &mut Option<Written<String>>| self.value(text.take(), units::some_count).map(NonZeroU32::get);
         let (networks, replays, declines, failures, days) = (
             number(&mut written.networks),
             number(&mut written.replays),
@@ -218,9 +218,9 @@ impl Resolver<'_> {
 
     fn audit_log(&mut self, written: MisuseWritten) -> Option<audit_log::Settings> {
         let addresses = self.choice(written.addresses.clone(), ADDRESSES).unwrap_or_default();
-        let megabytes = self.value(written.max_megabytes.clone(), units::count).map(NonZeroU32::get);
+        let megabytes = self.value(written.max_megabytes.clone(), units::some_count).map(NonZeroU32::get);
         let age = self.value(written.max_age.clone(), units::interval);
-        let keep = self.value(written.keep_days.clone(), units::count).map(NonZeroU32::get);
+        let keep = self.value(written.keep_days.clone(), units::some_count).map(NonZeroU32::get);
         let others = [written.addresses, written.max_megabytes, written.max_age, written.keep_days];
         let Some(file) = written.file else {
             if let Some(lonely) = others.into_iter().flatten().next().filter(|_| self.whole) {

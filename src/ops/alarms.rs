@@ -188,6 +188,9 @@ const QUIET: i64 = 6 * HOUR;
 const SPAN: i64 = 600;
 const JUMP: u64 = 10;
 
+/// How much of a quota is worth an alarm, the most first.
+const QUOTA_MARKS: [u8; 2] = [100, 80];
+
 /// Most users that are watched for networks and replays.
 const MOST_USERS: usize = 10_000;
 
@@ -202,6 +205,8 @@ pub struct Watch {
     cover_failures: u32,
     cover_changes: u64,
     dc_failures: HashMap<DcId, u32>,
+    /// The mark that was told last, of which period.
+    quotas: HashMap<String, (Option<UnixTime>, u8)>,
     told: HashMap<(usize, Option<String>), UnixTime>,
 }
 
@@ -223,6 +228,7 @@ impl Watch {
             cover_failures: 0,
             cover_changes: 0,
             dc_failures: HashMap::new(),
+            quotas: HashMap::new(),
             told: HashMap::new(),
         }
     }
@@ -305,9 +311,19 @@ impl Watch {
         (*failures >= self.settings.failures).then_some(Alarm::DataCentre { dc }).and_then(|it| self.tell(it, now))
     }
 
-    /// A user has used this much of a quota.
-    pub fn quota(&mut self, user: &str, percent: u8, now: UnixTime) -> Option<Alarm> {
-        self.tell(Alarm::Quota { user: user.to_owned(), percent }, now)
+    /// A user has used so many of these bytes since then. Each of the two marks is told once in a period.
+    pub fn quota(&mut self, user: &str, used: u64, of: u64, since: Option<UnixTime>) -> Option<Alarm> {
+        let percent = QUOTA_MARKS.into_iter().find(|mark| u128::from(used) * 100 >= u128::from(of) * u128::from(*mark));
+        let Some(percent) = percent else {
+            self.quotas.remove(user);
+            return None;
+        };
+        let before = self.quotas.get(user).filter(|(period, _)| *period == since).map_or(0, |(_, told)| *told);
+        if percent <= before || (before == 0 && self.quotas.len() >= MOST_USERS) {
+            return None;
+        }
+        self.quotas.insert(user.to_owned(), (since, percent));
+        Some(Alarm::Quota { user: user.to_owned(), percent })
     }
 
     /// The alarm, unless it was told a while ago.
@@ -369,12 +385,6 @@ impl Alarms {
         Alarm::KINDS.into_iter().zip(self.sounded.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
-    /// A user has used this much of a quota.
-    pub fn quota(&self, user: &str, percent: u8) {
-        let alarm = self.lock().quota(user, percent, now());
-        self.sound(alarm);
-    }
-
     /// Looks at the server from time to time, for as long as this is polled.
     pub async fn keep(&self, handle: &Handle) {
         let mut ticks = interval(LOOK);
@@ -390,6 +400,12 @@ impl Alarms {
                 [watch.declined(declines, now), watch.cover_changes(changes, now), certificate]
             };
             alarms.into_iter().for_each(|alarm| self.sound(alarm));
+            for member in handle.people().list() {
+                let Some(quota) = member.policy().quota else { continue };
+                let usage = member.usage(now);
+                let alarm = self.lock().quota(member.name(), usage.in_period, quota.bytes, usage.since);
+                self.sound(alarm);
+            }
         }
     }
 
@@ -591,8 +607,21 @@ mod tests {
         assert_eq!(watch.cover_changes(0, START), None);
         assert_eq!(watch.cover_changes(1, START), Some(Alarm::CoverChanged));
         assert_eq!(watch.cover_changes(1, after(QUIET)), None);
-        assert!(watch.quota("alice", 80, START).is_some() && watch.quota("alice", 100, START).is_some());
-        assert!(watch.quota("alice", 80, START).is_none());
+    }
+
+    #[test]
+    fn each_mark_of_a_quota_is_told_once_in_a_period() {
+        let mut watch = watch();
+        let first = Some(START);
+        let percent = |alarm: Option<Alarm>| match alarm {
+            Some(Alarm::Quota { percent, .. }) => percent,
+            _ => 0,
+        };
+        let told = [79, 80, 81, 99, 100, 120].map(|used| percent(watch.quota("alice", used, 100, first)));
+        assert_eq!(told, [0, 80, 0, 0, 100, 0]);
+        let second = Some(after(30 * DAY));
+        assert_eq!([0, 200, 200].map(|used| percent(watch.quota("alice", used, 100, second))), [0, 100, 0]);
+        assert_eq!(percent(watch.quota("bob", u64::MAX, u64::MAX, None)), 100);
     }
 
     #[test]
@@ -624,7 +653,8 @@ mod tests {
         let persistence = Persistence { tries: 5, pause: Duration::from_millis(1) };
         let posting = Arc::clone(&alarms);
         let posting = tokio::spawn(async move { post(&posting, waiting, Client::default(), persistence).await });
-        alarms.quota("alice", 80);
+        let alarm = alarms.lock().quota("alice", 80, 100, None);
+        alarms.sound(alarm);
         let seen = serving.await.unwrap();
         posting.abort();
         assert_eq!(alarms.counts().find(|(kind, _)| *kind == "quota"), Some(("quota", 1)));

@@ -11,3 +11,4 @@ pub mod lists;
 pub mod logging;
 pub mod nets;
 pub mod reload;
+pub mod usage;

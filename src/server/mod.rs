@@ -8,6 +8,7 @@ mod keeper;
 pub mod limits;
 mod promote;
 pub mod sessions;
+mod tariff;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use tracing::{Instrument, Span, field, info_span, warn};
 
 pub use doors::{Bound, CannotListen, Listening, Purpose, Wanted};
 
-use crate::auth::{Judge, UnixTime};
+use crate::auth::{Judge, People, UnixTime};
 use crate::cover::{Cover, Witness};
 use crate::net::listen;
 use crate::telegram;
@@ -56,6 +57,7 @@ pub struct Server {
     settings: ArcSwap<Settings>,
     cover: ArcSwap<Cover>,
     judge: Arc<Judge>,
+    people: Arc<People>,
     sessions: Arc<Sessions>,
     observer: Arc<dyn Observer>,
     witness: Arc<dyn Witness>,
@@ -76,12 +78,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// A proxy in front of this cover, with this judge at the door; `observer` is told what happens,
+    /// A proxy in front of this cover, with this judge at the door, for these people; `observer` is told what happens,
     /// `barrier` knows who is not judged. It accepts nobody before [`Handle::serve`], and no more once `stop` is cancelled.
+    #[expect(clippy::too_many_arguments, reason = "these are the parts that a server is made of")]
     pub fn handle(
         settings: Settings,
         cover: Cover,
         judge: Judge,
+        people: Arc<People>,
         observer: Arc<dyn Observer>,
         barrier: Arc<dyn Barrier>,
         stop: CancellationToken,
@@ -96,6 +100,7 @@ impl Server {
             settings: ArcSwap::from_pointee(settings),
             cover: ArcSwap::from_pointee(cover),
             judge: Arc::new(judge),
+            people,
             sessions: Arc::default(),
             observer,
             witness,

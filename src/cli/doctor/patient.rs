@@ -2,9 +2,9 @@
 //! them. The doctor makes nothing up: files that it made as another user would be in the way of the proxy.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::finding::{Check, Finding};
 use super::local::{self, look_at_state};
@@ -121,7 +121,11 @@ impl Gathered {
 
 fn visitors(users: &[User], domain: Option<&Domain>, wanted: Option<&str>) -> Result<Vec<(String, Visitor)>, Failure> {
     let Some(domain) = domain else { return Ok(Vec::new()) };
-    let chosen = users.iter().filter(|user| wanted.is_none_or(|wanted| user.name == wanted));
+    let now = SystemTime::now().into();
+    // That somebody who may not enter from here does not is no finding.
+    let may_enter =
+        |user: &User| user.policy.allow.is_empty() && user.policy.admits(Ipv4Addr::LOCALHOST.into(), now).is_ok();
+    let chosen = users.iter().filter(|user| wanted.map_or_else(|| may_enter(user), |wanted| user.name == wanted));
     let visitor = |user: &User| (user.name.clone(), Visitor { secret: user.secret.clone(), name: domain.clone() });
     let visitors: Vec<_> = chosen.map(visitor).collect();
     match wanted {
