@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
 use tokio::sync::mpsc;
@@ -146,11 +147,15 @@ impl Misuse {
         tokio::join!(self.lists.keep(), self.alarms.keep(handle), posting);
     }
 
-    /// Waits until the audit log is written, once everybody else has let go of it. Blocks.
+    /// Waits a moment until the audit log is written. Blocks.
     pub fn close(self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
         drop(self.audit_log);
-        if let Some(writer) = self.writer.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let _ = writer.join();
+        let Some(writer) = self.writer.into_inner().unwrap_or_else(PoisonError::into_inner) else { return };
+        let end = Instant::now() + PATIENCE;
+        // Somebody who still holds the log keeps the writer from ending.
+        while !writer.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
         }
     }
 }

@@ -21,10 +21,9 @@ use crate::relay::Closed;
 
 /// Serves one client to the end.
 pub(super) async fn serve(server: &Server, client: TcpStream, peer: SocketAddr, admittance: Admittance) {
-    let Admittance { above, wait, place: _place } = admittance;
-    if !wait.is_zero() {
-        tokio::time::sleep(wait).await;
-    }
+    let Admittance { above, place: _place } = admittance;
+    let limits = server.limits.load_full();
+    let above = above.or(limits.turn(peer.ip()).await);
     let barred = server.barrier.bars(peer.ip()).or(above.map(Limit::label)).map(Reason::Barred);
     let since = Instant::now();
     sockopt::no_delay(&client);
