@@ -233,16 +233,18 @@ async fn a_hello_that_was_spent_is_spent_for_a_user_who_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_state_directory_takes_a_restart_and_that_is_said() {
+async fn what_takes_a_restart_is_said_and_flags_go_before_the_file() {
     let running = Running::start(&[ALICE]).await;
     let other = running.state.path().join("other");
-    let line = format!("state_dir = \"{}\"\n", other.display());
     let good = std::fs::read_to_string(running.file()).unwrap();
-    // It was started with a flag, which goes before the file.
-    running.write_text(&format!("{line}{good}[log]\nformat = \"text\"\n"));
+    // It was started with flags for the state directory and the log.
+    let file = format!("state_dir = \"{}\"\n{good}[log]\nformat = \"text\"\n", other.display());
+    running.write_text(&(file + "[audit_log]\nfile = \"audit.log\"\n[session]\nidle = \"50m\"\n"));
     let output = running.reload().await;
-    assert_eq!(output.status.code(), Some(0));
-    assert!(!said(&output).contains("state_dir") && !other.exists(), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("takes a restart: audit_log\n"), "{}", said(&output));
+    assert!(!other.exists() && !running.origin.path().join("audit.log").exists());
+    running.proxy.logged("session.idle").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
