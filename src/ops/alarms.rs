@@ -576,11 +576,11 @@ mod tests {
     #[test]
     fn a_jump_in_declines_is_one_over_the_usual_and_over_the_least() {
         let mut watch = watch();
-        for minute in 0..600 {
+        for minute in 0..=600 {
             assert_eq!(watch.declined(90, after(minute * 60)), None, "900 every ten minutes are usual");
         }
-        assert_eq!(watch.declined(5000, after(36_000)), None);
-        let alarm = watch.declined(6000, after(36_060));
+        assert_eq!(watch.declined(5000, after(36_060)), None);
+        let alarm = watch.declined(6000, after(36_120));
         assert!(matches!(alarm, Some(Alarm::Declines { count: 11_000.., usual: 800..1300 })), "{alarm:?}");
         let mut quiet = self::watch();
         assert_eq!(quiet.declined(1000, START), None);
