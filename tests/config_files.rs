@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use toml::de::{DeTable, DeValue};
 use vizard::config::keys::{FREE_TABLES, KEYS};
 use vizard::config::{Environment, Flags, LoadError, Loaded, load, load_text};
+use vizard::ops::alarms::Settings as Alarms;
 
 fn environment() -> Environment {
     [("VIZARD_STATE_DIR", "/state")].into_iter().collect()
@@ -156,13 +157,16 @@ fn example_alternatives() -> Vec<String> {
     blocks
 }
 
+const SECRETS: [&str; 2] = ["bob.secret", "webhook.token"];
+
 fn load_example(text: &str) -> Result<Loaded, LoadError> {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["fullchain.pem", "privkey.pem", "bob.secret"] {
+    let files = ["fullchain.pem", "privkey.pem", "deny.netset", "allow.netset", "country.mmdb"];
+    for name in files.into_iter().chain(SECRETS) {
         fs::write(folder.path().join(name), "fedcba9876543210fedcba9876543210").unwrap();
     }
     fs::write(folder.path().join("bob.secret.previous"), "00dcba9876543210fedcba9876543210").unwrap();
-    for name in ["bob.secret", "bob.secret.previous"] {
+    for name in SECRETS.into_iter().chain(["bob.secret.previous"]) {
         fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
     fs::create_dir(folder.path().join("public")).unwrap();
@@ -186,18 +190,24 @@ fn the_defaults_in_the_example_are_the_defaults() {
     let all = load_example(&example_uncommented()).unwrap().draft;
     let none = load_example("").unwrap().draft;
     assert_eq!((all.time_window, all.idle, all.drain), (none.time_window, none.idle, none.drain));
+    let (all_alarms, none_alarms) = (all.misuse.alarms, none.misuse.alarms);
+    assert!(all_alarms.webhook.is_some());
+    assert_eq!(Alarms { webhook: None, ..all_alarms }, none_alarms);
+    assert_eq!((all.misuse.lists.refresh, all.misuse.lists.allow_only), (none.misuse.lists.refresh, false));
+    assert_eq!(all.misuse.limits.excess, none.misuse.limits.excess);
     assert_eq!((all.log.level, all.log.client_addresses), (none.log.level, none.log.client_addresses));
     assert_eq!((all.accepted_names, all.telegram.prefer), (none.accepted_names, none.telegram.prefer));
 }
 
 #[test]
 fn the_example_and_the_reference_have_exactly_the_known_keys() {
-    let [cover, upstream] = &example_alternatives()[..] else { panic!("the alternatives have changed") };
+    let [cover, upstream, countries] = &example_alternatives()[..] else { panic!("the alternatives have changed") };
     load_text(&format!("domain = \"www.example.com\"\n{cover}"), None, &Flags::default(), &environment()).unwrap();
     let upstream = format!("[site]\n{upstream}");
     load_text(&upstream, None, &Flags::default(), &environment()).unwrap();
     let mut found = BTreeSet::new();
-    for text in [&example_uncommented(), cover, &upstream] {
+    let countries = format!("[lists]\n{countries}");
+    for text in [&example_uncommented(), cover, &upstream, &countries] {
         paths("", DeTable::parse(text).unwrap().get_ref(), &mut found);
     }
     let known: BTreeSet<String> = KEYS.iter().map(ToString::to_string).collect();

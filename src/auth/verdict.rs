@@ -85,6 +85,8 @@ pub enum Reason {
     Time(i64),
     /// The hello carries a name that is not among the accepted ones.
     Name,
+    /// The client's address is barred: it is on a list, or above a limit; says which. Such a client is not judged.
+    Barred(&'static str),
     /// The member may not enter now.
     Refused(Refusal),
     /// This hello has entered before.
@@ -106,6 +108,7 @@ impl Reason {
             Self::Digest => "digest",
             Self::Time(_) => "time",
             Self::Name => "name",
+            Self::Barred(_) => "barred",
             Self::Refused(_) => "refused",
             Self::Replay => "replay",
             Self::Early => "early",
@@ -121,6 +124,7 @@ impl fmt::Display for Reason {
             Self::Form(part) => write!(f, "form: {part}"),
             Self::Unfinished(what) => write!(f, "unfinished: {what}"),
             Self::Time(skew) => write!(f, "time: the client's clock is off by {skew} s"),
+            Self::Barred(by) => write!(f, "barred: {by}"),
             Self::Refused(refusal) => write!(f, "refused: {refusal}"),
             Self::Cover(part) => write!(f, "cover: {part}"),
             Self::Header(part) => write!(f, "header: {part}"),

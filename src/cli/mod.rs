@@ -44,8 +44,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> {
     let outcome = match command {
         Command::Run(settings) => {
+            let origin = config::reload::Origin::watched(settings.flags(), environment.clone());
             let loaded = load(&settings.flags(), environment)?;
-            run::run(settings.flags(), environment.clone(), loaded)
+            run::run(origin, loaded)
         }
         Command::Check(settings) => check::check(&settings.flags(), environment),
         Command::Secret(arguments) => secret::secret(&arguments, &mut rand::rng()),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,9 +14,9 @@ use tracing::{error, info, warn};
 
 use super::{Failure, greeting};
 use crate::auth::{Judge, People, ReplayMemory};
-use crate::config::parts::{self, Demand, PartError};
-use crate::config::reload::Reloader;
-use crate::config::{Config, Environment, Flags, Listen, Loaded};
+use crate::config::parts::{self, Demand, Misuse, PartError};
+use crate::config::reload::{Origin, Reloader};
+use crate::config::{Config, Listen, Loaded};
 use crate::ops::control::Control;
 use crate::ops::logging;
 use crate::ops::reload::Queue;
@@ -26,9 +26,8 @@ use crate::server::{Bound, CannotListen, Purpose, Server};
 /// File in the state directory that remembers spent hellos.
 pub(super) const REPLAY_FILE: &str = "replay";
 
-/// Runs the proxy until SIGTERM or SIGINT. `flags` and `environment` are what the configuration was loaded from, and is
-/// loaded from again.
-pub fn run(flags: Flags, environment: Environment, loaded: Loaded) -> Result<(), Failure> {
+/// Runs the proxy until SIGTERM or SIGINT. `origin` is what the configuration was loaded from, and is loaded from again.
+pub fn run(origin: Origin, loaded: Loaded) -> Result<(), Failure> {
     let config = loaded.draft.settle(&mut rand::rng())?;
     let format = logging::start(&config.log)
         .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
@@ -38,21 +37,17 @@ pub fn run(flags: Flags, environment: Environment, loaded: Loaded) -> Result<(),
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"))?;
-    let sources = Sources { flags, environment, files: loaded.files };
-    let outcome = runtime.block_on(serve(config, sources, format));
+    let misuse = Arc::new(Misuse::open(&config)?);
+    let outcome = runtime.block_on(serve(config, origin.and(loaded.files), Arc::clone(&misuse), format));
     // A task that waits for a name to be resolved would hold the program back.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Ok(misuse) = Arc::try_unwrap(misuse) {
+        misuse.close();
+    }
     outcome
 }
 
-/// What the configuration came from.
-struct Sources {
-    flags: Flags,
-    environment: Environment,
-    files: Vec<PathBuf>,
-}
-
-async fn serve(config: Config, sources: Sources, format: logging::Format) -> Result<(), Failure> {
+async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logging::Format) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     // From now on it does not end the program, however early it comes.
     let hangup = signal(SignalKind::hangup()).map_err(unheard)?;
@@ -60,19 +55,23 @@ async fn serve(config: Config, sources: Sources, format: logging::Format) -> Res
     let (people, books) = Books::open(&config.state_dir, is_user, SystemTime::now().into());
     let judge = judge(&config, &people)?;
     let listeners = bind(&config)?;
-    let cover = parts::open_cover(&config, &listeners.addresses(Purpose::Cover), Demand::Start).await?;
-    let handle = Server::handle(parts::settings(&config), cover, judge, people, Arc::new(Vec::new()), stop);
     let addresses = listeners.addresses(Purpose::Cover);
+    let cover = parts::open_cover(&config, &addresses, Demand::Start).await?;
+    let observer = Arc::new(misuse.observers());
+    let handle =
+        Server::handle(parts::settings(&config), cover, judge, people, observer, Arc::clone(&misuse.lists) as _, stop);
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?addresses, users = config.users.len(), "started");
 
     let (queue, requests) = Queue::new();
-    let control = control(&config.state_dir, &queue);
+    let _control = control(&config.state_dir, &queue);
     greeting::greet(&config, &addresses, format);
-    let reloader = Reloader::new(sources.flags, sources.environment, config, sources.files, handle.clone());
-    let reloading = tokio::spawn(reloader.run(queue, requests, hangup));
-    handle.serve(listeners).await;
-    reloading.abort();
-    drop(control);
+    let reloader = Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse));
+    let reloading = AbortOnDropHandle::new(tokio::spawn(reloader.run(queue, requests, hangup)));
+    tokio::select! {
+        () = handle.serve(listeners) => {}
+        () = misuse.keep(&handle) => {}
+    }
+    drop(reloading);
     if let Some(books) = books {
         let _ = tokio::task::spawn_blocking(|| books.close()).await;
     }

@@ -14,6 +14,7 @@ use std::{error, fmt};
 use rand::CryptoRng;
 
 use super::layer::Environment;
+use super::misuse::Misuse;
 use super::resolve::read_secret_file;
 use super::{Config, Cover, LinkTarget, Listen, Log, MadeUp, User};
 use crate::auth::{Domain, SecretText};
@@ -41,6 +42,7 @@ pub struct Draft {
     pub idle: Duration,
     pub drain: Duration,
     pub fillers: Vec<HelloClass>,
+    pub misuse: Misuse,
     pub log: Log,
 }
 
@@ -99,6 +101,7 @@ impl Draft {
             idle: self.idle,
             drain: self.drain,
             fillers: self.fillers,
+            misuse: self.misuse,
             log: self.log,
             made_up,
         })

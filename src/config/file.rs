@@ -10,6 +10,7 @@ use super::keys::{FREE_TABLES, KEYS, suggestion};
 use super::layer::{
     CoverWritten, Layer, LimitsWritten, NamesWritten, PreviousWritten, SiteWritten, UserWritten, Written,
 };
+use super::misuse::MisuseWritten;
 use super::report::{Complaint, Origin, quoted};
 
 /// What a file says, with all complaints about its form, and the text with secrets hidden.
@@ -98,6 +99,7 @@ impl Reader {
             ..Layer::default()
         };
         self.sections(top, &mut layer);
+        self.misuse(top, &mut layer.misuse);
         layer
     }
 
@@ -123,6 +125,49 @@ impl Reader {
             layer.log_format = self.text(log, "format");
             layer.log_level = self.text(log, "level");
             layer.client_addresses = self.switch(log, "client_addresses");
+        }
+    }
+
+    fn misuse(&mut self, top: Table<'_, '_>, misuse: &mut MisuseWritten) {
+        if let Some((limits, _)) = self.section(top, "limits") {
+            misuse.connections = self.number(limits, "connections");
+            misuse.rate = self.number(limits, "rate");
+            misuse.address_connections = self.number(limits, "address_connections");
+            misuse.address_rate = self.number(limits, "address_rate");
+            misuse.network_connections = self.number(limits, "network_connections");
+            misuse.network_rate = self.number(limits, "network_rate");
+            misuse.excess = self.text(limits, "excess");
+        }
+        if let Some((lists, _)) = self.section(top, "lists") {
+            misuse.deny = self.texts(lists, "deny").unwrap_or_default();
+            misuse.allow = self.texts(lists, "allow").unwrap_or_default();
+            misuse.allow_only = self.switch(lists, "allow_only");
+            misuse.refresh = self.duration(lists, "refresh");
+            misuse.country_database = self.path(lists, "country_database");
+            misuse.deny_countries = self.texts(lists, "deny_countries");
+            misuse.allow_countries = self.texts(lists, "allow_countries");
+        }
+        if let Some((alarms, _)) = self.section(top, "alarms") {
+            // The URL of a webhook is often a secret.
+            alarms.iter().filter(|(key, _)| !key.get_ref().ends_with("_file")).for_each(|(_, value)| {
+                if value.get_ref().is_str() {
+                    self.secrets.push(value.span());
+                }
+            });
+            misuse.webhook = self.text(alarms, "webhook");
+            misuse.webhook_token_file = self.path(alarms, "webhook_token_file");
+            misuse.networks = self.number(alarms, "networks");
+            misuse.replays = self.number(alarms, "replays");
+            misuse.declines = self.number(alarms, "declines");
+            misuse.failures = self.number(alarms, "failures");
+            misuse.certificate_days = self.number(alarms, "certificate_days");
+        }
+        if let Some((audit_log, _)) = self.section(top, "audit_log") {
+            misuse.file = self.path(audit_log, "file");
+            misuse.addresses = self.text(audit_log, "addresses");
+            misuse.max_megabytes = self.number(audit_log, "max_megabytes");
+            misuse.max_age = self.duration(audit_log, "max_age");
+            misuse.keep_days = self.number(audit_log, "keep_days");
         }
     }
 

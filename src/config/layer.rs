@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::misuse::MisuseWritten;
 use super::report::{Complaint, Origin};
 use crate::auth::SecretText;
 
@@ -47,6 +48,7 @@ pub struct Layer {
     pub log_format: Option<Written<String>>,
     pub log_level: Option<Written<String>>,
     pub client_addresses: Option<Written<bool>>,
+    pub misuse: MisuseWritten,
 }
 
 /// One `[[users]]` section or one `NAME=SECRET`.
@@ -141,6 +143,8 @@ impl Layer {
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),
             client_addresses: self.client_addresses.or(below.client_addresses),
+            // Only a file has these sections, and a file is below everything.
+            misuse: below.misuse,
         }
     }
 }

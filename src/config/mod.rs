@@ -13,6 +13,7 @@ pub mod embedded;
 pub mod file;
 pub mod keys;
 pub mod layer;
+pub mod misuse;
 pub mod parts;
 pub mod reload;
 pub mod report;
@@ -61,6 +62,8 @@ pub struct Config {
     pub drain: Duration,
     /// Classes of clients that get records of NOP frames behind their header, in place of the cover's session tickets.
     pub fillers: Vec<HelloClass>,
+    /// What is done about misuse.
+    pub misuse: misuse::Misuse,
     /// Logging.
     pub log: Log,
     /// What nobody configured.

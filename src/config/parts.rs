@@ -1,9 +1,11 @@
 //! From a configuration to the parts of the running proxy, for the start and for every reload.
 
-use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fmt, thread};
 
+use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{Config, Listen, User};
@@ -12,6 +14,12 @@ use crate::cover::grade::IOS_FLIGHT;
 use crate::cover::remote::{Remote, Unusable};
 use crate::cover::site::Site;
 use crate::cover::{self, Cover};
+use crate::net::https::Client;
+use crate::ops::alarms::{self, Alarm, Alarms, Persistence};
+use crate::ops::audit_log::AuditLog;
+use crate::ops::lists::{self, Lists};
+use crate::server::event::Observer;
+use crate::server::handle::Handle;
 use crate::server::{self, Purpose, Wanted};
 
 /// A part that could not be made.
@@ -62,6 +70,7 @@ pub fn settings(config: &Config) -> server::Settings {
         drain: config.drain,
         fillers: config.fillers.clone(),
         log_addresses: config.log.client_addresses,
+        limits: config.misuse.limits.clone(),
     }
 }
 
@@ -81,6 +90,74 @@ pub fn listeners(config: &Config, automatic: SocketAddr) -> Vec<Wanted> {
         .map(wanted(Purpose::Cover))
         .chain(redirects.iter().copied().map(wanted(Purpose::Redirect)))
         .collect()
+}
+
+/// What looks after misuse in a running proxy.
+pub struct Misuse {
+    /// Who is not judged.
+    pub lists: Arc<Lists>,
+    /// What the operator hears of.
+    pub alarms: Arc<Alarms>,
+    /// What is kept of admissions.
+    pub audit_log: Option<AuditLog>,
+    posting: Mutex<Option<mpsc::Receiver<Alarm>>>,
+    writer: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl Misuse {
+    /// Reads lists and opens the audit log.
+    pub fn open(config: &Config) -> Result<Self, PartError> {
+        let folder = config.state_dir.join("lists");
+        let state = lists::State::load(config.misuse.lists.clone(), &folder)
+            .map_err(|error| PartError::new(error.to_string(), "correct the section [lists], then `vizard check`"))?;
+        let (audit_log, writer) = match &config.misuse.audit_log {
+            Some(settings) => {
+                let opened = AuditLog::open(settings.clone()).map_err(|error| {
+                    let what = format!("the audit log cannot be written: {}: {error}", settings.file.display());
+                    PartError::new(what, "name a file that this user may write to in the section [audit_log]")
+                })?;
+                (Some(opened.0), Some(opened.1))
+            }
+            None => (None, None),
+        };
+        let (alarms, posting) = Alarms::new(config.misuse.alarms.clone());
+        Ok(Self {
+            lists: Arc::new(Lists::new(state, folder, Client::default())),
+            alarms,
+            audit_log,
+            posting: Mutex::new(Some(posting)),
+            writer: Mutex::new(writer),
+        })
+    }
+
+    /// Those who want to hear what happens.
+    pub fn observers(&self) -> Vec<Arc<dyn Observer>> {
+        let audit_log = self.audit_log.clone().map(|log| Arc::new(log) as Arc<dyn Observer>);
+        [Arc::clone(&self.alarms) as Arc<dyn Observer>].into_iter().chain(audit_log).collect()
+    }
+
+    /// Fetches lists, looks for alarms and posts them, for as long as this is polled. To be called once.
+    pub async fn keep(&self, handle: &Handle) {
+        let waiting = self.posting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let posting = async {
+            if let Some(waiting) = waiting {
+                alarms::post(&self.alarms, waiting, Client::default(), Persistence::default()).await;
+            }
+        };
+        tokio::join!(self.lists.keep(), self.alarms.keep(handle), posting);
+    }
+
+    /// Waits a moment until the audit log is written. Blocks.
+    pub fn close(self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        drop(self.audit_log);
+        let Some(writer) = self.writer.into_inner().unwrap_or_else(PoisonError::into_inner) else { return };
+        let end = Instant::now() + PATIENCE;
+        // Somebody who still holds the log keeps the writer from ending.
+        while !writer.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 /// How much a cover must show before it is taken.

@@ -4,7 +4,7 @@
 //! listeners, loading what was spent under new keys. Only then does anything change, in one step that cannot fail.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::signal::unix::Signal;
@@ -12,13 +12,39 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::embedded::Draft;
-use super::parts::{self, Demand};
+use super::parts::{self, Demand, Misuse};
 use super::{Config, Cover, Environment, Flags, LoadError, Loaded};
 use crate::ops::files::Files;
+use crate::ops::lists;
 use crate::ops::logging;
 use crate::ops::reload::{Applied, Queue, Refused, Request, Source};
 use crate::server::Purpose;
 use crate::server::handle::{Change, Handle};
+
+/// What a configuration was loaded from.
+pub struct Origin {
+    /// The command line.
+    pub flags: Flags,
+    /// The environment.
+    pub environment: Environment,
+    read: Vec<PathBuf>,
+    files: Files,
+    touched: mpsc::Receiver<()>,
+}
+
+impl Origin {
+    /// Watches the file that these name. Call it before that is read, so that nothing is missed.
+    pub fn watched(flags: Flags, environment: Environment) -> Self {
+        let (mut files, touched) = Files::new();
+        files.watch(super::path(&flags, &environment));
+        Self { flags, environment, read: Vec::new(), files, touched }
+    }
+
+    /// These were read besides.
+    pub fn and(self, read: Vec<PathBuf>) -> Self {
+        Self { read, ..self }
+    }
+}
 
 /// Carries out the wishes of the queue on a running server.
 pub struct Reloader {
@@ -29,17 +55,17 @@ pub struct Reloader {
     /// Files of the configuration besides those that it names itself.
     read: Vec<PathBuf>,
     handle: Handle,
+    misuse: Arc<Misuse>,
     files: Files,
     touched: mpsc::Receiver<()>,
 }
 
 impl Reloader {
-    /// A reloader for a proxy that runs with `config`, which was loaded from these; `read` are the further files that this
-    /// took.
-    pub fn new(flags: Flags, environment: Environment, config: Config, read: Vec<PathBuf>, handle: Handle) -> Self {
-        let (files, touched) = Files::new();
-        let mut reloader = Self { flags, environment, config, read, handle, files, touched };
-        reloader.watch();
+    /// A reloader for a proxy that runs with `config`, which was loaded from these.
+    pub fn new(origin: Origin, config: Config, handle: Handle, misuse: Arc<Misuse>) -> Self {
+        let Origin { flags, environment, read, files, touched } = origin;
+        let mut reloader = Self { flags, environment, config, read, handle, misuse, files, touched };
+        reloader.watch_also();
         reloader
     }
 
@@ -104,6 +130,11 @@ impl Reloader {
             .handle
             .bind(&wanted)
             .map_err(|error| Refused::for_reason(format!("{error}; name an address that is free")))?;
+        let (lists, folder) = (config.misuse.lists.clone(), self.misuse.lists.folder().to_owned());
+        let lists = tokio::task::spawn_blocking(move || lists::State::load(lists, &folder))
+            .await
+            .map_err(|panic| Refused::for_reason(panic.to_string()))?
+            .map_err(|error| Refused::for_reason(error.to_string()))?;
         let (judge, tags) = (Arc::clone(self.handle.judge()), parts::tags(&config));
         let known = self.handle.judge().rules().keyring.tags();
         let new: Vec<_> = tags.into_iter().filter(|tag| !known.contains(tag)).collect();
@@ -114,12 +145,17 @@ impl Reloader {
                 .map_err(|error| Refused::for_reason(format!("spent hellos of new users cannot be read: {error}")))?;
         }
 
+        self.misuse.lists.replace(lists);
+        self.misuse.alarms.replace(config.misuse.alarms.clone());
         let rules = parts::rules(&config, self.handle.people());
         self.handle.apply(Change { settings: parts::settings(&config), rules, cover, listeners });
         logging::set_level(config.log.level);
         let mut restart = Vec::new();
         if other_state {
             restart.push("state_dir".to_owned());
+        }
+        if config.misuse.audit_log != self.config.misuse.audit_log {
+            restart.push("audit_log".to_owned());
         }
         if config.log.format != self.config.log.format {
             restart.push("log.format".to_owned());
@@ -172,6 +208,7 @@ impl Reloader {
         if let Cover::Site(site) = &self.config.cover {
             files.extend([site.certificate.clone(), site.key.clone()]);
         }
+        files.extend(self.config.misuse.lists.files().map(Path::to_owned));
         files
     }
 }
@@ -211,6 +248,9 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         ("session.idle", old.idle != new.idle),
         ("session.drain", old.drain != new.drain),
         ("session.fillers", old.fillers != new.fillers),
+        ("limits", old.misuse.limits != new.misuse.limits),
+        ("lists", old.misuse.lists != new.misuse.lists),
+        ("alarms", old.misuse.alarms != new.misuse.alarms),
         ("log.level", old.log.level != new.log.level),
         ("log.client_addresses", old.log.client_addresses != new.log.client_addresses),
     ];

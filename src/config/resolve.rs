@@ -36,6 +36,12 @@ pub mod defaults {
     pub const FILLERS: [HelloClass; 2] = [HelloClass::ChromeHybrid, HelloClass::Padded517];
     /// `log.level`
     pub const LEVEL: tracing::Level = tracing::Level::INFO;
+    /// `lists.refresh`
+    pub const LIST_REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
+    /// `audit_log.max_megabytes`
+    pub const AUDIT_MEGABYTES: u32 = 64;
+    /// `audit_log.keep_days`
+    pub const AUDIT_DAYS: u32 = 30;
     /// Port of the cover when only a domain is written.
     pub const COVER_PORT: u16 = 443;
 }
@@ -66,10 +72,10 @@ pub struct Resolved {
     pub files: Vec<PathBuf>,
 }
 
-struct Resolver<'f> {
+pub(super) struct Resolver<'f> {
     folder: &'f Path,
-    whole: bool,
-    complaints: Vec<Complaint>,
+    pub(super) whole: bool,
+    pub(super) complaints: Vec<Complaint>,
     files: Vec<PathBuf>,
 }
 
@@ -105,6 +111,7 @@ impl Resolver<'_> {
             idle: self.value(layer.idle, units::some_duration).unwrap_or(defaults::IDLE),
             drain: self.value(layer.drain, units::duration).unwrap_or(defaults::DRAIN),
             fillers: self.fillers(layer.fillers),
+            misuse: self.misuse(layer.misuse),
             log: Log {
                 format: self.choice(layer.log_format, FORMATS),
                 level: self.choice(layer.log_level, LEVELS).unwrap_or(defaults::LEVEL),
@@ -297,7 +304,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn readable(&mut self, written: Written<PathBuf>) -> Option<PathBuf> {
+    pub(super) fn readable(&mut self, written: Written<PathBuf>) -> Option<PathBuf> {
         let at = written.at.clone();
         let path = self.path(written);
         match fs::File::open(&path).and_then(|file| file.metadata()) {
@@ -403,7 +410,11 @@ impl Resolver<'_> {
         written.value.parse().map_err(|error| self.complaints.push(complain(error))).ok()
     }
 
-    fn value<T>(&mut self, written: Option<Written<String>>, read: fn(&str) -> Result<T, ValueError>) -> Option<T> {
+    pub(super) fn value<T>(
+        &mut self,
+        written: Option<Written<String>>,
+        read: fn(&str) -> Result<T, ValueError>,
+    ) -> Option<T> {
         self.check(&written?, read)
     }
 
@@ -412,7 +423,7 @@ impl Resolver<'_> {
         read(&written.value).map_err(|error| self.complaints.push(complain(error))).ok()
     }
 
-    fn choice<T: Copy>(&mut self, written: Option<Written<String>>, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(&mut self, written: Option<Written<String>>, choices: &[(&str, T)]) -> Option<T> {
         let written = written?;
         let chosen = choices.iter().find(|(name, _)| *name == written.value);
         if chosen.is_none() {
@@ -427,7 +438,7 @@ impl Resolver<'_> {
     }
 
     /// Paths of the file start at its folder, all others where the program was started.
-    fn path(&self, written: Written<PathBuf>) -> PathBuf {
+    pub(super) fn path(&self, written: Written<PathBuf>) -> PathBuf {
         match written.at {
             Origin::File(_) => self.folder.join(written.value),
             Origin::Outside { .. } => written.value,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -32,6 +33,8 @@ pub enum ValueError {
     Duration,
     /// A length of time that is too short or too long.
     DurationRange,
+    /// A length of time that is too short or too long to do something again and again.
+    Interval,
     /// Neither a date nor a time with its zone.
     Moment,
     /// Not a number of bytes, with a period or without.
@@ -63,6 +66,7 @@ impl ValueError {
             Self::Host => "write a host name or an address, without scheme, port or path",
             Self::Port => "ports go from 1 to 65535",
             Self::Duration => "write a number with a unit: \"30s\", \"10m\", \"2h\", \"1h 30m\"",
+            Self::Interval => "write something between a minute and a year: \"6h\", \"24h\"",
             Self::Moment => {
                 "write a date like \"2026-12-31\" (its end counts), or a time with its zone: \"2026-12-31T18:00:00Z\""
             }
@@ -92,6 +96,7 @@ impl fmt::Display for ValueError {
             Self::Host => "neither a host name nor an address",
             Self::Port => "not a port",
             Self::Duration => "not a length of time",
+            Self::Interval => "this interval is out of range",
             Self::Moment => "neither a date nor a time with its zone",
             Self::Quota => "not a quota",
             Self::QuotaRange => "this quota is too small to be kept exactly",
@@ -246,6 +251,18 @@ pub fn network(text: &str) -> Result<IpNet, ValueError> {
     let text = text.trim();
     let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     network.map(|network| network.trunc()).ok_or(ValueError::Network)
+}
+
+/// How long until something is done again: a minute to a year.
+pub fn interval(text: &str) -> Result<Duration, ValueError> {
+    const MINUTE: Duration = Duration::from_secs(60);
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    duration(text).and_then(|it| if (MINUTE..=YEAR).contains(&it) { Ok(it) } else { Err(ValueError::Interval) })
+}
+
+/// The same as [`count`], in a type that knows it.
+pub fn some_count(text: &str) -> Result<NonZeroU32, ValueError> {
+    count(text).and_then(|count| NonZeroU32::new(count).ok_or(ValueError::Count))
 }
 
 #[cfg(test)]

@@ -102,6 +102,14 @@ impl Gate {
         Self { judge, from, end, stage: Stage::Hello(HelloCollector::default()) }
     }
 
+    /// The same for a client that is not judged, if there is a reason for that.
+    pub fn barred(mut self, reason: Option<Reason>) -> Self {
+        if let Some(reason) = reason {
+            self.stage = Declined::from(reason).into();
+        }
+        self
+    }
+
     /// Why the connection is a mere visit, once that is known. From then on every byte is to be handed on as it is.
     pub fn open(&self) -> Option<&Declined> {
         match &self.stage {

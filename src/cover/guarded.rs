@@ -22,8 +22,8 @@ use crate::wire::server_flight::safe_cut;
 
 /// Serves the site to a client through a gate.
 pub(super) async fn receive(site: &Site, caller: Caller) -> Outcome {
-    let Caller { client, peer, judge, witness } = caller;
-    let gate = Gate::new(judge, peer.ip(), FlightEnd::Told);
+    let Caller { client, peer, barred, judge, witness } = caller;
+    let gate = Gate::new(judge, peer.ip(), FlightEnd::Told).barred(barred);
     // The site's TLS stack has said all it has to say when it reads again, whatever number of records that took.
     let guarded = Guarded { client, peer, gate, witness, outbox: Vec::new(), promotion: None, open: false };
     match site.serve(guarded, Some(peer)).await {

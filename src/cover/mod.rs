@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::auth::{Declined, Domain, Judge, UnixTime};
+use crate::auth::{Declined, Domain, Judge, Reason, UnixTime};
 use crate::relay::Closed;
 use gate::Promotion;
 use profile::Profile;
@@ -44,6 +44,8 @@ pub struct Caller {
     pub client: TcpStream,
     /// Its address.
     pub peer: SocketAddr,
+    /// Why it is not judged, if it is not.
+    pub barred: Option<Reason>,
     /// Who decides on it.
     pub judge: Arc<Judge>,
     /// Who hears of it.

@@ -142,8 +142,8 @@ impl Remote {
 }
 
 async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outcome {
-    let Caller { client, peer, judge, witness } = caller;
-    let gate = Gate::new(judge, peer.ip(), FlightEnd::Counted(scout.profile()));
+    let Caller { client, peer, barred, judge, witness } = caller;
+    let gate = Gate::new(judge, peer.ip(), FlightEnd::Counted(scout.profile())).barred(barred);
     let mut watch = Watch { client, cover, gate, scout };
     match watch.until_decided().await {
         Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),

@@ -41,7 +41,11 @@ async fn greet(caller: &mut Caller, profile: &Profile) -> Option<Admission> {
         let shape = profile.flights.get(HelloClass::of(&hello).label())?;
         rebuild(shape, &hello, |bytes| rand::fill(bytes))
     });
-    match (caller.judge.judge(&record, caller.peer.ip(), SystemTime::now().into()), flight) {
+    let verdict = match caller.barred {
+        Some(reason) => Verdict::Decline(reason.into()),
+        None => caller.judge.judge(&record, caller.peer.ip(), SystemTime::now().into()),
+    };
+    match (verdict, flight) {
         (Verdict::Admit(admission), Some(mut flight)) => {
             admission.stamp(&mut flight);
             caller.client.write_all(flight.as_bytes()).await.ok()?;

@@ -12,19 +12,25 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::event::Event;
+use super::limits::{Admittance, Limit};
 use super::{Server, promote};
+use crate::auth::Reason;
 use crate::cover::{Caller, Outcome};
 use crate::net::sockopt;
 use crate::relay::Closed;
 
 /// Serves one client to the end.
-pub(super) async fn serve(server: &Server, client: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(server: &Server, client: TcpStream, peer: SocketAddr, admittance: Admittance) {
+    let Admittance { above, place: _place } = admittance;
+    let limits = server.limits.load_full();
+    let above = above.or(limits.turn(peer.ip()).await);
+    let barred = server.barrier.bars(peer.ip()).or(above.map(Limit::label)).map(Reason::Barred);
     let since = Instant::now();
     sockopt::no_delay(&client);
     server.observer.observe(&Event::Accepted);
     let (judge, witness) = (Arc::clone(&server.judge), Arc::clone(&server.witness));
     let cover = server.cover();
-    match cover.receive(Caller { client, peer, judge, witness }).await {
+    match cover.receive(Caller { client, peer, barred, judge, witness }).await {
         Outcome::Visited(closed) => {
             match closed {
                 Some(Closed { by, up, down }) => debug!(by = by.label(), up, down, "visit is over"),

@@ -106,6 +106,7 @@ impl Handle {
     pub fn apply(&self, change: Change) {
         let Change { settings, rules, cover, listeners } = change;
         let server = &self.0;
+        server.limit(&settings.limits);
         server.settings.store(Arc::new(settings));
         server.judge.replace_rules(rules);
         let mut changed = cover.is_some();

@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
 use super::Server;
+use crate::auth::Refusal;
 
 /// How often spent hellos are forced to the disk.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -36,13 +37,15 @@ async fn watch_cover(server: &Server) {
     }
 }
 
-/// Finds the sessions whose time is over, and those that were on their way in when the rules changed.
+/// Finds the sessions whose time is over, those that were on their way in when the rules changed, and those of addresses
+/// that are barred since.
 async fn sweep(server: &Server) {
     let mut ticks = interval(SWEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         end_unwanted(server);
+        server.limits.load().tidy();
     }
 }
 
@@ -54,13 +57,10 @@ pub(super) fn end_unwanted(server: &Server) {
     let (now, rules) = (SystemTime::now().into(), server.judge.rules());
     server.sessions.end(|live| {
         live.count(now);
-        let refused = live.standing(&rules.keyring, now).err().filter(|_| !live.meter.is_ending());
-        if let Some(refusal) = refused {
-            info!(
-                user = live.member.name(),
-                reason = refusal.label(),
-                "a session ends: its user may not be inside any more"
-            );
+        let refused = live.standing(&rules.keyring, now).err().map(Refusal::label);
+        let refused = refused.or_else(|| server.barrier.bars(live.from)).filter(|_| !live.meter.is_ending());
+        if let Some(reason) = refused {
+            info!(user = live.member.name(), reason, "a session ends: its user may not be inside any more");
         }
         refused.is_some()
     });

@@ -5,6 +5,7 @@ mod doors;
 pub mod event;
 pub mod handle;
 mod keeper;
+pub mod limits;
 mod promote;
 pub mod sessions;
 mod tariff;
@@ -31,6 +32,7 @@ use crate::wire::HelloClass;
 use doors::Doors;
 use event::{Doorbell, Observer};
 use handle::Handle;
+use limits::{Barrier, Counts, Limits};
 use sessions::Sessions;
 
 /// Settings of the running proxy.
@@ -46,6 +48,8 @@ pub struct Settings {
     pub fillers: Vec<HelloClass>,
     /// Whether the log may show clients' addresses.
     pub log_addresses: bool,
+    /// Limits on connections.
+    pub limits: limits::Settings,
 }
 
 /// Everything that connections share. What can be replaced while it is in use is asked for once by each connection.
@@ -57,6 +61,9 @@ pub struct Server {
     sessions: Arc<Sessions>,
     observer: Arc<dyn Observer>,
     witness: Arc<dyn Witness>,
+    limits: ArcSwap<Limits>,
+    counts: Arc<Counts>,
+    barrier: Arc<dyn Barrier>,
     doors: Doors,
     connections: TaskTracker,
     /// No more clients.
@@ -71,19 +78,25 @@ pub struct Server {
 }
 
 impl Server {
-    /// A proxy in front of this cover, with this judge at the door, for these people; `observer` is told what happens. It accepts nobody
-    /// before [`Handle::serve`], and no more once `stop` is cancelled.
+    /// A proxy in front of this cover, with this judge at the door, for these people; `observer` is told what happens,
+    /// `barrier` knows who is not judged. It accepts nobody before [`Handle::serve`], and no more once `stop` is cancelled.
+    #[expect(clippy::too_many_arguments, reason = "these are the parts that a server is made of")]
     pub fn handle(
         settings: Settings,
         cover: Cover,
         judge: Judge,
         people: Arc<People>,
         observer: Arc<dyn Observer>,
+        barrier: Arc<dyn Barrier>,
         stop: CancellationToken,
     ) -> Handle {
+        let counts = Arc::<Counts>::default();
         let away = Arc::new(AtomicU64::new(0));
         let witness = Arc::new(Doorbell { observer: Arc::clone(&observer), away: Arc::clone(&away) });
         Handle::new(Self {
+            limits: ArcSwap::from_pointee(Limits::new(settings.limits.clone(), Arc::clone(&counts))),
+            counts,
+            barrier,
             settings: ArcSwap::from_pointee(settings),
             cover: ArcSwap::from_pointee(cover),
             judge: Arc::new(judge),
@@ -121,14 +134,32 @@ impl Server {
 
     async fn accept(self: &Arc<Self>, listener: TcpListener) {
         loop {
+            self.room().await;
             let report = |error: &std::io::Error| warn!(%error, "cannot accept connections");
             let (client, peer) = listen::accept(&listener, report).await;
+            let admittance = self.limits.load().admit(peer.ip());
             let server = Arc::clone(self);
             let span = self.span(peer);
             self.connections.spawn(
-                async move { server.hurry.run_until_cancelled(connection::serve(&server, client, peer)).await }
+                async move { server.hurry.run_until_cancelled(connection::serve(&server, client, peer, admittance)).await }
                     .instrument(span),
             );
+        }
+    }
+
+    /// Waits until one more client may be accepted. Meanwhile clients wait in the listener's queue.
+    async fn room(&self) {
+        // Of several listeners only one hears of each place, so the others look for themselves.
+        const AGAIN: Duration = Duration::from_millis(50);
+        while !self.limits.load().has_room() {
+            let _ = tokio::time::timeout(AGAIN, self.counts.freed()).await;
+        }
+    }
+
+    /// Limits for connections to come; those that there are keep their places.
+    fn limit(&self, settings: &limits::Settings) {
+        if self.limits.load().settings() != settings {
+            self.limits.store(Arc::new(Limits::new(settings.clone(), Arc::clone(&self.counts))));
         }
     }
 

@@ -34,6 +34,12 @@ impl Setup {
         setup.arg("--state-dir", state.display()).arg("--listen", "127.0.0.1:0").arg("--log", "json")
     }
 
+    /// All but the state directory stands in a configuration file.
+    pub fn file(state: &Path, file: &Path) -> Self {
+        let setup = Self { args: vec!["run".to_owned()] };
+        setup.arg("--state-dir", state.display()).arg("--config", file.display()).arg("--log", "json")
+    }
+
     /// The built-in site with the files of `origin`.
     pub fn site(state: &Path, origin: &Origin) -> Self {
         let file = origin.path().join("vizard.toml");
@@ -130,6 +136,12 @@ impl Vizard {
     /// Everything written to the log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().expect("no panic while logging").clone()
+    }
+
+    /// SIGHUP.
+    pub fn hangup(&self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::HUP).expect("it runs");
     }
 
     /// SIGTERM, then the way it ended.

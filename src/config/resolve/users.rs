@@ -158,7 +158,7 @@ impl Resolver<'_> {
         written.unwrap_or_default().iter().filter_map(|text| self.check(text, units::network)).collect()
     }
 
-    fn secret_file(&mut self, file: &Written<PathBuf>) -> Option<String> {
+    pub(in crate::config) fn secret_file(&mut self, file: &Written<PathBuf>) -> Option<String> {
         let path = self.path(file.clone());
         self.files.push(path.clone());
         match read_secret_file(&path) {

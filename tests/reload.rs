@@ -1,0 +1,272 @@
+//! Another configuration for a running proxy: taken whole or not at all, and no session is lost over it.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use support::dice::Dice;
+use support::fake_tls::{End, Login, PATIENCE, Session};
+use support::hello::{Key, capture};
+use support::mock_dc::{MockDc, Role};
+use support::origin::{NAME, Origin};
+use support::vizard::{Setup, Vizard};
+use support::{KEY, OTHER_KEY};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+
+/// A running proxy and its configuration file.
+struct Running {
+    proxy: Vizard,
+    dc: MockDc,
+    origin: Origin,
+    state: TempDir,
+}
+
+const ALICE: (&str, Key) = ("alice", KEY);
+const BOB: (&str, Key) = ("bob", OTHER_KEY);
+
+impl Running {
+    async fn start(users: &[(&str, Key)]) -> Self {
+        let (dc, origin) = (MockDc::start(Role::Echo).await, Origin::make());
+        let state = tempfile::tempdir().expect("a temporary folder");
+        let file = origin.path().join("vizard.toml");
+        std::fs::write(&file, text(&origin, &dc, "127.0.0.1:0", users, "")).expect("writes the configuration");
+        let setup = Setup::file(state.path(), &file);
+        let proxy = tokio::task::spawn_blocking(move || setup.start()).await.expect("the program starts");
+        Self { proxy, dc, origin, state }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.origin.path().join("vizard.toml")
+    }
+
+    /// Writes the file as an editor does it, in one step.
+    fn write(&self, listen: &str, users: &[(&str, Key)], more: &str) {
+        self.write_text(&text(&self.origin, &self.dc, listen, users, more));
+    }
+
+    fn write_text(&self, text: &str) {
+        let draft = self.state.path().join("draft");
+        std::fs::write(&draft, text).expect("writes the configuration");
+        std::fs::rename(&draft, self.file()).expect("replaces the configuration");
+    }
+
+    /// `vizard reload`
+    async fn reload(&self) -> Output {
+        reload(&self.file(), self.state.path()).await
+    }
+
+    async fn session(&self, key: Key, dice: u64) -> Session {
+        login(key, dice).enter(self.proxy.addr).await.expect("a session")
+    }
+}
+
+async fn reload(file: &Path, state: &Path) -> Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_vizard"));
+    command.arg("reload").arg("--config").arg(file).arg("--state-dir").arg(state);
+    tokio::task::spawn_blocking(move || command.output().expect("the program runs")).await.expect("no panic")
+}
+
+fn text(origin: &Origin, dc: &MockDc, listen: &str, users: &[(&str, Key)], more: &str) -> String {
+    let path = |path: PathBuf| toml::Value::String(path.display().to_string());
+    let (certificate, key, folder) = (path(origin.certificate()), path(origin.key()), path(origin.folder()));
+    let users: String = users
+        .iter()
+        .map(|(name, key)| {
+            format!("[[users]]\nname = \"{name}\"\nsecret = \"{}\"\n", data_encoding::HEXLOWER.encode(key))
+        })
+        .collect();
+    format!(
+        "domain = \"{NAME}\"\nlisten = [\"{listen}\"]\n{users}[site]\ncertificate = {certificate}\nkey = {key}\n\
+         folder = {folder}\n[telegram.addresses]\n2 = [\"{}\"]\n{more}",
+        dc.addr
+    )
+}
+
+fn login(key: Key, dice: u64) -> Login {
+    Login::of(capture("tdlib-1.8.69-1"), key, &mut Dice::new(dice ^ u64::from(support::hello::now())))
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Echoes one packet after the other, whose bytes are compared, until told to stop; gives the session back.
+async fn keep_busy(mut session: Session, mut stop: tokio::sync::watch::Receiver<bool>) -> (Session, usize) {
+    let mut dice = Dice::new(5);
+    let mut packets = 0;
+    while !*stop.borrow_and_update() {
+        session.echo(&dice.bytes(4000)).await.expect("the session lives");
+        packets += 1;
+    }
+    (session, packets)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_session_is_lost_over_reloads_and_new_users_get_in() {
+    let running = Running::start(&[ALICE]).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut busy = Vec::new();
+    for dice in 0..8 {
+        busy.push(tokio::spawn(keep_busy(running.session(KEY, dice).await, stopped.clone())));
+    }
+    assert!(login(OTHER_KEY, 20).enter(running.proxy.addr).await.is_err(), "bob is a stranger yet");
+    for round in 0..5 {
+        let more = format!("[session]\nidle = \"{}m\"\n", 40 + round);
+        running.write("127.0.0.1:0", &[ALICE, BOB], &more);
+        let output = running.reload().await;
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        // The file may have been noticed first.
+        running.proxy.logged("session.idle").await;
+        running.session(OTHER_KEY, 30 + round).await.echo(&[7; 40]).await.unwrap();
+    }
+    stop.send_replace(true);
+    for task in busy {
+        let (mut session, packets) = task.await.expect("the session was not lost");
+        session.echo(&[1; 400]).await.unwrap();
+        assert!(packets > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_is_noticed() {
+    let running = Running::start(&[ALICE]).await;
+    running.write("127.0.0.1:0", &[ALICE, BOB], "");
+    let line = running.proxy.logged("user bob added").await;
+    assert!(line.contains("\"source\":\"file\""), "{line}");
+    running.session(OTHER_KEY, 1).await.echo(&[7; 40]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signal_is_heard_and_the_level_of_the_log_changes() {
+    let running = Running::start(&[ALICE]).await;
+    assert!(!running.proxy.log().iter().any(|line| line.contains("DEBUG")));
+    running.write("127.0.0.1:0", &[ALICE], "[log]\nlevel = \"debug\"\n");
+    running.proxy.hangup();
+    running.proxy.logged("log.level").await;
+    running.session(KEY, 1).await;
+    running.proxy.logged("\"level\":\"DEBUG\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_file_changes_nothing_and_says_why_without_the_secret() {
+    let running = Running::start(&[ALICE]).await;
+    let mut session = running.session(KEY, 1).await;
+    let good = std::fs::read_to_string(running.file()).unwrap();
+    let secret = data_encoding::HEXLOWER.encode(&OTHER_KEY);
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let elsewhere = good.replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string());
+    let nowhere = running.origin.path().join("gone.pem");
+    for (bad, why) in [
+        (format!("lisen = 1\n{good}[hello]\ntime_window = \"never\"\n"), "lisen"),
+        (format!("{good}[[users]]\nname = \"bob\"\nsecret = \"{secret}x\"\n"), "secret"),
+        (elsewhere, "cannot listen"),
+        (
+            good.replace(&running.origin.certificate().display().to_string(), &nowhere.display().to_string()),
+            "cannot be read",
+        ),
+        (good.replace("[site]", "[cover]\naddress = \"127.0.0.1:1\"\n[cover.x]"), "not known"),
+    ] {
+        running.write_text(&bad);
+        let output = running.reload().await;
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(why), "{why}: {}", said(&output));
+        assert!(!said(&output).contains(&secret));
+        session.echo(&[1; 40]).await.unwrap();
+        running.session(KEY, 2).await.echo(&[7; 40]).await.unwrap_or_else(|end| panic!("{why}: {end:?}"));
+    }
+    let refused = running.proxy.logged("everything stays as it was").await;
+    assert!(refused.contains("lisen") && refused.contains("length of time"), "all complaints at once: {refused}");
+    assert!(running.proxy.log().iter().all(|line| !line.contains(&secret)));
+    running.write_text(&good);
+    assert_eq!(running.reload().await.status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_come_and_go_and_the_others_are_left_alone() {
+    let running = Running::start(&[ALICE]).await;
+    let mut old = running.session(KEY, 1).await;
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let enter = async |at: SocketAddr, dice| login(KEY, dice).enter(at).await.unwrap().echo(&[7; 40]).await;
+
+    running.write(&format!("127.0.0.1:0\", \"{free}"), &[ALICE], "");
+    assert_eq!(running.reload().await.status.code(), Some(0));
+    enter(running.proxy.addr, 2).await.unwrap();
+    enter(free, 3).await.unwrap();
+
+    running.write(&free.to_string(), &[ALICE], "");
+    assert_eq!(running.reload().await.status.code(), Some(0));
+    enter(free, 4).await.unwrap();
+    old.echo(&[7; 40]).await.unwrap();
+    let closed = async { while TcpStream::connect(running.proxy.addr).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, closed).await.expect("the first listener is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_removed_users_end_as_the_cover_ends_them_and_others_go_on() {
+    let running = Running::start(&[ALICE, BOB]).await;
+    let (mut alice, mut bob) = (running.session(KEY, 1).await, running.session(OTHER_KEY, 2).await);
+    alice.echo(&[7; 40]).await.unwrap();
+    bob.echo(&[7; 40]).await.unwrap();
+    running.write("127.0.0.1:0", &[BOB], "");
+    assert_eq!(running.reload().await.status.code(), Some(0));
+    let end = tokio::time::timeout(std::time::Duration::from_secs(5), alice.down.end()).await;
+    assert_eq!(end, Ok(End::Fin));
+    assert_eq!(alice.down.sizes.last(), Some(&19), "a close alert comes last");
+    assert!(login(KEY, 3).enter(running.proxy.addr).await.is_err(), "alice is a stranger now");
+    bob.echo(&[7; 40]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hello_that_was_spent_is_spent_for_a_user_who_comes_back() {
+    let running = Running::start(&[ALICE, BOB]).await;
+    let recorded = login(OTHER_KEY, 2);
+    recorded.enter(running.proxy.addr).await.unwrap().echo(&[7; 40]).await.unwrap();
+    for users in [&[ALICE][..], &[ALICE, BOB]] {
+        running.write("127.0.0.1:0", users, "");
+        assert_eq!(running.reload().await.status.code(), Some(0));
+    }
+    assert!(recorded.enter(running.proxy.addr).await.is_err());
+    running.session(OTHER_KEY, 3).await.echo(&[7; 40]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_a_restart_is_said_and_flags_go_before_the_file() {
+    let running = Running::start(&[ALICE]).await;
+    let other = running.state.path().join("other");
+    let good = std::fs::read_to_string(running.file()).unwrap();
+    // It was started with flags for the state directory and the log.
+    let file = format!("state_dir = \"{}\"\n{good}[log]\nformat = \"text\"\n", other.display());
+    running.write_text(&(file + "[audit_log]\nfile = \"audit.log\"\n[session]\nidle = \"50m\"\n"));
+    let output = running.reload().await;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("takes a restart: audit_log\n"), "{}", said(&output));
+    assert!(!other.exists() && !running.origin.path().join("audit.log").exists());
+    running.proxy.logged("session.idle").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_to_ask_has_its_own_exit_code() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("vizard.toml");
+    std::fs::write(&file, "nonsense").unwrap();
+    let output = reload(&file, state.path()).await;
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_shown_at_once() {
+    let running = Running::start(&[ALICE]).await;
+    let other = Origin::make();
+    for (from, to) in [(other.certificate(), running.origin.certificate()), (other.key(), running.origin.key())] {
+        let draft = running.state.path().join("draft");
+        std::fs::copy(from, &draft).unwrap();
+        std::fs::rename(draft, to).unwrap();
+    }
+    assert_eq!(running.reload().await.status.code(), Some(0));
+    let lines = running.proxy.log();
+    assert!(lines.iter().any(|line| line.contains("certificate")), "{lines:#?}");
+    running.session(KEY, 3).await.echo(&[7; 40]).await.unwrap();
+}
