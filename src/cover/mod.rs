@@ -22,7 +22,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::auth::{Declined, Domain, Judge, Reason, UnixTime};
-use crate::relay::Closed;
+use crate::relay::splice::Splice;
 use gate::Promotion;
 use profile::Profile;
 use scout::{Door, Examined, Leg, Round, Scout, SeenFlight, TooSoon, Whose};
@@ -64,8 +64,10 @@ pub trait Witness: Send + Sync {
 /// How receiving a client ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It was a visit and is over. For a remote cover: how the pass-through ended, where it came to that.
-    Visited(Option<Closed>),
+    /// It was a visit and is over.
+    Visited,
+    /// It is a visit, and all that is left to do is to move its bytes.
+    PassThrough(Splice),
     /// The client is one of ours; the cover has been left.
     Promoted(TcpStream, Box<Promotion>),
 }

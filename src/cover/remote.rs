@@ -18,7 +18,8 @@ use super::gate::{FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::scout::{Door, Leg, Scout};
 use super::{Caller, Outcome, stand_in};
 use crate::net::{dial, sockopt};
-use crate::relay::{Closed, End, attempt, reset_on_close, splice};
+use crate::relay::splice::Splice;
+use crate::relay::{End, attempt, reset_on_close};
 use crate::wire::server_flight::safe_cut;
 
 /// Settings of a remote cover.
@@ -100,11 +101,12 @@ impl Remote {
     }
 
     pub(super) async fn receive(&self, caller: Caller, scout: &Scout) -> Outcome {
-        match self.open_leg(&caller.client, caller.peer).await {
+        // What comes before and in place of the watch is boxed, so that a visitor who says nothing does not carry it.
+        match Box::pin(self.open_leg(&caller.client, caller.peer)).await {
             Ok(cover) => stand_between(caller, cover, scout).await,
             Err(error) => {
                 caller.witness.cover_away(&error);
-                stand_in::receive(caller, &scout.profile()).await
+                Box::pin(stand_in::receive(caller, &scout.profile())).await
             }
         }
     }
@@ -137,6 +139,9 @@ impl Remote {
         }
         let cover = dial::dial(&addresses, CONNECT_PATIENCE).await?;
         sockopt::no_delay(&cover);
+        // This leg no stranger sees. A visitor's own gets no probes that the cover would not send: the cover ends it, and
+        // then the kernel gives up on a visitor that does not confirm the end.
+        sockopt::keep_alive(&cover);
         Ok(cover)
     }
 }
@@ -151,11 +156,11 @@ async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outco
             if let Some(declined) = watch.gate.open() {
                 witness.declined(peer, declined);
             }
-            Outcome::Visited(Some(splice::splice(watch.client, watch.cover).await))
+            Outcome::PassThrough(Splice::new(watch.client, watch.cover))
         }
         Err(broke) => {
             reset_on_close(if broke == End::ClientBroke { &watch.cover } else { &watch.client });
-            Outcome::Visited(Some(Closed { by: broke, up: 0, down: 0 }))
+            Outcome::Visited
         }
     }
 }

@@ -28,9 +28,9 @@ pub(super) async fn receive(mut caller: Caller, profile: &Profile) -> Outcome {
     match timeout(PATIENCE, greet(&mut caller, profile)).await {
         Ok(Some(admission)) => match timeout(PATIENCE, second_proof(&mut caller.client, admission)).await {
             Ok(Some(promotion)) => Outcome::Promoted(caller.client, Box::new(promotion)),
-            _ => Outcome::Visited(None),
+            _ => Outcome::Visited,
         },
-        _ => Outcome::Visited(None),
+        _ => Outcome::Visited,
     }
 }
 

@@ -1,10 +1,10 @@
 //! AES-256-CTR in place: the innermost loop of every relay.
 
-use aes::Aes256Enc;
-use aes::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
-use ctr::Ctr128BE;
+use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+// aws-lc rather than the crates `aes` and `ctr`, as the TLS stack brings it along: on a CPU with AES instructions it is
+// nearly twice as fast, since those crates use the wide ones only where the compiler is told to.
 /// An AES-256 key.
 pub type Key = [u8; 32];
 
@@ -42,27 +42,43 @@ impl Ctr {
 
     /// The stream with its key expanded, to be applied to several pieces.
     pub fn expand(&mut self) -> Expanded<'_> {
-        let mut cipher: Ctr128BE<Aes256Enc> = Ctr128BE::new((&self.key).into(), (&self.iv).into());
-        if self.position > 0 {
-            cipher.seek(self.position);
-        }
-        Expanded { cipher, position: &mut self.position }
+        let key = UnboundCipherKey::new(&AES_256, &self.key).and_then(EncryptingKey::ctr);
+        let key = key.expect("the key has the length that the cipher takes");
+        Expanded { key, first: u128::from_be_bytes(self.iv), position: &mut self.position }
     }
 }
 
 /// A [`Ctr`] at work.
 pub struct Expanded<'a> {
-    cipher: Ctr128BE<Aes256Enc>,
+    key: EncryptingKey,
+    first: u128,
     position: &'a mut u64,
 }
 
 impl Expanded<'_> {
     /// Encrypts or decrypts `data` and advances by its length.
-    // Not generic and never inlined, so that the cipher is compiled here, once, with the optimisation this crate asks for.
-    #[inline(never)]
     pub fn apply(&mut self, data: &mut [u8]) {
-        self.cipher.apply_keystream(data);
-        *self.position += data.len() as u64;
+        let used = (*self.position % BLOCK as u64) as usize;
+        let (cut, whole) = data.split_at_mut(data.len().min((BLOCK - used) % BLOCK));
+        if !cut.is_empty() {
+            let mut block = [0; BLOCK];
+            let piece = used..used + cut.len();
+            block[piece.clone()].copy_from_slice(cut);
+            self.apply_blocks(&mut block);
+            cut.copy_from_slice(&block[piece]);
+            *self.position += cut.len() as u64;
+        }
+        if !whole.is_empty() {
+            self.apply_blocks(whole);
+            *self.position += whole.len() as u64;
+        }
+    }
+
+    /// Data that begins at the start of the block in which the stream stands.
+    fn apply_blocks(&self, data: &mut [u8]) {
+        let counter = self.first.wrapping_add(u128::from(*self.position / BLOCK as u64));
+        let counter = EncryptionContext::Iv128(counter.to_be_bytes().into());
+        self.key.less_safe_encrypt(data, counter).expect("this mode takes data of any length");
     }
 }
 

@@ -18,11 +18,11 @@ use super::attempt;
 pub fn poll_read(
     from: &TcpStream,
     context: &mut Context<'_>,
-    mut read: impl FnMut(&TcpStream) -> io::Result<(usize, usize)>,
+    mut read: impl FnMut() -> io::Result<(usize, usize)>,
 ) -> Poll<io::Result<usize>> {
     loop {
         ready!(from.poll_read_ready(context))?;
-        if let Some(read) = once(from, Interest::READABLE, || read(from))? {
+        if let Some(read) = once(from, Interest::READABLE, &mut read)? {
             return Poll::Ready(Ok(read));
         }
     }
@@ -30,9 +30,18 @@ pub fn poll_read(
 
 /// Writes when there is room for some.
 pub fn poll_write(to: &TcpStream, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    poll_write_with(to, context, || write(to, slices))
+}
+
+/// Writes when there is room for some, with `write`, which returns how many bytes went and how many were to go.
+pub fn poll_write_with(
+    to: &TcpStream,
+    context: &mut Context<'_>,
+    mut write: impl FnMut() -> io::Result<(usize, usize)>,
+) -> Poll<io::Result<usize>> {
     loop {
         ready!(to.poll_write_ready(context))?;
-        if let Some(written) = try_write(to, slices)? {
+        if let Some(written) = once(to, Interest::WRITABLE, &mut write)? {
             return Poll::Ready(Ok(written));
         }
     }
@@ -40,21 +49,18 @@ pub fn poll_write(to: &TcpStream, context: &mut Context<'_>, slices: &[IoSlice<'
 
 /// Writes as much as the socket takes now, which may be nothing.
 pub fn write_now(to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    Ok(try_write(to, slices)?.unwrap_or(0))
+    if slices.iter().all(|slice| slice.is_empty()) {
+        return Ok(0);
+    }
+    Ok(once(to, Interest::WRITABLE, || write(to, slices))?.unwrap_or(0))
 }
 
-fn try_write(to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
-    let length: usize = slices.iter().map(|slice| slice.len()).sum();
-    if length == 0 {
-        return Ok(Some(0));
-    }
-    once(to, Interest::WRITABLE, || {
-        let written = match slices {
-            [all] => rustix::net::send(to, all, SendFlags::NOSIGNAL)?,
-            several => rustix::io::writev(to, several)?,
-        };
-        Ok((written, length))
-    })
+fn write(to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<(usize, usize)> {
+    let written = match slices {
+        [all] => rustix::net::send(to, all, SendFlags::NOSIGNAL)?,
+        several => rustix::io::writev(to, several)?,
+    };
+    Ok((written, slices.iter().map(|slice| slice.len()).sum()))
 }
 
 /// One attempt, which returns how many bytes were moved and how many could have been; `None` if the socket was not ready.

@@ -203,7 +203,7 @@ impl Session {
         };
         let read = with_buffer(|buffer| {
             let room = buffer.len().min(most);
-            let into = |client: &TcpStream| Ok((rustix::io::read(client, &mut buffer[..room])?, room));
+            let into = || Ok((rustix::io::read(&self.client, &mut buffer[..room])?, room));
             match ready::poll_read(&self.client, context, into) {
                 Poll::Pending => Ok(None),
                 Poll::Ready(Err(_)) => Err(End::ClientBroke),
@@ -254,9 +254,9 @@ impl Session {
             None => Some(usize::MAX),
         };
         let read = with_buffer(|buffer| {
-            let into = |dc: &TcpStream| {
+            let into = || {
                 let mut room = down.transform.room_for(most.unwrap_or(0), buffer);
-                let read = rustix::io::readv(dc, &mut room)?;
+                let read = rustix::io::readv(&self.dc, &mut room)?;
                 Ok((read, room.iter().map(|slice| slice.len()).sum()))
             };
             let read = match most.map(|_| ready::poll_read(&self.dc, context, into)) {
@@ -426,5 +426,13 @@ mod tests {
         assert_eq!(dc.read(&mut got).await.unwrap(), 0);
         drop(client);
         assert_eq!(running.await.unwrap(), Closed { by: End::Closed, up: 25, down: last.len() as u64 });
+    }
+
+    /// What docs/architecture.md says of the memory of sessions rests on this size.
+    #[tokio::test]
+    async fn an_idle_session_is_small() {
+        let (mut session, _client, _dc) = session(&Arc::default()).await;
+        let size = size_of::<Session>() + size_of_val(&session.run(IDLE));
+        assert!(size <= 1024, "{size} bytes");
     }
 }

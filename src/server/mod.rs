@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, Span, field, info_span, warn};
+use tracing::{Span, field, info_span, warn};
 
 pub use doors::{Bound, CannotListen, Listening, Purpose, Wanted};
 
@@ -90,10 +90,23 @@ impl Server {
         barrier: Arc<dyn Barrier>,
         stop: CancellationToken,
     ) -> Handle {
+        Handle::new(Self::new(settings, cover, judge, people, observer, barrier, stop))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "as above")]
+    fn new(
+        settings: Settings,
+        cover: Cover,
+        judge: Judge,
+        people: Arc<People>,
+        observer: Arc<dyn Observer>,
+        barrier: Arc<dyn Barrier>,
+        stop: CancellationToken,
+    ) -> Self {
         let counts = Arc::<Counts>::default();
         let away = Arc::new(AtomicU64::new(0));
         let witness = Arc::new(Doorbell { observer: Arc::clone(&observer), away: Arc::clone(&away) });
-        Handle::new(Self {
+        Self {
             limits: ArcSwap::from_pointee(Limits::new(settings.limits.clone(), Arc::clone(&counts))),
             counts,
             barrier,
@@ -111,7 +124,7 @@ impl Server {
             changed: watch::Sender::new(()),
             since: SystemTime::now().into(),
             away,
-        })
+        }
     }
 
     /// The sessions that are going on.
@@ -140,10 +153,10 @@ impl Server {
             let admittance = self.limits.load().admit(peer.ip());
             let server = Arc::clone(self);
             let span = self.span(peer);
-            self.connections.spawn(
-                async move { server.hurry.run_until_cancelled(connection::serve(&server, client, peer, admittance)).await }
-                    .instrument(span),
-            );
+            self.connections.spawn(async move {
+                let hurry = server.hurry.clone();
+                hurry.run_until_cancelled(connection::serve(server, client, peer, admittance, span)).await
+            });
         }
     }
 

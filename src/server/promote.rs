@@ -2,21 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rand::seq::IndexedRandom;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tracing::{Span, debug, field, info, warn};
+use tracing::{Instrument, Span, debug, field, info, warn};
 
 use super::Server;
+use super::connection::{Rest, span_to_the_end};
 use super::event::Event;
-use super::sessions::Live;
+use super::sessions::{Entry, Live};
 use super::tariff::Charges;
+use crate::auth::Permit;
 use crate::cover::Cover;
 use crate::cover::gate::Promotion;
 use crate::net::sockopt;
-use crate::relay::Closed;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
 use crate::relay::meter::Meter;
 use crate::relay::sizing::Pattern;
@@ -26,14 +27,14 @@ use crate::telegram::direct::{self, DirectError};
 use crate::wire::obfuscated;
 use crate::wire::record::CLOSE_NOTIFY;
 
-/// Connects the client to the data centre that its header names, and moves their bytes until they are done.
+/// Connects the client to the data centre that its header names. What this returns moves their bytes until they are done.
 pub(super) async fn session(
-    server: &Server,
+    server: Arc<Server>,
     cover: &Cover,
     mut client: TcpStream,
     peer: SocketAddr,
     promotion: Promotion,
-) {
+) -> Option<Rest> {
     let Promotion { admission, opened, leftover, record_left } = promotion;
     let dc = DcId::new(opened.dc);
     // Not before: a visitor's connection has no probes that the cover would not send.
@@ -52,7 +53,8 @@ pub(super) async fn session(
     let (down, filler) =
         Downlink::behind_filler(opened.down, pattern, greeting.map_or(&[][..], |sizes| sizes), rand::random);
     if client.write_all(&filler).await.is_err() {
-        return debug!("the client left right behind its header");
+        debug!("the client left right behind its header");
+        return None;
     }
 
     let (header, to_dc) = obfuscated::seal_for_dc(dc.number(), down.dc_keys(), rand::random);
@@ -61,12 +63,12 @@ pub(super) async fn session(
         Ok(first) => first,
         Err(BadRecord) => {
             info!("the client sent no data record");
-            return stream::goodbye(client, down, manner).await;
+            return Some(Box::pin(stream::goodbye(client, down, manner)));
         }
     };
-    let far = match reach(server, dc, &first).await {
+    let far = match reach(&server, dc, &first).await {
         Ok(far) => far,
-        Err(()) => return stream::goodbye(client, down, manner).await,
+        Err(()) => return Some(Box::pin(stream::goodbye(client, down, manner))),
     };
     debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
     let class = admission.class();
@@ -81,13 +83,17 @@ pub(super) async fn session(
         key: permit.key(),
         meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
     });
+    let session = Session::new(client, far, up, down, manner, Arc::clone(&entry.live().meter));
+    Some(Box::pin(relay(server, session, entry, permit, settings.idle).instrument(span_to_the_end())))
+}
+
+/// The place inside and the one on the list are given back at the end.
+async fn relay(server: Arc<Server>, mut session: Session, entry: Entry, permit: Permit, idle: Duration) {
     let since = Instant::now();
-    let meter = Arc::clone(&entry.live().meter);
-    let mut session = Session::new(client, far, up, down, manner, meter);
-    let closed = session.run(settings.idle).await;
-    let Closed { by, up, down } = closed;
-    debug!(by = by.label(), up, down, "session is over");
-    server.observer.observe(&Event::SessionOver { member: permit.member(), dc, closed, lasted: since.elapsed() });
+    let closed = session.run(idle).await;
+    debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
+    let (member, dc) = (permit.member(), entry.live().dc);
+    server.observer.observe(&Event::SessionOver { member, dc, closed, lasted: since.elapsed() });
 }
 
 /// Our header and what the client sent along with its own.
