@@ -72,6 +72,22 @@ pub fn qr(text: &str) -> Option<String> {
     Some(drawn)
 }
 
+/// `text` as a QR code for a page: black on white with its margin. `None` if the text is too long for any QR code.
+pub fn qr_svg(text: &str) -> Option<String> {
+    let code = QRBuilder::new(text).ecl(ECL::L).build().ok()?;
+    let side = code.size + 2 * MARGIN;
+    let dark = (0..side).flat_map(|row| (0..side).map(move |column| (row, column)));
+    let dark = dark.filter(|(row, column)| is_dark(&code, *row, *column));
+    let path = dark.fold(String::new(), |mut path, (row, column)| {
+        let _ = write!(path, "M{column} {row}h1v1h-1z");
+        path
+    });
+    Some(format!(
+        "<svg viewBox=\"0 0 {side} {side}\" role=\"img\" aria-label=\"QR code\" shape-rendering=\"crispEdges\">\
+         <rect width=\"{side}\" height=\"{side}\" fill=\"#fff\"/><path d=\"{path}\" fill=\"#000\"/></svg>"
+    ))
+}
+
 /// The width of the white margin that readers need, in modules.
 const MARGIN: usize = 4;
 

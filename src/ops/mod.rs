@@ -1,4 +1,11 @@
-//! What the operator sees: links to hand out and the log. Nothing here decides about a connection.
+//! What the operator sees: links to hand out, the log, metrics and the admin listener. Nothing here decides about a
+//! connection.
 
+pub mod admin;
+pub mod counts;
 pub mod links;
 pub mod logging;
+pub mod metrics;
+pub mod process;
+pub mod snapshot;
+pub mod tally;

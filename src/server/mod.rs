@@ -41,7 +41,7 @@ pub struct Settings {
 /// Everything that connections share.
 pub struct Server {
     settings: Settings,
-    cover: Cover,
+    cover: Arc<Cover>,
     judge: Arc<Judge>,
     sessions: Arc<Sessions>,
     observer: Arc<dyn Observer>,
@@ -52,7 +52,12 @@ impl Server {
     /// A proxy in front of this cover, with this judge at the door; `observer` is told what happens.
     pub fn new(settings: Settings, cover: Cover, judge: Judge, observer: Arc<dyn Observer>) -> Self {
         let witness = Arc::new(Doorbell(Arc::clone(&observer)));
-        Self { settings, cover, judge: Arc::new(judge), sessions: Arc::default(), observer, witness }
+        Self { settings, cover: Arc::new(cover), judge: Arc::new(judge), sessions: Arc::default(), observer, witness }
+    }
+
+    /// The site that everybody meets.
+    pub fn cover(&self) -> &Arc<Cover> {
+        &self.cover
     }
 
     /// The sessions that are going on.
