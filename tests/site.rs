@@ -300,7 +300,7 @@ async fn redirects_plain_http() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let site = Arc::clone(&host.site);
-    let redirecting = tokio::spawn(async move { site.redirect(listener).await });
+    let redirecting = tokio::spawn(async move { site.redirect(&listener).await });
     let ask = async |request: &str| {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();

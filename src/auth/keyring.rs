@@ -1,5 +1,6 @@
 //! Keys, and a search whose time does not depend on the answer.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use subtle::ConditionallySelectable;
@@ -60,6 +61,16 @@ impl Keyring {
     /// What the replay memory has to remember for.
     pub fn tags(&self) -> Vec<SecretTag> {
         self.0.iter().map(|key| key.tag).collect()
+    }
+
+    /// The names of those who have a key.
+    pub fn members(&self) -> HashSet<&str> {
+        self.0.iter().map(|key| key.member.name()).collect()
+    }
+
+    /// The member of this name, if it has a key.
+    pub fn member(&self, name: &str) -> Option<&Arc<Member>> {
+        self.0.iter().map(|key| &key.member).find(|member| member.name() == name)
     }
 
     /// The key that made this hello, and the time that the hello carries.

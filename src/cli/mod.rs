@@ -10,6 +10,7 @@ mod health;
 pub mod invitation;
 mod link;
 mod output;
+mod reload;
 pub mod run;
 mod secret;
 
@@ -42,14 +43,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> {
     let outcome = match command {
         Command::Run(settings) => {
-            let draft = load(&settings.flags(), environment)?.draft;
-            run::run(draft.settle(&mut rand::rng())?)
+            let loaded = load(&settings.flags(), environment)?;
+            run::run(settings.flags(), environment.clone(), loaded)
         }
         Command::Check(settings) => check::check(&settings.flags(), environment),
         Command::Secret(arguments) => secret::secret(&arguments, &mut rand::rng()),
         Command::Link(arguments) => link::link(&arguments, environment),
         Command::Audit(arguments) => audit::audit(&arguments, environment),
         Command::Health(settings) => health::health(&settings.flags(), environment),
+        Command::Reload(settings) => return reload::reload(&settings.flags(), environment),
         Command::Doctor(arguments) => return doctor::doctor(&arguments, environment),
     };
     outcome.map(|()| code::FINE)
@@ -102,6 +104,11 @@ enum Command {
     ///
     /// Connects to the first listener of the configuration. Exit code 0: it does, 1: it does not.
     Health(Settings),
+    /// Have the running proxy read its configuration again
+    ///
+    /// Speaks to the proxy that has the state directory, and tells what came of it. Exit code 0: the configuration holds,
+    /// 1: it was refused and nothing has changed, 2: no proxy runs there.
+    Reload(Settings),
     /// Say whether this installation will work and be believed
     ///
     /// Examines configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes

@@ -2,30 +2,33 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::{Failure, greeting};
-use crate::auth::{Judge, Key, Keyring, Member, ReplayMemory, Rules, TimeWindow};
-use crate::config::{self, Config, Listen};
-use crate::cover::grade::IOS_FLIGHT;
-use crate::cover::remote::{Remote, Unusable};
-use crate::cover::{self, site::Site};
-use crate::net::listen;
+use crate::auth::{Judge, ReplayMemory};
+use crate::config::parts::{self, Demand, PartError};
+use crate::config::reload::Reloader;
+use crate::config::{Config, Environment, Flags, Listen, Loaded};
+use crate::ops::control::Control;
 use crate::ops::logging;
-use crate::server::{self, Server};
+use crate::ops::reload::Queue;
+use crate::server::{Bound, CannotListen, Purpose, Server};
 
 /// File in the state directory that remembers spent hellos.
 pub(super) const REPLAY_FILE: &str = "replay";
 
-/// Runs the proxy until SIGTERM or SIGINT.
-pub fn run(config: Config) -> Result<(), Failure> {
+/// Runs the proxy until SIGTERM or SIGINT. `flags` and `environment` are what the configuration was loaded from, and is
+/// loaded from again.
+pub fn run(flags: Flags, environment: Environment, loaded: Loaded) -> Result<(), Failure> {
+    let config = loaded.draft.settle(&mut rand::rng())?;
     let format = logging::start(&config.log)
         .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
     log_panics();
@@ -34,38 +37,58 @@ pub fn run(config: Config) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"))?;
-    let outcome = runtime.block_on(serve(&config, format));
+    let sources = Sources { flags, environment, files: loaded.files };
+    let outcome = runtime.block_on(serve(config, sources, format));
     // A task that waits for a name to be resolved would hold the program back.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
-async fn serve(config: &Config, format: logging::Format) -> Result<(), Failure> {
+/// What the configuration came from.
+struct Sources {
+    flags: Flags,
+    environment: Environment,
+    files: Vec<PathBuf>,
+}
+
+async fn serve(config: Config, sources: Sources, format: logging::Format) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
-    let judge = judge(config)?;
-    let listeners = bind(&config.listen)?;
-    let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-    let cover = open_cover(config, &addresses).await?;
-    let settings = server::Settings {
-        telegram: config.telegram.clone(),
-        idle: config.idle,
-        drain: config.drain,
-        fillers: config.fillers.clone(),
-        log_addresses: config.log.client_addresses,
-    };
-    let server = Server::new(settings, cover, judge, Arc::new(Vec::new()));
+    // From now on it does not end the program, however early it comes.
+    let hangup = signal(SignalKind::hangup()).map_err(unheard)?;
+    let judge = judge(&config)?;
+    let listeners = bind(&config)?;
+    let cover = parts::open_cover(&config, &listeners.addresses(Purpose::Cover), Demand::Start).await?;
+    let handle = Server::handle(parts::settings(&config), cover, judge, Arc::new(Vec::new()), stop);
+    let addresses = listeners.addresses(Purpose::Cover);
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?addresses, users = config.users.len(), "started");
-    greeting::greet(config, &addresses, format);
-    server.run(listeners, stop).await;
+
+    let (queue, requests) = Queue::new();
+    let control = control(&config.state_dir, &queue);
+    greeting::greet(&config, &addresses, format);
+    let reloader = Reloader::new(sources.flags, sources.environment, config, sources.files, handle.clone());
+    let reloading = tokio::spawn(reloader.run(queue, requests, hangup));
+    handle.serve(listeners).await;
+    reloading.abort();
+    drop(control);
     Ok(())
+}
+
+/// Opens the control socket, without which the proxy runs as well.
+fn control(state: &Path, queue: &Queue) -> Option<AbortOnDropHandle<()>> {
+    match Control::open(state) {
+        Ok(control) => Some(AbortOnDropHandle::new(tokio::spawn(control.serve(queue.clone())))),
+        Err(error) => {
+            warn!(%error, "there is no control socket, so `vizard reload` will not work; SIGHUP does");
+            None
+        }
+    }
 }
 
 /// Who may enter, and what has entered before.
 fn judge(config: &Config) -> Result<Judge, Failure> {
-    let keys = config.users.iter().map(|user| Key::new(Member::new(&user.name), user.secret.clone()));
-    let keyring = Keyring::new(keys);
+    let rules = parts::rules(config, None);
     let path = config.state_dir.join(REPLAY_FILE);
-    let replay = match ReplayMemory::open(&path, &keyring.tags()) {
+    let replay = match ReplayMemory::open(&path, &rules.keyring.tags()) {
         Ok((memory, loaded)) => {
             info!(entries = loaded.entries, others = loaded.others, "spent hellos loaded");
             if loaded.damaged > 0 {
@@ -84,71 +107,17 @@ fn judge(config: &Config) -> Result<Judge, Failure> {
             ReplayMemory::volatile()
         }
     };
-    let names = config.accepted_names.clone().map(|further| [vec![config.domain.clone()], further].concat());
-    Ok(Judge::new(Rules { keyring, window: TimeWindow::new(config.time_window), names }, replay))
+    Ok(Judge::new(rules, replay))
 }
 
-async fn open_cover(config: &Config, listeners: &[SocketAddr]) -> Result<cover::Cover, Failure> {
-    match &config.cover {
-        config::Cover::Site(settings) => {
-            let site = Site::open(settings)
-                .map_err(|error| Failure::new(error.to_string(), "correct the section [site], then `vizard check`"))?;
-            let site = Arc::new(site);
-            for listener in bind_all(&settings.redirect_from)? {
-                let site = Arc::clone(&site);
-                tokio::spawn(async move { site.redirect(listener).await });
-            }
-            Ok(cover::Cover::site(site, config.domain.clone(), Some(&config.state_dir)))
-        }
-        config::Cover::Remote(settings) => {
-            let remote = Remote::new(settings.clone());
-            let found = remote.resolve(listeners).await;
-            let cover = cover::Cover::remote(remote, config.domain.clone(), Some(&config.state_dir));
-            match found {
-                Ok(()) => look_at(&cover).await,
-                Err(Unusable::Ourselves) => {
-                    return Err(Failure::new(
-                        format!("the cover {}:{} is this proxy itself", settings.host, settings.port),
-                        "name another web server with --cover, or use the built-in site: --cover site",
-                    ));
-                }
-                Err(error) => warn!(%error, "going on, and trying again"),
-            }
-            Ok(cover)
-        }
-    }
-}
-
-/// Visits the cover and tells the operator what about it will be visible.
-async fn look_at(cover: &cover::Cover) {
-    match cover.glance().await {
-        Ok(flight) => {
-            if flight.records > 1 {
-                warn!(
-                    records = flight.records,
-                    "the cover's first flight has several encrypted records, which are joined into one for clients: that is visible"
-                );
-            }
-            if flight.payload > IOS_FLIGHT {
-                warn!(bytes = flight.payload, "the cover's first flight is too long for Telegram on iOS");
-            }
-        }
-        Err(error) => warn!(%error, "the cover could not be visited; going on, and trying again"),
-    }
-}
-
-fn bind(listen: &Listen) -> Result<Vec<TcpListener>, Failure> {
-    match listen {
-        Listen::Given(addresses) => bind_all(addresses),
-        Listen::Automatic => {
-            let [first, second] = Listen::candidates();
-            bind_all(&[first]).or_else(|_| bind_all(&[second]))
-        }
-    }
-}
-
-fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Failure> {
-    listen::bind_all(addresses).map_err(|(address, error)| cannot_listen(address, &error))
+/// Binds all listeners; of those that the proxy may choose itself, the first that can be had.
+fn bind(config: &Config) -> Result<Bound, Failure> {
+    let [first, second] = Listen::candidates();
+    let bound = match (Bound::new(&parts::listeners(config, first)), &config.listen) {
+        (Err(_), Listen::Automatic) => Bound::new(&parts::listeners(config, second)),
+        (bound, _) => bound,
+    };
+    bound.map_err(|CannotListen { address, error }| cannot_listen(address, &error))
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
@@ -162,9 +131,17 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
     Failure::new(format!("cannot listen on {address}: {error}"), next)
 }
 
+impl From<PartError> for Failure {
+    fn from(error: PartError) -> Self {
+        Self::new(error.what, error.mend)
+    }
+}
+
+fn unheard(error: io::Error) -> Failure {
+    Failure::new(format!("cannot wait for signals: {error}"), "start the program again")
+}
+
 fn stop_on_signal() -> Result<CancellationToken, Failure> {
-    let unheard =
-        |error: io::Error| Failure::new(format!("cannot wait for signals: {error}"), "start the program again");
     let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unheard)?;
     let stop = CancellationToken::new();

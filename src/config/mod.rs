@@ -12,6 +12,8 @@ pub mod embedded;
 pub mod file;
 pub mod keys;
 pub mod layer;
+pub mod parts;
+pub mod reload;
 pub mod report;
 pub mod resolve;
 pub mod units;
@@ -90,7 +92,7 @@ pub struct User {
 }
 
 /// Server and port in links; what is not stated is found out when a link is printed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkTarget {
     /// Host name or address literal (IPv6 without brackets).
     pub host: Option<String>,
@@ -99,7 +101,7 @@ pub struct LinkTarget {
 }
 
 /// The two kinds of cover.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cover {
     /// The built-in web server.
     Site(site::Settings),
@@ -127,6 +129,8 @@ pub struct Loaded {
     pub warnings: Report,
     /// The file, if there was one.
     pub path: Option<PathBuf>,
+    /// Further files that were read on the way: secrets.
+    pub files: Vec<PathBuf>,
 }
 
 /// Why there is no configuration.
@@ -158,12 +162,29 @@ impl error::Error for LoadError {}
 
 /// Loads the configuration: flags over environment over the file that one of them names.
 pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, LoadError> {
-    let path = flags.config.clone().or_else(|| environment.path("VIZARD_CONFIG"));
+    let (path, text) = file_and_text(flags, environment)?;
+    load_text(&text, path, flags, environment)
+}
+
+/// The state directory alone, whatever else may be wrong with the configuration.
+pub fn state_dir(flags: &Flags, environment: &Environment) -> Result<PathBuf, LoadError> {
+    let (path, text) = file_and_text(flags, environment)?;
+    let resolved = resolved(&text, path.as_deref(), flags, environment).1;
+    Ok(resolved.draft.state_dir)
+}
+
+/// The file that flags or environment name.
+pub fn path(flags: &Flags, environment: &Environment) -> Option<PathBuf> {
+    flags.config.clone().or_else(|| environment.path("VIZARD_CONFIG"))
+}
+
+fn file_and_text(flags: &Flags, environment: &Environment) -> Result<(Option<PathBuf>, String), LoadError> {
+    let path = path(flags, environment);
     let text = match &path {
         Some(path) => read(path).map_err(|error| LoadError::Unreadable { path: path.clone(), error })?,
         None => String::new(),
     };
-    load_text(&text, path, flags, environment)
+    Ok((path, text))
 }
 
 /// The same with the text of the file in hand; `path` gives relative paths their start and complaints a place.
@@ -173,20 +194,30 @@ pub fn load_text(
     flags: &Flags,
     environment: &Environment,
 ) -> Result<Loaded, LoadError> {
-    let mut reading = file::read(text);
-    let mut complaints = std::mem::take(&mut reading.complaints);
-    let layer =
-        flags.layer(&mut complaints).over(environment.layer(&mut complaints)).over(std::mem::take(&mut reading.layer));
-    let folder = path.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-    let whole = reading.broken_lines.is_empty();
-    let (draft, complaints) = resolve::resolve(layer, folder, environment, whole, complaints);
+    let (reading, resolve::Resolved { draft, complaints, files }) = resolved(text, path.as_deref(), flags, environment);
     let complaints = reading.without_guesses(text, complaints);
     let name = path.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
     let report = Report::new(name, reading.shown, complaints);
     match report.errors() {
-        0 => Ok(Loaded { draft, warnings: report, path }),
+        0 => Ok(Loaded { draft, warnings: report, path, files }),
         _ => Err(LoadError::Complaints(report)),
     }
+}
+
+fn resolved(
+    text: &str,
+    path: Option<&Path>,
+    flags: &Flags,
+    environment: &Environment,
+) -> (file::Reading, resolve::Resolved) {
+    let mut reading = file::read(text);
+    let mut complaints = std::mem::take(&mut reading.complaints);
+    let layer =
+        flags.layer(&mut complaints).over(environment.layer(&mut complaints)).over(std::mem::take(&mut reading.layer));
+    let folder = path.and_then(Path::parent).unwrap_or(Path::new(""));
+    let whole = reading.broken_lines.is_empty();
+    let resolved = resolve::resolve(layer, folder, environment, whole, complaints);
+    (reading, resolved)
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -104,6 +104,22 @@ impl Report {
         &self.complaints
     }
 
+    /// Each complaint as one sentence with its line, for a log or an answer. Like what is drawn it holds no secret.
+    pub fn sentences(&self) -> Vec<String> {
+        let sentence = |complaint: &Complaint| {
+            let place = match &complaint.at {
+                Some(Origin::File(span)) => {
+                    let before = &self.text[..self.text.floor_char_boundary(span.start)];
+                    format!("line {}: ", before.matches('\n').count() + 1)
+                }
+                Some(Origin::Outside { place, .. }) => format!("{place}: "),
+                None => String::new(),
+            };
+            format!("{place}{}; {}", complaint.what, complaint.mend)
+        };
+        self.complaints.iter().map(sentence).collect()
+    }
+
     /// How many of them have to be mended.
     pub fn errors(&self) -> usize {
         self.complaints.iter().filter(|complaint| complaint.severity == Severity::Error).count()

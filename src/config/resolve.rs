@@ -48,16 +48,27 @@ pub fn resolve(
     environment: &Environment,
     whole: bool,
     complaints: Vec<Complaint>,
-) -> (Draft, Vec<Complaint>) {
-    let mut resolver = Resolver { folder, whole, complaints };
+) -> Resolved {
+    let mut resolver = Resolver { folder, whole, complaints, files: Vec::new() };
     let draft = resolver.draft(layer, environment);
-    (draft, resolver.complaints)
+    Resolved { draft, complaints: resolver.complaints, files: resolver.files }
+}
+
+/// What came of checking a layer.
+pub struct Resolved {
+    /// The configuration.
+    pub draft: Draft,
+    /// What is wrong with it.
+    pub complaints: Vec<Complaint>,
+    /// Files that were read on the way: secrets.
+    pub files: Vec<PathBuf>,
 }
 
 struct Resolver<'f> {
     folder: &'f Path,
     whole: bool,
     complaints: Vec<Complaint>,
+    files: Vec<PathBuf>,
 }
 
 /// An address to listen on and where it was written.
@@ -217,6 +228,7 @@ impl Resolver<'_> {
 
     fn secret_file(&mut self, file: &Written<PathBuf>) -> Option<String> {
         let path = self.path(file.clone());
+        self.files.push(path.clone());
         match read_secret_file(&path) {
             Ok((text, private)) => {
                 if !private {

@@ -20,9 +20,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
-use crate::auth::{Declined, Domain, Judge};
+use crate::auth::{Declined, Domain, Judge, UnixTime};
 use crate::relay::Closed;
 use gate::Promotion;
 use profile::Profile;
@@ -98,6 +98,46 @@ impl Cover {
             Place::Remote(remote) => {
                 tokio::join!(remote.watch_name(listeners), self.scout.watch(&**remote));
             }
+        }
+    }
+
+    /// Answers plain HTTP with the way to the built-in site, for as long as this is polled. A remote cover has no answer.
+    pub async fn redirect(&self, listener: &TcpListener) {
+        match &self.place {
+            Place::Site(site) => site.redirect(listener).await,
+            Place::Remote(_) => std::future::pending().await,
+        }
+    }
+
+    /// `site` or `remote`.
+    pub fn kind(&self) -> &'static str {
+        match &self.place {
+            Place::Site(_) => "site",
+            Place::Remote(_) => "remote",
+        }
+    }
+
+    /// Host and port of a remote cover.
+    pub fn place(&self) -> Option<(&str, u16)> {
+        match &self.place {
+            Place::Site(_) => None,
+            Place::Remote(remote) => Some(remote.host_and_port()),
+        }
+    }
+
+    /// Reads the certificate of the built-in site again now, and says whether it was a new one.
+    pub fn reload_certificate(&self) -> Result<bool, site::SiteError> {
+        match &self.place {
+            Place::Site(site) => site.reload_certificate(),
+            Place::Remote(_) => Ok(false),
+        }
+    }
+
+    /// When the certificate of the built-in site ends.
+    pub fn certificate_ends(&self) -> Option<UnixTime> {
+        match &self.place {
+            Place::Site(site) => site.certificate_ends().map(UnixTime),
+            Place::Remote(_) => None,
         }
     }
 

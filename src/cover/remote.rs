@@ -22,7 +22,7 @@ use crate::relay::{Closed, End, attempt, reset_on_close, splice};
 use crate::wire::server_flight::safe_cut;
 
 /// Settings of a remote cover.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Host name or address literal.
     pub host: String,

@@ -3,6 +3,7 @@
 use aes::Aes256Enc;
 use aes::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use ctr::Ctr128BE;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// An AES-256 key.
 pub type Key = [u8; 32];
@@ -14,32 +15,66 @@ pub type Iv = [u8; BLOCK];
 pub const BLOCK: usize = 16;
 
 /// One direction of an AES-256-CTR stream: 128-bit big-endian counter, encryption and decryption are the same.
-pub struct Ctr(Ctr128BE<Aes256Enc>);
+///
+/// It is kept as key and position, since many streams rest most of the time and an expanded key takes a kilobyte.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct Ctr {
+    key: Key,
+    iv: Iv,
+    position: u64,
+}
 
 impl Ctr {
     /// The stream that begins with counter block `iv`.
     pub fn new(key: &Key, iv: &Iv) -> Self {
-        Self(Ctr128BE::new(key.into(), iv.into()))
+        Self::at(key, iv, 0)
     }
 
     /// The same stream from byte `offset` on.
     pub fn at(key: &Key, iv: &Iv, offset: u64) -> Self {
-        let mut stream = Self::new(key, iv);
-        stream.0.seek(offset);
-        stream
+        Self { key: *key, iv: *iv, position: offset }
     }
 
+    /// Encrypts or decrypts `data` and advances by its length.
+    pub fn apply(&mut self, data: &mut [u8]) {
+        self.expand().apply(data);
+    }
+
+    /// The stream with its key expanded, to be applied to several pieces.
+    pub fn expand(&mut self) -> Expanded<'_> {
+        let mut cipher: Ctr128BE<Aes256Enc> = Ctr128BE::new((&self.key).into(), (&self.iv).into());
+        if self.position > 0 {
+            cipher.seek(self.position);
+        }
+        Expanded { cipher, position: &mut self.position }
+    }
+}
+
+/// A [`Ctr`] at work.
+pub struct Expanded<'a> {
+    cipher: Ctr128BE<Aes256Enc>,
+    position: &'a mut u64,
+}
+
+impl Expanded<'_> {
     /// Encrypts or decrypts `data` and advances by its length.
     // Not generic and never inlined, so that the cipher is compiled here, once, with the optimisation this crate asks for.
     #[inline(never)]
     pub fn apply(&mut self, data: &mut [u8]) {
-        self.0.apply_keystream(data);
+        self.cipher.apply_keystream(data);
+        *self.position += data.len() as u64;
     }
 }
 
 impl std::fmt::Debug for Ctr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Ctr(hidden)")
+    }
+}
+
+impl std::fmt::Debug for Expanded<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Expanded(hidden)")
     }
 }
 
@@ -63,5 +98,16 @@ mod tests {
         let mut tail = plain[7..].to_vec();
         Ctr::at(&key, &iv, 7).apply(&mut tail);
         assert_eq!(tail, cipher[7..]);
+
+        let (mut stream, mut data) = (Ctr::new(&key, &iv), plain);
+        let mut expanded = stream.expand();
+        data[..21].chunks_mut(5).for_each(|piece| expanded.apply(piece));
+        stream.apply(&mut data[21..]);
+        assert_eq!(data, cipher);
+    }
+
+    #[test]
+    fn a_stream_at_rest_is_small() {
+        assert_eq!(size_of::<Ctr>(), 56);
     }
 }

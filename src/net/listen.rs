@@ -16,10 +16,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Listens on all of `addresses`, or fails with the first that cannot be had. The unspecified IPv6 address takes IPv4
 /// clients too, unless the IPv4 one stands beside it, and takes only those on a machine without IPv6.
 pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
-    let ipv4_beside =
-        |address: &SocketAddr| addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
-    let bind_one = |address: &SocketAddr| bind(*address, !ipv4_beside(address)).map_err(|error| (*address, error));
+    let bind_one = |address: &SocketAddr| bind_beside(*address, addresses).map_err(|error| (*address, error));
     addresses.iter().map(bind_one).collect()
+}
+
+/// Listens on one of `addresses`, all of which are listened on.
+pub fn bind_beside(address: SocketAddr, addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let ipv4_beside = addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+    bind(address, !ipv4_beside)
 }
 
 fn bind(address: SocketAddr, dual: bool) -> io::Result<TcpListener> {

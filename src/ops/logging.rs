@@ -3,6 +3,7 @@
 //! Events go to the standard error stream; the standard output belongs to the commands.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -10,7 +11,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{Registry, fmt};
+use tracing_subscriber::{Registry, fmt, reload};
 
 /// Settings of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +52,21 @@ pub fn start(settings: &Settings) -> Result<Format, TryInitError> {
     let terminal = std::io::stderr().is_terminal();
     let format = settings.format_on(terminal);
     let layer = layer(format, terminal, std::io::stderr);
-    Registry::default().with(layer.with_filter(filter(settings.level))).try_init()?;
+    let (filter, handle) = reload::Layer::new(filter(settings.level));
+    Registry::default().with(layer.with_filter(filter)).try_init()?;
+    // There is one log in a process, and whoever is second has failed above.
+    let _ = FILTER.set(handle);
     Ok(format)
+}
+
+/// What decides which events of the process's log are written, once it was started.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// From now on the log goes down to `level`. Does nothing to a log that [`start`] did not start.
+pub fn set_level(level: Level) {
+    if let Some(handle) = FILTER.get() {
+        let _ = handle.reload(filter(level));
+    }
 }
 
 /// Our own events down to `level`; what libraries say only from warnings on, because they know nothing of the rule

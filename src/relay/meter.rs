@@ -41,6 +41,10 @@ impl Meter {
         self.down.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
     /// Whether the session shall end; if not, the task is woken once it shall.
     pub(super) fn poll_end(&self, context: &Context<'_>) -> bool {
         let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);

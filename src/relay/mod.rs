@@ -5,6 +5,7 @@
 
 pub mod halves;
 pub mod meter;
+mod ready;
 pub mod sizing;
 pub mod splice;
 pub mod stream;

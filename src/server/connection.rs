@@ -23,7 +23,8 @@ pub(super) async fn serve(server: &Server, client: TcpStream, peer: SocketAddr) 
     sockopt::no_delay(&client);
     server.observer.observe(&Event::Accepted);
     let (judge, witness) = (Arc::clone(&server.judge), Arc::clone(&server.witness));
-    match server.cover.receive(Caller { client, peer, judge, witness }).await {
+    let cover = server.cover();
+    match cover.receive(Caller { client, peer, judge, witness }).await {
         Outcome::Visited(closed) => {
             match closed {
                 Some(Closed { by, up, down }) => debug!(by = by.label(), up, down, "visit is over"),
@@ -34,7 +35,7 @@ pub(super) async fn serve(server: &Server, client: TcpStream, peer: SocketAddr) 
         Outcome::Promoted(client, promotion) => {
             let (member, class) = (promotion.admission.member(), promotion.admission.class());
             server.observer.observe(&Event::Admitted { from: peer, member, class, took: since.elapsed() });
-            promote::session(server, client, peer, *promotion).await;
+            promote::session(server, &cover, client, peer, *promotion).await;
         }
     }
 }

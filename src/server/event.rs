@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -86,7 +87,11 @@ impl Observer for Vec<Arc<dyn Observer>> {
 }
 
 /// Hears the cover and tells the log and the observer.
-pub(super) struct Doorbell(pub Arc<dyn Observer>);
+pub(super) struct Doorbell {
+    pub observer: Arc<dyn Observer>,
+    /// Counts the clients that found the cover away.
+    pub away: Arc<AtomicU64>,
+}
 
 impl Witness for Doorbell {
     /// An operator can act on the reasons of clients that know a secret.
@@ -103,11 +108,12 @@ impl Witness for Doorbell {
             }
             _ => debug!(reason = reason.label(), detail = %reason, "visitor"),
         }
-        self.0.observe(&Event::Declined { from, declined });
+        self.observer.observe(&Event::Declined { from, declined });
     }
 
     fn cover_away(&self, error: &io::Error) {
+        self.away.fetch_add(1, Ordering::Relaxed);
         warn!(%error, "the cover could not be reached");
-        self.0.observe(&Event::CoverAway);
+        self.observer.observe(&Event::CoverAway);
     }
 }

@@ -15,9 +15,48 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How long the disk may hold back the end of the program.
 const LAST_SYNC: Duration = Duration::from_secs(5);
 
+/// How often sessions are looked for whose members may not enter any more.
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
+
 /// Runs for as long as it is polled.
-pub(super) async fn keep(server: Arc<Server>, listeners: Vec<SocketAddr>) {
-    tokio::join!(server.cover.watch(&listeners), keep_replay_memory(&server));
+pub(super) async fn keep(server: Arc<Server>) {
+    tokio::join!(watch_cover(&server), keep_replay_memory(&server), sweep(&server));
+}
+
+/// Keeps what is known of the cover fresh, whichever cover it is.
+async fn watch_cover(server: &Server) {
+    let mut changed = server.changed.subscribe();
+    loop {
+        let cover = server.cover();
+        let listeners: Vec<SocketAddr> = server.doors.list().iter().map(|listening| listening.local).collect();
+        tokio::select! {
+            () = cover.watch(&listeners) => {}
+            _ = changed.changed() => {}
+        }
+    }
+}
+
+/// Finds the sessions that were on their way in when the rules changed.
+async fn sweep(server: &Server) {
+    let mut ticks = interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        end_unwanted(server);
+    }
+}
+
+/// Ends the sessions of those who may not enter any more, as the cover ends a connection.
+pub(super) fn end_unwanted(server: &Server) {
+    if server.sessions.is_empty() {
+        return;
+    }
+    let rules = server.judge.rules();
+    let members = rules.keyring.members();
+    let ended = server.sessions.end(|live| !members.contains(live.member.name()));
+    if ended > 0 {
+        info!(sessions = ended, "ended: their users may not enter any more");
+    }
 }
 
 /// Forces spent hellos to the disk, and says when that fails and when it works again.

@@ -1,26 +1,35 @@
 //! The running proxy. Read [`connection`] first.
 
 pub mod connection;
+mod doors;
 pub mod event;
+pub mod handle;
 mod keeper;
 mod promote;
 pub mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, Span, field, info, info_span, warn};
+use tracing::{Instrument, Span, field, info_span, warn};
 
-use crate::auth::Judge;
+pub use doors::{Bound, CannotListen, Listening, Purpose, Wanted};
+
+use crate::auth::{Judge, UnixTime};
 use crate::cover::{Cover, Witness};
 use crate::net::listen;
 use crate::telegram;
 use crate::wire::HelloClass;
+use doors::Doors;
 use event::{Doorbell, Observer};
+use handle::Handle;
 use sessions::Sessions;
 
 /// Settings of the running proxy.
@@ -38,26 +47,54 @@ pub struct Settings {
     pub log_addresses: bool,
 }
 
-/// Everything that connections share.
+/// Everything that connections share. What can be replaced while it is in use is asked for once by each connection.
 pub struct Server {
-    settings: Settings,
-    cover: Arc<Cover>,
+    settings: ArcSwap<Settings>,
+    cover: ArcSwap<Cover>,
     judge: Arc<Judge>,
     sessions: Arc<Sessions>,
     observer: Arc<dyn Observer>,
     witness: Arc<dyn Witness>,
+    doors: Doors,
+    connections: TaskTracker,
+    /// No more clients.
+    stop: CancellationToken,
+    /// The period of grace is over.
+    hurry: CancellationToken,
+    /// Tells that the cover or the listeners are others than before.
+    changed: watch::Sender<()>,
+    since: UnixTime,
+    /// How many clients found a remote cover away.
+    away: Arc<AtomicU64>,
 }
 
 impl Server {
-    /// A proxy in front of this cover, with this judge at the door; `observer` is told what happens.
-    pub fn new(settings: Settings, cover: Cover, judge: Judge, observer: Arc<dyn Observer>) -> Self {
-        let witness = Arc::new(Doorbell(Arc::clone(&observer)));
-        Self { settings, cover: Arc::new(cover), judge: Arc::new(judge), sessions: Arc::default(), observer, witness }
-    }
-
-    /// The site that everybody meets.
-    pub fn cover(&self) -> &Arc<Cover> {
-        &self.cover
+    /// A proxy in front of this cover, with this judge at the door; `observer` is told what happens. It accepts nobody
+    /// before [`Handle::serve`], and no more once `stop` is cancelled.
+    pub fn handle(
+        settings: Settings,
+        cover: Cover,
+        judge: Judge,
+        observer: Arc<dyn Observer>,
+        stop: CancellationToken,
+    ) -> Handle {
+        let away = Arc::new(AtomicU64::new(0));
+        let witness = Arc::new(Doorbell { observer: Arc::clone(&observer), away: Arc::clone(&away) });
+        Handle::new(Self {
+            settings: ArcSwap::from_pointee(settings),
+            cover: ArcSwap::from_pointee(cover),
+            judge: Arc::new(judge),
+            sessions: Arc::default(),
+            observer,
+            witness,
+            doors: Doors::default(),
+            connections: TaskTracker::new(),
+            stop,
+            hurry: CancellationToken::new(),
+            changed: watch::Sender::new(()),
+            since: SystemTime::now().into(),
+            away,
+        })
     }
 
     /// The sessions that are going on.
@@ -70,50 +107,43 @@ impl Server {
         &self.judge
     }
 
-    /// Serves until `stop` is cancelled, then accepts no more and gives what is going on the time it was promised.
-    pub async fn run(self, listeners: Vec<TcpListener>, stop: CancellationToken) {
-        let server = Arc::new(self);
-        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-        let connections = TaskTracker::new();
-        let hurry = CancellationToken::new();
-        let acceptors = TaskTracker::new();
-        for listener in listeners {
-            let accepting = Arc::clone(&server).accept(listener, connections.clone(), hurry.clone());
-            let stop = stop.clone();
-            acceptors.spawn(async move { stop.run_until_cancelled(accepting).await });
-        }
-        let keeper = tokio::spawn(keeper::keep(Arc::clone(&server), addresses));
-        stop.cancelled().await;
-        acceptors.close();
-        acceptors.wait().await;
-        connections.close();
-        info!(connections = connections.len(), grace_seconds = server.settings.drain.as_secs(), "stopping");
-        if tokio::time::timeout(server.settings.drain, connections.wait()).await.is_err() {
-            hurry.cancel();
-            connections.wait().await;
-        }
-        keeper.abort();
-        keeper::last_sync(&server).await;
-        info!("stopped");
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
     }
 
-    async fn accept(self: Arc<Self>, listener: TcpListener, connections: TaskTracker, hurry: CancellationToken) {
+    fn cover(&self) -> Arc<Cover> {
+        self.cover.load_full()
+    }
+
+    async fn accept(self: &Arc<Self>, listener: TcpListener) {
         loop {
             let report = |error: &std::io::Error| warn!(%error, "cannot accept connections");
             let (client, peer) = listen::accept(&listener, report).await;
-            let (server, hurry) = (Arc::clone(&self), hurry.clone());
+            let server = Arc::clone(self);
             let span = self.span(peer);
-            connections.spawn(
-                async move { hurry.run_until_cancelled(connection::serve(&server, client, peer)).await }
+            self.connections.spawn(
+                async move { server.hurry.run_until_cancelled(connection::serve(&server, client, peer)).await }
                     .instrument(span),
             );
+        }
+    }
+
+    /// Answers plain HTTP for the built-in site, and for the one after it when the cover is replaced.
+    async fn redirect(self: &Arc<Self>, listener: TcpListener) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let cover = self.cover();
+            tokio::select! {
+                () = cover.redirect(&listener) => {}
+                _ = changed.changed() => {}
+            }
         }
     }
 
     /// One span for each connection. It names the client only if the operator asked for that.
     fn span(&self, peer: SocketAddr) -> Span {
         let span = info_span!("connection", client = field::Empty, user = field::Empty, dc = field::Empty);
-        if self.settings.log_addresses {
+        if self.settings.load().log_addresses {
             span.record("client", field::display(peer.ip().to_canonical()));
         }
         span

@@ -12,6 +12,7 @@ use tracing::{Span, debug, field, info, warn};
 use super::Server;
 use super::event::Event;
 use super::sessions::Live;
+use crate::cover::Cover;
 use crate::cover::gate::Promotion;
 use crate::net::sockopt;
 use crate::relay::Closed;
@@ -23,20 +24,27 @@ use crate::telegram::direct::{self, DirectError};
 use crate::wire::obfuscated;
 
 /// Connects the client to the data centre that its header names, and moves their bytes until they are done.
-pub(super) async fn session(server: &Server, mut client: TcpStream, peer: SocketAddr, promotion: Promotion) {
+pub(super) async fn session(
+    server: &Server,
+    cover: &Cover,
+    mut client: TcpStream,
+    peer: SocketAddr,
+    promotion: Promotion,
+) {
     let Promotion { admission, opened, leftover, record_left } = promotion;
     let dc = DcId::new(opened.dc);
     // Not before: a visitor's connection has no probes that the cover would not send.
     sockopt::keep_alive(&client);
     Span::current().record("user", admission.member().name()).record("dc", field::display(dc));
 
-    let profile = server.cover.profile();
+    let settings = server.settings();
+    let profile = cover.profile();
     // Before the first whole round of visits nothing is known but the number of records.
     let visit = profile.visit.as_ref().filter(|visit| !visit.greetings.is_empty());
     let manner =
         Manner { close_alert: visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert), filler: rand::random };
     let pattern = Pattern::seen(visit.map_or(&[], |visit| &visit.bulk));
-    let fills = server.settings.fillers.contains(&admission.class());
+    let fills = settings.fillers.contains(&admission.class());
     let greeting = visit.filter(|_| fills).and_then(|visit| visit.greetings.choose(&mut rand::rng()));
     let (down, filler) =
         Downlink::behind_filler(opened.down, pattern, greeting.map_or(&[][..], |sizes| sizes), rand::random);
@@ -71,7 +79,8 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, peer: Socket
     });
     let since = Instant::now();
     let meter = Arc::clone(&entry.live().meter);
-    let closed = Session::new(client, far, up, down, manner, meter).run(server.settings.idle).await;
+    let mut session = Session::new(client, far, up, down, manner, meter);
+    let closed = session.run(settings.idle).await;
     let Closed { by, up, down } = closed;
     debug!(by = by.label(), up, down, "session is over");
     server.observer.observe(&Event::SessionOver { member: permit.member(), dc, closed, lasted: since.elapsed() });
@@ -93,7 +102,7 @@ fn first_bytes(header: &[u8], up: &mut Uplink, mut leftover: Vec<u8>) -> Result<
 /// Connects and sends the first bytes. Failures are for the operator: the client only sees a session that ends.
 async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<TcpStream, ()> {
     let since = Instant::now();
-    let failed = match direct::connect(&server.settings.telegram, dc).await {
+    let failed = match direct::connect(&server.settings().telegram, dc).await {
         Ok(mut far) => match far.write_all(first).await {
             Ok(()) => {
                 server.observer.observe(&Event::Dialled { dc, took: since.elapsed() });

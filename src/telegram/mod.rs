@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 pub use dc::DcId;
 
 /// Which data centres there are and how to choose among their addresses.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Addresses that replace the built-in ones, by the number as a client states it (negative: media).
     pub overrides: BTreeMap<DcId, Vec<SocketAddr>>,

@@ -60,6 +60,24 @@ impl Watched {
         self.current.load_full()
     }
 
+    /// Reads the files now, whether they look changed or not; says whether their content is another.
+    pub(super) fn reload(&self) -> Result<bool, SiteError> {
+        let seen = self.files.stamp();
+        let fresh = self.files.load()?;
+        let new = self.current.load().cert != fresh.cert;
+        self.current.store(Arc::new(fresh));
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        (watch.seen, watch.next) = (seen, Instant::now() + self.interval);
+        Ok(new)
+    }
+
+    /// When the certificate ends, in seconds since 1970; `None` if it does not say so in a way that can be read.
+    pub(super) fn ends(&self) -> Option<i64> {
+        let current = self.current();
+        let (_, certificate) = x509_parser::parse_x509_certificate(current.cert.first()?).ok()?;
+        Some(certificate.validity().not_after.timestamp())
+    }
+
     /// Whether the files differ from when they were last looked at. A bad file is thus complained of once.
     fn changed(&self) -> bool {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);

@@ -46,7 +46,7 @@ pub use self::files::default_folder;
 pub use self::visit::linger;
 
 /// Settings of the built-in site.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// PEM file of the certificate chain, the site's own certificate first; reloaded when it changes.
     pub certificate: PathBuf,
@@ -72,6 +72,7 @@ pub enum Content {
 /// The web server. One value serves all connections.
 pub struct Site {
     acceptor: TlsAcceptor,
+    certificate: Arc<certificate::Watched>,
     content: Arc<Handler>,
     redirect: Arc<Handler>,
 }
@@ -79,14 +80,15 @@ pub struct Site {
 impl Site {
     /// Reads certificate and content. Errors name the file and the mend.
     pub fn open(settings: &Settings) -> Result<Site, SiteError> {
-        let certificate = certificate::Watched::open(&settings.certificate, &settings.key)?;
+        let certificate = Arc::new(certificate::Watched::open(&settings.certificate, &settings.key)?);
         let server = settings.server_header.as_deref().map(answer::server_header).transpose()?;
         let source = match &settings.content {
             Content::Folder(folder) => Source::Folder(Folder::open(folder)?),
             Content::Upstream(uri) => Source::Upstream(Box::new(Upstream::open(uri)?)),
         };
         Ok(Site {
-            acceptor: TlsAcceptor::from(tls::config(Arc::new(certificate))?),
+            acceptor: TlsAcceptor::from(tls::config(Arc::clone(&certificate) as _)?),
+            certificate,
             content: Arc::new(Handler::new(source, server.clone())),
             redirect: Arc::new(Handler::new(Source::Redirect, server)),
         })
@@ -124,8 +126,18 @@ impl Site {
         })))
     }
 
+    /// Reads the certificate again now, and says whether it was a new one. A bad one leaves the previous in use.
+    pub fn reload_certificate(&self) -> Result<bool, SiteError> {
+        self.certificate.reload()
+    }
+
+    /// When the certificate ends, in seconds since 1970.
+    pub fn certificate_ends(&self) -> Option<i64> {
+        self.certificate.ends()
+    }
+
     /// Answers plain HTTP with redirects until the future is dropped.
-    pub async fn redirect(&self, listener: TcpListener) {
+    pub async fn redirect(&self, listener: &TcpListener) {
         redirect::listen(listener, &self.redirect).await
     }
 }

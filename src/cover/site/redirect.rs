@@ -15,7 +15,7 @@ use super::answer::{Body, Handler, page};
 use super::visit::{self, Protocol, Visit};
 
 /// Accepts and answers until dropped, and lets go of all its connections then.
-pub(super) async fn listen(listener: TcpListener, handler: &Arc<Handler>) {
+pub(super) async fn listen(listener: &TcpListener, handler: &Arc<Handler>) {
     let mut visits = JoinSet::new();
     loop {
         tokio::select! {

@@ -1,0 +1,248 @@
+//! Which differences a running proxy can take, and taking them.
+//!
+//! Everything that can fail comes first and changes nothing: reading the files, opening a new cover, binding new
+//! listeners, loading what was spent under new keys. Only then does anything change, in one step that cannot fail.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::embedded::Draft;
+use super::parts::{self, Demand};
+use super::{Config, Cover, Environment, Flags, LoadError, Loaded};
+use crate::ops::files::Files;
+use crate::ops::logging;
+use crate::ops::reload::{Applied, Queue, Refused, Request, Source};
+use crate::server::Purpose;
+use crate::server::handle::{Change, Handle};
+
+/// Carries out the wishes of the queue on a running server.
+pub struct Reloader {
+    flags: Flags,
+    environment: Environment,
+    /// What holds now.
+    config: Config,
+    /// Files of the configuration besides those that it names itself.
+    read: Vec<PathBuf>,
+    handle: Handle,
+    files: Files,
+    touched: mpsc::Receiver<()>,
+}
+
+impl Reloader {
+    /// A reloader for a proxy that runs with `config`, which was loaded from these; `read` are the further files that this
+    /// took.
+    pub fn new(flags: Flags, environment: Environment, config: Config, read: Vec<PathBuf>, handle: Handle) -> Self {
+        let (files, touched) = Files::new();
+        let mut reloader = Self { flags, environment, config, read, handle, files, touched };
+        reloader.watch();
+        reloader
+    }
+
+    /// Carries out wishes, and asks by itself when `hangup` comes and when a file has changed. Runs for as long as it is polled.
+    pub async fn run(mut self, queue: Queue, mut requests: mpsc::Receiver<Request>, mut hangup: Signal) {
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                // The outcome is in the log.
+                let _ = queue.reload(Source::Signal).await;
+            }
+        });
+        loop {
+            tokio::select! {
+                Some(request) = requests.recv() => {
+                    let outcome = self.reload(request.source).await;
+                    let _ = request.answer.send(outcome);
+                }
+                Some(()) = self.touched.recv() => {
+                    if self.files.changed() {
+                        let _ = self.reload(Source::File).await;
+                    }
+                }
+                else => return,
+            }
+        }
+    }
+
+    /// Reads the configuration again and takes it, or leaves everything as it is. The outcome is also in the log.
+    async fn reload(&mut self, source: Source) -> Result<Applied, Refused> {
+        // Before the files are read: what changes meanwhile is noticed afterwards.
+        self.watch();
+        let outcome = self.attempt().await;
+        match &outcome {
+            Ok(Applied { changed, restart, warnings }) => {
+                info!(source = source.label(), changed = changed.join(", "), "the configuration was read again");
+                if !restart.is_empty() {
+                    warn!(keys = restart.join(", "), "these changes take a restart; until then the old values hold");
+                }
+                warnings.iter().for_each(|warning| warn!("{warning}"));
+            }
+            Err(refused) => warn!(
+                source = source.label(),
+                complaints = %refused,
+                "the configuration cannot be taken, and everything stays as it was; see `vizard check`"
+            ),
+        }
+        outcome
+    }
+
+    async fn attempt(&mut self) -> Result<Applied, Refused> {
+        let (flags, environment, running) =
+            (self.flags.clone(), self.environment.clone(), self.config.state_dir.clone());
+        // Files are read and, for a site without content, written.
+        let loading = tokio::task::spawn_blocking(move || settle(&flags, &environment, running));
+        let Fresh { config, read, other_state, warnings } =
+            loading.await.map_err(|panic| Refused::for_reason(panic.to_string()))??;
+
+        let mut changed = differences(&self.config, &config);
+        let cover = self.cover(&config, &mut changed).await?;
+        let wanted = parts::listeners(&config, self.automatic());
+        let listeners = self
+            .handle
+            .bind(&wanted)
+            .map_err(|error| Refused::for_reason(format!("{error}; name an address that is free")))?;
+        let rules = parts::rules(&config, Some(&self.handle.judge().rules().keyring));
+        let (judge, tags) = (Arc::clone(self.handle.judge()), rules.keyring.tags());
+        let known = self.handle.judge().rules().keyring.tags();
+        let new: Vec<_> = tags.into_iter().filter(|tag| !known.contains(tag)).collect();
+        if !new.is_empty() {
+            tokio::task::spawn_blocking(move || judge.replay.learn(&new))
+                .await
+                .map_err(|panic| Refused::for_reason(panic.to_string()))?
+                .map_err(|error| Refused::for_reason(format!("spent hellos of new users cannot be read: {error}")))?;
+        }
+
+        self.handle.apply(Change { settings: parts::settings(&config), rules, cover, listeners });
+        logging::set_level(config.log.level);
+        let mut restart = Vec::new();
+        if other_state {
+            restart.push("state_dir".to_owned());
+        }
+        if config.log.format != self.config.log.format {
+            restart.push("log.format".to_owned());
+        }
+        (self.config, self.read) = (config, read);
+        self.watch_also();
+        Ok(Applied { changed, restart, warnings })
+    }
+
+    /// The cover, if it is another; one that stays reads its certificate again.
+    async fn cover(&self, config: &Config, changed: &mut Vec<String>) -> Result<Option<crate::cover::Cover>, Refused> {
+        let refused = |what: String| Refused::for_reason(what);
+        if same_cover(&self.config, config) {
+            match self.handle.cover().reload_certificate() {
+                Ok(true) => changed.push("certificate".into()),
+                Ok(false) => {}
+                Err(error) => return Err(refused(error.to_string())),
+            }
+            return Ok(None);
+        }
+        let listeners: Vec<SocketAddr> = self.handle.listeners().iter().map(|listening| listening.local).collect();
+        let cover = parts::open_cover(config, &listeners, Demand::Reload).await;
+        cover.map(Some).map_err(|error| refused(error.to_string()))
+    }
+
+    /// The address that a proxy which chose for itself has chosen.
+    fn automatic(&self) -> SocketAddr {
+        let candidates = super::Listen::candidates();
+        let open = self.handle.listeners();
+        let chosen =
+            open.iter().find(|open| open.wanted.purpose == Purpose::Cover && candidates.contains(&open.wanted.address));
+        chosen.map_or(candidates[0], |open| open.wanted.address)
+    }
+
+    /// Looks at the files as they are now, which makes them unchanged.
+    fn watch(&mut self) {
+        let files = self.watched();
+        self.files.watch(files);
+    }
+
+    /// Adds files that were not watched before. They have just been read.
+    fn watch_also(&mut self) {
+        let files = self.watched();
+        self.files.replace(files);
+    }
+
+    fn watched(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = super::path(&self.flags, &self.environment).into_iter().collect();
+        files.extend(self.read.iter().cloned());
+        if let Cover::Site(site) = &self.config.cover {
+            files.extend([site.certificate.clone(), site.key.clone()]);
+        }
+        files
+    }
+}
+
+/// What was read, as far as a running proxy can take it.
+struct Fresh {
+    config: Config,
+    read: Vec<PathBuf>,
+    /// Whether another state directory is wanted.
+    other_state: bool,
+    warnings: Vec<String>,
+}
+
+/// Loads the configuration, with the state directory that is in use.
+fn settle(flags: &Flags, environment: &Environment, running: PathBuf) -> Result<Fresh, Refused> {
+    let Loaded { draft, warnings, files, .. } = super::load(flags, environment).map_err(|error| match error {
+        LoadError::Unreadable { .. } => Refused::for_reason(error.to_string()),
+        LoadError::Complaints(report) => Refused { complaints: report.sentences() },
+    })?;
+    let other_state = draft.state_dir != running;
+    let config = Draft { state_dir: running, ..draft }
+        .settle(&mut rand::rng())
+        .map_err(|error| Refused::for_reason(format!("{error}; {}", error.mend())))?;
+    Ok(Fresh { config, read: files, other_state, warnings: warnings.sentences() })
+}
+
+/// The keys of which the values differ and hold at once; users by name.
+pub fn differences(old: &Config, new: &Config) -> Vec<String> {
+    let keys = [
+        ("listen", old.listen != new.listen),
+        ("domain", old.domain != new.domain),
+        ("hello.accept_names", old.accepted_names != new.accepted_names),
+        ("hello.time_window", old.time_window != new.time_window),
+        ("link", old.link != new.link),
+        ("cover", old.cover != new.cover),
+        ("telegram", old.telegram != new.telegram),
+        ("session.idle", old.idle != new.idle),
+        ("session.drain", old.drain != new.drain),
+        ("session.fillers", old.fillers != new.fillers),
+        ("log.level", old.log.level != new.log.level),
+        ("log.client_addresses", old.log.client_addresses != new.log.client_addresses),
+    ];
+    let mut changed: Vec<String> =
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect();
+    let of = |config: &Config, name: &str| -> Vec<_> {
+        config.users.iter().filter(|user| user.name == name).map(|user| user.secret.clone()).collect()
+    };
+    let mut names: Vec<&str> = old.users.iter().chain(&new.users).map(|user| user.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let what = match (of(old, name), of(new, name)) {
+            (before, after) if before == after => continue,
+            (before, _) if before.is_empty() => "added",
+            (_, after) if after.is_empty() => "removed",
+            _ => "changed",
+        };
+        changed.push(format!("user {name} {what}"));
+    }
+    changed
+}
+
+/// Whether visitors of the two meet the very same.
+fn same_cover(old: &Config, new: &Config) -> bool {
+    old.domain == new.domain
+        && match (&old.cover, &new.cover) {
+            // Redirects are listeners, and the certificate is read again without a new site.
+            (Cover::Site(old), Cover::Site(new)) => {
+                let redirect_from = old.redirect_from.clone();
+                *old == crate::cover::site::Settings { redirect_from, ..new.clone() }
+            }
+            (old, new) => old == new,
+        }
+}

@@ -1,0 +1,166 @@
+//! The control socket: how commands on the same machine speak to the running proxy.
+//!
+//! A Unix socket in the state directory, for the proxy's own user and root. One line in, one line of JSON out.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tracing::{debug, warn};
+
+use super::reload::{Applied, Queue, Refused, Source};
+
+/// Name of the socket in the state directory.
+const FILE: &str = "control";
+
+/// What is asked for.
+const RELOAD: &str = "reload";
+
+/// Longest line that is read as a wish.
+const LONGEST: u64 = 256;
+
+/// How long one who has connected may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a command waits for the outcome: a new cover is visited first.
+const OUTCOME: Duration = Duration::from_secs(120);
+
+/// What came of a wish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "lowercase")]
+pub enum Answer {
+    /// It holds.
+    Applied(Applied),
+    /// Nothing has changed.
+    Refused(Refused),
+}
+
+/// The socket of the running proxy. The file goes with this value.
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    /// Opens the socket in the state directory. One that a dead process left is replaced, one that is answered is not.
+    pub fn open(state: &Path) -> io::Result<Self> {
+        let path = state.join(FILE);
+        let folder = fs::File::open(state)?;
+        // A socket's address has room for some hundred bytes, a path may have more.
+        let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(FILE);
+        match UnixStream::connect(&short) {
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another proxy has this state directory")),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(&path)?,
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(&short)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers until dropped.
+    pub async fn serve(self, queue: Queue) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => _ = tokio::spawn(converse(stream, queue.clone())),
+                Err(error) => {
+                    warn!(%error, "the control socket does not work");
+                    tokio::time::sleep(PATIENCE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn converse(mut stream: tokio::net::UnixStream, queue: Queue) {
+    let ours = rustix::process::geteuid().as_raw();
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == ours || peer.uid() == 0 => {}
+        _ => return debug!("somebody else's process knocked at the control socket"),
+    }
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    let mut read = tokio::io::BufReader::new(read.take(LONGEST));
+    let Ok(Ok(_)) = tokio::time::timeout(PATIENCE, read.read_line(&mut line)).await else { return };
+    let answer = match line.trim_end() {
+        RELOAD => match queue.reload(Source::Command).await {
+            Ok(applied) => Answer::Applied(applied),
+            Err(refused) => Answer::Refused(refused),
+        },
+        _ => Answer::Refused(Refused::for_reason("this version of the proxy does not know the command")),
+    };
+    let text = serde_json::to_string(&answer).unwrap_or_default() + "\n";
+    let _ = write.write_all(text.as_bytes()).await;
+}
+
+/// Asks the proxy that runs with this state directory to reload, and waits for the outcome. Blocks.
+///
+/// Fails with `NotFound` or `ConnectionRefused` if none runs.
+pub fn ask_to_reload(state: &Path) -> io::Result<Answer> {
+    let folder = fs::File::open(state)?;
+    let mut stream = UnixStream::connect(PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(FILE))?;
+    stream.set_read_timeout(Some(OUTCOME))?;
+    writeln!(stream, "{RELOAD}")?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    if line.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the proxy ended before it answered"));
+    }
+    Ok(serde_json::from_str(&line)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_wish_is_answered_with_its_outcome() {
+        let folder = tempfile::tempdir().unwrap();
+        // Longer than the address of a socket may be.
+        let state = folder.path().join("long".repeat(40));
+        fs::create_dir(&state).unwrap();
+        assert_eq!(ask_to_reload(&state).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let (queue, mut requests) = Queue::new();
+        let control = Control::open(&state).unwrap();
+        assert!(Control::open(&state).is_err(), "another one has it");
+        assert_eq!(fs::metadata(state.join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
+        let serving = tokio::spawn(control.serve(queue));
+        let outcomes =
+            [Ok(Applied { changed: vec!["listen".into()], ..Applied::default() }), Err(Refused::for_reason("no"))];
+        for outcome in outcomes {
+            let place = state.clone();
+            let asking = thread::spawn(move || ask_to_reload(&place).unwrap());
+            let request = requests.recv().await.unwrap();
+            assert_eq!(request.source, Source::Command);
+            request.answer.send(outcome.clone()).unwrap();
+            let answer = tokio::task::spawn_blocking(move || asking.join().unwrap()).await.unwrap();
+            assert_eq!(answer, outcome.map_or_else(Answer::Refused, Answer::Applied));
+        }
+        serving.abort();
+        let _ = serving.await;
+        assert!(!state.join(FILE).exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_answers_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(std::os::unix::net::UnixListener::bind(folder.path().join(FILE)).unwrap());
+        assert_eq!(ask_to_reload(folder.path()).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        Control::open(folder.path()).unwrap();
+    }
+}

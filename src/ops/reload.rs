@@ -1,0 +1,99 @@
+//! The one queue for every wish to read the configuration again: a signal, a changed file, `vizard reload`, the admin API.
+//!
+//! Whoever asks hears what came of it after it was carried out. What is carried out is not known here: the other end of
+//! the queue is in `config::reload`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+/// Who wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// SIGHUP.
+    Signal,
+    /// A file of the configuration has changed.
+    File,
+    /// `vizard reload`.
+    Command,
+    /// The admin API.
+    Admin,
+}
+
+impl Source {
+    /// A short name, for the log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Signal => "signal",
+            Self::File => "file",
+            Self::Command => "command",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// The configuration was read and holds now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// What is different, by key.
+    pub changed: Vec<String>,
+    /// Keys whose new value takes a restart; until then the old one holds.
+    pub restart: Vec<String>,
+    /// What should be better.
+    pub warnings: Vec<String>,
+}
+
+/// The configuration was not taken, and everything is as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// All that is wrong with it. Holds no secret.
+    pub complaints: Vec<String>,
+}
+
+impl Refused {
+    /// Refused for this.
+    pub fn for_reason(complaint: impl Into<String>) -> Self {
+        Self { complaints: vec![complaint.into()] }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.complaints.join("; "))
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// The end of the queue where wishes go in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Queue(mpsc::Sender<Request>);
+
+/// One wish.
+#[derive(Debug)]
+pub struct Request {
+    /// Whose it is.
+    pub source: Source,
+    /// Where to say what came of it.
+    pub answer: oneshot::Sender<Result<Applied, Refused>>,
+}
+
+/// How many wishes wait at most. Each is whole again with the next, so more need not.
+const WAITING: usize = 16;
+
+impl Queue {
+    /// Both ends.
+    pub fn new() -> (Self, mpsc::Receiver<Request>) {
+        let (wishes, requests) = mpsc::channel(WAITING);
+        (Self(wishes), requests)
+    }
+
+    /// Asks for the configuration to be read again, and says what came of it.
+    pub async fn reload(&self, source: Source) -> Result<Applied, Refused> {
+        let gone = || Refused::for_reason("the proxy is about to end");
+        let (answer, outcome) = oneshot::channel();
+        self.0.send(Request { source, answer }).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+}

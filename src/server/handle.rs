@@ -1,0 +1,167 @@
+//! What others may ask of a running server, and do to it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tracing::info;
+
+use super::doors::{Bound, CannotListen, Listening, Wanted};
+use super::sessions::Sessions;
+use super::{Server, Settings, keeper};
+use crate::auth::{Judge, Rules, UnixTime};
+use crate::cover::{Cover, profile::Profile};
+
+/// A running server. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle(Arc<Server>);
+
+/// Everything that can be different from now on.
+pub struct Change {
+    /// Settings of the server itself.
+    pub settings: Settings,
+    /// Who may enter. What was spent under keys that are new here must have been learnt before.
+    pub rules: Rules,
+    /// The cover; `None` leaves the present one in its place. Visits that have begun stay with the old one.
+    pub cover: Option<Cover>,
+    /// The listeners.
+    pub listeners: Bound,
+}
+
+/// How a server is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// When it was started.
+    pub since: UnixTime,
+    /// Whether it accepts no more clients and waits for the rest to go.
+    pub draining: bool,
+    /// Where it listens.
+    pub listeners: Vec<Listening>,
+    /// How many connections there are, sessions included.
+    pub connections: usize,
+    /// How many sessions there are.
+    pub sessions: usize,
+    /// The cover.
+    pub cover: CoverStatus,
+}
+
+/// What is known of the cover.
+#[derive(Clone, Debug)]
+pub struct CoverStatus {
+    /// `site` or `remote`.
+    pub kind: &'static str,
+    /// Host and port of a remote cover.
+    pub place: Option<(String, u16)>,
+    /// What visits to it have taught.
+    pub profile: Arc<Profile>,
+    /// How many rounds of visits found it changed.
+    pub changes: u64,
+    /// How many clients found it away since the start.
+    pub away: u64,
+    /// When the certificate of the built-in site ends.
+    pub certificate_ends: Option<UnixTime>,
+}
+
+impl Handle {
+    pub(super) fn new(server: Server) -> Self {
+        Self(Arc::new(server))
+    }
+
+    /// The sessions that are going on: to be listed, and to be ended.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        self.0.sessions()
+    }
+
+    /// Who decides on hellos.
+    pub fn judge(&self) -> &Arc<Judge> {
+        self.0.judge()
+    }
+
+    /// The cover as it is now.
+    pub fn cover(&self) -> Arc<Cover> {
+        self.0.cover()
+    }
+
+    /// The settings as they are now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.0.settings()
+    }
+
+    /// Binds those of these listeners that are not open, without accepting anybody yet.
+    pub fn bind(&self, wanted: &[Wanted]) -> Result<Bound, CannotListen> {
+        self.0.doors.bind(wanted)
+    }
+
+    /// Where clients and visitors are accepted.
+    pub fn listeners(&self) -> Vec<Listening> {
+        self.0.doors.list()
+    }
+
+    /// From now on everything is like this. Cannot fail: whatever may has been tried by whoever made the change.
+    /// Connections that there are go on, but for sessions of those who may not enter any more.
+    pub fn apply(&self, change: Change) {
+        let Change { settings, rules, cover, listeners } = change;
+        let server = &self.0;
+        server.settings.store(Arc::new(settings));
+        server.judge.replace_rules(rules);
+        let mut changed = cover.is_some();
+        if let Some(cover) = cover {
+            server.cover.store(Arc::new(cover));
+        }
+        if !self.is_draining() {
+            changed |= server.doors.apply(server, listeners);
+        }
+        if changed {
+            server.changed.send_replace(());
+        }
+        keeper::end_unwanted(server);
+    }
+
+    /// Accepts no more; what is going on has the time that the settings promise it, then [`Handle::serve`] returns.
+    pub fn drain(&self) {
+        self.0.stop.cancel();
+    }
+
+    /// Whether [`Handle::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.0.stop.is_cancelled()
+    }
+
+    /// How the server is doing.
+    pub fn status(&self) -> Status {
+        let cover = self.cover();
+        Status {
+            since: self.0.since,
+            draining: self.is_draining(),
+            listeners: self.listeners(),
+            connections: self.0.connections.len(),
+            sessions: self.sessions().len(),
+            cover: CoverStatus {
+                kind: cover.kind(),
+                place: cover.place().map(|(host, port)| (host.to_owned(), port)),
+                profile: cover.profile(),
+                changes: cover.changes(),
+                away: self.0.away.load(Ordering::Relaxed),
+                certificate_ends: cover.certificate_ends(),
+            },
+        }
+    }
+
+    /// Serves on these listeners until [`Handle::drain`] is called, then gives what is going on the time it was promised.
+    pub async fn serve(&self, listeners: Bound) {
+        let server = &self.0;
+        server.doors.apply(server, listeners);
+        let keeper = tokio::spawn(keeper::keep(Arc::clone(server)));
+        server.stop.cancelled().await;
+        server.doors.shut().await;
+        server.connections.close();
+        let grace = server.settings().drain;
+        info!(connections = server.connections.len(), grace_seconds = grace.as_secs(), "stopping");
+        if tokio::time::timeout(grace, server.connections.wait()).await.is_err() {
+            server.hurry.cancel();
+            server.connections.wait().await;
+        }
+        keeper.abort();
+        keeper::last_sync(server).await;
+        info!("stopped");
+    }
+}
