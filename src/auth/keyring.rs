@@ -1,12 +1,13 @@
 //! Keys, and a search whose time does not depend on the answer.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use subtle::ConditionallySelectable;
 
 use super::digest;
-use super::member::Member;
+use super::member::{Member, Permit, Refusal};
 use super::replay::SecretTag;
 use super::secret::Secret;
 use super::window::UnixTime;
@@ -20,13 +21,27 @@ pub struct Key {
     secret: Secret,
     tag: SecretTag,
     mac: Mac,
+    until: Option<UnixTime>,
 }
 
 impl Key {
     /// A key of this member.
     pub fn new(member: Arc<Member>, secret: Secret) -> Self {
         let mac = Mac::new(secret.bytes());
-        Self { member, tag: SecretTag::of(secret.bytes()), secret, mac }
+        Self { member, tag: SecretTag::of(secret.bytes()), secret, mac, until: None }
+    }
+
+    /// The same key, good until then.
+    pub fn until(self, until: Option<UnixTime>) -> Self {
+        Self { until, ..self }
+    }
+
+    /// Whether the member may enter with this key now, from this address.
+    pub(super) fn admit(&self, from: IpAddr, now: UnixTime) -> Result<Permit, Refusal> {
+        if self.until.is_some_and(|until| now >= until) {
+            return Err(Refusal::OldSecret);
+        }
+        Ok(self.member.admit(from, now)?.with_end(self.until))
     }
 
     /// Whose key it is.

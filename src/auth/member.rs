@@ -1,22 +1,65 @@
-//! Those who may enter.
+//! Those who may enter: what each of them may do, and what each of them does.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
 
+use arc_swap::ArcSwap;
+
+use super::ledger::Ledger;
+pub use super::ledger::{Leave, Usage, Way};
+use super::policy::Policy;
 use super::window::UnixTime;
+
+/// Grants what is about to be used, by writing it down first. See [`super::People::pages`].
+pub trait Bank: Send + Sync + fmt::Debug {
+    /// There is something to be written soon. Called on the threads that move bytes, so it must be quick.
+    fn call(&self);
+}
 
 /// One who may enter, whatever number of keys that takes. Lives on when the configuration is read again, so that what
 /// is known of a member outlasts every change.
 #[derive(Debug)]
 pub struct Member {
     name: String,
+    policy: ArcSwap<Policy>,
+    /// Whether sessions have to ask; the same as in the policy, for those who cannot wait.
+    metered: AtomicBool,
+    removed: AtomicBool,
+    bank: Option<Arc<dyn Bank>>,
+    inside: Mutex<Inside>,
+    ledger: Mutex<Ledger>,
+}
+
+/// Who is inside.
+#[derive(Debug, Default)]
+struct Inside {
+    sessions: u32,
+    /// Sessions from each address.
+    addresses: BTreeMap<IpAddr, u32>,
 }
 
 impl Member {
     /// A member of this name, without any limit.
     pub fn new(name: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self { name: name.into() })
+        Self::with(name, Policy::default(), None)
+    }
+
+    /// A member with limits. Without a bank a quota counts from the start of the process.
+    pub(super) fn with(name: impl Into<String>, policy: Policy, bank: Option<Arc<dyn Bank>>) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            metered: policy.is_metered().into(),
+            policy: ArcSwap::from_pointee(policy),
+            removed: false.into(),
+            bank,
+            inside: Mutex::default(),
+            ledger: Mutex::default(),
+        })
     }
 
     /// The name, for the log.
@@ -24,9 +67,132 @@ impl Member {
         &self.name
     }
 
-    /// Whether the member may enter now, from this address.
-    pub fn admit(self: &Arc<Self>, _from: IpAddr, _now: UnixTime) -> Result<Permit, Refusal> {
-        Ok(Permit { member: Arc::clone(self) })
+    /// What the member may do now.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// From now on this holds, for running sessions too.
+    pub fn set_policy(&self, policy: Policy) {
+        self.metered.store(policy.is_metered(), Ordering::Release);
+        let new = Arc::new(policy);
+        let old = self.policy.swap(Arc::clone(&new));
+        let waiting = self.ledger().policy_changed(&old, &new);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether the operator has taken the member out of the configuration.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_removed(&self, removed: bool) {
+        self.removed.store(removed, Ordering::Release);
+    }
+
+    /// How many sessions there are now, those that are about to begin included.
+    pub fn sessions(&self) -> u32 {
+        self.inside().sessions
+    }
+
+    /// From how many addresses they come; IPv6 addresses of one /64 are one.
+    pub fn addresses(&self) -> usize {
+        self.inside().addresses.len()
+    }
+
+    /// What the member has moved so far. Sessions that have no quota to ask for are counted once a second.
+    pub fn usage(&self, now: UnixTime) -> Usage {
+        self.ledger().usage(&self.policy.load(), now)
+    }
+
+    /// Whether the member may enter now, from this address: decided in one step, so that no two can take one place.
+    pub fn admit(self: &Arc<Self>, from: IpAddr, now: UnixTime) -> Result<Permit, Refusal> {
+        self.standing(from, now)?;
+        let policy = self.policy.load();
+        let address = place(from);
+        let mut inside = self.inside();
+        if policy.max_sessions.is_some_and(|most| inside.sessions >= most) {
+            return Err(Refusal::Sessions);
+        }
+        let addresses = inside.addresses.len();
+        let known = inside.addresses.contains_key(&address);
+        if policy.max_addresses.is_some_and(|most| !known && addresses >= most as usize) {
+            return Err(Refusal::Addresses);
+        }
+        inside.sessions += 1;
+        *inside.addresses.entry(address).or_default() += 1;
+        drop(inside);
+        Ok(Permit { member: Arc::clone(self), address, until: None })
+    }
+
+    /// Whether one who came from this address may stay inside.
+    pub fn standing(&self, from: IpAddr, now: UnixTime) -> Result<(), Refusal> {
+        if self.is_removed() {
+            return Err(Refusal::Removed);
+        }
+        let policy = self.policy.load();
+        policy.admits(from, now)?;
+        if self.ledger().is_spent(&policy, now) { Err(Refusal::Quota) } else { Ok(()) }
+    }
+
+    /// Whether a session has to [`Member::ask`] before it moves anything.
+    pub fn is_metered(&self) -> bool {
+        self.metered.load(Ordering::Acquire)
+    }
+
+    /// Whether a session may move bytes this way now. If it has to wait, `waker` is called in time.
+    pub fn ask(&self, way: Way, instant: Instant, now: UnixTime, waker: &Waker) -> Leave {
+        if !self.is_metered() {
+            return Leave::Free;
+        }
+        let policy = self.policy.load();
+        let mut ledger = self.ledger();
+        let (leave, call) = ledger.ask(&policy, self.bank.is_some(), way, (instant, now));
+        if leave == Leave::Wait {
+            ledger.wait(waker);
+        }
+        drop(ledger);
+        if let (true, Some(bank)) = (call, &self.bank) {
+            bank.call();
+        }
+        leave
+    }
+
+    /// A session that had asked has moved so much.
+    pub fn charge(&self, way: Way, bytes: u64, instant: Instant, now: UnixTime) {
+        self.ledger().charge(&self.policy.load(), way, bytes, (instant, now));
+    }
+
+    /// A session has moved so much since it last said so, whether it had to ask or not.
+    pub fn count(&self, up: u64, down: u64, now: UnixTime) {
+        self.ledger().count(&self.policy.load(), up, down, now);
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(&self, address: IpAddr) {
+        let mut inside = self.inside();
+        inside.sessions = inside.sessions.saturating_sub(1);
+        if let Some(sessions) = inside.addresses.get_mut(&address) {
+            *sessions -= 1;
+            if *sessions == 0 {
+                inside.addresses.remove(&address);
+            }
+        }
+    }
+}
+
+/// What counts as one address: of IPv6 the network of a household.
+fn place(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
     }
 }
 
@@ -34,12 +200,30 @@ impl Member {
 #[derive(Debug)]
 pub struct Permit {
     member: Arc<Member>,
+    address: IpAddr,
+    until: Option<UnixTime>,
 }
 
 impl Permit {
     /// Whose place it is.
     pub fn member(&self) -> &Arc<Member> {
         &self.member
+    }
+
+    /// When the key ends that it was given for, if it does.
+    pub fn until(&self) -> Option<UnixTime> {
+        self.until
+    }
+
+    pub(super) fn with_end(mut self, until: Option<UnixTime>) -> Self {
+        self.until = until;
+        self
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.member.leave(self.address);
     }
 }
 
@@ -48,13 +232,50 @@ impl Permit {
 pub enum Refusal {
     /// The operator has switched the member off.
     Disabled,
+    /// The operator has taken the member out of the configuration.
+    Removed,
+    /// The member's time is over.
+    Expired,
+    /// The time of this secret is over: there is a new one.
+    OldSecret,
+    /// Nothing is left of the quota.
+    Quota,
+    /// As many sessions as there may be.
+    Sessions,
+    /// Sessions from as many addresses as there may be.
+    Addresses,
+    /// Comes from where nobody may come from.
+    DeniedNetwork,
+    /// Comes from elsewhere than where one may come from.
+    OtherNetwork,
 }
 
 impl Refusal {
+    /// All there are.
+    pub const ALL: [Self; 9] = [
+        Self::Disabled,
+        Self::Removed,
+        Self::Expired,
+        Self::OldSecret,
+        Self::Quota,
+        Self::Sessions,
+        Self::Addresses,
+        Self::DeniedNetwork,
+        Self::OtherNetwork,
+    ];
+
     /// A short name.
     pub fn label(self) -> &'static str {
         match self {
             Self::Disabled => "disabled",
+            Self::Removed => "removed",
+            Self::Expired => "expired",
+            Self::OldSecret => "old_secret",
+            Self::Quota => "quota",
+            Self::Sessions => "sessions",
+            Self::Addresses => "addresses",
+            Self::DeniedNetwork => "denied_network",
+            Self::OtherNetwork => "other_network",
         }
     }
 }
@@ -62,5 +283,66 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
+
+    fn from(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn places_are_taken_and_given_back() {
+        let member = Member::with("alice", Policy { max_sessions: Some(2), ..Policy::default() }, None);
+        let permits = [member.admit(from("192.0.2.1"), NOW).unwrap(), member.admit(from("192.0.2.2"), NOW).unwrap()];
+        assert_eq!(member.admit(from("192.0.2.1"), NOW).unwrap_err(), Refusal::Sessions);
+        assert_eq!((member.sessions(), member.addresses()), (2, 2));
+        drop(permits);
+        assert_eq!((member.sessions(), member.addresses()), (0, 0));
+        assert!(member.admit(from("192.0.2.1"), NOW).is_ok());
+    }
+
+    #[test]
+    fn addresses_are_counted_by_household() {
+        let member = Member::with("alice", Policy { max_addresses: Some(2), ..Policy::default() }, None);
+        let _first = member.admit(from("2001:db8:0:1::1"), NOW).unwrap();
+        let _same = member.admit(from("2001:db8:0:1:ffff::2"), NOW).unwrap();
+        let v4 = member.admit(from("192.0.2.1"), NOW).unwrap();
+        let _mapped = member.admit(from("::ffff:192.0.2.1"), NOW).unwrap();
+        assert_eq!(member.admit(from("2001:db8:0:2::1"), NOW).unwrap_err(), Refusal::Addresses);
+        drop(v4);
+        assert_eq!(member.admit(from("192.0.2.2"), NOW).unwrap_err(), Refusal::Addresses, "one session is left");
+    }
+
+    #[test]
+    fn of_many_at_once_only_as_many_enter_as_there_are_places() {
+        let member = Member::with("alice", Policy { max_sessions: Some(5), ..Policy::default() }, None);
+        let permits = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| permits.lock().unwrap().extend((0..5).map(|_| member.admit(from("::1"), NOW))));
+            }
+        });
+        assert_eq!(permits.lock().unwrap().iter().filter(|permit| permit.is_ok()).count(), 5);
+    }
+
+    #[test]
+    fn a_new_policy_holds_at_once() {
+        let member = Member::new("alice");
+        assert_eq!(member.ask(Way::Up, Instant::now(), NOW, Waker::noop()), Leave::Free);
+        member.set_policy(Policy { bandwidth_up: Some(1), expires: Some(NOW), ..Policy::default() });
+        assert!(matches!(member.ask(Way::Up, Instant::now(), NOW, Waker::noop()), Leave::Most(_)));
+        assert_eq!(member.admit(from("::1"), NOW).unwrap_err(), Refusal::Expired);
+    }
+
+    #[test]
+    fn every_refusal_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = Refusal::ALL.iter().map(|refusal| refusal.label()).collect();
+        assert_eq!(names.len(), Refusal::ALL.len());
     }
 }

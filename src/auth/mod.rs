@@ -1,15 +1,23 @@
 //! Who may enter: `Judge::judge(hello, now) -> Verdict`, and the things it is made of. No socket, no clock, no log.
 
+mod bucket;
 mod digest;
 mod keyring;
+mod ledger;
 mod member;
+mod people;
+mod period;
+mod policy;
 pub mod replay;
 pub mod secret;
 mod verdict;
 mod window;
 
 pub use keyring::{Key, Keyring};
-pub use member::{Member, Permit, Refusal};
+pub use member::{Bank, Leave, Member, Permit, Refusal, Usage, Way};
+pub use people::{Enrolment, Page, People};
+pub use period::Period;
+pub use policy::{Policy, Quota};
 pub use replay::{ReplayMemory, SecretTag};
 pub use secret::{Domain, DomainError, Secret, SecretError, SecretText};
 pub use verdict::{Admission, Declined, Judge, Reason, Rules, Verdict};

@@ -203,7 +203,7 @@ impl Judge {
         if !rules.accepts_name(hello.server_name) {
             return Err(declined(Reason::Name));
         }
-        let permit = key.member().admit(from, now).map_err(|refusal| declined(Reason::Refused(refusal)))?;
+        let permit = key.admit(from, now).map_err(|refusal| declined(Reason::Refused(refusal)))?;
         let authenticator: &[u8; AUTHENTICATED] =
             hello.random.first_chunk().expect("a random is longer than its authenticated part");
         if !self.replay.spend(key.tag(), authenticator) {

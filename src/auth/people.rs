@@ -1,0 +1,185 @@
+//! All members, by name.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use super::keyring::{Key, Keyring};
+use super::ledger::Usage;
+use super::member::{Bank, Member};
+use super::policy::Policy;
+use super::secret::Secret;
+use super::window::UnixTime;
+
+/// One who shall be a member.
+#[derive(Clone, Debug)]
+pub struct Enrolment {
+    /// The name.
+    pub name: String,
+    /// What the member may do.
+    pub policy: Policy,
+    /// The secrets that open the door, each with its end if it has one.
+    pub secrets: Vec<(Secret, Option<UnixTime>)>,
+}
+
+/// All members. A name keeps its member for as long as the process lives, so counters and running sessions are found
+/// again by whoever is enrolled later, even after a removal.
+#[derive(Debug, Default)]
+pub struct People {
+    known: Mutex<BTreeMap<String, Arc<Member>>>,
+    bank: Option<Arc<dyn Bank>>,
+}
+
+/// What has to be written down of a member.
+#[derive(Clone, Debug)]
+pub struct Page {
+    member: Arc<Member>,
+    /// What to write: of a quota at least what was used.
+    pub usage: Usage,
+}
+
+impl People {
+    /// Nobody yet; quotas are to be granted by this bank.
+    pub fn with_bank(bank: Arc<dyn Bank>) -> Self {
+        Self { known: Mutex::default(), bank: Some(bank) }
+    }
+
+    /// The member of this name.
+    pub fn get(&self, name: &str) -> Option<Arc<Member>> {
+        self.known().get(name).filter(|member| !member.is_removed()).cloned()
+    }
+
+    /// All members, by name.
+    pub fn list(&self) -> Vec<Arc<Member>> {
+        self.known().values().filter(|member| !member.is_removed()).cloned().collect()
+    }
+
+    /// Notes what somebody had moved before this process. To be called before anybody enters.
+    pub fn remember(&self, name: &str, usage: Usage) {
+        let mut known = self.known();
+        let member = known.entry(name.to_owned()).or_insert_with(|| {
+            let member = Member::with(name, Policy::default(), self.bank.clone());
+            member.set_removed(true);
+            member
+        });
+        member.ledger().restore(usage);
+    }
+
+    /// From now on exactly these are members; the keyring is for [`super::Rules`]. Members that are known keep their
+    /// counters, those that are not named any more are removed.
+    pub fn enrol(&self, enrolments: impl IntoIterator<Item = Enrolment>) -> Keyring {
+        let mut known = self.known();
+        let mut keys = Vec::new();
+        let mut named = BTreeMap::new();
+        for Enrolment { name, policy, secrets } in enrolments {
+            let member = match known.get(&name) {
+                Some(member) => {
+                    member.set_policy(policy);
+                    member.set_removed(false);
+                    Arc::clone(member)
+                }
+                None => Member::with(name.clone(), policy, self.bank.clone()),
+            };
+            let key = |(secret, until)| Key::new(Arc::clone(&member), secret).until(until);
+            keys.extend(secrets.into_iter().map(key));
+            named.insert(name, member);
+        }
+        for (name, member) in &*known {
+            if !named.contains_key(name) {
+                member.set_removed(true);
+            }
+        }
+        known.append(&mut named);
+        Keyring::new(keys)
+    }
+
+    /// What has changed and has to be written; `exact` is for the last time, when nothing moves any more, and tells of
+    /// all. Each page is to be followed by [`Page::kept`] or [`Page::lost`].
+    pub fn pages(&self, exact: bool) -> Vec<Page> {
+        let known: Vec<_> = self.known().values().cloned().collect();
+        let page = |member: Arc<Member>| {
+            let usage = member.ledger().page(&member.policy(), exact)?;
+            Some(Page { member, usage })
+        };
+        known.into_iter().filter_map(page).collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Member>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Page {
+    /// Whose page it is.
+    pub fn name(&self) -> &str {
+        self.member.name()
+    }
+
+    /// It is on disk: what it grants may be used.
+    pub fn kept(self) {
+        let waiting = self.member.ledger().grant(&self.usage);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// It could not be written, which must stop nobody: what it grants may be used all the same, and the next page will
+    /// say it again.
+    pub fn lost(self) {
+        self.member.ledger().unwritten();
+        self.kept();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Refusal;
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
+
+    fn enrolment(name: &str, policy: Policy) -> Enrolment {
+        Enrolment { name: name.into(), policy, secrets: vec![(Secret::new([1; 16]), None)] }
+    }
+
+    #[test]
+    fn a_name_keeps_its_member_over_changes_and_over_a_removal() {
+        let (people, here) = (People::default(), "192.0.2.1".parse().unwrap());
+        people.enrol([enrolment("alice", Policy::default()), enrolment("bob", Policy::default())]);
+        let alice = people.get("alice").unwrap();
+        let permit = alice.admit(here, NOW).unwrap();
+        alice.count(1, 2, NOW);
+        people.enrol([enrolment("alice", Policy { enabled: false, ..Policy::default() })]);
+        assert!(Arc::ptr_eq(&alice, &people.get("alice").unwrap()));
+        assert_eq!(alice.standing(here, NOW), Err(Refusal::Disabled));
+        assert!(people.get("bob").is_none());
+        people.enrol([enrolment("bob", Policy::default())]);
+        assert_eq!(people.list().len(), 1);
+        assert_eq!(alice.standing(here, NOW), Err(Refusal::Removed));
+        people.enrol([enrolment("alice", Policy::default())]);
+        let alice = people.get("alice").unwrap();
+        assert_eq!((alice.usage(NOW).up, alice.usage(NOW).down, alice.sessions()), (1, 2, 1));
+        drop(permit);
+        assert_eq!((alice.sessions(), alice.addresses()), (0, 0));
+    }
+
+    #[test]
+    fn what_was_remembered_waits_for_its_name() {
+        let people = People::default();
+        let usage = Usage { up: 5, down: 6, in_period: 11, since: Some(NOW) };
+        people.remember("alice", usage);
+        assert!(people.get("alice").is_none() && people.list().is_empty());
+        people.enrol([enrolment("alice", Policy::default())]);
+        assert_eq!(people.get("alice").unwrap().usage(NOW), usage);
+        assert!(people.pages(false).is_empty(), "nothing new is to be written");
+        assert_eq!(people.pages(true).len(), 1);
+    }
+
+    #[test]
+    fn a_keyring_has_all_secrets_of_all() {
+        let people = People::default();
+        let second = (Secret::new([2; 16]), Some(NOW));
+        let alice =
+            Enrolment { secrets: vec![(Secret::new([1; 16]), None), second], ..enrolment("alice", Policy::default()) };
+        let keyring = people.enrol([alice, enrolment("bob", Policy::default())]);
+        assert_eq!(keyring.tags().len(), 3);
+    }
+}

@@ -1,0 +1,118 @@
+//! What a member may do: plain data, and the part of the decision that needs nothing else.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::member::Refusal;
+use super::period::Period;
+use super::window::UnixTime;
+
+/// What a member may do. The default is everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether the member may enter at all.
+    pub enabled: bool,
+    /// From then on not any more.
+    pub expires: Option<UnixTime>,
+    /// How much may be moved.
+    pub quota: Option<Quota>,
+    /// Bytes from the client in a second, all sessions together.
+    pub bandwidth_up: Option<u64>,
+    /// Bytes to the client in a second, all sessions together.
+    pub bandwidth_down: Option<u64>,
+    /// Most sessions at once. Clients open 13 to 18 each.
+    pub max_sessions: Option<u32>,
+    /// Most addresses at once; IPv6 addresses of one /64 are one.
+    pub max_addresses: Option<u32>,
+    /// Where the member may come from; none: from anywhere.
+    pub allow: Vec<IpNet>,
+    /// Where the member may not come from, even if that is allowed.
+    pub deny: Vec<IpNet>,
+    /// What the operator wants to remember.
+    pub note: Option<String>,
+}
+
+/// How much may be moved in which time, both ways together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Bytes.
+    pub bytes: u64,
+    /// The time.
+    pub period: Period,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            expires: None,
+            quota: None,
+            bandwidth_up: None,
+            bandwidth_down: None,
+            max_sessions: None,
+            max_addresses: None,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            note: None,
+        }
+    }
+}
+
+impl Policy {
+    /// Whether one who comes from here may be inside now, as far as this can be said without counting.
+    pub fn admits(&self, from: IpAddr, now: UnixTime) -> Result<(), Refusal> {
+        let from = from.to_canonical();
+        let within = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&from));
+        if !self.enabled {
+            return Err(Refusal::Disabled);
+        }
+        if self.expires.is_some_and(|end| now >= end) {
+            return Err(Refusal::Expired);
+        }
+        if within(&self.deny) {
+            return Err(Refusal::DeniedNetwork);
+        }
+        if !self.allow.is_empty() && !within(&self.allow) {
+            return Err(Refusal::OtherNetwork);
+        }
+        Ok(())
+    }
+
+    /// Whether a session has to ask before it moves bytes.
+    pub(super) fn is_metered(&self) -> bool {
+        self.quota.is_some() || self.bandwidth_up.is_some() || self.bandwidth_down.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
+
+    #[test]
+    fn each_limit_has_its_own_refusal() {
+        let networks = |text: &str| vec![text.parse::<IpNet>().unwrap()];
+        let policy = Policy::default;
+        let here: IpAddr = "192.0.2.7".parse().unwrap();
+        let cases = [
+            (policy(), Ok(())),
+            (Policy { enabled: false, ..policy() }, Err(Refusal::Disabled)),
+            (Policy { expires: Some(NOW), ..policy() }, Err(Refusal::Expired)),
+            (Policy { expires: Some(UnixTime(NOW.0 + 1)), ..policy() }, Ok(())),
+            (Policy { deny: networks("192.0.2.0/24"), ..policy() }, Err(Refusal::DeniedNetwork)),
+            (Policy { deny: networks("192.0.3.0/24"), ..policy() }, Ok(())),
+            (Policy { allow: networks("192.0.2.7/32"), ..policy() }, Ok(())),
+            (Policy { allow: networks("2001:db8::/32"), ..policy() }, Err(Refusal::OtherNetwork)),
+            (
+                Policy { allow: networks("192.0.2.0/24"), deny: networks("192.0.2.4/30"), ..policy() },
+                Err(Refusal::DeniedNetwork),
+            ),
+        ];
+        for (policy, expected) in cases {
+            assert_eq!(policy.admits(here, NOW), expected, "{policy:?}");
+            assert_eq!(policy.admits("::ffff:192.0.2.7".parse().unwrap(), NOW), expected, "{policy:?}");
+        }
+    }
+}
