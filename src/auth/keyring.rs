@@ -83,6 +83,13 @@ impl Keyring {
         self.0.iter().map(|key| key.member.name()).collect()
     }
 
+    /// Those who have a key, in the order of their first one.
+    pub fn people(&self) -> Vec<Arc<Member>> {
+        let mut seen = HashSet::new();
+        let members = self.0.iter().map(|key| &key.member);
+        members.filter(|member| seen.insert(member.name())).cloned().collect()
+    }
+
     /// The member of this name, if it has a key.
     pub fn member(&self, name: &str) -> Option<&Arc<Member>> {
         self.0.iter().map(|key| &key.member).find(|member| member.name() == name)

@@ -6,20 +6,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use super::{Failure, greeting};
+use super::{Failure, desk, greeting};
 use crate::auth::{Judge, ReplayMemory};
 use crate::config::parts::{self, Demand, PartError};
 use crate::config::reload::Reloader;
 use crate::config::{Config, Environment, Flags, Listen, Loaded};
+use crate::ops::admin::Tokens;
+use crate::ops::admin::events::Events;
 use crate::ops::control::Control;
+use crate::ops::counts::Counts;
 use crate::ops::logging;
 use crate::ops::reload::Queue;
+use crate::server::event::Observer;
 use crate::server::{Bound, CannotListen, Purpose, Server};
 
 /// File in the state directory that remembers spent hellos.
@@ -58,18 +63,29 @@ async fn serve(config: Config, sources: Sources, format: logging::Format) -> Res
     let judge = judge(&config)?;
     let listeners = bind(&config)?;
     let cover = parts::open_cover(&config, &listeners.addresses(Purpose::Cover), Demand::Start).await?;
-    let handle = Server::handle(parts::settings(&config), cover, judge, Arc::new(Vec::new()), stop);
+    let (counts, events) = (Arc::new(Counts::default()), Arc::new(Events::default()));
+    let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
+    if config.admin.is_some() {
+        observers.extend([counts.clone() as Arc<dyn Observer>, events.clone()]);
+    }
+    let handle = Server::handle(parts::settings(&config), cover, judge, Arc::new(observers), stop);
     let addresses = listeners.addresses(Purpose::Cover);
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?addresses, users = config.users.len(), "started");
 
     let (queue, requests) = Queue::new();
     let control = control(&config.state_dir, &queue);
     greeting::greet(&config, &addresses, format);
-    let reloader = Reloader::new(sources.flags, sources.environment, config, sources.files, handle.clone());
+    let Sources { flags, environment, files } = sources;
+    let (origin, queued) = ((flags.clone(), environment.clone()), queue.clone());
+    let tokens = config.admin.as_ref().map(|admin| Tokens::new(admin.tokens.clone())).unwrap_or_default();
+    let tokens = Arc::new(ArcSwap::from_pointee(tokens));
+    let parts = desk::Parts { handle: handle.clone(), counts, events, queue: queued, tokens: tokens.clone(), origin };
+    let admin = desk::open(&config, parts).await?;
+    let reloader = Reloader::new(flags, environment, config, files, handle.clone()).with_tokens(tokens);
     let reloading = tokio::spawn(reloader.run(queue, requests, hangup));
     handle.serve(listeners).await;
     reloading.abort();
-    drop(control);
+    drop((control, admin));
     Ok(())
 }
 

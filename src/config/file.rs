@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{FREE_TABLES, KEYS, suggestion};
+use super::layer::{AdminWritten, TokenWritten};
 use super::layer::{CoverWritten, Layer, NamesWritten, SiteWritten, UserWritten, Written};
 use super::report::{Complaint, Origin, quoted};
 
@@ -90,6 +91,7 @@ impl Reader {
             listen: self.texts(top, "listen"),
             users: self.users(top),
             site: self.site(top),
+            admin: self.admin(top),
             cover: self.cover(top),
             ..Layer::default()
         };
@@ -148,6 +150,44 @@ impl Reader {
             name: self.text(table, "name"),
             secret: self.text(table, "secret"),
             secret_file: self.path(table, "secret_file"),
+            at: Origin::File(element.span()),
+        })
+    }
+
+    fn admin(&mut self, top: Table<'_, '_>) -> Option<AdminWritten> {
+        let (admin, at) = self.section(top, "admin")?;
+        Some(AdminWritten {
+            listen: self.text(admin, "listen"),
+            certificate: self.path(admin, "certificate"),
+            key: self.path(admin, "key"),
+            per_user_metrics: self.switch(admin, "per_user_metrics"),
+            tokens: self.tokens(admin),
+            at,
+        })
+    }
+
+    fn tokens(&mut self, admin: Table<'_, '_>) -> Vec<TokenWritten> {
+        let Some(value) = admin.get("tokens") else { return Vec::new() };
+        let tables = value.get_ref().as_array().map(|elements| elements.iter().collect::<Vec<_>>());
+        let Some(elements) = tables.filter(|all| all.iter().all(|one| one.get_ref().as_table().is_some())) else {
+            self.hide_texts(value);
+            self.wrong_kind(value, "`[[admin.tokens]]` sections");
+            return Vec::new();
+        };
+        elements.into_iter().filter_map(|element| self.token(element)).collect()
+    }
+
+    fn token(&mut self, element: Value<'_, '_>) -> Option<TokenWritten> {
+        let table = element.get_ref().as_table()?;
+        // Somebody may have put the token in the place of its hash, or slipped in the key.
+        for (_, value) in table.iter().filter(|(key, _)| !matches!(key.get_ref().as_ref(), "name" | "role")) {
+            self.hide_texts(value);
+        }
+        self.refuse_unknown("admin.tokens", table);
+        Some(TokenWritten {
+            name: self.text(table, "name"),
+            role: self.text(table, "role"),
+            hash: self.text(table, "hash"),
             at: Origin::File(element.span()),
         })
     }

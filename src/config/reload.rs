@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -14,6 +15,7 @@ use tracing::{info, warn};
 use super::embedded::Draft;
 use super::parts::{self, Demand};
 use super::{Config, Cover, Environment, Flags, LoadError, Loaded};
+use crate::ops::admin::{self, Tokens};
 use crate::ops::files::Files;
 use crate::ops::logging;
 use crate::ops::reload::{Applied, Queue, Refused, Request, Source};
@@ -29,6 +31,8 @@ pub struct Reloader {
     /// Files of the configuration besides those that it names itself.
     read: Vec<PathBuf>,
     handle: Handle,
+    /// Those of the admin listener.
+    tokens: Arc<ArcSwap<Tokens>>,
     files: Files,
     touched: mpsc::Receiver<()>,
 }
@@ -38,9 +42,15 @@ impl Reloader {
     /// took.
     pub fn new(flags: Flags, environment: Environment, config: Config, read: Vec<PathBuf>, handle: Handle) -> Self {
         let (files, touched) = Files::new();
-        let mut reloader = Self { flags, environment, config, read, handle, files, touched };
+        let tokens = Arc::default();
+        let mut reloader = Self { flags, environment, config, read, handle, tokens, files, touched };
         reloader.watch();
         reloader
+    }
+
+    /// Lets these, the tokens of the admin listener, follow the configuration.
+    pub fn with_tokens(self, tokens: Arc<ArcSwap<Tokens>>) -> Self {
+        Self { tokens, ..self }
     }
 
     /// Carries out wishes, and asks by itself when `hangup` comes and when a file has changed. Runs for as long as it is polled.
@@ -118,6 +128,12 @@ impl Reloader {
         self.handle.apply(Change { settings: parts::settings(&config), rules, cover, listeners });
         logging::set_level(config.log.level);
         let mut restart = Vec::new();
+        if let Some(admin) = &config.admin {
+            self.tokens.store(Arc::new(Tokens::new(admin.tokens.clone())));
+        }
+        if without_tokens(&config) != without_tokens(&self.config) {
+            restart.push("admin".to_owned());
+        }
         if other_state {
             restart.push("state_dir".to_owned());
         }
@@ -202,6 +218,7 @@ fn settle(flags: &Flags, environment: &Environment, running: PathBuf) -> Result<
 pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     let keys = [
         ("listen", old.listen != new.listen),
+        ("admin.tokens", old.admin.as_ref().map(|admin| &admin.tokens) != new.admin.as_ref().map(|admin| &admin.tokens)),
         ("domain", old.domain != new.domain),
         ("hello.accept_names", old.accepted_names != new.accepted_names),
         ("hello.time_window", old.time_window != new.time_window),
@@ -232,6 +249,11 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         changed.push(format!("user {name} {what}"));
     }
     changed
+}
+
+/// The admin listener without what can be replaced while it runs.
+fn without_tokens(config: &Config) -> Option<admin::Settings> {
+    config.admin.clone().map(|admin| admin::Settings { tokens: Vec::new(), ..admin })
 }
 
 /// Whether visitors of the two meet the very same.

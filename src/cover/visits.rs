@@ -81,6 +81,37 @@ pub async fn visit(target: &Target) -> io::Result<Learnt> {
     }
 }
 
+/// How a server reacted to a visitor who began a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// It answered, be it with an alert.
+    Answered,
+    /// It ended the connection without an answer.
+    Closed,
+}
+
+/// Begins one handshake and waits this long for the reaction. Fails if nobody accepts the connection, and with `TimedOut`
+/// if nothing happens on it.
+pub async fn knock(target: &Target, patience: Duration) -> io::Result<Reaction> {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let knock = async {
+        let cover = connect(target).await?;
+        // Without a listener, a port that the system happens to give to this very socket connects to itself.
+        if cover.local_addr()? == cover.peer_addr()? {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        match shake_hands(target, cover, aws_lc_rs::default_provider().kx_groups).await {
+            Ok(_) => Ok(Reaction::Answered),
+            Err(error) if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) => {
+                Ok(Reaction::Closed)
+            }
+            // What it said is no handshake that ends well, but it has said something.
+            Err(_) => Ok(Reaction::Answered),
+        }
+    };
+    timeout(patience, knock).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
 async fn limited<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -107,7 +138,14 @@ fn summary(seen: Vec<Look>, chain: Vec<CertificateDer<'static>>, ahead: Option<i
 
 /// A handshake, with a look at every record of it.
 async fn look(target: &Target, groups: Vec<&'static dyn SupportedKxGroup>) -> io::Result<Look> {
-    let mut cover = connect(target).await?;
+    shake_hands(target, connect(target).await?, groups).await
+}
+
+async fn shake_hands(
+    target: &Target,
+    mut cover: TcpStream,
+    groups: Vec<&'static dyn SupportedKxGroup>,
+) -> io::Result<Look> {
     let config = visitor(groups, &[b"h2", b"http/1.1"])?;
     let mut tls = ClientConnection::new(config, server_name(target)?).map_err(io::Error::other)?;
     let (mut class, mut records) = (None, Vec::new());

@@ -2,7 +2,6 @@
 //!
 //! The listener knows no configuration and no file. Whoever builds the proxy implements [`Control`].
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -70,11 +69,31 @@ pub struct NewUser {
     pub settings: Settings,
 }
 
-/// Settings of a user by the names that they have in the configuration; `null` takes one out.
-#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
-#[serde(transparent)]
-#[schema(value_type = Object, example = json!({"enabled": false, "expires": "2030-01-31", "quota": "50GB"}))]
-pub struct Settings(pub BTreeMap<String, serde_json::Value>);
+/// Settings of a user, as the configuration has them. What is missing stays as it is.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Whether the user may enter.
+    pub enabled: Option<bool>,
+    /// A date or a time such as `2030-01-31`; `none`: never.
+    pub expires: Option<String>,
+    /// As in `50GB/month`; `none`: no quota.
+    pub quota: Option<String>,
+    /// As in `10Mbit`; `none`: no limit.
+    pub bandwidth_up: Option<String>,
+    /// As in `10Mbit`; `none`: no limit.
+    pub bandwidth_down: Option<String>,
+    /// Most sessions at once; 0: no limit.
+    pub max_sessions: Option<u32>,
+    /// Most addresses at once; 0: no limit.
+    pub max_addresses: Option<u32>,
+    /// Networks that the user may come from; an empty list: any.
+    pub allow: Option<Vec<String>>,
+    /// Networks that the user may not come from.
+    pub deny: Option<Vec<String>>,
+    /// What to remember; empty: nothing.
+    pub note: Option<String>,
+}
 
 /// A link in both schemes.
 #[derive(Clone, Serialize, ToSchema)]

@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod answer;
+pub mod client;
 pub mod control;
 pub mod desk;
 pub mod events;
@@ -36,7 +37,7 @@ pub use self::serve::{Open, StartError, open};
 pub use self::token::{Role, Token, Tokens};
 
 /// Settings of the admin listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Where it listens.
     pub place: Place,

@@ -117,10 +117,11 @@ pub fn generate(random: &mut impl CryptoRng) -> Zeroizing<String> {
     Zeroizing::new(format!("{MARK}{}", BASE64URL_NOPAD.encode(&*bytes)))
 }
 
-const MARK: &str = "vizard_";
+/// What every token begins with.
+pub const MARK: &str = "vizard_";
 
 /// A token that is accepted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     /// Whose it is; stands in the log beside what was done with it.
     pub name: String,

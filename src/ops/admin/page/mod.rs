@@ -17,6 +17,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
 
+pub use look::{bytes, length, rate};
+
 use super::api::shown;
 use super::control::{Changed, Control, Kind, NewUser, Settings, Trouble};
 use super::desk::Shared;
@@ -205,10 +207,14 @@ async fn create(
     if let Err(refusal) = guest.may(&form.csrf, Role::Operator) {
         return *refusal;
     }
-    let written = [("expires", form.expires), ("quota", form.quota), ("note", form.note)];
-    let settings = written.into_iter().filter(|(_, value)| !value.trim().is_empty());
-    let settings = settings.map(|(key, value)| (key.to_owned(), serde_json::Value::from(value.trim()))).collect();
-    let user = NewUser { name: form.name.trim().to_owned(), settings: Settings(settings) };
+    let written = |text: String| (!text.trim().is_empty()).then(|| text.trim().to_owned());
+    let settings = Settings {
+        expires: written(form.expires),
+        quota: written(form.quota),
+        note: written(form.note),
+        ..Settings::default()
+    };
+    let user = NewUser { name: form.name.trim().to_owned(), settings };
     let (name, to) = (shown(&user.name), format!("/users/{}", look::encoded(&user.name)));
     let outcome = desk.act(&guest.login.caller, "create user", &name, move |control| control.create(&user)).await;
     let to = if outcome.is_ok() { to.as_str() } else { "/users" };
@@ -244,7 +250,7 @@ async fn act(
 }
 
 fn switch(control: &dyn Control, name: &str, on: bool) -> Result<Changed, Trouble> {
-    control.change(name, &Settings([("enabled".to_owned(), on.into())].into()))
+    control.change(name, &Settings { enabled: Some(on), ..Settings::default() })
 }
 
 async fn close(

@@ -276,8 +276,8 @@ fn new_user(login: &Login) -> Markup {
                 input type="hidden" name="csrf" value=(login.csrf);
                 div class="fields" {
                     label { "Name" input name="name" required maxlength="64" autocomplete="off"; }
-                    label { "Ends (2030-01-31)" input name="expires" maxlength="40" autocomplete="off"; }
-                    label { "Quota (50GB)" input name="quota" maxlength="40" autocomplete="off"; }
+                    label { "Until, as in 2030-01-31" input name="expires" maxlength="40" autocomplete="off"; }
+                    label { "Quota, as in 50GB/month" input name="quota" maxlength="40" autocomplete="off"; }
                     label { "Note" input name="note" maxlength="200" autocomplete="off"; }
                     div { button class="first" { "Add" } }
                 }

@@ -1,0 +1,262 @@
+//! What the admin listener gets to see of the proxy, and how its wishes are carried out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::runtime;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
+
+use super::doctor::name::leads;
+use super::invitation::{Host, invitations, port};
+use super::{Failure, health};
+use crate::auth::{Domain, Member, UnixTime};
+use crate::config::{self, Config, Cover, Environment, Flags};
+use crate::cover::grade::{Place, grade};
+use crate::cover::remote;
+use crate::ops::admin::control::{Changed, Control, Heard, Kind, Links, NewUser, Settings, Trouble};
+use crate::ops::admin::desk::Desk;
+use crate::ops::admin::events::Events;
+use crate::ops::admin::{self, Tokens};
+use crate::ops::counts::Counts;
+use crate::ops::links::{Form, OwnAddress};
+use crate::ops::metrics::Metrics;
+use crate::ops::reload::{Applied, Queue, Refused, Source};
+use crate::ops::snapshot::{CoverState, QuotaState, Replay, Snapshot, UserState};
+use crate::server::Purpose;
+use crate::server::handle::Handle;
+use crate::server::sessions::Sessions;
+
+/// How often it is looked up where the cover's name leads.
+const LOOK_UP: Duration = Duration::from_secs(60 * 60);
+
+/// What a listener needs of the program.
+pub struct Parts {
+    /// The running server.
+    pub handle: Handle,
+    /// What was counted.
+    pub counts: Arc<Counts>,
+    /// The latest events.
+    pub events: Arc<Events>,
+    /// Where wishes to reload go.
+    pub queue: Queue,
+    /// The tokens that are accepted.
+    pub tokens: Arc<ArcSwap<Tokens>>,
+    /// What the configuration is loaded from.
+    pub origin: (Flags, Environment),
+}
+
+/// Opens the admin listener if one is configured, and serves it until the value is dropped.
+pub async fn open(config: &Config, parts: Parts) -> Result<Option<AbortOnDropHandle<()>>, Failure> {
+    let Some(settings) = &config.admin else { return Ok(None) };
+    let listener =
+        admin::open(settings).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
+    match listener.address() {
+        Some(address) => info!(%address, tls = listener.is_secure(), "admin listener"),
+        None => info!(place = %settings.place, "admin listener"),
+    }
+    let (counts, events, tokens) = (Arc::clone(&parts.counts), Arc::clone(&parts.events), Arc::clone(&parts.tokens));
+    let started = parts.handle.status().since;
+    let house = Arc::new(House::new(config, parts));
+    let looked = Arc::clone(&house);
+    let metrics = Metrics::new(counts, Arc::new(move || looked.look()), started, settings.per_user_metrics);
+    let desk = Desk::new(house.clone(), tokens, metrics, events, started, listener.is_secure());
+    Ok(Some(AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::join!(listener.serve(desk), house.keep_looking_up());
+    }))))
+}
+
+/// The proxy, as the admin listener sees it.
+struct House {
+    handle: Handle,
+    counts: Arc<Counts>,
+    queue: Queue,
+    flags: Flags,
+    environment: Environment,
+    runtime: runtime::Handle,
+    /// The host that links name, if it is configured.
+    host: Option<String>,
+    name: Domain,
+    remote: Option<remote::Settings>,
+    /// 0: not known yet, 1: the cover's name leads here, 2: it leads elsewhere.
+    place: AtomicU8,
+}
+
+impl House {
+    fn new(config: &Config, parts: Parts) -> Self {
+        let Parts { handle, counts, queue, origin: (flags, environment), .. } = parts;
+        let remote = match &config.cover {
+            Cover::Site(_) => None,
+            Cover::Remote(settings) => Some(settings.clone()),
+        };
+        let (host, name) = (config.link.host.clone(), config.domain.clone());
+        let (runtime, place) = (runtime::Handle::current(), AtomicU8::new(0));
+        Self { handle, counts, queue, flags, environment, runtime, host, name, remote, place }
+    }
+
+    async fn keep_looking_up(&self) {
+        loop {
+            let here = leads(self.name.as_str(), self.host.as_deref()).await.here();
+            self.place.store(if here { 1 } else { 2 }, Ordering::Relaxed);
+            tokio::time::sleep(LOOK_UP).await;
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        match self.place.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Place::Here),
+            _ => Some(Place::Elsewhere),
+        }
+    }
+
+    fn listeners(&self) -> Vec<SocketAddr> {
+        let open = self.handle.listeners();
+        open.iter().filter(|one| one.wanted.purpose == Purpose::Cover).map(|one| one.local).collect()
+    }
+
+    /// The configuration as its files have it now.
+    fn config(&self) -> Result<Config, Trouble> {
+        let failed = |error: String| {
+            Trouble::new(Kind::Failed, format!("the configuration cannot be read: {error}"), "see `vizard check`")
+        };
+        let loaded = config::load(&self.flags, &self.environment).map_err(|error| match error {
+            config::LoadError::Complaints(report) => failed(report.sentences().join("; ")),
+            error => failed(error.to_string()),
+        })?;
+        loaded.draft.settle(&mut rand::rng()).map_err(|error| failed(error.to_string()))
+    }
+
+    fn reloaded(&self, said: Vec<String>) -> Result<Changed, Trouble> {
+        match self.runtime.block_on(self.queue.reload(Source::Admin)) {
+            Ok(Applied { changed, restart, .. }) => {
+                let changed = if said.is_empty() { changed } else { said };
+                Ok(Changed { changed, restart })
+            }
+            Err(Refused { complaints }) => {
+                let error = format!("the configuration was not taken: {}", complaints.join("; "));
+                Err(Trouble::new(Kind::Invalid, error, "mend the file; `vizard check` shows the places"))
+            }
+        }
+    }
+}
+
+fn user(member: &Member, now: UnixTime) -> UserState {
+    let (policy, usage) = (member.policy(), member.usage(now));
+    let quota = policy.quota.map(|quota| {
+        let start = quota.period.start(usage.since, now);
+        QuotaState {
+            bytes: quota.bytes,
+            used: usage.in_period,
+            period: quota.period.label().into(),
+            resets: usage.since.and_then(|_| quota.period.end(start)),
+        }
+    });
+    // From nowhere in particular, so networks do not count.
+    let shut = match (policy.enabled, policy.expires.is_some_and(|end| now >= end), &quota) {
+        (false, ..) => Some("disabled"),
+        (_, true, _) => Some("expired"),
+        (.., Some(quota)) if quota.used >= quota.bytes => Some("quota"),
+        _ => None,
+    };
+    UserState {
+        name: member.name().into(),
+        note: policy.note.clone(),
+        shut,
+        expires: policy.expires,
+        sessions: member.sessions() as usize,
+        addresses: member.addresses(),
+        up: usage.up,
+        down: usage.down,
+        quota,
+        max_sessions: policy.max_sessions.map(Into::into),
+        max_addresses: policy.max_addresses.map(Into::into),
+    }
+}
+
+impl Control for House {
+    fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    fn sessions(&self) -> &Arc<Sessions> {
+        self.handle.sessions()
+    }
+
+    fn look(&self) -> Snapshot {
+        let (status, judge) = (self.handle.status(), self.handle.judge());
+        let (health, now) = (judge.replay.health(), SystemTime::now().into());
+        let profile = &status.cover.profile;
+        let visited = !profile.flights.is_empty();
+        Snapshot {
+            listen: self.listeners(),
+            sessions: status.sessions,
+            moved: self.sessions().moved(),
+            replay: Replay {
+                entries: judge.replay.len(),
+                unsaved: health.unsaved,
+                dropped: health.dropped,
+                well: health.is_well(),
+            },
+            cover: CoverState {
+                kind: status.cover.kind,
+                name: self.name.to_string(),
+                graded: self.place().filter(|_| visited).map(|place| grade(profile, place)),
+                changes: status.cover.changes,
+                learnt: visited.then_some(UnixTime(profile.learnt)),
+            },
+            certificate_ends: status.cover.certificate_ends,
+            users: judge.rules().keyring.people().iter().map(|member| user(member, now)).collect(),
+            alarms: Vec::new(),
+            draining: status.draining,
+        }
+    }
+
+    fn knock(&self) -> Result<Heard, String> {
+        let front: Vec<_> = self.listeners().into_iter().take(1).flat_map(health::reachable).collect();
+        self.runtime.block_on(health::visit(&front, &self.name, self.remote.as_ref())).map(|said| {
+            if said.ends_with("answers") { Heard::Cover } else { Heard::Close }
+        })
+    }
+
+    fn links(&self, user: &str) -> Result<Links, Trouble> {
+        let (config, listeners) = (self.config()?, self.listeners());
+        let host = Host::choose(&config, &listeners, OwnAddress::find).ok_or_else(|| {
+            Trouble::new(Kind::Failed, "this machine has no address to put into a link", "set `host` in [link]")
+        })?;
+        let all = invitations(&config, &host.name, port(&config, &listeners), Form::Hex);
+        let found = all.into_iter().find(|one| one.user == user).ok_or_else(Trouble::no_user)?;
+        Ok(Links { user: found.user, tg: found.tg, web: found.web })
+    }
+
+    fn create(&self, _user: &NewUser) -> Result<Changed, Trouble> {
+        Err(not_yet())
+    }
+
+    fn change(&self, _user: &str, _settings: &Settings) -> Result<Changed, Trouble> {
+        Err(not_yet())
+    }
+
+    fn rotate(&self, _user: &str, _keep: Option<&str>) -> Result<Changed, Trouble> {
+        Err(not_yet())
+    }
+
+    fn remove(&self, _user: &str) -> Result<Changed, Trouble> {
+        Err(not_yet())
+    }
+
+    fn reload(&self) -> Result<Changed, Trouble> {
+        self.reloaded(Vec::new())
+    }
+
+    fn drain(&self) {
+        self.handle.drain();
+    }
+}
+
+fn not_yet() -> Trouble {
+    Trouble::new(Kind::Failed, "users cannot be changed here yet", "edit the file")
+}
