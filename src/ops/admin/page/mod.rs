@@ -17,7 +17,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
 
-pub use look::{bytes, length, rate};
+pub use look::{bytes, encoded, length, rate};
 
 use super::api::shown;
 use super::control::{Changed, Control, Kind, NewUser, Settings, Trouble};
