@@ -1,6 +1,6 @@
 //! Keys, and a search whose time does not depend on the answer.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -38,10 +38,8 @@ impl Key {
 
     /// Whether the member may enter with this key now, from this address.
     pub(super) fn admit(&self, from: IpAddr, now: UnixTime) -> Result<Permit, Refusal> {
-        if self.until.is_some_and(|until| now >= until) {
-            return Err(Refusal::OldSecret);
-        }
-        Ok(self.member.admit(from, now)?.with_end(self.until))
+        self.standing(now)?;
+        Ok(self.member.admit(from, now)?.for_key(self.tag))
     }
 
     /// Whose key it is.
@@ -52,6 +50,10 @@ impl Key {
     /// The 16 bytes that the member's client knows.
     pub fn secret(&self) -> &Secret {
         &self.secret
+    }
+
+    fn standing(&self, now: UnixTime) -> Result<(), Refusal> {
+        if self.until.is_some_and(|until| now >= until) { Err(Refusal::OldSecret) } else { Ok(()) }
     }
 
     pub(super) fn tag(&self) -> SecretTag {
@@ -65,34 +67,32 @@ impl Key {
 
 /// The keys of all who may enter.
 #[derive(Debug, Default)]
-pub struct Keyring(Vec<Arc<Key>>);
+pub struct Keyring {
+    keys: Vec<Arc<Key>>,
+    /// Where each stands.
+    places: BTreeMap<SecretTag, usize>,
+}
 
 impl Keyring {
     /// A keyring of these keys.
     pub fn new(keys: impl IntoIterator<Item = Key>) -> Self {
-        Self(keys.into_iter().map(Arc::new).collect())
+        let keys: Vec<_> = keys.into_iter().map(Arc::new).collect();
+        // Should two secrets share a tag, the one without an end counts.
+        let (ending, lasting): (Vec<_>, Vec<_>) =
+            keys.iter().enumerate().partition::<Vec<(usize, &Arc<Key>)>, _>(|(_, key)| key.until.is_some());
+        let places = ending.into_iter().chain(lasting).map(|(place, key)| (key.tag, place)).collect();
+        Self { keys, places }
     }
 
     /// What the replay memory has to remember for.
     pub fn tags(&self) -> Vec<SecretTag> {
-        self.0.iter().map(|key| key.tag).collect()
+        self.keys.iter().map(|key| key.tag).collect()
     }
 
-    /// The names of those who have a key.
-    pub fn members(&self) -> HashSet<&str> {
-        self.0.iter().map(|key| key.member.name()).collect()
-    }
-
-    /// Those who have a key, in the order of their first one.
-    pub fn people(&self) -> Vec<Arc<Member>> {
-        let mut seen = HashSet::new();
-        let members = self.0.iter().map(|key| &key.member);
-        members.filter(|member| seen.insert(member.name())).cloned().collect()
-    }
-
-    /// The member of this name, if it has a key.
-    pub fn member(&self, name: &str) -> Option<&Arc<Member>> {
-        self.0.iter().map(|key| &key.member).find(|member| member.name() == name)
+    /// Whether one may stay inside who came in with this key. Not for strangers: its time says something about the key.
+    pub fn standing(&self, key: SecretTag, now: UnixTime) -> Result<(), Refusal> {
+        let place = self.places.get(&key).ok_or(Refusal::OldSecret)?;
+        self.keys[*place].standing(now)
     }
 
     /// The key that made this hello, and the time that the hello carries.
@@ -101,12 +101,12 @@ impl Keyring {
     /// and its place in the list.
     pub(super) fn find(&self, hello: &ClientHello<'_>) -> Option<(&Arc<Key>, UnixTime)> {
         let (mut found, mut time) = (u64::MAX, 0);
-        for (index, key) in self.0.iter().enumerate() {
+        for (index, key) in self.keys.iter().enumerate() {
             let (genuine, claimed) = digest::examine(&key.mac, hello);
             found.conditional_assign(&(index as u64), genuine);
             time.conditional_assign(&claimed.0, genuine);
         }
-        let key = self.0.get(usize::try_from(found).ok()?)?;
+        let key = self.keys.get(usize::try_from(found).ok()?)?;
         Some((key, UnixTime(time)))
     }
 }

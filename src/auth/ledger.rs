@@ -53,6 +53,18 @@ pub struct Usage {
     pub since: Option<UnixTime>,
 }
 
+impl Usage {
+    /// The same, seen from `now`: a period that is over has taken its sum along.
+    pub fn seen(self, policy: &Policy, now: UnixTime) -> Self {
+        match policy.quota {
+            Some(quota) if self.since != Some(quota.period.start(self.since, now)) => {
+                Self { in_period: 0, since: None, ..self }
+            }
+            _ => self,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Ledger {
     usage: Usage,
@@ -134,13 +146,7 @@ impl Ledger {
 
     /// What was moved, seen from `now`.
     pub fn usage(&self, policy: &Policy, now: UnixTime) -> Usage {
-        let Usage { since, .. } = self.usage;
-        match policy.quota {
-            Some(quota) if since != Some(quota.period.start(since, now)) => {
-                Usage { in_period: 0, since: None, ..self.usage }
-            }
-            _ => self.usage,
-        }
+        self.usage.seen(policy, now)
     }
 
     /// What has to be written, if anything: with the next grant, or exactly as it is.

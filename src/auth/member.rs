@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use super::ledger::Ledger;
 pub use super::ledger::{Leave, Usage, Way};
 use super::policy::Policy;
+use super::replay::SecretTag;
 use super::window::UnixTime;
 
 /// Grants what is about to be used, by writing it down first. See [`super::People::pages`].
@@ -122,7 +123,7 @@ impl Member {
         inside.sessions += 1;
         *inside.addresses.entry(address).or_default() += 1;
         drop(inside);
-        Ok(Permit { member: Arc::clone(self), address, until: None })
+        Ok(Permit { member: Arc::clone(self), address, key: None })
     }
 
     /// Whether one who came from this address may stay inside.
@@ -201,7 +202,7 @@ fn place(from: IpAddr) -> IpAddr {
 pub struct Permit {
     member: Arc<Member>,
     address: IpAddr,
-    until: Option<UnixTime>,
+    key: Option<SecretTag>,
 }
 
 impl Permit {
@@ -210,13 +211,13 @@ impl Permit {
         &self.member
     }
 
-    /// When the key ends that it was given for, if it does.
-    pub fn until(&self) -> Option<UnixTime> {
-        self.until
+    /// The key that it was given for, if it was for one.
+    pub fn key(&self) -> Option<SecretTag> {
+        self.key
     }
 
-    pub(super) fn with_end(mut self, until: Option<UnixTime>) -> Self {
-        self.until = until;
+    pub(super) fn for_key(mut self, key: SecretTag) -> Self {
+        self.key = Some(key);
         self
     }
 }

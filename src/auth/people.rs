@@ -132,7 +132,7 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Refusal;
+    use crate::auth::{Refusal, SecretTag};
 
     const NOW: UnixTime = UnixTime(1_767_225_600);
 
@@ -174,12 +174,17 @@ mod tests {
     }
 
     #[test]
-    fn a_keyring_has_all_secrets_of_all() {
+    fn a_keyring_has_all_secrets_of_all_and_knows_when_they_end() {
         let people = People::default();
-        let second = (Secret::new([2; 16]), Some(NOW));
-        let alice =
-            Enrolment { secrets: vec![(Secret::new([1; 16]), None), second], ..enrolment("alice", Policy::default()) };
+        let (first, second, third) = (Secret::new([1; 16]), Secret::new([2; 16]), Secret::new([3; 16]));
+        let secrets = vec![(first.clone(), None), (second.clone(), Some(NOW))];
+        let alice = Enrolment { secrets, ..enrolment("alice", Policy::default()) };
         let keyring = people.enrol([alice, enrolment("bob", Policy::default())]);
         assert_eq!(keyring.tags().len(), 3);
+        let standing = |secret: &Secret, now| keyring.standing(SecretTag::of(secret.bytes()), now);
+        assert_eq!(standing(&first, NOW), Ok(()));
+        assert_eq!(standing(&second, UnixTime(NOW.0 - 1)), Ok(()));
+        assert_eq!(standing(&second, NOW), Err(Refusal::OldSecret));
+        assert_eq!(standing(&third, NOW), Err(Refusal::OldSecret));
     }
 }

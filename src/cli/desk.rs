@@ -1,6 +1,7 @@
 //! What the admin listener gets to see of the proxy, and how its wishes are carried out.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
@@ -13,13 +14,15 @@ use tracing::info;
 use super::doctor::name::leads;
 use super::invitation::{Host, invitations, port};
 use super::{Failure, health};
-use crate::auth::{Domain, Member, UnixTime};
-use crate::config::{self, Config, Cover, Environment, Flags};
+use crate::auth::{Domain, Member, Secret, UnixTime};
+use crate::config::edit::{self, Changes, EditError};
+use crate::config::{self, Config, Cover, Environment, Flags, units};
 use crate::cover::grade::{Place, grade};
 use crate::cover::remote;
 use crate::ops::admin::control::{Changed, Control, Heard, Kind, Links, NewUser, Settings, Trouble};
 use crate::ops::admin::desk::Desk;
 use crate::ops::admin::events::Events;
+use crate::ops::admin::views::moment;
 use crate::ops::admin::{self, Tokens};
 use crate::ops::counts::Counts;
 use crate::ops::links::{Form, OwnAddress};
@@ -32,6 +35,9 @@ use crate::server::sessions::Sessions;
 
 /// How often it is looked up where the cover's name leads.
 const LOOK_UP: Duration = Duration::from_secs(60 * 60);
+
+/// How long a replaced secret stays good where nobody says otherwise.
+const KEEP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What a listener needs of the program.
 pub struct Parts {
@@ -130,6 +136,18 @@ impl House {
         loaded.draft.settle(&mut rand::rng()).map_err(|error| failed(error.to_string()))
     }
 
+    /// The file that is to be changed.
+    fn file(&self) -> Result<PathBuf, Trouble> {
+        let fixed = |what: &str, next: &str| Err(Trouble::new(Kind::Conflict, what, next));
+        if !self.flags.secrets.is_empty() || self.environment.value("VIZARD_SECRET").is_some() {
+            return fixed("the users come from flags or from VIZARD_SECRET", "write them into the configuration file");
+        }
+        match config::path(&self.flags, &self.environment) {
+            Some(file) => Ok(file),
+            None => fixed("the proxy runs without a configuration file", "start it with --config FILE"),
+        }
+    }
+
     fn reloaded(&self, said: Vec<String>) -> Result<Changed, Trouble> {
         match self.runtime.block_on(self.queue.reload(Source::Admin)) {
             Ok(Applied { changed, restart, .. }) => {
@@ -209,7 +227,7 @@ impl Control for House {
                 learnt: visited.then_some(UnixTime(profile.learnt)),
             },
             certificate_ends: status.cover.certificate_ends,
-            users: judge.rules().keyring.people().iter().map(|member| user(member, now)).collect(),
+            users: self.handle.people().list().iter().map(|member| user(member, now)).collect(),
             alarms: Vec::new(),
             draining: status.draining,
         }
@@ -232,20 +250,32 @@ impl Control for House {
         Ok(Links { user: found.user, tg: found.tg, web: found.web })
     }
 
-    fn create(&self, _user: &NewUser) -> Result<Changed, Trouble> {
-        Err(not_yet())
+    fn create(&self, user: &NewUser) -> Result<Changed, Trouble> {
+        let secret = Secret::generate(&mut rand::rng());
+        edit::add(&self.file()?, &user.name, &secret, &changes(&user.settings)).map_err(refused)?;
+        self.reloaded(vec![format!("user {} added", user.name)])
     }
 
-    fn change(&self, _user: &str, _settings: &Settings) -> Result<Changed, Trouble> {
-        Err(not_yet())
+    fn change(&self, user: &str, settings: &Settings) -> Result<Changed, Trouble> {
+        edit::change(&self.file()?, user, &changes(settings)).map_err(refused)?;
+        self.reloaded(vec![format!("user {user} changed")])
     }
 
-    fn rotate(&self, _user: &str, _keep: Option<&str>) -> Result<Changed, Trouble> {
-        Err(not_yet())
+    fn rotate(&self, user: &str, keep: Option<&str>) -> Result<Changed, Trouble> {
+        let keep = match keep {
+            None => KEEP,
+            Some(text) => units::duration(text)
+                .map_err(|error| Trouble::new(Kind::Invalid, format!("keep: {error}"), error.mend()))?,
+        };
+        let now = UnixTime::from(SystemTime::now()).0;
+        let until = UnixTime(now.saturating_add(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX)));
+        edit::rotate(&self.file()?, user, &Secret::generate(&mut rand::rng()), until).map_err(refused)?;
+        self.reloaded(vec![format!("user {user} has a new secret; the old one is good until {}", moment(until))])
     }
 
-    fn remove(&self, _user: &str) -> Result<Changed, Trouble> {
-        Err(not_yet())
+    fn remove(&self, user: &str) -> Result<Changed, Trouble> {
+        edit::remove(&self.file()?, user).map_err(refused)?;
+        self.reloaded(vec![format!("user {user} removed")])
     }
 
     fn reload(&self) -> Result<Changed, Trouble> {
@@ -257,6 +287,30 @@ impl Control for House {
     }
 }
 
-fn not_yet() -> Trouble {
-    Trouble::new(Kind::Failed, "users cannot be changed here yet", "edit the file")
+fn changes(settings: &Settings) -> Changes {
+    let Settings {
+        enabled,
+        expires,
+        quota,
+        bandwidth_up,
+        bandwidth_down,
+        max_sessions,
+        max_addresses,
+        allow,
+        deny,
+        note,
+    } = settings.clone();
+    Changes { enabled, expires, quota, bandwidth_up, bandwidth_down, max_sessions, max_addresses, allow, deny, note }
+}
+
+/// Why a file was not changed, for somebody who does not see the file.
+fn refused(error: EditError) -> Trouble {
+    let kind = match &error {
+        EditError::Unknown(_) => return Trouble::no_user(),
+        EditError::Exists(_) => Kind::Conflict,
+        EditError::Mistakes(_) => Kind::Invalid,
+        EditError::File { .. } => Kind::Failed,
+        EditError::NotToml | EditError::NoSections | EditError::Tangled(_) | EditError::NoSecret(_) => Kind::Conflict,
+    };
+    Trouble::new(kind, error.to_string(), error.mend())
 }

@@ -13,6 +13,15 @@ pub struct Arguments {
     /// Only the link of this user
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
+    #[command(flatten)]
+    look: Look,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What links are to look like.
+#[derive(Default, clap::Args)]
+pub struct Look {
     /// Host name or address that the links name
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
@@ -31,13 +40,18 @@ pub struct Arguments {
     /// Print a JSON array instead
     #[arg(long, conflicts_with = "qr")]
     json: bool,
-    #[command(flatten)]
-    settings: Settings,
+}
+
+impl Arguments {
+    /// The link of one user.
+    pub(super) fn of(user: String, look: Look, settings: Settings) -> Self {
+        Self { user: Some(user), look, settings }
+    }
 }
 
 /// Prints the links of one user or of all. Makes the secret if there is none yet, so that the link is good afterwards.
 pub fn link(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
-    let stated = stated_target(arguments)?;
+    let stated = stated_target(&arguments.look)?;
     let mut config = load(&arguments.settings.flags(), environment)?.draft.settle(&mut rand::rng())?;
     config.link.host = stated.0.or(config.link.host);
     config.link.port = stated.1.or(config.link.port);
@@ -48,9 +62,9 @@ pub fn link(arguments: &Arguments, environment: &Environment) -> Result<(), Fail
         return Err(Failure::new("the port is chosen when the proxy starts", "name it: --port PORT"));
     }
     let chosen = chosen(arguments, &config, &host, port)?;
-    output::print(match arguments.json {
+    output::print(match arguments.look.json {
         true => as_json(&chosen, &host, port),
-        false => as_text(&chosen, &host, draws(arguments)),
+        false => as_text(&chosen, &host, draws(&arguments.look)),
     });
     Ok(())
 }
@@ -59,15 +73,15 @@ fn no_host() -> Failure {
     Failure::new("this machine has no address to put into a link", "name the server: --host HOST")
 }
 
-fn stated_target(arguments: &Arguments) -> Result<(Option<String>, Option<u16>), Failure> {
+fn stated_target(look: &Look) -> Result<(Option<String>, Option<u16>), Failure> {
     let failure = |flag: &str, error: units::ValueError| Failure::usage(format!("{flag}: {error}"), error.mend());
-    let host = arguments.host.as_deref().map(units::host).transpose().map_err(|error| failure("--host", error))?;
-    let port = arguments.port.as_deref().map(units::port).transpose().map_err(|error| failure("--port", error))?;
+    let host = look.host.as_deref().map(units::host).transpose().map_err(|error| failure("--host", error))?;
+    let port = look.port.as_deref().map(units::port).transpose().map_err(|error| failure("--port", error))?;
     Ok((host, port))
 }
 
 fn chosen(arguments: &Arguments, config: &Config, host: &Host, port: u16) -> Result<Vec<Invitation>, Failure> {
-    let form = if arguments.base64url { Form::Base64Url } else { Form::Hex };
+    let form = if arguments.look.base64url { Form::Base64Url } else { Form::Hex };
     let mut chosen = invitations(config, &host.name, port, form);
     let Some(wanted) = &arguments.user else { return Ok(chosen) };
     chosen.retain(|invitation| invitation.user == *wanted);
@@ -79,8 +93,8 @@ fn chosen(arguments: &Arguments, config: &Config, host: &Host, port: u16) -> Res
     Ok(chosen)
 }
 
-fn draws(arguments: &Arguments) -> bool {
-    arguments.qr || (output::is_terminal() && !arguments.no_qr)
+fn draws(look: &Look) -> bool {
+    look.qr || (output::is_terminal() && !look.no_qr)
 }
 
 fn as_text(invitations: &[Invitation], host: &Host, draws: bool) -> String {

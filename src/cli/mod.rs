@@ -18,6 +18,7 @@ mod secret;
 mod status;
 mod token;
 mod top;
+mod user;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -56,6 +57,7 @@ fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> 
         Command::Link(arguments) => link::link(&arguments, environment),
         Command::Audit(arguments) => audit::audit(&arguments, environment),
         Command::Health(settings) => health::health(&settings.flags(), environment),
+        Command::User(arguments) => user::user(arguments, environment),
         Command::Reload(settings) => return reload::reload(&settings.flags(), environment),
         Command::Token(arguments) => token::token(&arguments, &mut rand::rng()),
         Command::Status(arguments) => status::status(&arguments, environment),
@@ -113,6 +115,11 @@ enum Command {
     /// Begins a visit at the first listener of the configuration and waits for the reaction, which takes a few seconds at
     /// most. Exit code 0: it reacts, 1: it does not.
     Health(Settings),
+    /// Say who may enter: add, list, show, change, enable, disable, rotate, remove, link
+    ///
+    /// Changes are written into the configuration file, with its comments kept, and a running proxy takes them over by
+    /// itself. A user who may not enter meets the cover, as everybody else does.
+    User(user::Arguments),
     /// Have the running proxy read its configuration again
     ///
     /// Speaks to the proxy that has the state directory, and tells what came of it. Exit code 0: the configuration holds,
@@ -136,7 +143,7 @@ enum Command {
 }
 
 /// Flags of every command that needs the configuration.
-#[derive(Args)]
+#[derive(Default, Args)]
 struct Settings {
     /// Configuration file [environment: VIZARD_CONFIG]
     #[arg(long, value_name = "FILE")]

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::{Failure, desk, greeting};
-use crate::auth::{Judge, ReplayMemory};
+use crate::auth::{Judge, People, ReplayMemory};
 use crate::config::parts::{self, Demand, PartError};
 use crate::config::reload::Reloader;
 use crate::config::{Config, Environment, Flags, Listen, Loaded};
@@ -24,6 +24,7 @@ use crate::ops::control::Control;
 use crate::ops::counts::Counts;
 use crate::ops::logging;
 use crate::ops::reload::Queue;
+use crate::ops::usage::Books;
 use crate::server::event::Observer;
 use crate::server::{Bound, CannotListen, Purpose, Server};
 
@@ -60,7 +61,9 @@ async fn serve(config: Config, sources: Sources, format: logging::Format) -> Res
     let stop = stop_on_signal()?;
     // From now on it does not end the program, however early it comes.
     let hangup = signal(SignalKind::hangup()).map_err(unheard)?;
-    let judge = judge(&config)?;
+    let is_user = |name: &str| config.users.iter().any(|user| user.name == name);
+    let (people, books) = Books::open(&config.state_dir, is_user, SystemTime::now().into());
+    let judge = judge(&config, &people)?;
     let listeners = bind(&config)?;
     let cover = parts::open_cover(&config, &listeners.addresses(Purpose::Cover), Demand::Start).await?;
     let (counts, events) = (Arc::new(Counts::default()), Arc::new(Events::default()));
@@ -68,7 +71,7 @@ async fn serve(config: Config, sources: Sources, format: logging::Format) -> Res
     if config.admin.is_some() {
         observers.extend([counts.clone() as Arc<dyn Observer>, events.clone()]);
     }
-    let handle = Server::handle(parts::settings(&config), cover, judge, Arc::new(observers), stop);
+    let handle = Server::handle(parts::settings(&config), cover, judge, people, Arc::new(observers), stop);
     let addresses = listeners.addresses(Purpose::Cover);
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?addresses, users = config.users.len(), "started");
 
@@ -86,6 +89,9 @@ async fn serve(config: Config, sources: Sources, format: logging::Format) -> Res
     handle.serve(listeners).await;
     reloading.abort();
     drop((control, admin));
+    if let Some(books) = books {
+        let _ = tokio::task::spawn_blocking(|| books.close()).await;
+    }
     Ok(())
 }
 
@@ -101,8 +107,8 @@ fn control(state: &Path, queue: &Queue) -> Option<AbortOnDropHandle<()>> {
 }
 
 /// Who may enter, and what has entered before.
-fn judge(config: &Config) -> Result<Judge, Failure> {
-    let rules = parts::rules(config, None);
+fn judge(config: &Config, people: &People) -> Result<Judge, Failure> {
+    let rules = parts::rules(config, people);
     let path = config.state_dir.join(REPLAY_FILE);
     let replay = match ReplayMemory::open(&path, &rules.keyring.tags()) {
         Ok((memory, loaded)) => {

@@ -77,7 +77,7 @@ impl Draft {
         private_folder(&folder)?;
         let mut made_up = MadeUp::default();
         let users = match self.users.is_empty() {
-            true => vec![User { name: DEFAULT_USER.into(), secret: kept_secret(&folder, random)? }],
+            true => vec![User::new(DEFAULT_USER, kept_secret(&folder, random)?)],
             false => self.users,
         };
         let domain = match self.domain {

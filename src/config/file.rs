@@ -7,8 +7,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{FREE_TABLES, KEYS, suggestion};
-use super::layer::{AdminWritten, TokenWritten};
-use super::layer::{CoverWritten, Layer, NamesWritten, SiteWritten, UserWritten, Written};
+use super::layer::{
+    AdminWritten, CoverWritten, Layer, LimitsWritten, NamesWritten, PreviousWritten, SiteWritten, TokenWritten,
+    UserWritten, Written,
+};
 use super::report::{Complaint, Origin, quoted};
 
 /// What a file says, with all complaints about its form, and the text with secrets hidden.
@@ -53,6 +55,8 @@ impl Reading {
         complaints.into_iter().filter(|complaint| !is_guess(complaint)).collect()
     }
 }
+
+const BANDWIDTH: &str = "a rate in quotes: \"10Mbit\" or \"2MB\", for each second";
 
 const NOT_TOML: &str = "this is not TOML";
 
@@ -141,7 +145,8 @@ impl Reader {
             return None;
         };
         // A slip in the key must not show the secret behind it.
-        let harmless = |key: &str| key == "name" || key == "secret_file";
+        let secret = |key: &str| matches!(key, "secret" | "previous_secret");
+        let harmless = |key: &str| !secret(key) && KEYS.contains(&format!("users.{key}").as_str());
         for (_, value) in table.iter().filter(|(key, _)| !harmless(key.get_ref())) {
             self.hide_texts(value);
         }
@@ -150,6 +155,23 @@ impl Reader {
             name: self.text(table, "name"),
             secret: self.text(table, "secret"),
             secret_file: self.path(table, "secret_file"),
+            previous: PreviousWritten {
+                secret: self.text(table, "previous_secret"),
+                secret_file: self.path(table, "previous_secret_file"),
+                until: self.moment(table, "previous_until"),
+            },
+            limits: LimitsWritten {
+                enabled: self.switch(table, "enabled"),
+                expires: self.moment(table, "expires"),
+                quota: self.text_for(table, "quota", "a quota in quotes: \"50GB/month\""),
+                bandwidth_up: self.text_for(table, "bandwidth_up", BANDWIDTH),
+                bandwidth_down: self.text_for(table, "bandwidth_down", BANDWIDTH),
+                max_sessions: self.number(table, "max_sessions"),
+                max_addresses: self.number(table, "max_addresses"),
+                allow: self.texts(table, "allow"),
+                deny: self.texts(table, "deny"),
+                note: self.text(table, "note"),
+            },
             at: Origin::File(element.span()),
         })
     }
@@ -296,9 +318,22 @@ impl Reader {
     }
 
     fn port(&mut self, table: Table<'_, '_>, key: &str) -> Option<Written<String>> {
+        self.number(table, key)
+    }
+
+    /// A date or a time, which TOML has a kind of its own for.
+    fn moment(&mut self, table: Table<'_, '_>, key: &str) -> Option<Written<String>> {
         let value = table.get(key)?;
         match value.get_ref() {
-            // Whether it is a port is not a question of form; a radix is nothing that a port comes in.
+            DeValue::Datetime(time) => Some(written(time.to_string(), value)),
+            _ => self.text_for(table, key, "a date or a time: \"2026-12-31\""),
+        }
+    }
+
+    fn number(&mut self, table: Table<'_, '_>, key: &str) -> Option<Written<String>> {
+        let value = table.get(key)?;
+        match value.get_ref() {
+            // Whether it fits is not a question of form; a radix is nothing that a port or a limit comes in.
             DeValue::Integer(number) if number.radix() == 10 => Some(written(number.as_str().to_owned(), value)),
             _ => {
                 self.wrong_kind(value, "a number without quotes");

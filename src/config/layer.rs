@@ -56,7 +56,34 @@ pub struct UserWritten {
     pub name: Option<Written<String>>,
     pub secret: Option<Written<String>>,
     pub secret_file: Option<Written<PathBuf>>,
+    pub previous: PreviousWritten,
+    pub limits: LimitsWritten,
     pub at: Origin,
+}
+
+/// The secret before the present one: the keys `previous_…`.
+#[derive(Default)]
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct PreviousWritten {
+    pub secret: Option<Written<String>>,
+    pub secret_file: Option<Written<PathBuf>>,
+    pub until: Option<Written<String>>,
+}
+
+/// What a user may do.
+#[derive(Default)]
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct LimitsWritten {
+    pub enabled: Option<Written<bool>>,
+    pub expires: Option<Written<String>>,
+    pub quota: Option<Written<String>>,
+    pub bandwidth_up: Option<Written<String>>,
+    pub bandwidth_down: Option<Written<String>>,
+    pub max_sessions: Option<Written<String>>,
+    pub max_addresses: Option<Written<String>>,
+    pub allow: Option<Vec<Written<String>>>,
+    pub deny: Option<Vec<Written<String>>>,
+    pub note: Option<Written<String>>,
 }
 
 /// The two shapes of `hello.accept_names`.
@@ -259,6 +286,8 @@ fn user(place: &'static str, variable: &str, between: char, text: &str) -> UserW
         name: name.map(|name| Written::new(name.to_owned(), at.clone())),
         secret: Some(Written::new(secret.to_owned(), at.clone())),
         secret_file: None,
+        previous: PreviousWritten::default(),
+        limits: LimitsWritten::default(),
         at,
     }
 }

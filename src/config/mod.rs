@@ -8,6 +8,7 @@
 //! [`mod@file`] is the file as written. [`mod@resolve`] checks it together with the environment and the flags, and
 //! reads but never writes. [`embedded`] fills the gaps, and for that may write to the state directory.
 
+pub mod edit;
 pub mod embedded;
 pub mod file;
 pub mod keys;
@@ -27,7 +28,7 @@ pub use embedded::{Draft, StateError};
 pub use layer::{Environment, Flags};
 pub use report::Report;
 
-use crate::auth::{Domain, Secret};
+use crate::auth::{Domain, Policy, Secret, UnixTime};
 use crate::cover::{remote, site};
 use crate::ops::admin;
 pub use crate::ops::logging::{Format as LogFormat, Settings as Log};
@@ -86,12 +87,29 @@ impl Listen {
 }
 
 /// A named secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// Name in logs and on the command line.
     pub name: String,
     /// The 16-byte key.
     pub secret: Secret,
+    /// The key before it, and until when it is good.
+    pub previous: Option<(Secret, UnixTime)>,
+    /// What the user may do.
+    pub policy: Policy,
+}
+
+impl User {
+    /// One who may do everything.
+    pub fn new(name: impl Into<String>, secret: Secret) -> Self {
+        Self { name: name.into(), secret, previous: None, policy: Policy::default() }
+    }
+
+    /// The keys that open the door for the user, each with its end if it has one.
+    pub fn secrets(&self) -> impl Iterator<Item = (&Secret, Option<UnixTime>)> {
+        let previous = self.previous.iter().map(|(secret, until)| (secret, Some(*until)));
+        std::iter::once((&self.secret, None)).chain(previous)
+    }
 }
 
 /// Server and port in links; what is not stated is found out when a link is printed.

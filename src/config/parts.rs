@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::{Config, Listen};
-use crate::auth::{Key, Keyring, Member, Rules, TimeWindow};
+use super::{Config, Listen, User};
+use crate::auth::{Enrolment, People, Rules, SecretTag, TimeWindow};
 use crate::cover::grade::IOS_FLIGHT;
 use crate::cover::remote::{Remote, Unusable};
 use crate::cover::site::Site;
@@ -37,15 +37,21 @@ impl fmt::Display for PartError {
 
 impl std::error::Error for PartError {}
 
-/// Who may enter. Members that are in `known` already stay the same.
-pub fn rules(config: &Config, known: Option<&Keyring>) -> Rules {
-    let member = |name: &str| known.and_then(|known| known.member(name)).cloned();
-    let keys = config
-        .users
-        .iter()
-        .map(|user| Key::new(member(&user.name).unwrap_or_else(|| Member::new(&user.name)), user.secret.clone()));
+/// Who may enter: from now on exactly these, and running sessions hear of it.
+pub fn rules(config: &Config, people: &People) -> Rules {
+    let enrolment = |user: &User| Enrolment {
+        name: user.name.clone(),
+        policy: user.policy.clone(),
+        secrets: user.secrets().map(|(secret, until)| (secret.clone(), until)).collect(),
+    };
+    let keyring = people.enrol(config.users.iter().map(enrolment));
     let names = config.accepted_names.clone().map(|further| [vec![config.domain.clone()], further].concat());
-    Rules { keyring: Keyring::new(keys), window: TimeWindow::new(config.time_window), names }
+    Rules { keyring, window: TimeWindow::new(config.time_window), names }
+}
+
+/// What the replay memory has to remember for.
+pub fn tags(config: &Config) -> Vec<SecretTag> {
+    config.users.iter().flat_map(User::secrets).map(|(secret, _)| SecretTag::of(secret.bytes())).collect()
 }
 
 /// Settings of the server itself.

@@ -114,8 +114,7 @@ impl Reloader {
             .handle
             .bind(&wanted)
             .map_err(|error| Refused::for_reason(format!("{error}; name an address that is free")))?;
-        let rules = parts::rules(&config, Some(&self.handle.judge().rules().keyring));
-        let (judge, tags) = (Arc::clone(self.handle.judge()), rules.keyring.tags());
+        let (judge, tags) = (Arc::clone(self.handle.judge()), parts::tags(&config));
         let known = self.handle.judge().rules().keyring.tags();
         let new: Vec<_> = tags.into_iter().filter(|tag| !known.contains(tag)).collect();
         if !new.is_empty() {
@@ -125,6 +124,7 @@ impl Reloader {
                 .map_err(|error| Refused::for_reason(format!("spent hellos of new users cannot be read: {error}")))?;
         }
 
+        let rules = parts::rules(&config, self.handle.people());
         self.handle.apply(Change { settings: parts::settings(&config), rules, cover, listeners });
         logging::set_level(config.log.level);
         let mut restart = Vec::new();
@@ -234,7 +234,7 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     let mut changed: Vec<String> =
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect();
     let of = |config: &Config, name: &str| -> Vec<_> {
-        config.users.iter().filter(|user| user.name == name).map(|user| user.secret.clone()).collect()
+        config.users.iter().filter(|user| user.name == name).cloned().collect()
     };
     let mut names: Vec<&str> = old.users.iter().chain(&new.users).map(|user| user.name.as_str()).collect();
     names.sort_unstable();

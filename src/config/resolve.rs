@@ -1,6 +1,7 @@
 //! From values as written to a [`Draft`], with every complaint gathered on the way.
 
 mod admin;
+mod users;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,11 +11,11 @@ use std::{fmt, fs, io};
 
 use super::embedded::{CoverDraft, Draft, default_state_dir};
 use super::keys::nearest;
-use super::layer::{CoverWritten, Environment, Layer, NamesWritten, SiteWritten, UserWritten, Written};
-use super::report::{Complaint, Origin, quoted};
+use super::layer::{CoverWritten, Environment, Layer, NamesWritten, SiteWritten, Written};
+use super::report::{Complaint, Origin};
 use super::units::{self, ValueError};
-use super::{LinkTarget, Listen, Log, LogFormat, User};
-use crate::auth::{Domain, DomainError, SecretText};
+use super::{LinkTarget, Listen, Log, LogFormat};
+use crate::auth::{Domain, DomainError};
 use crate::cover::remote::{self, ProxyProtocol};
 use crate::cover::site::Content;
 use crate::telegram::{self, DcId, Family};
@@ -137,115 +138,6 @@ impl Resolver<'_> {
             }
         }
         places
-    }
-
-    /// The users, and the domain: the one that is stated, otherwise the one that the secrets carry.
-    fn users(
-        &mut self,
-        written: Vec<UserWritten>,
-        stated: Option<(Domain, Origin)>,
-    ) -> (Vec<User>, Option<(Domain, Origin)>) {
-        let mut domain = stated;
-        let mut users: Vec<(User, Origin, Origin)> = Vec::new();
-        for user in written {
-            let name = self.user_name(&user);
-            let Some((text, at)) = self.secret(&user) else { continue };
-            if let Some(embedded) = text.domain {
-                match &domain {
-                    Some((known, first)) if *known != embedded => {
-                        let what = "the domain inside this secret is not the domain of the proxy";
-                        let mend = format!(
-                            "write the bare key of 32 digits, or the secret made for {}",
-                            quoted(known.as_str())
-                        );
-                        self.complaints.push(Complaint::new(&at, what, mend).and(first, "the domain of the proxy"));
-                    }
-                    Some(_) => {}
-                    None => domain = Some((embedded, at.clone())),
-                }
-            }
-            let Some(name) = name else { continue };
-            for (other, other_name, other_secret) in &users {
-                if other.name == name.value {
-                    let what = format!("two users have the name {}", quoted(&name.value));
-                    let complaint = Complaint::new(&name.at, what, "give each user a name of its own");
-                    self.complaints.push(complaint.and(other_name, "first here"));
-                }
-                if other.secret == text.secret {
-                    let what = "two users have the same secret";
-                    let mend = "make another one with `vizard secret`, or remove a user";
-                    self.complaints.push(Complaint::new(&at, what, mend).and(other_secret, "first here"));
-                }
-            }
-            users.push((User { name: name.value, secret: text.secret }, name.at, at));
-        }
-        (users.into_iter().map(|(user, ..)| user).collect(), domain)
-    }
-
-    fn user_name(&mut self, user: &UserWritten) -> Option<Written<String>> {
-        let Some(name) = &user.name else {
-            let mend = match user.at {
-                Origin::File(_) => "add a line like `name = \"alice\"`",
-                Origin::Outside { .. } => "write NAME=SECRET",
-            };
-            self.complaints.push(Complaint::new(&user.at, "this user has no name", mend));
-            return None;
-        };
-        let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
-        if name.value.is_empty() || name.value.chars().count() > 64 || !name.value.chars().all(fine) {
-            let mend = "use 1 to 64 letters, digits, `-`, `_`, `.` and `@`";
-            self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a user", mend));
-            return None;
-        }
-        // Names appear in logs, and whoever swapped the two would find the key there.
-        if SecretText::parse(&name.value).is_ok() {
-            let mend = "write the name first: NAME=SECRET, or `name` and `secret` in the file";
-            self.complaints.push(Complaint::new(&name.at, "this name is a secret", mend));
-            return None;
-        }
-        Some(name.clone())
-    }
-
-    fn secret(&mut self, user: &UserWritten) -> Option<(SecretText, Origin)> {
-        let (text, at) = match (&user.secret, &user.secret_file) {
-            (Some(secret), None) => (secret.value.clone(), secret.at.clone()),
-            (None, Some(file)) => (self.secret_file(file)?, file.at.clone()),
-            (Some(secret), Some(file)) => {
-                let what = "this user has both a secret and a file with a secret";
-                let complaint = Complaint::new(&file.at, what, "keep `secret` or `secret_file`");
-                self.complaints.push(complaint.and(&secret.at, "the other one"));
-                return None;
-            }
-            (None, None) => {
-                let mend = "add `secret = \"…\"` or `secret_file = \"…\"`; `vizard secret` makes a new one";
-                self.complaints.push(Complaint::new(&user.at, "this user has no secret", mend));
-                return None;
-            }
-        };
-        let parsed = SecretText::parse(text.trim());
-        parsed
-            .map_err(|error| self.complaints.push(Complaint::new(&at, error.to_string(), error.mend())))
-            .ok()
-            .map(|secret| (secret, at))
-    }
-
-    fn secret_file(&mut self, file: &Written<PathBuf>) -> Option<String> {
-        let path = self.path(file.clone());
-        self.files.push(path.clone());
-        match read_secret_file(&path) {
-            Ok((text, private)) => {
-                if !private {
-                    let mend = format!("chmod 600 {}", path.display());
-                    let what = "others on this machine may read this file";
-                    self.complaints.push(Complaint::new(&file.at, what, mend).as_warning());
-                }
-                Some(text)
-            }
-            Err(error) => {
-                self.unusable(&file.at, "this file cannot be read", &error);
-                None
-            }
-        }
     }
 
     fn names(&mut self, written: Option<NamesWritten>) -> Option<Vec<Domain>> {

@@ -4,7 +4,14 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use jiff::civil::{Date, Time};
 use jiff::fmt::friendly::SpanParser;
+use jiff::tz::Offset;
+
+use crate::auth::{Period, Quota, UnixTime};
 
 /// Why a text is not the value that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +32,22 @@ pub enum ValueError {
     Duration,
     /// A length of time that is too short or too long.
     DurationRange,
+    /// Neither a date nor a time with its zone.
+    Moment,
+    /// Not a number of bytes, with a period or without.
+    Quota,
+    /// A quota so small that it could not be kept exactly.
+    QuotaRange,
+    /// A period that there is not.
+    Period,
+    /// Not a rate.
+    Bandwidth,
+    /// A rate that nobody could work with.
+    BandwidthRange,
+    /// Not a whole number from 1 on.
+    Count,
+    /// Neither a network nor an address.
+    Network,
 }
 
 impl ValueError {
@@ -40,6 +63,20 @@ impl ValueError {
             Self::Host => "write a host name or an address, without scheme, port or path",
             Self::Port => "ports go from 1 to 65535",
             Self::Duration => "write a number with a unit: \"30s\", \"10m\", \"2h\", \"1h 30m\"",
+            Self::Moment => {
+                "write a date like \"2026-12-31\" (its end counts), or a time with its zone: \"2026-12-31T18:00:00Z\""
+            }
+            Self::Quota => {
+                "write a size, and after a `/` when it begins anew: \"50GB/month\", \"500MB/calendar day\", \"1TB\""
+            }
+            Self::QuotaRange => "write 1MB or more",
+            Self::Period => {
+                "write day, week, month (from the first use on), calendar day, calendar week, calendar month, or total"
+            }
+            Self::Bandwidth => "write bits or bytes in a second: \"10Mbit\", \"1.5MB\"",
+            Self::BandwidthRange => "write 8kbit (1kB) or more",
+            Self::Count => "write a whole number from 1 on, or remove the line: then there is no limit",
+            Self::Network => "write an address or a network: \"192.0.2.0/24\", \"2001:db8::/32\", \"192.0.2.7\"",
             Self::DurationRange => "write something between a millisecond and ten years",
         }
     }
@@ -55,6 +92,14 @@ impl fmt::Display for ValueError {
             Self::Host => "neither a host name nor an address",
             Self::Port => "not a port",
             Self::Duration => "not a length of time",
+            Self::Moment => "neither a date nor a time with its zone",
+            Self::Quota => "not a quota",
+            Self::QuotaRange => "this quota is too small to be kept exactly",
+            Self::Period => "there is no such period",
+            Self::Bandwidth => "not a rate",
+            Self::BandwidthRange => "this rate is too small to work with",
+            Self::Count => "not a number that can be a limit",
+            Self::Network => "neither a network nor an address",
             Self::DurationRange => "this length of time is out of range",
         })
     }
@@ -121,6 +166,88 @@ pub fn some_duration(text: &str) -> Result<Duration, ValueError> {
     duration(text).and_then(|it| if it < Duration::from_millis(1) { Err(ValueError::DurationRange) } else { Ok(it) })
 }
 
+/// A moment: a date, of which the end counts, or a time with its zone. The calendar is that of UTC.
+pub fn moment(text: &str) -> Result<UnixTime, ValueError> {
+    let text = text.trim();
+    if let Ok(date) =
+        text.parse::<Date>().map_err(drop).and_then(|date| if text.len() > 10 { Err(()) } else { Ok(date) })
+    {
+        let next = date.tomorrow().map_err(|_| ValueError::Moment)?;
+        let end = Offset::UTC.to_timestamp(next.to_datetime(Time::midnight())).map_err(|_| ValueError::Moment)?;
+        return Ok(UnixTime(end.as_second()));
+    }
+    let time = text.parse::<Timestamp>().map_err(|_| ValueError::Moment)?;
+    Ok(UnixTime(time.as_second()))
+}
+
+/// `SIZE` or `SIZE/PERIOD`.
+pub fn quota(text: &str) -> Result<Quota, ValueError> {
+    let (size, period) = text.split_once('/').unwrap_or((text, "total"));
+    let bytes = bytes(size).ok_or(ValueError::Quota)?;
+    let period = period.split_whitespace().collect::<Vec<_>>().join(" ").to_ascii_lowercase();
+    let period = Period::ALL.into_iter().find(|known| known.label() == period).ok_or(ValueError::Period)?;
+    if bytes < LEAST_QUOTA { Err(ValueError::QuotaRange) } else { Ok(Quota { bytes, period }) }
+}
+
+/// A quota as [`quota`] reads it.
+pub fn quota_text(quota: Quota) -> String {
+    let size = size_text(quota.bytes);
+    match quota.period {
+        Period::Total => size,
+        period => format!("{size}/{}", period.label()),
+    }
+}
+
+/// A number of bytes with the largest unit that does not round it, or exactly.
+pub fn size_text(bytes: u64) -> String {
+    let units = [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000)];
+    match units.into_iter().find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size)) {
+        Some((unit, size)) => format!("{}{unit}", bytes / size),
+        None => format!("{bytes}B"),
+    }
+}
+
+/// The smallest quota: the steps in which less is used up would be a large part of it.
+const LEAST_QUOTA: u64 = 1_000_000;
+
+/// Bytes in a second: in bits with `bit`, otherwise in bytes; a `/s` behind it is welcome.
+pub fn bandwidth(text: &str) -> Result<u64, ValueError> {
+    let text = text.trim();
+    let text = text.strip_suffix("/s").unwrap_or(text).trim_end();
+    let lower = text.to_ascii_lowercase();
+    let rate = match lower.strip_suffix("bits").or(lower.strip_suffix("bit")) {
+        Some(bits) => bytes(&format!("{bits}b")).map(|bits| bits / 8),
+        None => bytes(text),
+    };
+    match rate {
+        None => Err(ValueError::Bandwidth),
+        Some(rate) if rate < LEAST_RATE => Err(ValueError::BandwidthRange),
+        Some(rate) => Ok(rate),
+    }
+}
+
+/// The smallest rate: with less a client would give up before it gets an answer.
+const LEAST_RATE: u64 = 1000;
+
+/// A size with its unit: a bare number might be meant as anything.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    text.ends_with(|last: char| last.is_ascii_alphabetic()).then_some(())?;
+    Some(text.parse::<ByteSize>().ok()?.as_u64())
+}
+
+/// A limit of how many: from 1 on.
+pub fn count(text: &str) -> Result<u32, ValueError> {
+    text.parse().ok().filter(|count| *count != 0).ok_or(ValueError::Count)
+}
+
+/// A network, or an address as the network that holds nothing else.
+pub fn network(text: &str) -> Result<IpNet, ValueError> {
+    let text = text.trim();
+    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    network.map(|network| network.trunc()).ok_or(ValueError::Network)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,5 +288,53 @@ mod tests {
         for text in ["", "10", "-5m", "soon"] {
             assert_eq!(duration(text), Err(ValueError::Duration), "{text}");
         }
+    }
+
+    #[test]
+    fn moments_are_dates_or_times_with_a_zone() {
+        assert_eq!(moment("2026-01-01"), Ok(UnixTime(1_767_225_600 + 86_400)));
+        assert_eq!(moment("2026-01-01T00:00:00Z"), Ok(UnixTime(1_767_225_600)));
+        assert_eq!(moment("2026-01-01 01:00:00+01:00"), Ok(UnixTime(1_767_225_600)));
+        for text in ["", "soon", "2026-13-01", "2026-01-01T00:00:00", "2026", "12:00:00"] {
+            assert_eq!(moment(text), Err(ValueError::Moment), "{text}");
+        }
+    }
+
+    #[test]
+    fn quotas_are_sizes_with_a_period() {
+        let quota_of = |bytes, period| Ok(Quota { bytes, period });
+        assert_eq!(quota("50GB/month"), quota_of(50_000_000_000, Period::Month));
+        assert_eq!(quota("1 GiB"), quota_of(1 << 30, Period::Total));
+        assert_eq!(quota("1.5MB / calendar  day"), quota_of(1_500_000, Period::CalendarDay));
+        assert_eq!(quota("1TB/total"), quota_of(1_000_000_000_000, Period::Total));
+        assert_eq!(quota("500kB/day"), Err(ValueError::QuotaRange));
+        assert_eq!(quota("1GB/year"), Err(ValueError::Period));
+        for text in ["", "GB", "5", "-5GB", "much/day", "/day"] {
+            assert_eq!(quota(text), Err(ValueError::Quota), "{text}");
+        }
+        for text in ["50GB/month", "1500MB/calendar day", "1073741824B"] {
+            assert_eq!(quota_text(quota(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn rates_are_bits_or_bytes() {
+        assert_eq!(bandwidth("10Mbit"), Ok(1_250_000));
+        assert_eq!(bandwidth("10 mbit/s"), Ok(1_250_000));
+        assert_eq!(bandwidth("1MB"), Ok(1_000_000));
+        assert_eq!(bandwidth("64kbit/s"), Ok(8000));
+        assert_eq!(bandwidth("1bit"), Err(ValueError::BandwidthRange));
+        for text in ["", "10", "bit", "fast", "-1MB"] {
+            assert_eq!(bandwidth(text), Err(ValueError::Bandwidth), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_may_be_addresses_and_lose_what_is_behind_their_length() {
+        assert_eq!(network("192.0.2.7/24").unwrap().to_string(), "192.0.2.0/24");
+        assert_eq!(network("2001:db8::1").unwrap().to_string(), "2001:db8::1/128");
+        assert_eq!(network("192.0.2.0/33"), Err(ValueError::Network));
+        assert_eq!(count("0"), Err(ValueError::Count));
+        assert_eq!(count("18"), Ok(18));
     }
 }

@@ -12,3 +12,4 @@ pub mod process;
 pub mod reload;
 pub mod snapshot;
 pub mod tally;
+pub mod usage;

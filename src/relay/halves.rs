@@ -171,6 +171,12 @@ impl Downlink {
 
     /// Where in `buffer` the data centre's next bytes are to be read to: behind what was kept, with gaps for headers.
     pub fn room<'b>(&mut self, buffer: &'b mut [u8]) -> SmallVec<[IoSliceMut<'b>; RECORDS]> {
+        self.room_for(usize::MAX, buffer)
+    }
+
+    /// The same, with room for so many bytes at most.
+    pub fn room_for<'b>(&mut self, most: usize, buffer: &'b mut [u8]) -> SmallVec<[IoSliceMut<'b>; RECORDS]> {
+        let mut left = most;
         let mut slices: SmallVec<[IoSliceMut<'b>; RECORDS]> = SmallVec::new();
         let mut rest = &mut buffer[..READ_BUFFER];
         for (number, (_, size)) in self.layout().into_iter().enumerate() {
@@ -181,7 +187,9 @@ impl Downlink {
                 kept.copy_from_slice(&self.kept);
                 payload = free;
             }
-            slices.push(IoSliceMut::new(payload));
+            let length = payload.len().min(left);
+            left -= length;
+            slices.push(IoSliceMut::new(&mut payload[..length]));
             rest = later;
         }
         self.offered = slices.iter().map(|slice| slice.len()).sum();

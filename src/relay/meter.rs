@@ -1,8 +1,10 @@
 //! What the rest of the program may know of a running session and do to it: how much it has moved, and that it shall end.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
+
+use super::tariff::Tariff;
 
 /// The outside of one session. Whoever else holds it can read its counters at any time and end the session.
 #[derive(Debug, Default)]
@@ -11,9 +13,25 @@ pub struct Meter {
     down: AtomicU64,
     ending: AtomicBool,
     waker: Mutex<Option<Waker>>,
+    /// What was told by [`Meter::news`].
+    told: Mutex<(u64, u64)>,
+    tariff: Option<Arc<dyn Tariff>>,
 }
 
 impl Meter {
+    /// The meter of a session that asks before it moves anything.
+    pub fn with_tariff(tariff: Arc<dyn Tariff>) -> Self {
+        Self { tariff: Some(tariff), ..Self::default() }
+    }
+
+    /// Bytes from and to the client since this was last asked for: each is told once.
+    pub fn news(&self) -> (u64, u64) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (self.up(), self.down());
+        let before = std::mem::replace(&mut *told, now);
+        (now.0 - before.0, now.1 - before.1)
+    }
+
     /// Bytes that came from the client, record headers included.
     pub fn up(&self) -> u64 {
         self.up.load(Ordering::Relaxed)
@@ -41,7 +59,13 @@ impl Meter {
         self.down.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn is_ending(&self) -> bool {
+    /// Whom to ask before anything is moved, if anybody.
+    pub(super) fn tariff(&self) -> Option<&dyn Tariff> {
+        self.tariff.as_deref().filter(|tariff| tariff.is_due())
+    }
+
+    /// Whether [`Meter::end`] was called.
+    pub fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Relaxed)
     }
 
@@ -92,5 +116,6 @@ mod tests {
         meter.add_down(7);
         meter.add_up(1);
         assert_eq!((meter.up(), meter.down()), (6, 7));
+        assert_eq!((meter.news(), meter.news()), ((6, 7), (0, 0)));
     }
 }

@@ -1,7 +1,8 @@
 //! Moving bytes: order, back-pressure, half-close, counts. Knows no configuration.
 //!
 //! [`halves`] are the pure transforms of a session, [`stream`] moves a session's bytes through them, [`splice`] copies
-//! untouched in both directions, [`sizing`] says how data is cut into records, [`meter`] is what others see of a session.
+//! untouched in both directions, [`sizing`] says how data is cut into records, [`meter`] is what others see of a session,
+//! [`tariff`] what a session asks of others.
 
 pub mod halves;
 pub mod meter;
@@ -9,6 +10,7 @@ mod ready;
 pub mod sizing;
 pub mod splice;
 pub mod stream;
+pub mod tariff;
 mod unsent;
 
 use std::io;

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::halves::{Downlink, FRAMING_BUFFER, Uplink};
 use super::meter::Meter;
 use super::ready;
+use super::tariff::{Leave, Tariff, Way};
 use super::unsent::Unsent;
 use super::{Closed, End, attempt, reset_on_close, shut};
 
@@ -60,6 +61,8 @@ pub struct Session {
     meter: Arc<Meter>,
     /// When something moved last.
     alive: Instant,
+    /// When what may not be read yet may be read.
+    later: Option<Instant>,
     /// Why and when the session was ended from our side; what the client still sends is thrown away.
     ended: Option<(End, Instant)>,
 }
@@ -91,7 +94,7 @@ impl Session {
     ) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true };
         let down = Down { transform: down, unsent: Unsent::default(), open: true };
-        Self { client, dc, up, down, manner, meter, alive: Instant::now(), ended: None }
+        Self { client, dc, up, down, manner, meter, alive: Instant::now(), later: None, ended: None }
     }
 
     /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`. The counts are of bytes on
@@ -133,6 +136,9 @@ impl Session {
             if self.poll_deadline(context, timer.as_mut(), idle).is_pending() {
                 return Poll::Pending;
             }
+            if self.later.is_some_and(|later| later < self.alive + idle) {
+                continue;
+            }
             if self.ended.is_some() || !self.down.open {
                 return Poll::Ready(self.reason());
             }
@@ -145,7 +151,8 @@ impl Session {
     /// Ready when the session has waited for too long. A deadline that moves away moves the timer only when that rings,
     /// so a busy session leaves it alone.
     fn poll_deadline(&self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, idle: Duration) -> Poll<()> {
-        let deadline = self.ended.map_or(self.alive + idle, |(_, since)| since + LINGER);
+        let last = self.ended.map_or(self.alive + idle, |(_, since)| since + LINGER);
+        let deadline = self.later.map_or(last, |later| later.min(last));
         if deadline < timer.deadline() {
             timer.as_mut().reset(deadline);
         }
@@ -164,6 +171,7 @@ impl Session {
 
     /// Moves what can be moved now, in both directions; says whether anything moved.
     fn step(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        self.later = None;
         let up = self.step_up(context)?;
         let down = self.step_down(context)?;
         Ok(up || down)
@@ -185,13 +193,25 @@ impl Session {
             return Ok(moved);
         }
         let far_gone = self.ended.is_some();
+        // What is thrown away costs nothing.
+        let most = match self.meter.tariff().filter(|_| !far_gone) {
+            Some(tariff) => match leave(tariff, Way::Up, &self.client, context, &mut self.later)? {
+                Some(most) => most,
+                None => return Ok(moved),
+            },
+            None => usize::MAX,
+        };
         let read = with_buffer(|buffer| {
-            let into = |client: &TcpStream| Ok((rustix::io::read(client, &mut *buffer)?, buffer.len()));
+            let room = buffer.len().min(most);
+            let into = |client: &TcpStream| Ok((rustix::io::read(client, &mut buffer[..room])?, room));
             match ready::poll_read(&self.client, context, into) {
                 Poll::Pending => Ok(None),
                 Poll::Ready(Err(_)) => Err(End::ClientBroke),
                 Poll::Ready(Ok(read)) => {
                     self.meter.add_up(read);
+                    if let Some(tariff) = self.meter.tariff() {
+                        tariff.charge(Way::Up, read, Instant::now().into_std());
+                    }
                     if read > 0 && !far_gone {
                         up.forward(&self.dc, &mut buffer[..read])?;
                     }
@@ -228,16 +248,23 @@ impl Session {
             return Ok(moved);
         }
         let filler = self.manner.filler;
+        let most = match self.meter.tariff() {
+            Some(tariff) => leave(tariff, Way::Down, &self.dc, context, &mut self.later)?,
+            None => Some(usize::MAX),
+        };
         let read = with_buffer(|buffer| {
             let into = |dc: &TcpStream| {
-                let mut room = down.transform.room(buffer);
+                let mut room = down.transform.room_for(most.unwrap_or(0), buffer);
                 let read = rustix::io::readv(dc, &mut room)?;
                 Ok((read, room.iter().map(|slice| slice.len()).sum()))
             };
-            let read = match ready::poll_read(&self.dc, context, into) {
-                Poll::Pending => None,
-                Poll::Ready(read) => Some(read.map_err(|_| End::FarBroke)?),
+            let read = match most.map(|_| ready::poll_read(&self.dc, context, into)) {
+                None | Some(Poll::Pending) => None,
+                Some(Poll::Ready(read)) => Some(read.map_err(|_| End::FarBroke)?),
             };
+            if let (Some(read), Some(tariff)) = (read, self.meter.tariff()) {
+                tariff.charge(Way::Down, read, Instant::now().into_std());
+            }
             if read.is_none() && down.transform.is_waiting() {
                 down.transform.room(buffer);
             }
@@ -315,6 +342,31 @@ pub async fn goodbye(client: TcpStream, mut down: Downlink, manner: Manner) {
         }
     };
     let _ = tokio::time::timeout(LINGER, throw_away).await;
+}
+
+/// How much may be read now; `None` if nothing may, and then the task is woken when that changes, or at `later`. Nothing
+/// is asked for that is not there.
+fn leave(
+    tariff: &dyn Tariff,
+    way: Way,
+    from: &TcpStream,
+    context: &mut Context<'_>,
+    later: &mut Option<Instant>,
+) -> Result<Option<usize>, End> {
+    if from.poll_read_ready(context).is_pending() {
+        return Ok(None);
+    }
+    match tariff.ask(way, Instant::now().into_std(), context.waker()) {
+        Leave::Free => Ok(Some(usize::MAX)),
+        Leave::Most(bytes) => Ok(Some(usize::try_from(bytes).unwrap_or(usize::MAX))),
+        Leave::After(time) => {
+            let time = Instant::from_std(time);
+            *later = Some(later.map_or(time, |other| other.min(time)));
+            Ok(None)
+        }
+        Leave::Wait => Ok(None),
+        Leave::Over => Err(End::Closed),
+    }
 }
 
 /// Lends the thread's buffer for the length of a call.

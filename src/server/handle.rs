@@ -8,7 +8,7 @@ use tracing::info;
 use super::doors::{Bound, CannotListen, Listening, Wanted};
 use super::sessions::Sessions;
 use super::{Server, Settings, keeper};
-use crate::auth::{Judge, Rules, UnixTime};
+use crate::auth::{Judge, People, Rules, UnixTime};
 use crate::cover::{Cover, profile::Profile};
 
 /// A running server. Cheap to clone.
@@ -74,6 +74,11 @@ impl Handle {
     /// Who decides on hellos.
     pub fn judge(&self) -> &Arc<Judge> {
         self.0.judge()
+    }
+
+    /// All who may enter: what they may do, and what they have moved.
+    pub fn people(&self) -> &Arc<People> {
+        &self.0.people
     }
 
     /// The cover as it is now.

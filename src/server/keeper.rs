@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
@@ -15,8 +15,8 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How long the disk may hold back the end of the program.
 const LAST_SYNC: Duration = Duration::from_secs(5);
 
-/// How often sessions are looked for whose members may not enter any more.
-const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// How often sessions are counted, and those looked for whose members may not be inside any more.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs for as long as it is polled.
 pub(super) async fn keep(server: Arc<Server>) {
@@ -36,7 +36,7 @@ async fn watch_cover(server: &Server) {
     }
 }
 
-/// Finds the sessions that were on their way in when the rules changed.
+/// Finds the sessions whose time is over, and those that were on their way in when the rules changed.
 async fn sweep(server: &Server) {
     let mut ticks = interval(SWEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,12 +51,19 @@ pub(super) fn end_unwanted(server: &Server) {
     if server.sessions.is_empty() {
         return;
     }
-    let rules = server.judge.rules();
-    let members = rules.keyring.members();
-    let ended = server.sessions.end(|live| !members.contains(live.member.name()));
-    if ended > 0 {
-        info!(sessions = ended, "ended: their users may not enter any more");
-    }
+    let (now, rules) = (SystemTime::now().into(), server.judge.rules());
+    server.sessions.end(|live| {
+        live.count(now);
+        let refused = live.standing(&rules.keyring, now).err().filter(|_| !live.meter.is_ending());
+        if let Some(refusal) = refused {
+            info!(
+                user = live.member.name(),
+                reason = refusal.label(),
+                "a session ends: its user may not be inside any more"
+            );
+        }
+        refused.is_some()
+    });
 }
 
 /// Forces spent hellos to the disk, and says when that fails and when it works again.

@@ -7,6 +7,7 @@ pub mod handle;
 mod keeper;
 mod promote;
 pub mod sessions;
+mod tariff;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tracing::{Instrument, Span, field, info_span, warn};
 
 pub use doors::{Bound, CannotListen, Listening, Purpose, Wanted};
 
-use crate::auth::{Judge, UnixTime};
+use crate::auth::{Judge, People, UnixTime};
 use crate::cover::{Cover, Witness};
 use crate::net::listen;
 use crate::telegram;
@@ -52,6 +53,7 @@ pub struct Server {
     settings: ArcSwap<Settings>,
     cover: ArcSwap<Cover>,
     judge: Arc<Judge>,
+    people: Arc<People>,
     sessions: Arc<Sessions>,
     observer: Arc<dyn Observer>,
     witness: Arc<dyn Witness>,
@@ -69,12 +71,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// A proxy in front of this cover, with this judge at the door; `observer` is told what happens. It accepts nobody
+    /// A proxy in front of this cover, with this judge at the door, for these people; `observer` is told what happens. It accepts nobody
     /// before [`Handle::serve`], and no more once `stop` is cancelled.
     pub fn handle(
         settings: Settings,
         cover: Cover,
         judge: Judge,
+        people: Arc<People>,
         observer: Arc<dyn Observer>,
         stop: CancellationToken,
     ) -> Handle {
@@ -84,6 +87,7 @@ impl Server {
             settings: ArcSwap::from_pointee(settings),
             cover: ArcSwap::from_pointee(cover),
             judge: Arc::new(judge),
+            people,
             sessions: Arc::default(),
             observer,
             witness,

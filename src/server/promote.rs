@@ -12,11 +12,13 @@ use tracing::{Span, debug, field, info, warn};
 use super::Server;
 use super::event::Event;
 use super::sessions::Live;
+use super::tariff::Charges;
 use crate::cover::Cover;
 use crate::cover::gate::Promotion;
 use crate::net::sockopt;
 use crate::relay::Closed;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
+use crate::relay::meter::Meter;
 use crate::relay::sizing::Pattern;
 use crate::relay::stream::{self, Manner, Session};
 use crate::telegram::DcId;
@@ -75,7 +77,8 @@ pub(super) async fn session(
         class,
         since: SystemTime::now().into(),
         from: peer.ip().to_canonical(),
-        meter: Arc::default(),
+        key: permit.key(),
+        meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
     });
     let since = Instant::now();
     let meter = Arc::clone(&entry.live().meter);

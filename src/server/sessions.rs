@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use crate::auth::{Member, UnixTime};
+use crate::auth::{Keyring, Member, Refusal, SecretTag, UnixTime};
 use crate::relay::meter::Meter;
 use crate::telegram::DcId;
 use crate::wire::HelloClass;
@@ -25,6 +26,8 @@ pub struct Live {
     pub since: UnixTime,
     /// The client's address. Not for the log, nor for a disk.
     pub from: IpAddr,
+    /// The key that the client came with.
+    pub key: Option<SecretTag>,
     /// What it has moved, and the way to end it.
     pub meter: Arc<Meter>,
 }
@@ -41,6 +44,26 @@ pub struct Moved {
 impl Moved {
     fn and(self, meter: &Meter) -> Self {
         Self { up: self.up + meter.up(), down: self.down + meter.down() }
+    }
+}
+
+impl Live {
+    /// Tells the member what was moved since the last time.
+    pub fn count(&self, now: UnixTime) {
+        let (up, down) = self.meter.news();
+        self.member.count(up, down, now);
+    }
+
+    /// Whether the member may still be inside, from this address and with this key.
+    pub fn standing(&self, keyring: &Keyring, now: UnixTime) -> Result<(), Refusal> {
+        self.member.standing(self.from, now)?;
+        self.key.map_or(Ok(()), |key| keyring.standing(key, now))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.count(SystemTime::now().into());
     }
 }
 
@@ -144,6 +167,7 @@ mod tests {
                 class: HelloClass::Other,
                 since: UnixTime(0),
                 from: Ipv4Addr::LOCALHOST.into(),
+                key: None,
                 meter: Arc::default(),
             })
         };

@@ -334,6 +334,7 @@ async fn a_session_is_ended_by_its_number_and_by_its_user() {
             class: HelloClass::Chrome,
             since: UnixTime(0),
             from: std::net::Ipv4Addr::new(192, 0, 2, 77).into(),
+            key: None,
             meter: Arc::default(),
         })
     };

@@ -1,0 +1,422 @@
+//! `vizard user`: who may enter, how much, and until when. Changes go into the configuration file, which a running proxy
+//! reads again by itself.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::link::{self, Look};
+use super::{Failure, Settings, load, output};
+use crate::auth::{Policy, Secret, SecretText, UnixTime, Usage};
+use crate::config::edit::{self, Changes, EditError};
+use crate::config::report::quoted;
+use crate::config::{self, Draft, Environment, Flags, User, units};
+use crate::ops::usage;
+
+/// How long a replaced secret stays good where nobody says otherwise.
+const KEEP: &str = "7d";
+
+/// Flags of `vizard user`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    wish: Wish,
+}
+
+#[derive(clap::Subcommand)]
+enum Wish {
+    /// Add a user, and print the new secret and the link
+    Add {
+        /// The name: letters, digits, `-`, `_`, `.` and `@`
+        name: String,
+        /// Take this secret instead of a new one, which other users of this machine can see here
+        #[arg(long, value_name = "HEX32")]
+        secret: Option<String>,
+        #[command(flatten)]
+        limits: Limits,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Change what a user may do
+    Change {
+        /// The name
+        name: String,
+        #[command(flatten)]
+        limits: Limits,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List all users with their limits and what they have moved
+    List {
+        /// Print a JSON array instead
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show one user
+    Show {
+        /// The name
+        name: String,
+        /// Print a JSON object instead
+        #[arg(long)]
+        json: bool,
+        /// Print the secret too
+        #[arg(long)]
+        secret: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Let a user in again
+    Enable {
+        /// The name
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Keep a user out: to the proxy a visitor from now on
+    Disable {
+        /// The name
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Give a user a new secret, and print it with the link; the old one stays good for a while
+    Rotate {
+        /// The name
+        name: String,
+        /// How long the old secret stays good; 0s ends it at once
+        #[arg(long, value_name = "TIME", default_value = KEEP)]
+        keep: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Remove a user
+    Remove {
+        /// The name
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Print the link of a user, with a QR code
+    Link {
+        /// The name
+        name: String,
+        #[command(flatten)]
+        look: Look,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Where the configuration and the state are.
+#[derive(clap::Args)]
+struct Place {
+    /// Configuration file [environment: VIZARD_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder for what must survive a restart [environment: VIZARD_STATE_DIR]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+/// What a user may do. `none` takes a limit away.
+#[derive(clap::Args)]
+struct Limits {
+    /// Until when, e.g. 2026-12-31 or 2026-12-31T18:00:00Z
+    #[arg(long, value_name = "DATE")]
+    expires: Option<String>,
+    /// How much, e.g. 50GB/month, 500MB/calendar day, 1TB
+    #[arg(long, value_name = "SIZE[/PERIOD]")]
+    quota: Option<String>,
+    /// How fast from the client, e.g. 10Mbit
+    #[arg(long, value_name = "RATE")]
+    bandwidth_up: Option<String>,
+    /// How fast to the client, e.g. 10Mbit
+    #[arg(long, value_name = "RATE")]
+    bandwidth_down: Option<String>,
+    /// How many sessions at once; a client opens 13 to 18; 0 for no limit
+    #[arg(long, value_name = "NUMBER")]
+    max_sessions: Option<u32>,
+    /// From how many addresses at once; 0 for no limit
+    #[arg(long, value_name = "NUMBER")]
+    max_addresses: Option<u32>,
+    /// A network that the user may come from; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    allow: Vec<String>,
+    /// A network that the user may not come from; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    deny: Vec<String>,
+    /// What to remember
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+}
+
+impl From<Limits> for Changes {
+    fn from(limits: Limits) -> Self {
+        let list = |list: Vec<String>| (!list.is_empty()).then_some(list);
+        Self {
+            enabled: None,
+            expires: limits.expires,
+            quota: limits.quota,
+            bandwidth_up: limits.bandwidth_up,
+            bandwidth_down: limits.bandwidth_down,
+            max_sessions: limits.max_sessions,
+            max_addresses: limits.max_addresses,
+            allow: list(limits.allow),
+            deny: list(limits.deny),
+            note: limits.note,
+        }
+    }
+}
+
+impl Place {
+    fn flags(&self) -> Flags {
+        Flags { config: self.config.clone(), state_dir: self.state_dir.clone(), ..Flags::default() }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { config: self.config.clone(), state_dir: self.state_dir.clone(), ..Settings::default() }
+    }
+
+    /// The file that is to be changed.
+    fn file(&self, environment: &Environment) -> Result<PathBuf, Failure> {
+        if environment.value("VIZARD_SECRET").is_some() {
+            let message = "VIZARD_SECRET names the users, so those of the file do not count";
+            return Err(Failure::usage(message, "take the variable away, and write its users into the file"));
+        }
+        config::path(&self.flags(), environment).ok_or_else(|| {
+            Failure::usage("there is no configuration file to write to", "name it: --config FILE (it may be empty)")
+        })
+    }
+}
+
+impl From<EditError> for Failure {
+    fn from(error: EditError) -> Self {
+        let next = error.mend();
+        match error {
+            EditError::Unknown(_) | EditError::Exists(_) => Self::usage(error.to_string(), next),
+            error => Self::new(error.to_string(), next),
+        }
+    }
+}
+
+/// Does what is wished.
+pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failure> {
+    match arguments.wish {
+        Wish::Add { name, secret, limits, place } => {
+            let secret = match secret {
+                Some(text) => {
+                    let error = |error: crate::auth::SecretError| Failure::usage(error.to_string(), error.mend());
+                    SecretText::parse(&text).map_err(error)?.secret
+                }
+                None => Secret::generate(&mut rand::rng()),
+            };
+            edit::add(&place.file(environment)?, &name, &secret, &limits.into())?;
+            output::print(format!("added {name}\nsecret: {}", secret.hex()));
+            show_link(&name, &place, environment);
+        }
+        Wish::Change { name, limits, place } => {
+            edit::change(&place.file(environment)?, &name, &limits.into())?;
+            output::print(format!("changed {name}"));
+        }
+        Wish::List { json, place } => list(json, &place, environment)?,
+        Wish::Show { name, json, secret, place } => show(&name, json, secret, &place, environment)?,
+        Wish::Enable { name, place } => {
+            edit::enable(&place.file(environment)?, &name)?;
+            output::print(format!("{name} may enter again"));
+        }
+        Wish::Disable { name, place } => {
+            edit::disable(&place.file(environment)?, &name)?;
+            output::print(format!("{name} may not enter any more"));
+        }
+        Wish::Rotate { name, keep, place } => {
+            let keep = units::duration(&keep)
+                .or_else(|error| days(&keep).ok_or(error))
+                .map_err(|error| Failure::usage(format!("--keep: {error}"), error.mend()))?;
+            let until = UnixTime(now().0.saturating_add(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX)));
+            let secret = Secret::generate(&mut rand::rng());
+            edit::rotate(&place.file(environment)?, &name, &secret, until)?;
+            output::print(format!("{name} has a new secret; the old one is good until {}", moment(until)));
+            output::print(format!("secret: {}", secret.hex()));
+            show_link(&name, &place, environment);
+        }
+        Wish::Remove { name, place } => {
+            edit::remove(&place.file(environment)?, &name)?;
+            output::print(format!("removed {name}"));
+        }
+        Wish::Link { name, look, place } => {
+            link::link(&link::Arguments::of(name, look, place.settings()), environment)?;
+        }
+    }
+    Ok(())
+}
+
+/// The link is for convenience: that there is no address for it yet is no failure of what was done.
+fn show_link(name: &str, place: &Place, environment: &Environment) {
+    let arguments = link::Arguments::of(name.to_owned(), Look::default(), place.settings());
+    if link::link(&arguments, environment).is_err() {
+        output::print("the link is printed by `vizard link` where the whole configuration is known");
+    }
+}
+
+/// A number of days, which lengths of time with a fixed number of seconds do not have.
+fn days(text: &str) -> Option<Duration> {
+    let days: u32 = text.trim().strip_suffix('d')?.trim().parse().ok()?;
+    (days <= 3650).then(|| Duration::from_secs(u64::from(days) * 24 * 60 * 60))
+}
+
+fn list(as_json: bool, place: &Place, environment: &Environment) -> Result<(), Failure> {
+    let (draft, known) = people(place, environment)?;
+    let now = now();
+    let rows = draft.users.iter().map(|user| (user, usage_of(user, &known, now)));
+    if as_json {
+        output::print(Value::Array(rows.map(|(user, usage)| object(user, usage, now)).collect()));
+        return Ok(());
+    }
+    let mut table = vec![["USER", "STATE", "USED", "QUOTA", "EXPIRES", "NOTE"].map(str::to_owned)];
+    for (user, usage) in rows {
+        table.push([
+            user.name.clone(),
+            state(&user.policy, usage, now).to_owned(),
+            size(usage.in_period),
+            user.policy.quota.map_or_else(dash, units::quota_text),
+            user.policy.expires.map_or_else(dash, moment),
+            user.policy.note.clone().unwrap_or_default(),
+        ]);
+    }
+    if table.len() == 1 {
+        output::print("there are no users: `vizard run` makes up one, `default`, with a secret of its own");
+        return Ok(());
+    }
+    output::print(columns(&table));
+    Ok(())
+}
+
+fn show(name: &str, as_json: bool, secret: bool, place: &Place, environment: &Environment) -> Result<(), Failure> {
+    let (draft, known) = people(place, environment)?;
+    let user = draft.users.iter().find(|user| user.name == name).ok_or_else(|| {
+        Failure::usage(format!("there is no user {}", quoted(name)), "`vizard user list` has the names")
+    })?;
+    let now = now();
+    let usage = usage_of(user, &known, now);
+    if as_json {
+        let mut object = object(user, usage, now);
+        if secret {
+            object["secret"] = user.secret.hex().into();
+            object["previous_secret"] = user.previous.as_ref().map(|(secret, _)| secret.hex()).into();
+        }
+        output::print(object);
+        return Ok(());
+    }
+    let Policy { expires, quota, bandwidth_up, bandwidth_down, max_sessions, max_addresses, .. } = user.policy;
+    let rate = |rate: Option<u64>| rate.map(|rate| format!("{} in a second", units::size_text(rate)));
+    let count = |count: Option<u32>| count.map(|count| count.to_string());
+    let networks = |list: &[ipnet::IpNet]| {
+        (!list.is_empty()).then(|| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+    };
+    let rows = [
+        ("name", Some(user.name.clone())),
+        ("state", Some(state(&user.policy, usage, now).to_owned())),
+        ("secret", secret.then(|| user.secret.hex())),
+        ("previous secret until", user.previous.as_ref().map(|(_, until)| moment(*until))),
+        ("expires", expires.map(moment)),
+        ("quota", quota.map(units::quota_text)),
+        ("used of it", quota.map(|_| size(usage.in_period))),
+        ("period since", quota.and(usage.since).map(moment)),
+        ("period ends", quota.and_then(|quota| quota.period.end(usage.since?)).map(moment)),
+        ("bandwidth up", rate(bandwidth_up)),
+        ("bandwidth down", rate(bandwidth_down)),
+        ("most sessions", count(max_sessions)),
+        ("most addresses", count(max_addresses)),
+        ("allowed networks", networks(&user.policy.allow)),
+        ("denied networks", networks(&user.policy.deny)),
+        ("moved up", Some(size(usage.up))),
+        ("moved down", Some(size(usage.down))),
+        ("note", user.policy.note.clone()),
+    ];
+    let rows: Vec<_> = rows.into_iter().filter_map(|(key, value)| Some([key.to_owned(), value?])).collect();
+    output::print(columns(&rows));
+    Ok(())
+}
+
+/// The configuration, and what is written of everybody.
+fn people(
+    place: &Place,
+    environment: &Environment,
+) -> Result<(Draft, std::collections::BTreeMap<String, Usage>), Failure> {
+    let draft = load(&place.flags(), environment)?.draft;
+    let known = usage::read(&draft.state_dir).unwrap_or_else(|error| {
+        output::complain(format!("warning: what users have moved cannot be read: {error}"));
+        Default::default()
+    });
+    Ok((draft, known))
+}
+
+fn usage_of(user: &User, known: &std::collections::BTreeMap<String, Usage>, now: UnixTime) -> Usage {
+    known.get(&user.name).copied().unwrap_or_default().seen(&user.policy, now)
+}
+
+fn state(policy: &Policy, usage: Usage, now: UnixTime) -> &'static str {
+    match policy {
+        Policy { enabled: false, .. } => "disabled",
+        Policy { expires: Some(end), .. } if now >= *end => "expired",
+        Policy { quota: Some(quota), .. } if usage.in_period >= quota.bytes => "over quota",
+        _ => "enabled",
+    }
+}
+
+fn object(user: &User, usage: Usage, now: UnixTime) -> Value {
+    let policy = &user.policy;
+    let networks = |list: &[ipnet::IpNet]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "name": user.name,
+        "state": state(policy, usage, now),
+        "enabled": policy.enabled,
+        "expires": policy.expires.map(moment),
+        "quota": policy.quota.map(|quota| json!({ "bytes": quota.bytes, "period": quota.period.label() })),
+        "bandwidth_up": policy.bandwidth_up,
+        "bandwidth_down": policy.bandwidth_down,
+        "max_sessions": policy.max_sessions,
+        "max_addresses": policy.max_addresses,
+        "allow": networks(&policy.allow),
+        "deny": networks(&policy.deny),
+        "note": policy.note,
+        "previous_until": user.previous.as_ref().map(|(_, until)| moment(*until)),
+        "usage": {
+            "up": usage.up,
+            "down": usage.down,
+            "in_period": usage.in_period,
+            "since": usage.since.map(moment),
+        },
+    })
+}
+
+fn now() -> UnixTime {
+    SystemTime::now().into()
+}
+
+fn moment(time: UnixTime) -> String {
+    Timestamp::from_second(time.0).map_or_else(|_| time.0.to_string(), |time| time.to_string())
+}
+
+fn dash() -> String {
+    "-".into()
+}
+
+/// A size for people, rounded.
+fn size(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().si().to_string()
+}
+
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}

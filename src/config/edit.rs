@@ -1,0 +1,503 @@
+//! Changes to the users of a configuration file, for commands and for the admin API.
+//!
+//! What people wrote stays as they wrote it: order, spaces and comments. A change that would leave the file with mistakes
+//! is refused. The file is replaced in one step and keeps its mode; a lock on its folder keeps two changes apart.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::{error, fmt};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value, value};
+
+use super::resolve::read_secret_file;
+use super::{Environment, Flags, LoadError, load_text};
+use crate::auth::{Secret, SecretText, UnixTime};
+
+/// What shall be different about a user, as the file has it. What is `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Changes {
+    /// Whether the user may enter.
+    pub enabled: Option<bool>,
+    /// A date or a time; `none`: never.
+    pub expires: Option<String>,
+    /// As in `50GB/month`; `none`: no quota.
+    pub quota: Option<String>,
+    /// As in `10Mbit`; `none`: no limit.
+    pub bandwidth_up: Option<String>,
+    /// As in `10Mbit`; `none`: no limit.
+    pub bandwidth_down: Option<String>,
+    /// Most sessions at once; 0: no limit.
+    pub max_sessions: Option<u32>,
+    /// Most addresses at once; 0: no limit.
+    pub max_addresses: Option<u32>,
+    /// Networks that the user may come from; none of them: any.
+    pub allow: Option<Vec<String>>,
+    /// Networks that the user may not come from.
+    pub deny: Option<Vec<String>>,
+    /// What to remember; empty: nothing.
+    pub note: Option<String>,
+}
+
+/// Takes a limit away.
+pub const NONE: &str = "none";
+
+/// Why a file was not changed.
+#[derive(Debug)]
+pub enum EditError {
+    /// A file cannot be read or written.
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The file is no TOML.
+    NotToml,
+    /// The users do not stand in sections of their own.
+    NoSections,
+    /// There is no user of this name in the file.
+    Unknown(String),
+    /// There is one already.
+    Exists(String),
+    /// The section could not be told from what surrounds it.
+    Tangled(String),
+    /// The secret of this user cannot be read, so it cannot be kept for the time of the change.
+    NoSecret(String),
+    /// The file would have mistakes that it does not have now, as sentences. They hold no secret.
+    Mistakes(Vec<String>),
+}
+
+impl EditError {
+    /// What to do about it.
+    pub fn mend(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "check the path, and that you may write to the file and its folder",
+            Self::NotToml => "see the mistakes with `vizard check`, and mend them first",
+            Self::NoSections => "write each user as a section `[[users]]` with its keys in lines of their own",
+            Self::Unknown(_) => "`vizard user list` has the names; those of flags and variables are not in the file",
+            Self::Exists(_) => "take another name, or change the user that there is",
+            Self::Tangled(_) => "remove the section in an editor",
+            Self::NoSecret(_) => "see the mistakes with `vizard check`, and mend them first",
+            Self::Mistakes(_) => "correct the values",
+        }
+    }
+}
+
+impl fmt::Display for EditError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, error } => write!(f, "{}: {error}", path.display()),
+            Self::NotToml => f.write_str("the configuration file is not TOML"),
+            Self::NoSections => f.write_str("the users do not stand in sections `[[users]]`"),
+            Self::Unknown(name) => write!(f, "there is no user {name} in the configuration file"),
+            Self::Exists(name) => write!(f, "there is a user {name} already"),
+            Self::Tangled(name) => write!(f, "the section of {name} cannot be told from what surrounds it"),
+            Self::NoSecret(name) => write!(f, "the secret of {name} cannot be read"),
+            Self::Mistakes(mistakes) => f.write_str(&mistakes.join("\n")),
+        }
+    }
+}
+
+impl error::Error for EditError {}
+
+/// Adds a user.
+pub fn add(file: &Path, name: &str, secret: &Secret, changes: &Changes) -> Result<(), EditError> {
+    edit(file, |document, _| {
+        if document.get("users").is_some() && position(document, name).is_ok() {
+            return Err(EditError::Exists(name.to_owned()));
+        }
+        let users = document.entry("users").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+        let users = users.as_array_of_tables_mut().ok_or(EditError::NoSections)?;
+        let mut table = Table::new();
+        table.decor_mut().set_prefix("\n");
+        table.insert("name", value(name));
+        table.insert("secret", value(secret.hex()));
+        change_table(&mut table, changes);
+        users.push(table);
+        Ok(())
+    })
+}
+
+/// Changes what a user may do.
+pub fn change(file: &Path, name: &str, changes: &Changes) -> Result<(), EditError> {
+    edit(file, |document, _| {
+        change_table(user(document, name)?, changes);
+        Ok(())
+    })
+}
+
+/// Lets a user in again.
+pub fn enable(file: &Path, name: &str) -> Result<(), EditError> {
+    change(file, name, &Changes { enabled: Some(true), ..Changes::default() })
+}
+
+/// Keeps a user out.
+pub fn disable(file: &Path, name: &str) -> Result<(), EditError> {
+    change(file, name, &Changes { enabled: Some(false), ..Changes::default() })
+}
+
+/// Gives a user another secret; the present one is good until then. A secret in a file of its own stays in one.
+pub fn rotate(file: &Path, name: &str, secret: &Secret, until: UnixTime) -> Result<(), EditError> {
+    let until = Timestamp::from_second(until.0).map_or_else(|_| until.0.to_string(), |until| until.to_string());
+    let mut later = None;
+    edit(file, |document, folder| {
+        let table = user(document, name)?;
+        let unreadable = || EditError::NoSecret(name.to_owned());
+        match (table.get("secret_file").and_then(Item::as_str), table.get("secret").and_then(Item::as_str)) {
+            (Some(written), _) => {
+                let (written, path) = (format!("{written}.previous"), folder.join(written));
+                let (old, _) = read_secret_file(&path).map_err(|_| unreadable())?;
+                let old = SecretText::parse(&old).map_err(|_| unreadable())?.secret;
+                replace(&folder.join(&written), &format!("{}\n", old.hex()), 0o600)?;
+                set(table, "previous_secret_file", Some(written.into()));
+                set(table, "previous_secret", None);
+                later = Some(path);
+            }
+            (None, Some(old)) => {
+                let old = SecretText::parse(old).map_err(|_| unreadable())?.secret;
+                set(table, "secret", Some(secret.hex().into()));
+                set(table, "previous_secret", Some(old.hex().into()));
+                set(table, "previous_secret_file", None);
+            }
+            (None, None) => return Err(unreadable()),
+        }
+        set(table, "previous_until", Some(until.as_str().into()));
+        Ok(())
+    })?;
+    // Not before the file knows the previous one: whoever reads in between finds the same secret twice, which is fine.
+    match later {
+        Some(path) => replace(&path, &format!("{}\n", secret.hex()), 0o600),
+        None => Ok(()),
+    }
+}
+
+/// Takes a user out of the file, with the comments in the section and directly above it.
+pub fn remove(file: &Path, name: &str) -> Result<(), EditError> {
+    edit_text(file, |text, _| {
+        let mut document = parse(text)?;
+        let index = position(&mut document, name)?;
+        let tangled = || EditError::Tangled(name.to_owned());
+        let shorter = without_section(text, index).ok_or_else(tangled)?;
+        // What is left must be what there was without this one.
+        let mut left = parse(&shorter).map_err(|_| tangled())?;
+        let rest = |document: &mut DocumentMut, without: Option<usize>| -> String {
+            if let (Some(users), Some(index)) = (document["users"].as_array_of_tables_mut(), without) {
+                users.remove(index);
+            }
+            let sections = document.get("users").and_then(Item::as_array_of_tables).map(ArrayOfTables::len);
+            let mut plain = toml::from_str::<toml::Table>(&document.to_string()).unwrap_or_default();
+            if sections == Some(0) {
+                plain.remove("users");
+            }
+            format!("{plain:?}")
+        };
+        let expected = rest(&mut document, Some(index));
+        if left.get("users").is_none() {
+            left.insert("users", Item::None);
+        }
+        if rest(&mut left, None) == expected { Ok(shorter) } else { Err(tangled()) }
+    })
+}
+
+/// The text without the section `[[users]]` of this number.
+fn without_section(text: &str, index: usize) -> Option<String> {
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let is_header = |line: &&str| line.trim_start().starts_with('[');
+    let is_users = |line: &&str| {
+        let bare: String = line.split('#').next().unwrap_or_default().chars().filter(|c| !c.is_whitespace()).collect();
+        bare == "[[users]]"
+    };
+    let is_comment = |line: &str| line.trim_start().starts_with('#');
+    let is_blank = |line: &str| line.trim().is_empty();
+    let header = (0..lines.len()).filter(|at| is_users(&lines[*at])).nth(index)?;
+    let next = (header + 1..lines.len()).find(|at| is_header(&lines[*at])).unwrap_or(lines.len());
+    let last = (header..next).rev().find(|at| !is_comment(lines[*at]) && !is_blank(lines[*at]))?;
+    // Comments that touch the section are its own, unless they touch the next header or begin the file.
+    let mut end = last + 1;
+    while end < next && is_comment(lines[end]) {
+        end += 1;
+    }
+    if end == next && next < lines.len() {
+        end = last + 1;
+    }
+    let mut start = header;
+    while start > 0 && is_comment(lines[start - 1]) {
+        start -= 1;
+    }
+    if start == 0 {
+        start = header;
+    }
+    while end < next && is_blank(lines[end]) {
+        end += 1;
+    }
+    Some([lines[..start].concat(), lines[end..].concat()].concat())
+}
+
+fn change_table(table: &mut Table, changes: &Changes) {
+    let text = |text: &String| (text.trim() != NONE && !text.trim().is_empty()).then(|| Value::from(text.as_str()));
+    let count = |count: &u32| (*count != 0).then(|| Value::from(i64::from(*count)));
+    let list = |list: &Vec<String>| {
+        let list: Vec<_> = list.iter().filter(|text| text.trim() != NONE).collect();
+        (!list.is_empty()).then(|| Value::Array(Array::from_iter(list)))
+    };
+    if let Some(enabled) = changes.enabled {
+        // Enabled is what a user is who does not say otherwise.
+        set(table, "enabled", (!enabled || table.contains_key("enabled")).then(|| enabled.into()));
+    }
+    let changed = [
+        ("expires", changes.expires.as_ref().map(text)),
+        ("quota", changes.quota.as_ref().map(text)),
+        ("bandwidth_up", changes.bandwidth_up.as_ref().map(text)),
+        ("bandwidth_down", changes.bandwidth_down.as_ref().map(text)),
+        ("max_sessions", changes.max_sessions.as_ref().map(count)),
+        ("max_addresses", changes.max_addresses.as_ref().map(count)),
+        ("allow", changes.allow.as_ref().map(list)),
+        ("deny", changes.deny.as_ref().map(list)),
+        ("note", changes.note.as_ref().map(text)),
+    ];
+    for (key, changed) in changed {
+        if let Some(changed) = changed {
+            set(table, key, changed);
+        }
+    }
+}
+
+/// A value in the place of the old one, with the comment behind it; or none.
+fn set(table: &mut Table, key: &str, new: Option<Value>) {
+    let Some(mut new) = new else {
+        table.remove(key);
+        return;
+    };
+    match table.get_mut(key).and_then(Item::as_value_mut) {
+        Some(old) => {
+            *new.decor_mut() = old.decor().clone();
+            *old = new;
+        }
+        None => _ = table.insert(key, value(new)),
+    }
+}
+
+fn user<'d>(document: &'d mut DocumentMut, name: &str) -> Result<&'d mut Table, EditError> {
+    let index = position(document, name)?;
+    let users = document["users"].as_array_of_tables_mut().ok_or(EditError::NoSections)?;
+    users.get_mut(index).ok_or_else(|| EditError::Unknown(name.to_owned()))
+}
+
+fn position(document: &mut DocumentMut, name: &str) -> Result<usize, EditError> {
+    let unknown = || EditError::Unknown(name.to_owned());
+    let users = document.get("users").ok_or_else(unknown)?.as_array_of_tables().ok_or(EditError::NoSections)?;
+    let named = |table: &Table| table.get("name").and_then(Item::as_str) == Some(name);
+    users.iter().position(named).ok_or_else(unknown)
+}
+
+fn parse(text: &str) -> Result<DocumentMut, EditError> {
+    text.parse().map_err(|_| EditError::NotToml)
+}
+
+fn edit(file: &Path, change: impl FnOnce(&mut DocumentMut, &Path) -> Result<(), EditError>) -> Result<(), EditError> {
+    edit_text(file, |text, folder| {
+        let mut document = parse(text)?;
+        change(&mut document, folder)?;
+        Ok(document.to_string())
+    })
+}
+
+fn edit_text(file: &Path, change: impl FnOnce(&str, &Path) -> Result<String, EditError>) -> Result<(), EditError> {
+    let failed = |error| EditError::File { path: file.to_owned(), error };
+    // A link to the file shall go on leading to it.
+    let path = fs::canonicalize(file).map_err(failed)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    // Until it is closed. The file itself is about to be another one.
+    let lock = File::open(folder).map_err(failed)?;
+    lock.lock().map_err(failed)?;
+    let text = fs::read_to_string(&path).map_err(failed)?;
+    let mode = fs::metadata(&path).map_err(failed)?.permissions().mode();
+    // Relative paths start where the file was named, be it a link.
+    let changed = change(&text, file.parent().unwrap_or(Path::new("")))?;
+    let known = mistakes(&text, file);
+    let new: Vec<_> = mistakes(&changed, file).into_iter().filter(|mistake| !known.contains(mistake)).collect();
+    if !new.is_empty() {
+        return Err(EditError::Mistakes(new));
+    }
+    replace(&path, &changed, mode & 0o7777)
+}
+
+/// What is wrong with a text, without the places, which move.
+fn mistakes(text: &str, file: &Path) -> Vec<String> {
+    // What the environment adds is not the file's fault.
+    let environment = Environment::from_iter([("VIZARD_STATE_DIR", "/")]);
+    match load_text(text, Some(file.to_owned()), &Flags::default(), &environment) {
+        Err(LoadError::Complaints(report)) => {
+            report.complaints().iter().map(|complaint| format!("{}; {}", complaint.what, complaint.mend)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Writes beside the file, then puts that in its place.
+fn replace(path: &Path, text: &str, mode: u32) -> Result<(), EditError> {
+    let beside = path.with_file_name(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        if let Ok(old) = fs::metadata(path) {
+            // Only root may give files away, and only to root does it matter.
+            let _ = std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()));
+        }
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(&beside);
+        EditError::File { path: path.to_owned(), error }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "\
+# My proxy.
+
+domain = \"www.example.com\"   # the name
+
+# The family.
+[[users]]
+name = \"alice\"  # me
+secret = \"00112233445566778899aabbccddeeff\" # do not show
+quota = \"5GB/month\"   # enough
+
+# Bob from next door.
+[[users]]
+name   =   'bob'
+secret_file = \"bob.secret\"
+# may come back
+enabled = false
+
+# What follows is none of theirs.
+[log]
+level = \"debug\"
+";
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vizard.toml");
+        fs::write(&path, FILE).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        fs::write(folder.path().join("bob.secret"), "11112233445566778899aabbccddeeff\n").unwrap();
+        (folder, path)
+    }
+
+    fn secret(byte: u8) -> Secret {
+        Secret::new([byte; 16])
+    }
+
+    fn text(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn a_change_leaves_everything_else_as_it_was() {
+        let (_folder, path) = folder();
+        let changes = Changes { quota: Some("7GB/day".into()), max_sessions: Some(40), ..Changes::default() };
+        change(&path, "alice", &changes).unwrap();
+        let expected = FILE.replace("\"5GB/month\"   # enough\n", "\"7GB/day\"   # enough\nmax_sessions = 40\n");
+        assert_eq!(text(&path), expected);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        let changes = Changes { quota: Some("none".into()), max_sessions: Some(0), ..Changes::default() };
+        change(&path, "alice", &changes).unwrap();
+        assert_eq!(text(&path), FILE.replace("quota = \"5GB/month\"   # enough\n", ""));
+        enable(&path, "bob").unwrap();
+        assert!(text(&path).contains("# may come back\nenabled = true\n"));
+        disable(&path, "alice").unwrap();
+        assert!(text(&path).contains("enabled = false\n\n# Bob"));
+    }
+
+    #[test]
+    fn one_who_is_added_stands_behind_the_others() {
+        let (_folder, path) = folder();
+        let changes = Changes { allow: Some(vec!["192.0.2.0/24".into()]), ..Changes::default() };
+        add(&path, "carol", &secret(0x22), &changes).unwrap();
+        let section = "\n[[users]]\nname = \"carol\"\nsecret = \"22222222222222222222222222222222\"\nallow = [\"192.0.2.0/24\"]\n";
+        let expected = FILE.replace("enabled = false\n", &format!("enabled = false\n{section}"));
+        assert_eq!(text(&path), expected);
+        assert!(matches!(add(&path, "carol", &secret(0x33), &changes), Err(EditError::Exists(_))));
+        fs::write(&path, "").unwrap();
+        add(&path, "carol", &secret(0x22), &Changes::default()).unwrap();
+        assert!(text(&path).contains("[[users]]\nname = \"carol\"\n"));
+    }
+
+    #[test]
+    fn one_who_is_removed_takes_the_comments_along_that_are_about_nobody_else() {
+        let (_folder, path) = folder();
+        remove(&path, "bob").unwrap();
+        let start = FILE.find("# Bob").unwrap();
+        let end = FILE.find("# What follows").unwrap();
+        assert_eq!(text(&path), [&FILE[..start], &FILE[end..]].concat());
+        remove(&path, "alice").unwrap();
+        let start = FILE.find("# The family").unwrap();
+        assert_eq!(text(&path), [&FILE[..start], &FILE[end..]].concat());
+        assert!(matches!(remove(&path, "alice"), Err(EditError::Unknown(_))));
+        let tangled = "[[users]]\nname = \"a\"\nsecret = '00112233445566778899aabbccddeeff'\nnote = '''\n[[users]]\n'''\n\n[[users]]\nname = \"b\"\nsecret = '11112233445566778899aabbccddeeff'\n";
+        fs::write(&path, tangled).unwrap();
+        assert!(matches!(remove(&path, "b"), Err(EditError::Tangled(_))));
+        assert_eq!(text(&path), tangled);
+    }
+
+    #[test]
+    fn a_secret_that_is_replaced_stays_good_for_a_while_where_it_stood() {
+        let (folder, path) = folder();
+        let until = UnixTime(1_767_225_600);
+        rotate(&path, "alice", &secret(0x22), until).unwrap();
+        let alice = "secret = \"22222222222222222222222222222222\" # do not show\n";
+        let previous =
+            "previous_secret = \"00112233445566778899aabbccddeeff\"\nprevious_until = \"2026-01-01T00:00:00Z\"\n";
+        assert!(text(&path).contains(alice) && text(&path).contains(previous), "{}", text(&path));
+        rotate(&path, "bob", &secret(0x33), until).unwrap();
+        assert!(text(&path).contains("previous_secret_file = \"bob.secret.previous\"\n"));
+        assert_eq!(text(&folder.path().join("bob.secret")), format!("{}\n", "33".repeat(16)));
+        let kept = folder.path().join("bob.secret.previous");
+        assert_eq!(text(&kept), "11112233445566778899aabbccddeeff\n");
+        assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+        rotate(&path, "alice", &secret(0x44), until).unwrap();
+        assert!(text(&path).contains("previous_secret = \"22222222222222222222222222222222\"\n"));
+        assert!(!text(&path).contains("001122"));
+    }
+
+    #[test]
+    fn a_change_that_would_be_a_mistake_is_refused_and_old_mistakes_are_not_in_the_way() {
+        let (_folder, path) = folder();
+        let changes = Changes { quota: Some("lots".into()), ..Changes::default() };
+        let Err(EditError::Mistakes(mistakes)) = change(&path, "alice", &changes) else { panic!("it was taken") };
+        assert!(mistakes.len() == 1 && mistakes[0].contains("not a quota"), "{mistakes:?}");
+        assert!(matches!(add(&path, "a b", &secret(5), &Changes::default()), Err(EditError::Mistakes(_))));
+        let same = SecretText::parse("00112233445566778899aabbccddeeff").unwrap().secret;
+        let Err(error) = add(&path, "carol", &same, &Changes::default()) else { panic!("it was taken") };
+        assert!(!error.to_string().contains("112233"), "{error}");
+        assert_eq!(text(&path), FILE);
+        fs::write(&path, FILE.replace("debug", "loud")).unwrap();
+        disable(&path, "alice").unwrap();
+        assert!(text(&path).contains("loud"));
+        fs::write(&path, "users = [{ name = \"a\", secret = \"00112233445566778899aabbccddeeff\" }]").unwrap();
+        assert!(matches!(disable(&path, "a"), Err(EditError::NoSections)));
+    }
+
+    #[test]
+    fn a_link_stays_a_link_and_nothing_is_left_beside_it() {
+        let (folder, path) = folder();
+        let link = folder.path().join("link.toml");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        disable(&link, "alice").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && text(&path).contains("enabled = false\n\n# Bob"));
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+    }
+}

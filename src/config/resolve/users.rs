@@ -1,0 +1,179 @@
+//! The users: names, secrets, limits, and the domain that secrets may carry.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::{Resolver, read_secret_file};
+use crate::auth::{Domain, Policy, Secret, SecretText, UnixTime};
+use crate::config::layer::{LimitsWritten, PreviousWritten, UserWritten, Written};
+use crate::config::report::{Complaint, Origin, quoted};
+use crate::config::{User, units};
+
+impl Resolver<'_> {
+    /// The users, and the domain: the one that is stated, otherwise the one that the secrets carry.
+    pub(super) fn users(
+        &mut self,
+        written: Vec<UserWritten>,
+        stated: Option<(Domain, Origin)>,
+    ) -> (Vec<User>, Option<(Domain, Origin)>) {
+        let mut domain = stated;
+        let mut users: Vec<(User, Origin, Origin)> = Vec::new();
+        for user in written {
+            let name = self.user_name(&user);
+            let policy = self.policy(user.limits);
+            let previous = self.previous(user.previous);
+            let Some((text, at)) = self.secret(user.secret, user.secret_file, &user.at) else { continue };
+            if let Some(embedded) = text.domain {
+                match &domain {
+                    Some((known, first)) if *known != embedded => {
+                        let what = "the domain inside this secret is not the domain of the proxy";
+                        let mend = format!(
+                            "write the bare key of 32 digits, or the secret made for {}",
+                            quoted(known.as_str())
+                        );
+                        self.complaints.push(Complaint::new(&at, what, mend).and(first, "the domain of the proxy"));
+                    }
+                    Some(_) => {}
+                    None => domain = Some((embedded, at.clone())),
+                }
+            }
+            let Some(name) = name else { continue };
+            for (other, other_name, other_secret) in &users {
+                if other.name == name.value {
+                    let what = format!("two users have the name {}", quoted(&name.value));
+                    let complaint = Complaint::new(&name.at, what, "give each user a name of its own");
+                    self.complaints.push(complaint.and(other_name, "first here"));
+                }
+                let shared = other.secrets().any(|(known, _)| {
+                    *known == text.secret || previous.as_ref().is_some_and(|(previous, _)| previous == known)
+                });
+                if shared {
+                    let what = "two users have the same secret";
+                    let mend = "make another one with `vizard secret`, or remove a user";
+                    self.complaints.push(Complaint::new(&at, what, mend).and(other_secret, "first here"));
+                }
+            }
+            // Whoever replaces a key in a file does that in two steps, and between them the two are the same.
+            let previous = previous.filter(|(previous, _)| *previous != text.secret);
+            users.push((User { name: name.value, secret: text.secret, previous, policy }, name.at, at));
+        }
+        (users.into_iter().map(|(user, ..)| user).collect(), domain)
+    }
+
+    fn user_name(&mut self, user: &UserWritten) -> Option<Written<String>> {
+        let Some(name) = &user.name else {
+            let mend = match user.at {
+                Origin::File(_) => "add a line like `name = \"alice\"`",
+                Origin::Outside { .. } => "write NAME=SECRET",
+            };
+            self.complaints.push(Complaint::new(&user.at, "this user has no name", mend));
+            return None;
+        };
+        let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+        if name.value.is_empty() || name.value.chars().count() > 64 || !name.value.chars().all(fine) {
+            let mend = "use 1 to 64 letters, digits, `-`, `_`, `.` and `@`";
+            self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a user", mend));
+            return None;
+        }
+        // Names appear in logs, and whoever swapped the two would find the key there.
+        if SecretText::parse(&name.value).is_ok() {
+            let mend = "write the name first: NAME=SECRET, or `name` and `secret` in the file";
+            self.complaints.push(Complaint::new(&name.at, "this name is a secret", mend));
+            return None;
+        }
+        Some(name.clone())
+    }
+
+    fn secret(
+        &mut self,
+        secret: Option<Written<String>>,
+        file: Option<Written<PathBuf>>,
+        user: &Origin,
+    ) -> Option<(SecretText, Origin)> {
+        if secret.is_none() && file.is_none() {
+            let mend = "add `secret = \"…\"` or `secret_file = \"…\"`; `vizard secret` makes a new one";
+            self.complaints.push(Complaint::new(user, "this user has no secret", mend));
+        }
+        self.either(secret, file)
+    }
+
+    /// The secret that is written here or in a file, if there is one.
+    fn either(
+        &mut self,
+        secret: Option<Written<String>>,
+        file: Option<Written<PathBuf>>,
+    ) -> Option<(SecretText, Origin)> {
+        let (text, at) = match (secret, file) {
+            (Some(secret), None) => (secret.value, secret.at),
+            (None, Some(file)) => (self.secret_file(&file)?, file.at),
+            (Some(secret), Some(file)) => {
+                let what = "this user has both a secret and a file with a secret";
+                let complaint = Complaint::new(&file.at, what, "keep one of the two");
+                self.complaints.push(complaint.and(&secret.at, "the other one"));
+                return None;
+            }
+            (None, None) => return None,
+        };
+        let parsed = SecretText::parse(text.trim());
+        parsed
+            .map_err(|error| self.complaints.push(Complaint::new(&at, error.to_string(), error.mend())))
+            .ok()
+            .map(|secret| (secret, at))
+    }
+
+    fn previous(&mut self, written: PreviousWritten) -> Option<(Secret, UnixTime)> {
+        let PreviousWritten { secret, secret_file, until } = written;
+        let place = secret.as_ref().map(|secret| &secret.at).or(secret_file.as_ref().map(|file| &file.at)).cloned();
+        let missing = match (&place, &until) {
+            (Some(at), None) => Some((at, "there is no word of how long the previous secret is good")),
+            (None, Some(until)) => Some((&until.at, "there is no previous secret that this could be about")),
+            _ => None,
+        };
+        if let Some((at, what)) = missing.filter(|_| self.whole) {
+            let mend = "write both or none: `previous_secret = \"…\"` and `previous_until = \"2026-12-31\"`";
+            self.complaints.push(Complaint::new(at, what, mend));
+        }
+        let secret = self.either(secret, secret_file);
+        let until = self.value(until, units::moment);
+        secret.map(|(text, _)| text.secret).zip(until)
+    }
+
+    fn policy(&mut self, written: LimitsWritten) -> Policy {
+        Policy {
+            enabled: written.enabled.is_none_or(|written| written.value),
+            expires: self.value(written.expires, units::moment),
+            quota: self.value(written.quota, units::quota),
+            bandwidth_up: self.value(written.bandwidth_up, units::bandwidth),
+            bandwidth_down: self.value(written.bandwidth_down, units::bandwidth),
+            max_sessions: self.value(written.max_sessions, units::count),
+            max_addresses: self.value(written.max_addresses, units::count),
+            allow: self.networks(written.allow),
+            deny: self.networks(written.deny),
+            note: written.note.map(|note| note.value),
+        }
+    }
+
+    fn networks(&mut self, written: Option<Vec<Written<String>>>) -> Vec<IpNet> {
+        written.unwrap_or_default().iter().filter_map(|text| self.check(text, units::network)).collect()
+    }
+
+    fn secret_file(&mut self, file: &Written<PathBuf>) -> Option<String> {
+        let path = self.path(file.clone());
+        self.files.push(path.clone());
+        match read_secret_file(&path) {
+            Ok((text, private)) => {
+                if !private {
+                    let mend = format!("chmod 600 {}", path.display());
+                    let what = "others on this machine may read this file";
+                    self.complaints.push(Complaint::new(&file.at, what, mend).as_warning());
+                }
+                Some(text)
+            }
+            Err(error) => {
+                self.unusable(&file.at, "this file cannot be read", &error);
+                None
+            }
+        }
+    }
+}

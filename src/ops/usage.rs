@@ -1,0 +1,331 @@
+//! What each user has moved, kept on disk: `usage.redb` in the state directory.
+//!
+//! A thread of its own writes once a second, or sooner when a quota needs its next grant, so nothing that moves bytes
+//! waits for the disk except a session whose grant is used up. What is written of a quota is what may be used until the
+//! next time: after a crash a user has lost half a hundredth of the quota at most, and has gained nothing.
+//!
+//! A disk that does not work stops nobody. The log says so, and the numbers wait in memory.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, SystemTime};
+use std::{fmt, io};
+
+use redb::backends::FileBackend;
+use redb::{Builder, ConcurrencyMode, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tracing::{error, info};
+
+use crate::auth::{Bank, Page, People, UnixTime, Usage};
+
+/// Name of the file in the state directory.
+pub const FILE: &str = "usage.redb";
+
+/// How often changes are written that nobody waits for.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How long the numbers of one who is no user any more are kept: a user that comes back by then has them again.
+pub const RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// By name: bytes up, bytes down, bytes in the period, its beginning, and when this was written.
+const USERS: TableDefinition<'_, &str, (u64, u64, u64, Option<i64>, i64)> = TableDefinition::new("users");
+
+/// A user has a hundred bytes or so; a mebibyte is more than will ever be asked for twice.
+const CACHE: usize = 1 << 20;
+
+/// Why the file cannot be used.
+#[derive(Debug)]
+pub struct UsageError(String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+impl<E: Into<redb::Error>> From<E> for UsageError {
+    fn from(error: E) -> Self {
+        Self(error.into().to_string())
+    }
+}
+
+/// Writes down what the people move, for as long as this lives.
+#[derive(Debug)]
+pub struct Books {
+    bell: Arc<Bell>,
+    writing: JoinHandle<()>,
+}
+
+impl Books {
+    /// Opens the books in this folder and knows of the people what is written there. `is_user` says whose numbers are
+    /// kept without end. If the books cannot be opened there are none, and the people are as if it was their first day.
+    pub fn open(folder: &Path, is_user: impl Fn(&str) -> bool, now: UnixTime) -> (Arc<People>, Option<Self>) {
+        let path = folder.join(FILE);
+        match Self::try_open(&path, is_user, now) {
+            Ok((people, books)) => (people, Some(books)),
+            Err(error) => {
+                error!(%error, path = %path.display(), "what users have moved cannot be kept: a restart will forget it, and quotas begin anew");
+                (Arc::default(), None)
+            }
+        }
+    }
+
+    fn try_open(path: &Path, is_user: impl Fn(&str) -> bool, now: UnixTime) -> Result<(Arc<People>, Self), UsageError> {
+        let mut store = Store { path: path.to_owned(), open: None };
+        let bell = Arc::new(Bell::default());
+        let bank: Arc<dyn Bank> = Arc::clone(&bell) as _;
+        let people = Arc::new(People::with_bank(bank));
+        for (name, usage) in guarded(|| store.load(is_user, now))? {
+            people.remember(&name, usage);
+        }
+        let (book, rung) = (Arc::clone(&people), Arc::clone(&bell));
+        let writing = thread::Builder::new().name("usage".into()).spawn(move || keep(store, &book, &rung));
+        let writing = writing.map_err(|error| UsageError(error.to_string()))?;
+        let _ = bell.thread.set(writing.thread().clone());
+        Ok((people, Self { bell, writing }))
+    }
+
+    /// Writes the exact numbers and closes the books. Blocks; to be called when nothing moves any more.
+    pub fn close(self) {
+        self.bell.closing.store(true, Ordering::Release);
+        self.bell.call();
+        let _ = self.writing.join();
+    }
+}
+
+/// Wakes the thread that writes.
+#[derive(Debug, Default)]
+struct Bell {
+    thread: OnceLock<Thread>,
+    closing: AtomicBool,
+}
+
+impl Bank for Bell {
+    fn call(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+fn keep(mut store: Store, people: &People, bell: &Bell) {
+    let mut failing = false;
+    loop {
+        let closing = bell.closing.load(Ordering::Acquire);
+        let pages = people.pages(closing);
+        let outcome = match pages.is_empty() {
+            true => Ok(()),
+            false => guarded(|| store.write(&pages, SystemTime::now().into())),
+        };
+        match &outcome {
+            Err(error) if !failing => error!(
+                %error,
+                "what users have moved cannot be written: a restart now would forget the latest; make room or mend the state directory"
+            ),
+            Ok(()) if failing && !pages.is_empty() => info!("what users have moved is written again"),
+            _ => {}
+        }
+        failing = outcome.is_err() || (failing && pages.is_empty());
+        pages.into_iter().for_each(|page| if outcome.is_ok() { page.kept() } else { page.lost() });
+        if closing {
+            return;
+        }
+        thread::park_timeout(EVERY);
+    }
+}
+
+/// A file that somebody else has damaged may make the library panic, and those who wait for a grant must not suffer.
+fn guarded<T>(work: impl FnOnce() -> Result<T, UsageError>) -> Result<T, UsageError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(UsageError("the file is damaged".into())))
+}
+
+/// The file. After an error it is opened anew.
+struct Store {
+    path: PathBuf,
+    open: Option<Database>,
+}
+
+impl Store {
+    fn database(&mut self) -> Result<&Database, UsageError> {
+        let database = match self.open.take() {
+            Some(database) => database,
+            None => open(&self.path)?,
+        };
+        Ok(self.open.insert(database))
+    }
+
+    /// Everybody in the file, after those were taken out who have not been users for long.
+    fn load(&mut self, is_user: impl Fn(&str) -> bool, now: UnixTime) -> Result<Vec<(String, Usage)>, UsageError> {
+        let oldest = now.0.saturating_sub(RETENTION.as_secs().cast_signed());
+        let transaction = self.database()?.begin_write()?;
+        let mut table = transaction.open_table(USERS)?;
+        table.retain(|name, (.., written)| is_user(name) || written >= oldest)?;
+        let rows = rows(&table)?;
+        drop(table);
+        transaction.commit()?;
+        Ok(rows)
+    }
+
+    fn write(&mut self, pages: &[Page], now: UnixTime) -> Result<(), UsageError> {
+        let outcome = self.try_write(pages, now);
+        if outcome.is_err() {
+            self.open = None;
+        }
+        outcome
+    }
+
+    fn try_write(&mut self, pages: &[Page], now: UnixTime) -> Result<(), UsageError> {
+        let transaction = self.database()?.begin_write()?;
+        let mut table = transaction.open_table(USERS)?;
+        for page in pages {
+            let Usage { up, down, in_period, since } = page.usage;
+            table.insert(page.name(), (up, down, in_period, since.map(|since| since.0), now.0))?;
+        }
+        drop(table);
+        Ok(transaction.commit()?)
+    }
+}
+
+fn open(path: &Path) -> Result<Database, UsageError> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = file.map_err(|error| UsageError(error.to_string()))?;
+    Ok(builder().create_with_backend(FileBackend::new(file)?)?)
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE).set_concurrency_mode(ConcurrencyMode::SingleWriter).set_check_integrity_on_open(true);
+    builder
+}
+
+/// What is written in this folder, for commands; a proxy may be writing meanwhile. Nothing if there is no file.
+pub fn read(folder: &Path) -> Result<BTreeMap<String, Usage>, UsageError> {
+    let path = folder.join(FILE);
+    match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(UsageError(error.to_string())),
+        Ok(_) => {}
+    }
+    guarded(|| {
+        let database = builder().open_read_only(&path)?;
+        let table = database.begin_read()?.open_table(USERS);
+        match table {
+            Ok(table) => Ok(rows(&table)?.into_iter().collect()),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(BTreeMap::new()),
+            Err(error) => Err(error.into()),
+        }
+    })
+}
+
+fn rows(
+    table: &impl ReadableTable<&'static str, (u64, u64, u64, Option<i64>, i64)>,
+) -> Result<Vec<(String, Usage)>, UsageError> {
+    let mut rows = Vec::new();
+    for row in table.iter()? {
+        let (name, row) = row?;
+        let (up, down, in_period, since, _) = row.value();
+        rows.push((name.value().to_owned(), Usage { up, down, in_period, since: since.map(UnixTime) }));
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::task::Waker;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::auth::{Enrolment, Leave, Period, Policy, Quota, Way};
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
+    const MEGA: u64 = 1_000_000;
+
+    fn enrol(people: &People, name: &str, quota: Option<u64>) {
+        let quota = quota.map(|bytes| Quota { bytes, period: Period::Total });
+        let policy = Policy { quota, ..Policy::default() };
+        people.enrol([Enrolment { name: name.into(), policy, secrets: Vec::new() }]);
+    }
+
+    /// Moves as much as the quota gives, waiting for each grant.
+    fn use_up(people: &People, name: &str, enough: u64) -> u64 {
+        let member = people.get(name).unwrap();
+        let mut sum = 0;
+        while sum < enough {
+            match member.ask(Way::Down, Instant::now(), NOW, Waker::noop()) {
+                Leave::Most(most) => {
+                    let bytes = most.min(50_000).min(enough - sum);
+                    member.charge(Way::Down, bytes, Instant::now(), NOW);
+                    member.count(0, bytes, NOW);
+                    sum += bytes;
+                }
+                Leave::Wait => thread::yield_now(),
+                leave => panic!("{leave:?}"),
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn a_clean_end_keeps_exact_numbers_and_others_can_read_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(read(folder.path()).unwrap().is_empty());
+        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        assert_eq!(folder.path().join(FILE).metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        enrol(&people, "alice", Some(100 * MEGA));
+        use_up(&people, "alice", 30 * MEGA);
+        let seen = read(folder.path()).unwrap()["alice"];
+        assert!((30 * MEGA..31 * MEGA).contains(&seen.in_period), "{seen:?}");
+        books.unwrap().close();
+        let exact = Usage { up: 0, down: 30 * MEGA, in_period: 30 * MEGA, since: Some(NOW) };
+        assert_eq!(read(folder.path()).unwrap()["alice"], exact);
+        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        enrol(&people, "alice", Some(100 * MEGA));
+        assert_eq!(people.get("alice").unwrap().usage(NOW), exact);
+        books.unwrap().close();
+    }
+
+    #[test]
+    fn a_file_that_is_something_else_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(FILE), vec![7; 100_000]).unwrap();
+        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        assert!(books.is_none());
+        enrol(&people, "alice", Some(MEGA));
+        assert_eq!(use_up(&people, "alice", MEGA), MEGA);
+        assert!(read(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        enrol(&people, "alice", Some(10 * MEGA));
+        drop(folder);
+        assert_eq!(use_up(&people, "alice", 10 * MEGA), 10 * MEGA);
+        books.unwrap().close();
+    }
+
+    #[test]
+    fn those_who_are_no_users_any_more_are_forgotten_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        enrol(&people, "alice", None);
+        people.get("alice").unwrap().count(1, 2, NOW);
+        books.unwrap().close();
+        let written = UnixTime::from(SystemTime::now());
+        let later = UnixTime(written.0 + RETENTION.as_secs().cast_signed() + 60);
+        for (now, is_user, kept) in [(written, false, 1), (later, true, 1), (later, false, 0)] {
+            let mut store = Store { path: folder.path().join(FILE), open: None };
+            assert_eq!(store.load(|_| is_user, now).unwrap().len(), kept);
+        }
+    }
+}
