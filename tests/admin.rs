@@ -384,3 +384,104 @@ fn a_listener_that_gives_things_away_is_refused_at_the_start() {
         assert!(output.status.code() == Some(1) && text.contains(reason) && text.contains("vizard.toml:"), "{text}");
     }
 }
+
+const CHROMIUM: &str = "/usr/bin/chromium";
+
+/// What Chromium makes of a page, and everything it complained about. A screenshot is left in the target folder.
+async fn browse(profile: &Path, url: &str, options: &[&str], picture: Option<&str>) -> (String, String) {
+    let mut command = Command::new("/usr/bin/timeout");
+    command.args(["90", CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
+    command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
+    command.args(["--enable-logging=stderr", "--hide-scrollbars"]).args(options);
+    command.arg(format!("--user-data-dir={}", profile.display()));
+    match picture {
+        Some(name) => {
+            let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+            command.arg(format!("--screenshot={}", file.display()))
+        }
+        None => command.args(["--virtual-time-budget=3000", "--dump-dom"]),
+    };
+    command.arg(url);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{url}: {}", text(&output.stderr));
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// A page of another site that sends a form to ours as soon as it is loaded.
+fn foreign_form(folder: &Path, name: &str, action: &str, fields: &[(&str, &str)]) -> String {
+    let field = |(name, value): &(&str, &str)| format!("<input name=\"{name}\" value=\"{value}\">");
+    let fields: String = fields.iter().map(field).collect();
+    let page =
+        format!("<form method=\"post\" action=\"{action}\">{fields}</form><script>document.forms[0].submit()</script>");
+    let file = folder.join(name);
+    fs::write(&file, page).unwrap();
+    format!("file://{}", file.display())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_works_in_a_browser() {
+    if !support::installed(CHROMIUM) {
+        return;
+    }
+    let stage = Stage::start().await;
+    for (name, settings) in [
+        ("bob", r#"{"quota": "5GB/month", "note": "from the club", "expires": "2031-01-31"}"#),
+        ("carol", r#"{"enabled": false}"#),
+    ] {
+        let body = format!("{{\"name\": \"{name}\", \"settings\": {settings}}}");
+        assert_eq!(stage.ask("POST", "/api/v1/users", TokenRole::Operator, &body).await.0, 201);
+    }
+    let mut sessions = Vec::new();
+    for seed in 0..4 {
+        let mut session = login(seed).enter(stage.proxy.addr).await.unwrap();
+        for _ in 0..20 {
+            session.echo(&[seed as u8; 40_000]).await.unwrap();
+        }
+        sessions.push(session);
+    }
+    for request in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"SSH-2.0-x\r\n", &[0x16, 3, 1]] {
+        TcpStream::connect(stage.proxy.addr).await.unwrap().write_all(request).await.unwrap();
+    }
+    stage.until("visited", |n| n.keys().any(|name| name.starts_with("vizard_cover_grade"))).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("profile");
+    let (dom, _) = browse(&profile, &format!("{}/", stage.admin), &[], None).await;
+    assert!(dom.contains("name=\"token\""), "a stranger sees the login: {dom}");
+    let operator = token(TokenRole::Operator);
+    let action = format!("{}/login", stage.admin);
+    browse(&profile, &foreign_form(folder.path(), "login.html", &action, &[("token", &operator)]), &[], None).await;
+
+    let wide = ["--window-size=1280,1180"];
+    let dark = ["--window-size=1280,1180", "--blink-settings=preferredColorScheme=0"];
+    let narrow = ["--window-size=500,1400"];
+    for (path, has, options, picture) in [
+        ("/", "Declined, by reason", &wide[..], "admin-overview.png"),
+        ("/", "Declined, by reason", &dark[..], "admin-overview-dark.png"),
+        ("/", "Declined, by reason", &narrow[..], "admin-overview-narrow.png"),
+        ("/users", "from the club", &wide[..], "admin-users.png"),
+        ("/users/alice", "QR code", &wide[..], "admin-user.png"),
+        ("/users/alice", "QR code", &dark[..], "admin-user-dark.png"),
+        ("/sessions", "padded-517", &wide[..], "admin-sessions.png"),
+        ("/events", "session_over", &wide[..], "admin-events.png"),
+    ] {
+        if path == "/events" {
+            sessions.clear();
+            stage.until("over", |n| at(n, "vizard_connections_open{state=\"session\"}") == 0).await;
+        }
+        let url = format!("{}{path}", stage.admin);
+        let (dom, complaints) = browse(&profile, &url, &[], None).await;
+        let has = if path == "/sessions" { "alice" } else { has };
+        assert!(dom.contains(has), "{path} lacks {has}: {dom}");
+        assert!(!complaints.contains("Refused to") && !complaints.contains("Content Security Policy"), "{complaints}");
+        browse(&profile, &url, options, Some(picture)).await;
+    }
+
+    // Whoever lures the operator to another site can neither use the cookie nor guess the word.
+    let action = format!("{}/users/alice/disable", stage.admin);
+    let (dom, _) = browse(&profile, &foreign_form(folder.path(), "evil.html", &action, &[("csrf", "x")]), &[], None).await;
+    assert!(!dom.contains("Overview"), "{dom}");
+    let alice = stage.get(TokenRole::Viewer, "/api/v1/users/alice").await;
+    assert_eq!(alice["enabled"], json!(true));
+}

@@ -245,6 +245,21 @@ mod tests {
     }
 
     #[test]
+    fn the_code_of_a_page_scans_as_the_link() {
+        let link = link("192.0.2.10").tg(Form::Hex);
+        let drawn = qr_svg(&link).unwrap();
+        let side: usize = drawn.split("viewBox=\"0 0 ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let mut rows = vec![vec![255; side]; side];
+        for module in drawn.split('M').skip(1) {
+            let place = module.split('h').next().unwrap();
+            let (column, row) = place.split_once(' ').unwrap();
+            rows[row.parse::<usize>().unwrap()][column.parse::<usize>().unwrap()] = 0;
+        }
+        assert_eq!(scan(&rows), link);
+        assert!(!drawn.contains("style"), "the policy of the pages refuses that");
+    }
+
+    #[test]
     fn the_drawn_code_has_a_white_margin() {
         let rows = pixels(&qr("tg://proxy").unwrap());
         let white = |row: &[u8]| row.iter().all(|pixel| *pixel == 255);
