@@ -90,7 +90,10 @@ impl Stage {
         assert_eq!(status, 200, "{text}");
         assert!(text.ends_with("# EOF\n") && !text.contains("127.0.0.1"), "{text}");
         let lines = text.lines().filter(|line| !line.starts_with('#'));
-        lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, value)| (name.into(), value.parse().unwrap())).collect()
+        lines
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(name, value)| (name.into(), value.parse().unwrap()))
+            .collect()
     }
 
     /// Scrapes until it is so.
@@ -149,7 +152,8 @@ async fn the_numbers_of_a_scrape_add_up_while_sessions_run_and_after() {
         at(numbers, &format!("vizard_declines_total{{reason=\"{reason}\",refusal=\"\"}}"))
     };
     let during = stage.until("all counted", |n| declined(n, "form") == 3 && declined(n, "replay") == 1).await;
-    let admitted: f64 = during.iter().filter(|(name, _)| name.starts_with("vizard_admissions_total")).map(|(_, n)| n).sum();
+    let admitted: f64 =
+        during.iter().filter(|(name, _)| name.starts_with("vizard_admissions_total")).map(|(_, n)| n).sum();
     assert_eq!(admitted as u64, SESSIONS + 1);
     assert_eq!(at(&during, "vizard_connections_total"), SESSIONS + 1 + 4);
     assert_eq!(at(&during, "vizard_connections_open{state=\"session\"}"), SESSIONS + 1);
@@ -167,7 +171,11 @@ async fn the_numbers_of_a_scrape_add_up_while_sessions_run_and_after() {
         at(n, "vizard_connections_open{state=\"session\"}") + at(n, "vizard_connections_open{state=\"visitor\"}")
     };
     let after = stage.until("all over", |n| open(n) == 0).await;
-    let ends: f64 = after.iter().filter(|(name, _)| name.starts_with("vizard_relay_ends_total{relay=\"session\"")).map(|(_, n)| n).sum();
+    let ends: f64 = after
+        .iter()
+        .filter(|(name, _)| name.starts_with("vizard_relay_ends_total{relay=\"session\""))
+        .map(|(_, n)| n)
+        .sum();
     assert_eq!(ends as u64, SESSIONS + 1);
     for direction in ["up", "down"] {
         let total = format!("vizard_session_bytes_total{{direction=\"{direction}\"}}");
@@ -248,7 +256,9 @@ async fn users_are_changed_in_the_file_and_in_the_running_proxy() {
     session.echo(&[1; 64]).await.unwrap();
     let ask = async |method: &str, path: &str, body: &str| stage.ask(method, path, TokenRole::Operator, body).await;
 
-    let created = ask("POST", "/api/v1/users", r#"{"name": "bob", "settings": {"quota": "5GB/month", "note": "a friend"}}"#).await;
+    let created =
+        ask("POST", "/api/v1/users", r#"{"name": "bob", "settings": {"quota": "5GB/month", "note": "a friend"}}"#)
+            .await;
     assert_eq!(created.0, 201, "{created:?}");
     assert_eq!(ask("POST", "/api/v1/users", r#"{"name": "bob"}"#).await.0, 409);
     assert_eq!(ask("POST", "/api/v1/users", r#"{"name": "b b"}"#).await.0, 422);
@@ -282,7 +292,8 @@ async fn users_are_changed_in_the_file_and_in_the_running_proxy() {
 
     // Who did what is in the log, and no secret is.
     let log = stage.proxy.log().join("\n");
-    for part in ["create user", "rotate secret", "see link", "close session", "remove user", "\"by\":\"the-operator\""] {
+    for part in ["create user", "rotate secret", "see link", "close session", "remove user", "\"by\":\"the-operator\""]
+    {
         assert!(log.contains(part), "{part} is not in the log");
     }
     let secrets = TokenRole::ALL.map(token);
@@ -480,7 +491,8 @@ async fn the_page_works_in_a_browser() {
 
     // Whoever lures the operator to another site can neither use the cookie nor guess the word.
     let action = format!("{}/users/alice/disable", stage.admin);
-    let (dom, _) = browse(&profile, &foreign_form(folder.path(), "evil.html", &action, &[("csrf", "x")]), &[], None).await;
+    let (dom, _) =
+        browse(&profile, &foreign_form(folder.path(), "evil.html", &action, &[("csrf", "x")]), &[], None).await;
     assert!(!dom.contains("Overview"), "{dom}");
     let alice = stage.get(TokenRole::Viewer, "/api/v1/users/alice").await;
     assert_eq!(alice["enabled"], json!(true));

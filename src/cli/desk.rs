@@ -58,8 +58,7 @@ pub struct Parts {
 /// Opens the admin listener if one is configured, and serves it until the value is dropped.
 pub async fn open(config: &Config, parts: Parts) -> Result<Option<AbortOnDropHandle<()>>, Failure> {
     let Some(settings) = &config.admin else { return Ok(None) };
-    let listener =
-        admin::open(settings).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
+    let listener = admin::open(settings).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
     match listener.address() {
         Some(address) => info!(%address, tls = listener.is_secure(), "admin listener"),
         None => info!(place = %settings.place, "admin listener"),
@@ -235,9 +234,9 @@ impl Control for House {
 
     fn knock(&self) -> Result<Heard, String> {
         let front: Vec<_> = self.listeners().into_iter().take(1).flat_map(health::reachable).collect();
-        self.runtime.block_on(health::visit(&front, &self.name, self.remote.as_ref())).map(|said| {
-            if said.ends_with("answers") { Heard::Cover } else { Heard::Close }
-        })
+        self.runtime
+            .block_on(health::visit(&front, &self.name, self.remote.as_ref()))
+            .map(|said| if said.ends_with("answers") { Heard::Cover } else { Heard::Close })
     }
 
     fn links(&self, user: &str) -> Result<Links, Trouble> {

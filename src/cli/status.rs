@@ -98,7 +98,9 @@ mod tests {
         }))
         .unwrap();
         let text = text(&status, &[]);
-        for part in ["up 5 min", "2 sessions, 3 visitors", "2.5 kB down, 1.0 kB up", "7 for digest", "grade A", "2: 2 sessions"] {
+        for part in
+            ["up 5 min", "2 sessions, 3 visitors", "2.5 kB down, 1.0 kB up", "7 for digest", "grade A", "2: 2 sessions"]
+        {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
     }

@@ -117,10 +117,7 @@ impl View {
         if let Some((before, _, at)) = &self.latest {
             let seconds = now.duration_since(*at).as_secs_f64().max(0.001);
             let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
-            self.rates.push((
-                rate(status.bytes.down, before.bytes.down),
-                rate(status.bytes.up, before.bytes.up),
-            ));
+            self.rates.push((rate(status.bytes.down, before.bytes.down), rate(status.bytes.up, before.bytes.up)));
             let surplus = self.rates.len().saturating_sub(HISTORY);
             self.rates.drain(..surplus);
         }
@@ -131,7 +128,13 @@ impl View {
 
 fn draw(frame: &mut Frame<'_>, view: &View) {
     let Some((status, users, _)) = &view.latest else { return };
-    let rows = [Constraint::Length(4), Constraint::Length(5), Constraint::Length(9), Constraint::Min(4), Constraint::Length(1)];
+    let rows = [
+        Constraint::Length(4),
+        Constraint::Length(5),
+        Constraint::Length(9),
+        Constraint::Min(4),
+        Constraint::Length(1),
+    ];
     let [head, graphs, middle, people, foot] = Layout::vertical(rows).areas(frame.area());
     frame.render_widget(Paragraph::new(summary(status)).block(Block::bordered().title(" vizard ".bold())), head);
     draw_rates(frame, graphs, &view.rates);
@@ -203,8 +206,9 @@ fn draw_centres(frame: &mut Frame<'_>, area: Rect, status: &Status) {
             Line::from(failed),
         ])
     });
-    let table = Table::new(rows, [Constraint::Length(8), Constraint::Length(8), Constraint::Length(8), Constraint::Min(6)])
-        .header(Row::new(["dc", "sessions", "reached", "failed"]).dim());
+    let table =
+        Table::new(rows, [Constraint::Length(8), Constraint::Length(8), Constraint::Length(8), Constraint::Min(6)])
+            .header(Row::new(["dc", "sessions", "reached", "failed"]).dim());
     frame.render_widget(table.block(Block::bordered().title(" data centres ")), area);
 }
 
@@ -236,9 +240,10 @@ fn draw_users(frame: &mut Frame<'_>, area: Rect, users: &[User]) {
     let mut users: Vec<&User> = users.iter().collect();
     users.sort_by_key(|user| std::cmp::Reverse((user.sessions, user.bytes.down)));
     let rows = users.into_iter().map(|user| {
-        let quota = user.quota.as_ref().map_or_else(String::new, |quota| {
-            format!("{} of {}", bytes(quota.used as f64), bytes(quota.bytes as f64))
-        });
+        let quota = user
+            .quota
+            .as_ref()
+            .map_or_else(String::new, |quota| format!("{} of {}", bytes(quota.used as f64), bytes(quota.bytes as f64)));
         let state = match &user.reason {
             None => Line::from("may enter".green()),
             Some(reason) => Line::from(reason.clone().red()),
@@ -318,7 +323,18 @@ mod tests {
         view.take(Ok(answer(4_000_000)), start + Duration::from_secs(2)).unwrap();
         assert_eq!(view.rates, [(2_000_000, 0)]);
         let screen = drawn(&view, 110, 36);
-        for part in ["2 sessions", "down 2.0 MB/s", "refused: quota", "-2", "example.com away", "grade B", "a flaw", "alice", "may enter", "q ends"] {
+        for part in [
+            "2 sessions",
+            "down 2.0 MB/s",
+            "refused: quota",
+            "-2",
+            "example.com away",
+            "grade B",
+            "a flaw",
+            "alice",
+            "may enter",
+            "q ends",
+        ] {
             assert!(screen.contains(part), "{part} is missing in\n{screen}");
         }
         let refused = ClientError::Unreachable("gone".into());

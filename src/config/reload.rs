@@ -218,7 +218,10 @@ fn settle(flags: &Flags, environment: &Environment, running: PathBuf) -> Result<
 pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     let keys = [
         ("listen", old.listen != new.listen),
-        ("admin.tokens", old.admin.as_ref().map(|admin| &admin.tokens) != new.admin.as_ref().map(|admin| &admin.tokens)),
+        (
+            "admin.tokens",
+            old.admin.as_ref().map(|admin| &admin.tokens) != new.admin.as_ref().map(|admin| &admin.tokens),
+        ),
         ("domain", old.domain != new.domain),
         ("hello.accept_names", old.accepted_names != new.accepted_names),
         ("hello.time_window", old.time_window != new.time_window),

@@ -106,16 +106,20 @@ impl Source {
         page.counters(
             "vizard_declines",
             "Connections that stayed visits, by reason",
-            counts.declined.list().into_iter().map(|(why, count)| {
-                ([("reason", why.reason.to_owned()), ("refusal", why.refusal.to_owned())], count)
-            }),
+            counts
+                .declined
+                .list()
+                .into_iter()
+                .map(|(why, count)| ([("reason", why.reason.to_owned()), ("refusal", why.refusal.to_owned())], count)),
         )?;
         page.counters(
             "vizard_relay_ends",
             "Ends of sessions and of pass-throughs to a remote cover, by what ended them",
-            counts.ends.list().into_iter().map(|(end, count)| {
-                ([("relay", end.what.to_owned()), ("by", end.by.to_owned())], count)
-            }),
+            counts
+                .ends
+                .list()
+                .into_iter()
+                .map(|(end, count)| ([("relay", end.what.to_owned()), ("by", end.by.to_owned())], count)),
         )?;
         page.counters(
             "vizard_session_bytes",
@@ -185,7 +189,12 @@ fn users(page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
         [("up", one.up), ("down", one.down)].map(|(way, n)| ([user(&one.name), ("direction", way.to_owned())], n))
     });
     page.counters("vizard_user_bytes", "Bytes of a user's sessions, over restarts", bytes)?;
-    page.gauges("vizard_user_sessions", "Sessions of a user", "user", users().map(|one| (&*one.name, one.sessions as u64)))?;
+    page.gauges(
+        "vizard_user_sessions",
+        "Sessions of a user",
+        "user",
+        users().map(|one| (&*one.name, one.sessions as u64)),
+    )?;
     let open = users().map(|one| (&*one.name, u64::from(one.shut.is_none())));
     page.gauges("vizard_user_enabled", "Whether a user may enter at all", "user", open)?;
     let quota = |value: fn(&super::snapshot::QuotaState) -> u64| {
@@ -273,7 +282,8 @@ mod tests {
     #[test]
     fn the_text_is_what_prometheus_reads() {
         let quota = QuotaState { bytes: 100, used: 40, period: "month".into(), resets: None };
-        let alice = UserState { name: "al\"ice".into(), up: 7, sessions: 1, quota: Some(quota), ..UserState::default() };
+        let alice =
+            UserState { name: "al\"ice".into(), up: 7, sessions: 1, quota: Some(quota), ..UserState::default() };
         let alarm = AlarmState { name: "replay", count: 2, text: String::new(), last: None };
         let moved = Moved { up: 7, down: 9 };
         let seen = Snapshot { users: vec![alice], sessions: 1, alarms: vec![alarm], moved, ..Snapshot::default() };
@@ -295,7 +305,7 @@ mod tests {
         }
         assert!(text.ends_with("# EOF\n"));
         let silent = scrape(seen, false);
-        assert!(!silent.contains("vizard_user_") && !silent.contains("ice"), "{silent}");
+        assert!(!silent.contains("vizard_user_") && !silent.contains("al\\\"ice"), "{silent}");
     }
 
     #[test]

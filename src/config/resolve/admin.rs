@@ -12,12 +12,8 @@ use crate::ops::admin::{Place, Refusal, Role, Settings, Token};
 /// The socket in the state directory that is the default.
 const SOCKET: &str = "admin";
 
-const ROLES: &[(&str, Role)] = &[
-    ("metrics", Role::Metrics),
-    ("viewer", Role::Viewer),
-    ("operator", Role::Operator),
-    ("admin", Role::Admin),
-];
+const ROLES: &[(&str, Role)] =
+    &[("metrics", Role::Metrics), ("viewer", Role::Viewer), ("operator", Role::Operator), ("admin", Role::Admin)];
 
 impl Resolver<'_> {
     pub(super) fn admin(&mut self, written: AdminWritten, state_dir: &Path) -> Option<Settings> {
@@ -83,8 +79,7 @@ impl Resolver<'_> {
                 tokens.iter().find(|(other, _)| other.name == token.name || other.hash == token.hash)
             {
                 let same = if other.name == token.name { "name" } else { "hash" };
-                let complaint =
-                    Complaint::new(&at, format!("two tokens have the same {same}"), "give each its own");
+                let complaint = Complaint::new(&at, format!("two tokens have the same {same}"), "give each its own");
                 self.complaints.push(complaint.and(first, "first here"));
             }
             tokens.push((token, at));
@@ -138,4 +133,3 @@ impl Resolver<'_> {
         parsed.ok()
     }
 }
-

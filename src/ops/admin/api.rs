@@ -335,10 +335,7 @@ async fn recent(State(desk): State<Shared>, Query(since): Query<Since>) -> Json<
     (status = 200, body = Changed), (status = 401, body = Failure), (status = 403, body = Failure),
     (status = 422, body = Failure)
 ))]
-async fn reload(
-    State(desk): State<Shared>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Json<Changed>, Trouble> {
+async fn reload(State(desk): State<Shared>, Extension(caller): Extension<Caller>) -> Result<Json<Changed>, Trouble> {
     desk.act(&caller, "reload", "", |control| control.reload()).await.map(Json)
 }
 

@@ -129,7 +129,9 @@ impl Client {
 
     /// What is found at `path`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        timeout(PATIENCE, self.ask(path)).await.unwrap_or_else(|_| Err(ClientError::Unreachable("no answer in time".into())))
+        timeout(PATIENCE, self.ask(path))
+            .await
+            .unwrap_or_else(|_| Err(ClientError::Unreachable("no answer in time".into())))
     }
 
     async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -166,8 +168,10 @@ impl Client {
         let body = Limited::new(response.into_body(), LONGEST).collect().await;
         let body = body.map_err(|error| ClientError::Answer(error.to_string()))?.to_bytes();
         if !status.is_success() {
-            let failure = serde_json::from_slice(&body)
-                .unwrap_or_else(|_| Failure { error: format!("refused: {status}"), next: "see the log of the proxy".into() });
+            let failure = serde_json::from_slice(&body).unwrap_or_else(|_| Failure {
+                error: format!("refused: {status}"),
+                next: "see the log of the proxy".into(),
+            });
             return Err(ClientError::Refused(status, failure));
         }
         serde_json::from_slice(&body).map_err(|error| ClientError::Answer(error.to_string()))

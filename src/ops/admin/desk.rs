@@ -121,7 +121,9 @@ impl Desk {
     /// Whether a visitor is answered.
     pub async fn health(self: &Arc<Self>) -> Health {
         let mut heard = self.heard.lock().await;
-        if let Some((at, health)) = &*heard && at.elapsed() < FRESH {
+        if let Some((at, health)) = &*heard
+            && at.elapsed() < FRESH
+        {
             return health.clone();
         }
         let desk = Arc::clone(self);

@@ -47,13 +47,8 @@ impl Default for Events {
 impl Events {
     /// Adds an event.
     pub fn add(&self, kind: &str, user: Option<&str>, detail: impl Into<String>) {
-        let entry = Entry {
-            id: 0,
-            time: moment(now()),
-            kind: kind.into(),
-            user: user.map(Into::into),
-            detail: detail.into(),
-        };
+        let entry =
+            Entry { id: 0, time: moment(now()), kind: kind.into(), user: user.map(Into::into), detail: detail.into() };
         let mut ring = self.ring();
         let id = *self.last.borrow() + 1;
         if ring.len() == KEPT {
@@ -136,7 +131,10 @@ mod tests {
     async fn waiting_ends_with_an_event_or_with_patience() {
         let events = Arc::new(Events::default());
         events.add("action", None, "first");
-        let waiting = { let events = Arc::clone(&events); tokio::spawn(async move { events.wait(1, 9, Duration::from_secs(20)).await }) };
+        let waiting = {
+            let events = Arc::clone(&events);
+            tokio::spawn(async move { events.wait(1, 9, Duration::from_secs(20)).await })
+        };
         tokio::task::yield_now().await;
         events.add("action", Some("ops"), "second");
         assert_eq!(waiting.await.unwrap()[0].detail, "second");

@@ -124,11 +124,7 @@ pub fn too_often() -> Response {
 }
 
 /// Lets those through who have at least this role.
-pub async fn at_least(
-    State((desk, least)): State<(Shared, Role)>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub async fn at_least(State((desk, least)): State<(Shared, Role)>, mut request: Request, next: Next) -> Response {
     let Some(peer) = request.extensions().get::<Peer>().copied() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };

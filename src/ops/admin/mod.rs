@@ -8,8 +8,8 @@
 //! It listens on this machine alone, or with TLS and tokens; anything else is refused before it starts
 //! ([`Settings::refusal`]). It never speaks to clients of the proxy, and no limit of it touches them.
 
-pub mod api;
 pub mod answer;
+pub mod api;
 pub mod client;
 pub mod control;
 pub mod desk;

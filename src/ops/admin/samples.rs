@@ -81,7 +81,6 @@ pub fn rates(samples: &[Sample], what: fn(&Sample) -> u64) -> Vec<f64> {
     samples.windows(2).map(|pair| what(&pair[1]).saturating_sub(what(&pair[0])) as f64 / seconds).collect()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -162,13 +162,7 @@ impl Open {
     }
 }
 
-async fn serve_tcp(
-    stream: tokio::net::TcpStream,
-    tls: Option<TlsAcceptor>,
-    desk: Shared,
-    router: Router,
-    peer: Peer,
-) {
+async fn serve_tcp(stream: tokio::net::TcpStream, tls: Option<TlsAcceptor>, desk: Shared, router: Router, peer: Peer) {
     match tls {
         None => http(stream, desk, router, peer).await,
         Some(acceptor) => match timeout(HANDSHAKE, acceptor.accept(stream)).await {

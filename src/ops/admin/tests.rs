@@ -22,7 +22,7 @@ use super::{LARGEST_BODY, Place, Refusal, routes};
 use crate::auth::{Member, UnixTime};
 use crate::ops::counts::Counts;
 use crate::ops::metrics::Metrics;
-use crate::ops::snapshot::{QuotaState, Snapshot, UserState};
+use crate::ops::snapshot::{QuotaState, Replay, Snapshot, UserState};
 use crate::server::sessions::{Live, Sessions};
 use crate::telegram::DcId;
 use crate::wire::HelloClass;
@@ -56,7 +56,7 @@ impl Control for Fake {
         let quota = QuotaState { bytes: 100, used: 90, period: "month".into(), resets: None };
         let alice = UserState { name: "alice".into(), quota: Some(quota), ..UserState::default() };
         let odd = UserState { name: "<b>&\"'.é".into(), note: Some("<script>".into()), ..UserState::default() };
-        Snapshot { users: vec![alice, odd], ..Snapshot::default() }
+        Snapshot { users: vec![alice, odd], replay: Replay { well: true, ..Replay::default() }, ..Snapshot::default() }
     }
 
     fn knock(&self) -> Result<Heard, String> {
@@ -340,7 +340,8 @@ async fn a_session_is_ended_by_its_number_and_by_its_user() {
     };
     let (first, _second) = (enter("alice"), enter("bob"));
     let token = text_of(Role::Operator);
-    let ask = async |method: &str, path: &str| body(send(&desk, HERE, request(method, path, Some(&token), "")).await).await;
+    let ask =
+        async |method: &str, path: &str| body(send(&desk, HERE, request(method, path, Some(&token), "")).await).await;
     let list = ask("GET", "/api/v1/sessions?user=bob").await;
     assert!(list.contains("\"user\":\"bob\"") && !list.contains("alice") && !list.contains("192.0.2"), "{list}");
     let one = format!("/api/v1/sessions/{}", first.live().id);
@@ -396,8 +397,7 @@ async fn page(desk: &Shared, path: &str, cookie: &str) -> String {
 }
 
 async fn form(desk: &Shared, path: &str, cookie: Option<&str>, fields: &str) -> Response {
-    let mut request =
-        Request::post(path).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+    let mut request = Request::post(path).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
     if let Some(cookie) = cookie {
         request = request.header(header::COOKIE, cookie);
     }
@@ -501,7 +501,8 @@ proptest! {
 
 fn a_user() -> impl Strategy<Value = Vec<u8>> {
     let key = prop::sample::select(&["enabled", "expires", "quota", "max_sessions", "allow", "note", "secret"][..]);
-    let value = prop::sample::select(&["true", "null", "-1", "1e99", "\"x\"", "[]", "[1]", "{}", "99999999999999999999"][..]);
+    let value =
+        prop::sample::select(&["true", "null", "-1", "1e99", "\"x\"", "[]", "[1]", "{}", "99999999999999999999"][..]);
     (".{0,5}", key, value).prop_map(|(name, key, value)| {
         let name = serde_json::Value::from(name);
         format!("{{\"name\": {name}, \"settings\": {{\"{key}\": {value}}}}}").into_bytes()

@@ -12,7 +12,11 @@ pub fn bytes(count: f64) -> String {
         count /= 1000.0;
         unit += 1;
     }
-    if unit == 0 || count >= 100.0 { format!("{count:.0} {}", units[unit]) } else { format!("{count:.1} {}", units[unit]) }
+    if unit == 0 || count >= 100.0 {
+        format!("{count:.0} {}", units[unit])
+    } else {
+        format!("{count:.1} {}", units[unit])
+    }
 }
 
 /// Bytes in a second for people.
@@ -65,7 +69,10 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        assert_eq!([0.0, 999.0, 1000.0, 123_456.0, 2.5e9, 9e15].map(bytes), ["0 B", "999 B", "1.0 kB", "123 kB", "2.5 GB", "9000 TB"]);
+        assert_eq!(
+            [0.0, 999.0, 1000.0, 123_456.0, 2.5e9, 9e15].map(bytes),
+            ["0 B", "999 B", "1.0 kB", "123 kB", "2.5 GB", "9000 TB"]
+        );
         assert_eq!([5, 300, 7260, 200_000].map(length), ["5 s", "5 min", "2 h 1 min", "2 d 7 h"]);
         assert_eq!(short("2026-01-02T03:04:05Z"), "2026-01-02 03:04");
         assert_eq!(short(""), "");

@@ -9,8 +9,8 @@ mod views;
 use std::time::Instant;
 
 use axum::extract::{Form, Path, Request, State};
-use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::StatusCode;
+use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -76,7 +76,10 @@ impl Guest {
     /// The form is one of ours, and the role suffices.
     fn may(&self, csrf: &str, least: Role) -> Result<(), Box<Response>> {
         if !self.login.is_ours(csrf) {
-            return Err(Box::new(wrong(StatusCode::FORBIDDEN, "This form is out of date. Go back and load the page anew.")));
+            return Err(Box::new(wrong(
+                StatusCode::FORBIDDEN,
+                "This form is out of date. Go back and load the page anew.",
+            )));
         }
         if self.login.caller.role < least {
             return Err(Box::new(wrong(StatusCode::FORBIDDEN, "Your role may not do this.")));
@@ -123,11 +126,7 @@ async fn login() -> Html<String> {
     Html(views::login(None).into_string())
 }
 
-async fn log_in(
-    State(desk): State<Shared>,
-    Extension(peer): Extension<Peer>,
-    Form(form): Form<TokenForm>,
-) -> Response {
+async fn log_in(State(desk): State<Shared>, Extension(peer): Extension<Peer>, Form(form): Form<TokenForm>) -> Response {
     let caller = match desk.log_in(peer, form.token.trim()) {
         Ok(caller) if caller.role >= Role::Viewer => caller,
         Ok(_) => return refused_login("This token is for metrics only."),
@@ -147,11 +146,7 @@ fn refused_login(why: &str) -> Response {
     (StatusCode::UNAUTHORIZED, Html(views::login(Some(why)).into_string())).into_response()
 }
 
-async fn log_out(
-    State(desk): State<Shared>,
-    Extension(guest): Extension<Guest>,
-    Form(form): Form<Plain>,
-) -> Response {
+async fn log_out(State(desk): State<Shared>, Extension(guest): Extension<Guest>, Form(form): Form<Plain>) -> Response {
     if let Err(refusal) = guest.may(&form.csrf, Role::Viewer) {
         return *refusal;
     }
@@ -270,11 +265,7 @@ async fn close(
     told(&desk, &guest, outcome, "/sessions")
 }
 
-async fn reload(
-    State(desk): State<Shared>,
-    Extension(guest): Extension<Guest>,
-    Form(form): Form<Plain>,
-) -> Response {
+async fn reload(State(desk): State<Shared>, Extension(guest): Extension<Guest>, Form(form): Form<Plain>) -> Response {
     if let Err(refusal) = guest.may(&form.csrf, Role::Admin) {
         return *refusal;
     }

@@ -298,7 +298,13 @@ fn state(user: &User) -> Markup {
 fn quota(user: &User) -> Markup {
     let Some(quota) = &user.quota else { return html! { span class="soft" { "none" } } };
     let part = if quota.bytes == 0 { 1.0 } else { quota.used as f64 / quota.bytes as f64 };
-    let class = if part >= 1.0 { "bad" } else if part >= 0.8 { "warn" } else { "" };
+    let class = if part >= 1.0 {
+        "bad"
+    } else if part >= 0.8 {
+        "warn"
+    } else {
+        ""
+    };
     html! {
         (bar(part, class))
         span class="soft" { (bytes(quota.used as f64)) " of " (bytes(quota.bytes as f64)) " · " (quota.period)
