@@ -160,10 +160,11 @@ async fn the_numbers_of_a_scrape_add_up_while_sessions_run_and_after() {
     assert_eq!(at(&during, "vizard_replay_entries"), SESSIONS + 1);
     assert_eq!(at(&during, "vizard_dc_dials_total{dc=\"2\"}"), SESSIONS + 1);
     assert_eq!(at(&during, "vizard_handshake_seconds_count"), SESSIONS + 1);
-    let moved = SESSIONS * ECHOES * 4096;
+    // What comes in one piece with the header is handed on before the session counts.
+    let moved = SESSIONS * (ECHOES - 1) * 4096;
     for direction in ["up", "down"] {
         let bytes = at(&during, &format!("vizard_session_bytes_total{{direction=\"{direction}\"}}"));
-        assert!((moved..moved * 5 / 4).contains(&bytes), "{direction}: {bytes} of {moved}");
+        assert!((moved..moved * 3 / 2).contains(&bytes), "{direction}: {bytes} of {moved}");
     }
 
     drop((sessions, first, strangers));

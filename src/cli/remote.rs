@@ -12,7 +12,7 @@ use crate::ops::admin::client::{Client, ClientError};
 
 /// Flags that name the admin listener.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub struct Access {
     /// Where the admin listener is; default: `admin.listen` of the configuration
     #[arg(long, value_name = "URL|unix:PATH")]
     admin: Option<String>,
@@ -26,7 +26,7 @@ pub struct Arguments {
     settings: Settings,
 }
 
-impl Arguments {
+impl Access {
     /// The way to the listener.
     pub fn client(&self, environment: &Environment) -> Result<Client, Failure> {
         let token = self.token(environment)?;

@@ -11,7 +11,7 @@ use crate::ops::admin::views::{Status, User};
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    remote: remote::Arguments,
+    remote: remote::Access,
     /// Print JSON
     #[arg(long)]
     json: bool,

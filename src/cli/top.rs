@@ -21,7 +21,7 @@ use crate::ops::admin::views::{Status, User};
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    remote: remote::Arguments,
+    remote: remote::Access,
 }
 
 /// How often the proxy is asked, and how long a key may wait to be noticed.
