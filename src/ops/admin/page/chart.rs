@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use maud::{Markup, html};
 
+/// Seconds between two values.
+const EVERY: usize = super::super::samples::EVERY.as_secs() as usize;
+
 /// Width and height of a graph, and the room for the line.
 const WIDE: f64 = 600.0;
 const HIGH: f64 = 120.0;
@@ -41,7 +44,7 @@ pub fn graph(title: &str, lines: &[Line<'_>], slots: usize, unit: fn(f64) -> Str
                     path class={ "line " (line.class) } d=(path(line.values, largest, slots, false)) {}
                 }
             }
-            div class="axis" { span { "an hour ago" } span { "most: " (unit(largest)) } span { "now" } }
+            div class="axis" { span { (slots * EVERY / 60) " min ago" } span { "most: " (unit(largest)) } span { "now" } }
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::ops::admin::token::Role;
 use crate::ops::admin::views::{Cover, Session, Status, User, moment, now};
 use crate::ops::links::qr_svg;
 
-/// Values in a graph.
-const SLOTS: usize = 360;
+/// Values in a graph of a proxy that has just been started: five minutes.
+const LEAST: usize = 30;
 
 /// Rows of a long table.
 const MOST_ROWS: usize = 500;
@@ -111,6 +111,7 @@ pub fn overview(desk: &Shared, login: &Login) -> Markup {
     let (up, down) = (rates(whole_ones, |sample| sample.up), rates(whole_ones, |sample| sample.down));
     let admitted = rates(whole_ones, |sample| sample.admitted);
     let declined = rates(whole_ones, |sample| sample.declined);
+    let slots = samples.len().max(LEAST);
     let line = |class, label, values| Line { class, label, values };
     let body = html! {
         h1 { "Overview" }
@@ -120,9 +121,9 @@ pub fn overview(desk: &Shared, login: &Login) -> Markup {
         }
         (cards(&status))
         div class="columns" {
-            div class="card" { (graph("Connections", &[line("a", "sessions", &sessions), line("b", "visitors", &visitors)], SLOTS, whole)) }
-            div class="card" { (graph("Traffic of sessions", &[line("a", "down", &down), line("b", "up", &up)], SLOTS, rate)) }
-            div class="card" { (graph("At the door", &[line("a", "admitted", &admitted), line("b", "declined", &declined)], SLOTS, per_second)) }
+            div class="card" { (graph("Connections", &[line("a", "sessions", &sessions), line("b", "visitors", &visitors)], slots, whole)) }
+            div class="card" { (graph("Traffic of sessions", &[line("a", "down", &down), line("b", "up", &up)], slots, rate)) }
+            div class="card" { (graph("At the door", &[line("a", "admitted", &admitted), line("b", "declined", &declined)], slots, per_second)) }
             (cover_card(&status.cover))
         }
         div class="columns" {
@@ -166,6 +167,7 @@ fn cover_card(cover: &Cover) -> Markup {
     html! {
         div class="card" {
             h2 { "Cover" }
+            div class="beside" {
             span class={ "grade " (class) } { (cover.grade.as_deref().unwrap_or("?")) }
             div {
                 (cover.name) " · " @if cover.kind == "site" { "built-in site" } @else { "remote" }
@@ -177,6 +179,7 @@ fn cover_card(cover: &Cover) -> Markup {
                     @if let Some(ends) = &cover.certificate_ends { br; "certificate until " (short(ends)) }
                 }
                 @if !cover.flaws.is_empty() { ul { @for flaw in &cover.flaws { li { (flaw) } } } }
+            }
             }
         }
     }
