@@ -164,8 +164,20 @@ fn a_state_directory_that_cannot_be_is_named() {
 fn health_follows_the_listener() {
     let home = home();
     let health = |port: u16| run(home.path(), &["health", "--listen", &format!("0.0.0.0:{port}")]);
+    // The kernel accepts connections for a program that hangs.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    assert_eq!(health(listener.local_addr().unwrap().port()).0, 0);
+    let (code, _, err) = health(listener.local_addr().unwrap().port());
+    assert!(code == 1 && err.contains("hangs") && err.contains("next: "), "{err}");
+    // Something comes of it: here an alert in clear.
+    let port = listener.local_addr().unwrap().port();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = listener.incoming().map(|stream| (stream.unwrap(), ())).nth(1).unwrap();
+        std::io::Write::write_all(&mut stream, &[21, 3, 3, 0, 2, 2, 40]).unwrap();
+        std::io::Read::read_to_end(&mut stream, &mut Vec::new()).ok();
+    });
+    let (code, out, err) = health(port);
+    assert!(code == 0 && out.contains("answers"), "{out}{err}");
+    answering.join().unwrap();
     // Bound but not listening: the port answers nobody, and nobody else can take it meanwhile.
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();

@@ -1,25 +1,88 @@
-//! `vizard health`: asks whether the proxy accepts connections.
+//! `vizard health`: asks whether the proxy serves.
+//!
+//! A port that accepts connections says little: the kernel does that for a program that hangs. So a visit is begun, as
+//! anybody might begin one, and what counts is that something comes of it.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::{Failure, load, output};
-use crate::config::{Environment, Flags, Listen};
+use tokio::time::timeout;
 
-/// Succeeds if the first listener accepts a connection in time. To the proxy it is a visitor like any other.
+use super::{Failure, load, output};
+use crate::auth::Domain;
+use crate::config::embedded::CoverDraft;
+use crate::config::{Environment, Flags, Listen};
+use crate::cover::remote;
+use crate::cover::remote::Remote;
+use crate::cover::scout::{Reaction, knock};
+
+/// How long one visit may take. Two of them fit into the five seconds that the image gives the command.
+const VISIT: Duration = Duration::from_millis(2300);
+
+/// Succeeds if the first listener reacts to a visitor in time. To the proxy that is a visitor like any other.
 pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
-    let listen = load(flags, environment)?.draft.listen;
-    let answer = targets(&listen).into_iter().find(accepts);
-    match answer {
-        Some(target) => {
-            output::print(format!("{target} accepts connections"));
-            Ok(())
-        }
-        None => Err(Failure::new(
-            "the proxy does not accept connections",
-            "see its log; `vizard health` needs the same flags and variables as `vizard run`",
-        )),
+    let draft = load(flags, environment)?.draft;
+    // Any name does: whoever knows no better is answered as well.
+    let name = draft.domain.clone().or_else(|| "localhost.test".parse().ok());
+    let name = name.ok_or_else(|| Failure::new("there is no name to ask for", "name one with --domain"))?;
+    let remote = match &draft.cover {
+        CoverDraft::Remote(settings) => Some(settings.clone()),
+        CoverDraft::Site { .. } => None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}"), "try again"))?;
+    let outcome = runtime.block_on(visit(&targets(&draft.listen), &name, remote.as_ref()));
+    runtime.shutdown_background();
+    outcome.map(output::print).map_err(|message| {
+        Failure::new(message, "see its log; `vizard health` needs the same flags and variables as `vizard run`")
+    })
+}
+
+/// Visits the first of these that accepts connections, and says what came of it.
+pub(super) async fn visit(
+    targets: &[SocketAddr],
+    name: &Domain,
+    remote: Option<&remote::Settings>,
+) -> Result<String, String> {
+    for target in targets {
+        return match front(*target, name).await {
+            Ok(Reaction::Answered) => Ok(format!("{target} answers")),
+            Ok(Reaction::Closed) if remote.is_some() => Ok(format!("{target} serves; its cover is away")),
+            Ok(Reaction::Closed) => Err(format!("{target} closes connections without an answer")),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => match remote {
+                // A cover that does not answer must not make the proxy in front of it look as if it hung.
+                Some(cover) if !answers(cover, name).await => {
+                    Ok(format!("{target} accepts connections; its cover does not answer, and nor does it"))
+                }
+                _ => Err(format!("{target} accepts connections and does not answer: the proxy hangs")),
+            },
+            Err(_) => continue,
+        };
     }
+    Err("the proxy does not accept connections".into())
+}
+
+/// How the proxy reacts. Fails if nobody accepts the connection, and with `TimedOut` if nothing happens on it.
+async fn front(target: SocketAddr, name: &Domain) -> io::Result<Reaction> {
+    let visit = async {
+        let front = tokio::net::TcpStream::connect(target).await?;
+        // Without a listener, a port that the system happens to give to this very socket connects to itself.
+        if front.local_addr()? == front.peer_addr()? {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        knock(front, name).await
+    };
+    timeout(VISIT, visit).await?
+}
+
+async fn answers(cover: &remote::Settings, name: &Domain) -> bool {
+    let remote = Remote::new(cover.clone());
+    let visit = async {
+        remote.resolve(&[]).await.map_err(io::Error::other)?;
+        knock(remote.visit().await?, name).await
+    };
+    matches!(timeout(VISIT, visit).await, Ok(Ok(_)))
 }
 
 /// Whether somebody else accepts a connection in time.

@@ -4,6 +4,7 @@
 
 mod audit;
 mod check;
+mod desk;
 mod doctor;
 pub mod greeting;
 mod health;
@@ -11,8 +12,12 @@ pub mod invitation;
 mod link;
 mod output;
 mod reload;
+mod remote;
 pub mod run;
 mod secret;
+mod status;
+mod token;
+mod top;
 mod user;
 
 use std::ffi::OsString;
@@ -55,6 +60,9 @@ fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> 
         Command::Health(settings) => health::health(&settings.flags(), environment),
         Command::User(arguments) => user::user(arguments, environment),
         Command::Reload(settings) => return reload::reload(&settings.flags(), environment),
+        Command::Token(arguments) => token::token(&arguments, &mut rand::rng()),
+        Command::Status(arguments) => status::status(&arguments, environment),
+        Command::Top(arguments) => top::top(&arguments, environment),
         Command::Doctor(arguments) => return doctor::doctor(&arguments, environment),
     };
     outcome.map(|()| code::FINE)
@@ -103,9 +111,10 @@ enum Command {
     /// Plays some hundreds of named probes against the proxy, its cover and a bare relay before the cover. Leaves
     /// Telegram alone. Exit code 0: no difference, 1: there are differences, 2: it could not be run.
     Audit(audit::Arguments),
-    /// Ask whether the proxy accepts connections (for the health check of a container)
+    /// Ask whether the proxy serves (for the health check of a container)
     ///
-    /// Connects to the first listener of the configuration. Exit code 0: it does, 1: it does not.
+    /// Begins a visit at the first listener of the configuration and waits for the reaction, which takes a few seconds at
+    /// most. Exit code 0: it reacts, 1: it does not.
     Health(Settings),
     /// Say who may enter: add, list, show, change, enable, disable, rotate, remove, link
     ///
@@ -117,6 +126,16 @@ enum Command {
     /// Speaks to the proxy that has the state directory, and tells what came of it. Exit code 0: the configuration holds,
     /// 1: it was refused and nothing has changed, 2: no proxy runs there.
     Reload(Settings),
+    /// Make a token for the admin listener
+    ///
+    /// Prints the token, once, and the lines for the configuration, which hold its hash.
+    Token(token::Arguments),
+    /// Show what the running proxy is doing
+    Status(status::Arguments),
+    /// Watch what the running proxy is doing
+    ///
+    /// A view for the terminal that is drawn anew every two seconds. `q` ends it.
+    Top(top::Arguments),
     /// Say whether this installation will work and be believed
     ///
     /// Examines configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes

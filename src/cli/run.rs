@@ -6,21 +6,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use super::{Failure, greeting};
+use super::{Failure, desk, greeting};
 use crate::auth::{Judge, People, ReplayMemory};
 use crate::config::parts::{self, Demand, Misuse, PartError};
 use crate::config::reload::{Origin, Reloader};
 use crate::config::{Config, Listen, Loaded};
+use crate::ops::admin::Tokens;
+use crate::ops::admin::events::Events;
 use crate::ops::control::Control;
+use crate::ops::counts::Counts;
 use crate::ops::logging;
 use crate::ops::reload::Queue;
 use crate::ops::usage::Books;
+use crate::server::event::Observer;
 use crate::server::{Bound, CannotListen, Purpose, Server};
 
 /// File in the state directory that remembers spent hellos.
@@ -57,7 +62,12 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
     let listeners = bind(&config)?;
     let addresses = listeners.addresses(Purpose::Cover);
     let cover = parts::open_cover(&config, &addresses, Demand::Start).await?;
-    let observer = Arc::new(misuse.observers());
+    let (counts, events) = (Arc::new(Counts::default()), Arc::new(Events::default()));
+    let mut observers = misuse.observers();
+    if config.admin.is_some() {
+        observers.extend([counts.clone() as Arc<dyn Observer>, events.clone()]);
+    }
+    let observer = Arc::new(observers);
     let handle =
         Server::handle(parts::settings(&config), cover, judge, people, observer, Arc::clone(&misuse.lists) as _, stop);
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?addresses, users = config.users.len(), "started");
@@ -65,7 +75,20 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
     let (queue, requests) = Queue::new();
     let _control = control(&config.state_dir, &queue);
     greeting::greet(&config, &addresses, format);
-    let reloader = Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse));
+    let sources = origin.sources();
+    let tokens = config.admin.as_ref().map(|admin| Tokens::new(admin.tokens.clone())).unwrap_or_default();
+    let tokens = Arc::new(ArcSwap::from_pointee(tokens));
+    let parts = desk::Parts {
+        handle: handle.clone(),
+        counts,
+        events,
+        alarms: Arc::clone(&misuse.alarms),
+        queue: queue.clone(),
+        tokens: Arc::clone(&tokens),
+        origin: sources,
+    };
+    let _admin = desk::open(&config, parts).await?;
+    let reloader = Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse)).with_tokens(tokens);
     let reloading = AbortOnDropHandle::new(tokio::spawn(reloader.run(queue, requests, hangup)));
     tokio::select! {
         () = handle.serve(listeners) => {}

@@ -21,6 +21,7 @@ use crate::auth::{Domain, SecretText};
 use crate::auth::{DomainError, Secret};
 use crate::cover::site::Content;
 use crate::cover::{remote, site};
+use crate::ops::admin;
 use crate::telegram;
 use crate::wire::HelloClass;
 
@@ -29,6 +30,7 @@ use crate::wire::HelloClass;
 #[expect(missing_docs, reason = "the fields are those of Config")]
 pub struct Draft {
     pub state_dir: PathBuf,
+    pub admin: Option<admin::Settings>,
     pub listen: Listen,
     /// May be empty: then a user is made up.
     pub users: Vec<User>,
@@ -90,6 +92,7 @@ impl Draft {
         let cover = settle_cover(self.cover, &domain, &folder, &mut made_up)?;
         Ok(Config {
             state_dir: self.state_dir,
+            admin: self.admin,
             listen: self.listen,
             users,
             domain,

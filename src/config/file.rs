@@ -8,7 +8,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{FREE_TABLES, KEYS, suggestion};
 use super::layer::{
-    CoverWritten, Layer, LimitsWritten, NamesWritten, PreviousWritten, SiteWritten, UserWritten, Written,
+    AdminWritten, CoverWritten, Layer, LimitsWritten, NamesWritten, PreviousWritten, SiteWritten, TokenWritten,
+    UserWritten, Written,
 };
 use super::misuse::MisuseWritten;
 use super::report::{Complaint, Origin, quoted};
@@ -95,6 +96,7 @@ impl Reader {
             listen: self.texts(top, "listen"),
             users: self.users(top),
             site: self.site(top),
+            admin: self.admin(top),
             cover: self.cover(top),
             ..Layer::default()
         };
@@ -215,6 +217,44 @@ impl Reader {
                 deny: self.texts(table, "deny"),
                 note: self.text(table, "note"),
             },
+            at: Origin::File(element.span()),
+        })
+    }
+
+    fn admin(&mut self, top: Table<'_, '_>) -> Option<AdminWritten> {
+        let (admin, at) = self.section(top, "admin")?;
+        Some(AdminWritten {
+            listen: self.text(admin, "listen"),
+            certificate: self.path(admin, "certificate"),
+            key: self.path(admin, "key"),
+            per_user_metrics: self.switch(admin, "per_user_metrics"),
+            tokens: self.tokens(admin),
+            at,
+        })
+    }
+
+    fn tokens(&mut self, admin: Table<'_, '_>) -> Vec<TokenWritten> {
+        let Some(value) = admin.get("tokens") else { return Vec::new() };
+        let tables = value.get_ref().as_array().map(|elements| elements.iter().collect::<Vec<_>>());
+        let Some(elements) = tables.filter(|all| all.iter().all(|one| one.get_ref().as_table().is_some())) else {
+            self.hide_texts(value);
+            self.wrong_kind(value, "`[[admin.tokens]]` sections");
+            return Vec::new();
+        };
+        elements.into_iter().filter_map(|element| self.token(element)).collect()
+    }
+
+    fn token(&mut self, element: Value<'_, '_>) -> Option<TokenWritten> {
+        let table = element.get_ref().as_table()?;
+        // Somebody may have put the token in the place of its hash, or slipped in the key.
+        for (_, value) in table.iter().filter(|(key, _)| !matches!(key.get_ref().as_ref(), "name" | "role")) {
+            self.hide_texts(value);
+        }
+        self.refuse_unknown("admin.tokens", table);
+        Some(TokenWritten {
+            name: self.text(table, "name"),
+            role: self.text(table, "role"),
+            hash: self.text(table, "hash"),
             at: Origin::File(element.span()),
         })
     }

@@ -2,6 +2,15 @@
 
 /// Every key that a file may have, as a dotted path. Elements of an array of tables go by the name of the array.
 pub const KEYS: &[&str] = &[
+    "admin",
+    "admin.certificate",
+    "admin.key",
+    "admin.listen",
+    "admin.per_user_metrics",
+    "admin.tokens",
+    "admin.tokens.hash",
+    "admin.tokens.name",
+    "admin.tokens.role",
     "alarms",
     "alarms.certificate_days",
     "alarms.declines",

@@ -29,6 +29,7 @@ impl<T> Written<T> {
 #[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
 pub struct Layer {
     pub state_dir: Option<Written<PathBuf>>,
+    pub admin: Option<AdminWritten>,
     pub domain: Option<Written<String>>,
     pub listen: Option<Vec<Written<String>>>,
     pub users: Option<Vec<UserWritten>>,
@@ -95,6 +96,26 @@ pub enum NamesWritten {
     List(Vec<Written<String>>),
 }
 
+/// The section `[admin]`.
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct AdminWritten {
+    pub listen: Option<Written<String>>,
+    pub certificate: Option<Written<PathBuf>>,
+    pub key: Option<Written<PathBuf>>,
+    pub per_user_metrics: Option<Written<bool>>,
+    pub tokens: Vec<TokenWritten>,
+    pub at: Origin,
+}
+
+/// One `[[admin.tokens]]` section.
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct TokenWritten {
+    pub name: Option<Written<String>>,
+    pub role: Option<Written<String>>,
+    pub hash: Option<Written<String>>,
+    pub at: Origin,
+}
+
 /// The section `[cover]`.
 #[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
 pub struct CoverWritten {
@@ -125,6 +146,7 @@ impl Layer {
         addresses.extend(self.addresses);
         Self {
             state_dir: self.state_dir.or(below.state_dir),
+            admin: self.admin.or(below.admin),
             domain: self.domain.or(below.domain),
             listen: self.listen.or(below.listen),
             users: self.users.or(below.users),

@@ -194,7 +194,7 @@ impl Resolver<'_> {
             let mend = "add `webhook = \"https://…\"`, or remove the line";
             self.complaints.push(Complaint::new(&token.at, "there is no webhook that gets this token", mend));
         }
-        let token = token.and_then(|file| self.token(&file));
+        let token = token.and_then(|file| self.webhook_token(&file));
         let webhook = webhook.filter(|url| self.url(url)).map(|url| alarms::Webhook { url: url.value, token });
         alarms::Settings {
             webhook,
@@ -206,7 +206,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn token(&mut self, file: &Written<PathBuf>) -> Option<String> {
+    fn webhook_token(&mut self, file: &Written<PathBuf>) -> Option<String> {
         let text = self.secret_file(file)?;
         let fine = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         if !fine {

@@ -31,6 +31,7 @@ pub use report::Report;
 
 use crate::auth::{Domain, Policy, Secret, UnixTime};
 use crate::cover::{remote, site};
+use crate::ops::admin;
 pub use crate::ops::logging::{Format as LogFormat, Settings as Log};
 use crate::telegram;
 use crate::wire::HelloClass;
@@ -40,6 +41,8 @@ use crate::wire::HelloClass;
 pub struct Config {
     /// Where the proxy keeps what must survive a restart. Exists.
     pub state_dir: PathBuf,
+    /// The admin listener, if there shall be one.
+    pub admin: Option<admin::Settings>,
     /// Addresses to accept clients on.
     pub listen: Listen,
     /// Who may enter; never empty.

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -14,6 +15,7 @@ use tracing::{info, warn};
 use super::embedded::Draft;
 use super::parts::{self, Demand, Misuse};
 use super::{Config, Cover, Environment, Flags, LoadError, Loaded};
+use crate::ops::admin::{self, Tokens};
 use crate::ops::files::Files;
 use crate::ops::lists;
 use crate::ops::logging;
@@ -40,6 +42,11 @@ impl Origin {
         Self { flags, environment, read: Vec::new(), files, touched }
     }
 
+    /// The command line and the environment.
+    pub fn sources(&self) -> (Flags, Environment) {
+        (self.flags.clone(), self.environment.clone())
+    }
+
     /// These were read besides.
     pub fn and(self, read: Vec<PathBuf>) -> Self {
         Self { read, ..self }
@@ -56,6 +63,8 @@ pub struct Reloader {
     read: Vec<PathBuf>,
     handle: Handle,
     misuse: Arc<Misuse>,
+    /// Those of the admin listener.
+    tokens: Arc<ArcSwap<Tokens>>,
     files: Files,
     touched: mpsc::Receiver<()>,
 }
@@ -64,9 +73,15 @@ impl Reloader {
     /// A reloader for a proxy that runs with `config`, which was loaded from these.
     pub fn new(origin: Origin, config: Config, handle: Handle, misuse: Arc<Misuse>) -> Self {
         let Origin { flags, environment, read, files, touched } = origin;
-        let mut reloader = Self { flags, environment, config, read, handle, misuse, files, touched };
+        let tokens = Arc::default();
+        let mut reloader = Self { flags, environment, config, read, handle, misuse, tokens, files, touched };
         reloader.watch_also();
         reloader
+    }
+
+    /// Lets these, the tokens of the admin listener, follow the configuration.
+    pub fn with_tokens(self, tokens: Arc<ArcSwap<Tokens>>) -> Self {
+        Self { tokens, ..self }
     }
 
     /// Carries out wishes, and asks by itself when `hangup` comes and when a file has changed. Runs for as long as it is polled.
@@ -151,6 +166,12 @@ impl Reloader {
         self.handle.apply(Change { settings: parts::settings(&config), rules, cover, listeners });
         logging::set_level(config.log.level);
         let mut restart = Vec::new();
+        if let Some(admin) = &config.admin {
+            self.tokens.store(Arc::new(Tokens::new(admin.tokens.clone())));
+        }
+        if without_tokens(&config) != without_tokens(&self.config) {
+            restart.push("admin".to_owned());
+        }
         if other_state {
             restart.push("state_dir".to_owned());
         }
@@ -239,6 +260,10 @@ fn settle(flags: &Flags, environment: &Environment, running: PathBuf) -> Result<
 pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     let keys = [
         ("listen", old.listen != new.listen),
+        (
+            "admin.tokens",
+            old.admin.as_ref().map(|admin| &admin.tokens) != new.admin.as_ref().map(|admin| &admin.tokens),
+        ),
         ("domain", old.domain != new.domain),
         ("hello.accept_names", old.accepted_names != new.accepted_names),
         ("hello.time_window", old.time_window != new.time_window),
@@ -272,6 +297,11 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         changed.push(format!("user {name} {what}"));
     }
     changed
+}
+
+/// The admin listener without what can be replaced while it runs.
+fn without_tokens(config: &Config) -> Option<admin::Settings> {
+    config.admin.clone().map(|admin| admin::Settings { tokens: Vec::new(), ..admin })
 }
 
 /// Whether visitors of the two meet the very same.

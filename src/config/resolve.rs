@@ -1,5 +1,6 @@
 //! From values as written to a [`Draft`], with every complaint gathered on the way.
 
+mod admin;
 mod users;
 
 use std::collections::BTreeMap;
@@ -90,6 +91,7 @@ impl Resolver<'_> {
         let (users, domain) = self.users(layer.users.unwrap_or_default(), stated);
         let cover = self.cover(layer.cover_choice, layer.cover, layer.site, domain.as_ref(), &listen);
         Draft {
+            admin: layer.admin.and_then(|admin| self.admin(admin, &state_dir)),
             state_dir,
             listen: match listen.is_empty() {
                 true => Listen::Automatic,

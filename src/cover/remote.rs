@@ -166,14 +166,20 @@ async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outco
 }
 
 impl Door for Remote {
-    /// As a client of our own would be brought to it.
     async fn open(&self) -> io::Result<Leg> {
+        Ok(Box::new(self.visit().await?))
+    }
+}
+
+impl Remote {
+    /// Goes to the cover as a client of our own would be brought to it.
+    pub async fn visit(&self) -> io::Result<TcpStream> {
         let mut cover = self.connect().await?;
         if self.settings.proxy_protocol.is_some() {
             let (here, there) = (cover.local_addr()?, cover.peer_addr()?);
             cover.write_all(&self.proxy_header(here, there)?).await?;
         }
-        Ok(Box::new(cover))
+        Ok(cover)
     }
 }
 

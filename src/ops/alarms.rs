@@ -3,7 +3,7 @@
 //! [`Watch`] decides, on counts and times that it is given. [`Alarms`] tells it what happens, and tells the log and, if
 //! there is one, the webhook what it decided. No alarm holds an address.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
 use super::nets::neighbourhood;
+use super::snapshot::AlarmState;
 use crate::auth::{Reason, UnixTime};
 use crate::net::https::{Bounds, Client};
 use crate::server::event::{Event, Observer};
@@ -352,7 +353,7 @@ impl Watch {
 pub struct Alarms {
     watch: Mutex<Watch>,
     declines: AtomicU64,
-    sounded: [AtomicU64; Alarm::KINDS.len()],
+    sounded: Mutex<BTreeMap<&'static str, AlarmState>>,
     sender: mpsc::Sender<Alarm>,
 }
 
@@ -369,7 +370,7 @@ impl Alarms {
         let alarms_of = Self {
             watch: Mutex::new(Watch::new(settings, now())),
             declines: AtomicU64::new(0),
-            sounded: std::array::from_fn(|_| AtomicU64::new(0)),
+            sounded: Mutex::default(),
             sender,
         };
         (Arc::new(alarms_of), alarms)
@@ -380,9 +381,9 @@ impl Alarms {
         self.lock().settings = settings;
     }
 
-    /// How many alarms there were, by name.
-    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        Alarm::KINDS.into_iter().zip(self.sounded.iter().map(|count| count.load(Ordering::Relaxed)))
+    /// What has sounded: how often, and what it said last.
+    pub fn sounded(&self) -> Vec<AlarmState> {
+        self.sounded.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Looks at the server from time to time, for as long as this is polled.
@@ -411,8 +412,12 @@ impl Alarms {
 
     fn sound(&self, alarm: Option<Alarm>) {
         let Some(alarm) = alarm else { return };
-        self.sounded[alarm.number()].fetch_add(1, Ordering::Relaxed);
-        warn!(alarm = alarm.kind(), subject = alarm.subject(), "{}", alarm.text());
+        let (name, text) = (alarm.kind(), alarm.text());
+        warn!(alarm = name, subject = alarm.subject(), "{text}");
+        let mut sounded = self.sounded.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = sounded.get(name).map_or(0, |before| before.count) + 1;
+        sounded.insert(name, AlarmState { name, count, text, last: Some(now()) });
+        drop(sounded);
         if self.sender.try_send(alarm).is_err() {
             debug!("an alarm was not posted: too many wait");
         }
@@ -657,7 +662,8 @@ mod tests {
         alarms.sound(alarm);
         let seen = serving.await.unwrap();
         posting.abort();
-        assert_eq!(alarms.counts().find(|(kind, _)| *kind == "quota"), Some(("quota", 1)));
+        let sounded = alarms.sounded();
+        assert_eq!((sounded[0].name, sounded[0].count), ("quota", 1));
         assert!(seen.iter().all(|request| request.contains("authorization: Bearer s3cret\r\n")), "{seen:?}");
         let (_, body) = seen[2].split_once("\r\n\r\n").unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();

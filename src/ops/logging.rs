@@ -73,7 +73,8 @@ pub fn set_level(level: Level) {
 /// that clients' addresses stay out of the log.
 fn filter(level: Level) -> Targets {
     let level = LevelFilter::from_level(level);
-    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_PKG_NAME"), level)
+    let ours = [env!("CARGO_PKG_NAME"), super::admin::desk::AUDIT].map(|target| (target, level));
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(ours)
 }
 
 fn layer<W>(format: Format, colours: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>

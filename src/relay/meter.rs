@@ -51,11 +51,11 @@ impl Meter {
         }
     }
 
-    pub(super) fn add_up(&self, bytes: usize) {
+    pub(crate) fn add_up(&self, bytes: usize) {
         self.up.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn add_down(&self, bytes: usize) {
+    pub(crate) fn add_down(&self, bytes: usize) {
         self.down.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 

@@ -32,6 +32,21 @@ pub struct Live {
     pub meter: Arc<Meter>,
 }
 
+/// Bytes that sessions have moved, record headers included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// From clients.
+    pub up: u64,
+    /// To clients.
+    pub down: u64,
+}
+
+impl Moved {
+    fn and(self, meter: &Meter) -> Self {
+        Self { up: self.up + meter.up(), down: self.down + meter.down() }
+    }
+}
+
 impl Live {
     /// Tells the member what was moved since the last time.
     pub fn count(&self, now: UnixTime) {
@@ -56,7 +71,14 @@ impl Drop for Live {
 #[derive(Debug, Default)]
 pub struct Sessions {
     last: AtomicU64,
-    live: Mutex<BTreeMap<u64, Arc<Live>>>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    live: BTreeMap<u64, Arc<Live>>,
+    /// What those have moved that have ended.
+    ended: Moved,
 }
 
 impl Sessions {
@@ -68,18 +90,18 @@ impl Sessions {
     /// Lists a session for as long as the guard lives.
     pub fn enter(self: &Arc<Self>, live: Live) -> Entry {
         let live = Arc::new(live);
-        self.lock().insert(live.id, Arc::clone(&live));
+        self.lock().live.insert(live.id, Arc::clone(&live));
         Entry { sessions: Arc::clone(self), live }
     }
 
     /// All sessions, oldest first.
     pub fn list(&self) -> Vec<Arc<Live>> {
-        self.lock().values().cloned().collect()
+        self.lock().live.values().cloned().collect()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().live.len()
     }
 
     /// Whether there is none.
@@ -95,8 +117,14 @@ impl Sessions {
         chosen.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Live>>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What all sessions have moved since the start, the running ones included. Never goes back.
+    pub fn moved(&self) -> Moved {
+        let held = self.lock();
+        held.live.values().fold(held.ended, |moved, live| moved.and(&live.meter))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,6 +144,41 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.sessions.lock().remove(&self.live.id);
+        let mut held = self.sessions.lock();
+        held.live.remove(&self.live.id);
+        held.ended = held.ended.and(&self.live.meter);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn what_was_moved_stays_counted_when_a_session_ends() {
+        let sessions = Arc::new(Sessions::default());
+        let enter = || {
+            sessions.enter(Live {
+                id: sessions.number(),
+                member: Member::new("alice"),
+                dc: DcId::new(2),
+                class: HelloClass::Other,
+                since: UnixTime(0),
+                from: Ipv4Addr::LOCALHOST.into(),
+                key: None,
+                meter: Arc::default(),
+            })
+        };
+        let (first, second) = (enter(), enter());
+        first.live().meter.add_up(3);
+        second.live().meter.add_down(5);
+        assert_eq!(sessions.moved(), Moved { up: 3, down: 5 });
+        drop(first);
+        assert_eq!((sessions.moved(), sessions.len()), (Moved { up: 3, down: 5 }, 1));
+        second.live().meter.add_down(1);
+        drop(second);
+        assert_eq!((sessions.moved(), sessions.len()), (Moved { up: 3, down: 6 }, 0));
     }
 }

@@ -16,7 +16,7 @@ mod finding;
 mod front;
 mod local;
 mod login;
-mod name;
+pub(super) mod name;
 mod patient;
 
 use std::net::SocketAddr;

@@ -18,6 +18,7 @@ mod examine;
 mod flight;
 mod hellos;
 mod keep;
+mod knock;
 mod page;
 mod reading;
 mod rhythm;
@@ -51,6 +52,7 @@ use crate::wire::record::CLOSE_NOTIFY;
 
 pub use self::examine::Examined;
 pub use self::keep::Whose;
+pub use self::knock::{Reaction, knock};
 
 /// The encrypted part of a cover's first flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,319 @@
+//! What the admin listener gets to see of the proxy, and how its wishes are carried out.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::runtime;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
+
+use super::doctor::name::leads;
+use super::invitation::{Host, invitations, port};
+use super::{Failure, health};
+use crate::auth::{Domain, Member, Secret, UnixTime};
+use crate::config::edit::{self, Changes, EditError};
+use crate::config::{self, Config, Cover, Environment, Flags, units};
+use crate::cover::grade::{Place, grade};
+use crate::cover::remote;
+use crate::ops::admin::control::{Changed, Control, Heard, Kind, Links, NewUser, Settings, Trouble};
+use crate::ops::admin::desk::Desk;
+use crate::ops::admin::events::Events;
+use crate::ops::admin::views::moment;
+use crate::ops::admin::{self, Tokens};
+use crate::ops::alarms::Alarms;
+use crate::ops::counts::Counts;
+use crate::ops::links::{Form, OwnAddress};
+use crate::ops::metrics::Metrics;
+use crate::ops::reload::{Applied, Queue, Refused, Source};
+use crate::ops::snapshot::{CoverState, QuotaState, Replay, Snapshot, UserState};
+use crate::server::Purpose;
+use crate::server::handle::Handle;
+use crate::server::sessions::Sessions;
+
+/// How often it is looked up where the cover's name leads.
+const LOOK_UP: Duration = Duration::from_secs(60 * 60);
+
+/// How long a replaced secret stays good where nobody says otherwise.
+const KEEP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// What a listener needs of the program.
+pub struct Parts {
+    /// The running server.
+    pub handle: Handle,
+    /// What was counted.
+    pub counts: Arc<Counts>,
+    /// The latest events.
+    pub events: Arc<Events>,
+    /// What has sounded.
+    pub alarms: Arc<Alarms>,
+    /// Where wishes to reload go.
+    pub queue: Queue,
+    /// The tokens that are accepted.
+    pub tokens: Arc<ArcSwap<Tokens>>,
+    /// What the configuration is loaded from.
+    pub origin: (Flags, Environment),
+}
+
+/// Opens the admin listener if one is configured, and serves it until the value is dropped.
+pub async fn open(config: &Config, parts: Parts) -> Result<Option<AbortOnDropHandle<()>>, Failure> {
+    let Some(settings) = &config.admin else { return Ok(None) };
+    let listener = admin::open(settings).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
+    match listener.address() {
+        Some(address) => info!(%address, tls = listener.is_secure(), "admin listener"),
+        None => info!(place = %settings.place, "admin listener"),
+    }
+    let (counts, events, tokens) = (Arc::clone(&parts.counts), Arc::clone(&parts.events), Arc::clone(&parts.tokens));
+    let started = parts.handle.status().since;
+    let house = Arc::new(House::new(config, parts));
+    let looked = Arc::clone(&house);
+    let metrics = Metrics::new(counts, Arc::new(move || looked.look()), started, settings.per_user_metrics);
+    let desk = Desk::new(house.clone(), tokens, metrics, events, started, listener.is_secure());
+    Ok(Some(AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::join!(listener.serve(desk), house.keep_looking_up());
+    }))))
+}
+
+/// The proxy, as the admin listener sees it.
+struct House {
+    handle: Handle,
+    counts: Arc<Counts>,
+    alarms: Arc<Alarms>,
+    queue: Queue,
+    flags: Flags,
+    environment: Environment,
+    runtime: runtime::Handle,
+    /// The host that links name, if it is configured.
+    host: Option<String>,
+    name: Domain,
+    remote: Option<remote::Settings>,
+    /// 0: not known yet, 1: the cover's name leads here, 2: it leads elsewhere.
+    place: AtomicU8,
+}
+
+impl House {
+    fn new(config: &Config, parts: Parts) -> Self {
+        let Parts { handle, counts, alarms, queue, origin: (flags, environment), .. } = parts;
+        let remote = match &config.cover {
+            Cover::Site(_) => None,
+            Cover::Remote(settings) => Some(settings.clone()),
+        };
+        let (host, name) = (config.link.host.clone(), config.domain.clone());
+        let (runtime, place) = (runtime::Handle::current(), AtomicU8::new(0));
+        Self { handle, counts, alarms, queue, flags, environment, runtime, host, name, remote, place }
+    }
+
+    async fn keep_looking_up(&self) {
+        loop {
+            let here = leads(self.name.as_str(), self.host.as_deref()).await.here();
+            self.place.store(if here { 1 } else { 2 }, Ordering::Relaxed);
+            tokio::time::sleep(LOOK_UP).await;
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        match self.place.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Place::Here),
+            _ => Some(Place::Elsewhere),
+        }
+    }
+
+    fn listeners(&self) -> Vec<SocketAddr> {
+        let open = self.handle.listeners();
+        open.iter().filter(|one| one.wanted.purpose == Purpose::Cover).map(|one| one.local).collect()
+    }
+
+    /// The configuration as its files have it now.
+    fn config(&self) -> Result<Config, Trouble> {
+        let failed = |error: String| {
+            Trouble::new(Kind::Failed, format!("the configuration cannot be read: {error}"), "see `vizard check`")
+        };
+        let loaded = config::load(&self.flags, &self.environment).map_err(|error| match error {
+            config::LoadError::Complaints(report) => failed(report.sentences().join("; ")),
+            error => failed(error.to_string()),
+        })?;
+        loaded.draft.settle(&mut rand::rng()).map_err(|error| failed(error.to_string()))
+    }
+
+    /// The file that is to be changed.
+    fn file(&self) -> Result<PathBuf, Trouble> {
+        let fixed = |what: &str, next: &str| Err(Trouble::new(Kind::Conflict, what, next));
+        if !self.flags.secrets.is_empty() || self.environment.value("VIZARD_SECRET").is_some() {
+            return fixed("the users come from flags or from VIZARD_SECRET", "write them into the configuration file");
+        }
+        match config::path(&self.flags, &self.environment) {
+            Some(file) => Ok(file),
+            None => fixed("the proxy runs without a configuration file", "start it with --config FILE"),
+        }
+    }
+
+    fn reloaded(&self, said: Vec<String>) -> Result<Changed, Trouble> {
+        match self.runtime.block_on(self.queue.reload(Source::Admin)) {
+            Ok(Applied { changed, restart, .. }) => {
+                let changed = if said.is_empty() { changed } else { said };
+                Ok(Changed { changed, restart })
+            }
+            Err(Refused { complaints }) => {
+                let error = format!("the configuration was not taken: {}", complaints.join("; "));
+                Err(Trouble::new(Kind::Invalid, error, "mend the file; `vizard check` shows the places"))
+            }
+        }
+    }
+}
+
+fn user(member: &Member, now: UnixTime) -> UserState {
+    let (policy, usage) = (member.policy(), member.usage(now));
+    let quota = policy.quota.map(|quota| {
+        let start = quota.period.start(usage.since, now);
+        QuotaState {
+            bytes: quota.bytes,
+            used: usage.in_period,
+            period: quota.period.label().into(),
+            resets: usage.since.and_then(|_| quota.period.end(start)),
+        }
+    });
+    // From nowhere in particular, so networks do not count.
+    let shut = match (policy.enabled, policy.expires.is_some_and(|end| now >= end), &quota) {
+        (false, ..) => Some("disabled"),
+        (_, true, _) => Some("expired"),
+        (.., Some(quota)) if quota.used >= quota.bytes => Some("quota"),
+        _ => None,
+    };
+    UserState {
+        name: member.name().into(),
+        note: policy.note.clone(),
+        shut,
+        expires: policy.expires,
+        sessions: member.sessions() as usize,
+        addresses: member.addresses(),
+        up: usage.up,
+        down: usage.down,
+        quota,
+        max_sessions: policy.max_sessions.map(Into::into),
+        max_addresses: policy.max_addresses.map(Into::into),
+    }
+}
+
+impl Control for House {
+    fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    fn sessions(&self) -> &Arc<Sessions> {
+        self.handle.sessions()
+    }
+
+    fn look(&self) -> Snapshot {
+        let (status, judge) = (self.handle.status(), self.handle.judge());
+        let (health, now) = (judge.replay.health(), SystemTime::now().into());
+        let profile = &status.cover.profile;
+        let visited = !profile.flights.is_empty();
+        Snapshot {
+            listen: self.listeners(),
+            sessions: status.sessions,
+            moved: self.sessions().moved(),
+            replay: Replay {
+                entries: judge.replay.len(),
+                unsaved: health.unsaved,
+                dropped: health.dropped,
+                well: health.is_well(),
+            },
+            cover: CoverState {
+                kind: status.cover.kind,
+                name: self.name.to_string(),
+                graded: self.place().filter(|_| visited).map(|place| grade(profile, place)),
+                changes: status.cover.changes,
+                learnt: visited.then_some(UnixTime(profile.learnt)),
+            },
+            certificate_ends: status.cover.certificate_ends,
+            users: self.handle.people().list().iter().map(|member| user(member, now)).collect(),
+            alarms: self.alarms.sounded(),
+            draining: status.draining,
+        }
+    }
+
+    fn knock(&self) -> Result<Heard, String> {
+        let front: Vec<_> = self.listeners().into_iter().take(1).flat_map(health::reachable).collect();
+        self.runtime
+            .block_on(health::visit(&front, &self.name, self.remote.as_ref()))
+            .map(|said| if said.ends_with("answers") { Heard::Cover } else { Heard::Close })
+    }
+
+    fn links(&self, user: &str) -> Result<Links, Trouble> {
+        let (config, listeners) = (self.config()?, self.listeners());
+        let host = Host::choose(&config, &listeners, OwnAddress::find).ok_or_else(|| {
+            Trouble::new(Kind::Failed, "this machine has no address to put into a link", "set `host` in [link]")
+        })?;
+        let all = invitations(&config, &host.name, port(&config, &listeners), Form::Hex);
+        let found = all.into_iter().find(|one| one.user == user).ok_or_else(Trouble::no_user)?;
+        Ok(Links { user: found.user, tg: found.tg, web: found.web })
+    }
+
+    fn create(&self, user: &NewUser) -> Result<Changed, Trouble> {
+        let secret = Secret::generate(&mut rand::rng());
+        edit::add(&self.file()?, &user.name, &secret, &changes(&user.settings)).map_err(refused)?;
+        self.reloaded(vec![format!("user {} added", user.name)])
+    }
+
+    fn change(&self, user: &str, settings: &Settings) -> Result<Changed, Trouble> {
+        edit::change(&self.file()?, user, &changes(settings)).map_err(refused)?;
+        self.reloaded(vec![format!("user {user} changed")])
+    }
+
+    fn rotate(&self, user: &str, keep: Option<&str>) -> Result<Changed, Trouble> {
+        let keep = match keep {
+            None => KEEP,
+            Some(text) => units::duration(text)
+                .map_err(|error| Trouble::new(Kind::Invalid, format!("keep: {error}"), error.mend()))?,
+        };
+        let now = UnixTime::from(SystemTime::now()).0;
+        let until = UnixTime(now.saturating_add(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX)));
+        edit::rotate(&self.file()?, user, &Secret::generate(&mut rand::rng()), until).map_err(refused)?;
+        self.reloaded(vec![format!("user {user} has a new secret; the old one is good until {}", moment(until))])
+    }
+
+    fn remove(&self, user: &str) -> Result<Changed, Trouble> {
+        edit::remove(&self.file()?, user).map_err(refused)?;
+        self.reloaded(vec![format!("user {user} removed")])
+    }
+
+    fn reload(&self) -> Result<Changed, Trouble> {
+        self.reloaded(Vec::new())
+    }
+
+    fn drain(&self) {
+        self.handle.drain();
+    }
+}
+
+fn changes(settings: &Settings) -> Changes {
+    let Settings {
+        enabled,
+        expires,
+        quota,
+        bandwidth_up,
+        bandwidth_down,
+        max_sessions,
+        max_addresses,
+        allow,
+        deny,
+        note,
+    } = settings.clone();
+    Changes { enabled, expires, quota, bandwidth_up, bandwidth_down, max_sessions, max_addresses, allow, deny, note }
+}
+
+/// Why a file was not changed, for somebody who does not see the file.
+fn refused(error: EditError) -> Trouble {
+    let kind = match &error {
+        EditError::Unknown(_) => return Trouble::no_user(),
+        EditError::Exists(_) => Kind::Conflict,
+        EditError::Mistakes(_) => Kind::Invalid,
+        EditError::File { .. } => Kind::Failed,
+        EditError::NotToml | EditError::NoSections | EditError::Tangled(_) | EditError::NoSecret(_) => Kind::Conflict,
+    };
+    Trouble::new(kind, error.to_string(), error.mend())
+}

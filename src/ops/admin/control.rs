@@ -1,0 +1,159 @@
+//! What the admin listener may ask of the rest of the program, and what it gets told.
+//!
+//! The listener knows no configuration and no file. Whoever builds the proxy implements [`Control`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::ops::counts::Counts;
+use crate::ops::snapshot::Snapshot;
+use crate::server::sessions::Sessions;
+
+/// The program behind the listener. Methods may block for as long as a file or a reload takes; they are called on
+/// threads that may.
+pub trait Control: Send + Sync + 'static {
+    /// What has been counted since the start.
+    fn counts(&self) -> &Arc<Counts>;
+
+    /// The sessions that are going on.
+    fn sessions(&self) -> &Arc<Sessions>;
+
+    /// The state at this moment. Must be quick.
+    fn look(&self) -> Snapshot;
+
+    /// Visits the proxy's own listener as anybody would, and says how that went.
+    fn knock(&self) -> Result<Heard, String>;
+
+    /// The links of a user: the secrets are in there.
+    fn links(&self, user: &str) -> Result<Links, Trouble>;
+
+    /// Adds a user.
+    fn create(&self, user: &NewUser) -> Result<Changed, Trouble>;
+
+    /// Changes a user.
+    fn change(&self, user: &str, settings: &Settings) -> Result<Changed, Trouble>;
+
+    /// Gives a user another secret; the old one is good for this much longer, as a length of time like `24h`.
+    fn rotate(&self, user: &str, keep: Option<&str>) -> Result<Changed, Trouble>;
+
+    /// Takes a user out of the configuration, and ends the user's sessions.
+    fn remove(&self, user: &str) -> Result<Changed, Trouble>;
+
+    /// Reads the configuration again.
+    fn reload(&self) -> Result<Changed, Trouble>;
+
+    /// Accepts no more, and ends once the sessions have ended or the time for that is over.
+    fn drain(&self);
+}
+
+/// How the proxy answered a visitor of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// With a TLS handshake to its end: the cover answers through the proxy.
+    Cover,
+    /// It ended the connection without an answer: the proxy works, its cover does not.
+    Close,
+}
+
+/// A user that shall be.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewUser {
+    /// The name: 1 to 64 letters, digits, `-`, `_`, `.` and `@`.
+    pub name: String,
+    /// What shall be set; the secret is made.
+    #[serde(default)]
+    pub settings: Settings,
+}
+
+/// Settings of a user, as the configuration has them. What is missing stays as it is.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Whether the user may enter.
+    pub enabled: Option<bool>,
+    /// A date or a time such as `2030-01-31`; `none`: never.
+    pub expires: Option<String>,
+    /// As in `50GB/month`; `none`: no quota.
+    pub quota: Option<String>,
+    /// As in `10Mbit`; `none`: no limit.
+    pub bandwidth_up: Option<String>,
+    /// As in `10Mbit`; `none`: no limit.
+    pub bandwidth_down: Option<String>,
+    /// Most sessions at once; 0: no limit.
+    pub max_sessions: Option<u32>,
+    /// Most addresses at once; 0: no limit.
+    pub max_addresses: Option<u32>,
+    /// Networks that the user may come from; an empty list: any.
+    pub allow: Option<Vec<String>>,
+    /// Networks that the user may not come from.
+    pub deny: Option<Vec<String>>,
+    /// What to remember; empty: nothing.
+    pub note: Option<String>,
+}
+
+/// A link in both schemes.
+#[derive(Clone, Serialize, ToSchema)]
+pub struct Links {
+    /// Whose it is.
+    pub user: String,
+    /// `tg://proxy?…`
+    pub tg: String,
+    /// `https://t.me/proxy?…`
+    pub web: String,
+}
+
+/// Both links hold the secret.
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// What a change came to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq, ToSchema)]
+pub struct Changed {
+    /// What is different now, in words.
+    pub changed: Vec<String>,
+    /// What will be different only after a restart.
+    pub restart: Vec<String>,
+}
+
+/// Why something was not done, and what to do next. Closed set of kinds: they become status codes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What kind.
+    pub kind: Kind,
+    /// What is wrong. Holds no secret.
+    pub error: String,
+    /// What to do.
+    pub next: String,
+}
+
+/// Kinds of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What was asked makes no sense.
+    Invalid,
+    /// There is no such thing.
+    Missing,
+    /// There is one already, or it cannot be done as things are.
+    Conflict,
+    /// Something failed that the caller cannot help.
+    Failed,
+}
+
+impl Trouble {
+    /// Of this kind.
+    pub fn new(kind: Kind, error: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { kind, error: error.into(), next: next.into() }
+    }
+
+    /// There is no user of this name. The name is not repeated: it may be a secret in the wrong place.
+    pub fn no_user() -> Self {
+        Self::new(Kind::Missing, "there is no user of this name", "see the list: GET /api/v1/users")
+    }
+}

@@ -1,0 +1,149 @@
+//! What the handlers share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use axum::http::StatusCode;
+use axum::response::Response;
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+use tracing::info;
+
+use super::answer::refuse;
+use super::control::{Control, Heard, Kind, Trouble};
+use super::events::Events;
+use super::guard::{Caller, Limits, Peer, too_often, unknown};
+use super::login::Logins;
+use super::samples::Samples;
+use super::token::Tokens;
+use super::views::Health;
+use crate::auth::UnixTime;
+use crate::ops::metrics::Metrics;
+
+/// What the handlers share.
+pub struct Desk {
+    /// The program.
+    pub control: Arc<dyn Control>,
+    /// The tokens that are accepted now.
+    pub tokens: Arc<ArcSwap<Tokens>>,
+    /// What can be scraped.
+    pub metrics: Metrics,
+    /// The latest events.
+    pub events: Arc<Events>,
+    /// The last hour, for graphs.
+    pub samples: Samples,
+    /// Those who are logged in with a browser.
+    pub logins: Logins,
+    /// When the proxy started.
+    pub started: UnixTime,
+    /// Whether the listener speaks TLS.
+    pub secure: bool,
+    limits: Limits,
+    heard: Mutex<Option<(Instant, Health)>>,
+}
+
+/// The desk, as every handler has it.
+pub type Shared = Arc<Desk>;
+
+/// How long the answer to a knock holds: whoever asks often shall not become a crowd of visitors.
+const FRESH: Duration = Duration::from_secs(5);
+
+impl Desk {
+    /// A desk.
+    pub fn new(
+        control: Arc<dyn Control>,
+        tokens: Arc<ArcSwap<Tokens>>,
+        metrics: Metrics,
+        events: Arc<Events>,
+        started: UnixTime,
+        secure: bool,
+    ) -> Shared {
+        Arc::new(Self {
+            control,
+            tokens,
+            metrics,
+            events,
+            samples: Samples::default(),
+            logins: Logins::default(),
+            started,
+            secure,
+            limits: Limits::default(),
+            heard: Mutex::default(),
+        })
+    }
+
+    /// Whether one more request from there may be answered.
+    pub fn may_ask(&self, peer: Peer) -> bool {
+        self.limits.may_ask(peer)
+    }
+
+    /// Whose token this is.
+    pub fn log_in(&self, peer: Peer, text: &str) -> Result<Caller, Box<Response>> {
+        let tokens = self.tokens.load();
+        if let Some(token) = tokens.find(text) {
+            return Ok(Caller { name: token.name.clone(), role: token.role });
+        }
+        if !self.limits.may_fail(peer) {
+            return Err(Box::new(too_often()));
+        }
+        info!(target: AUDIT, "somebody showed a token that is not known");
+        Err(Box::new(unknown("this token is not known", "make one with `vizard token ROLE`")))
+    }
+
+    /// Does something that may block, and notes who wanted it and what came of it.
+    pub async fn act<T: Send + 'static>(
+        self: &Arc<Self>,
+        caller: &Caller,
+        action: &'static str,
+        on: &str,
+        work: impl FnOnce(&dyn Control) -> Result<T, Trouble> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let desk = Arc::clone(self);
+        let outcome = spawn_blocking(move || work(&*desk.control)).await.unwrap_or_else(|_| {
+            Err(Trouble::new(Kind::Failed, "a mistake in the program ended this", "see the log of the proxy"))
+        });
+        self.note(caller, action, on, outcome.as_ref().err().map(|trouble| trouble.error.as_str()));
+        outcome
+    }
+
+    /// Notes who did what. The names of users stand in the log, secrets never.
+    pub fn note(&self, caller: &Caller, action: &'static str, on: &str, error: Option<&str>) {
+        let (by, role) = (caller.name.as_str(), caller.role.label());
+        match error {
+            None => info!(target: AUDIT, action, on, by, role, "done"),
+            Some(error) => info!(target: AUDIT, action, on, by, role, error, "refused"),
+        }
+        let outcome = error.map_or_else(String::new, |error| format!(": {error}"));
+        self.events.add("action", Some(by), format!("{action} {on}{outcome}"));
+    }
+
+    /// Whether a visitor is answered.
+    pub async fn health(self: &Arc<Self>) -> Health {
+        let mut heard = self.heard.lock().await;
+        if let Some((at, health)) = &*heard
+            && at.elapsed() < FRESH
+        {
+            return health.clone();
+        }
+        let desk = Arc::clone(self);
+        let outcome = spawn_blocking(move || desk.control.knock()).await;
+        let health = match outcome.unwrap_or_else(|_| Err("a mistake in the program ended the visit".into())) {
+            Ok(Heard::Cover) => Health { serving: true, detail: "a visitor got the cover's answer".into() },
+            Ok(Heard::Close) => {
+                Health { serving: true, detail: "a visitor was closed without an answer: the cover is away".into() }
+            }
+            Err(error) => Health { serving: false, detail: error },
+        };
+        *heard = Some((Instant::now(), health.clone()));
+        health
+    }
+}
+
+/// Target of what goes into the log of actions.
+pub const AUDIT: &str = "audit";
+
+/// An answer for a path that leads nowhere.
+pub fn nowhere() -> Response {
+    refuse(StatusCode::NOT_FOUND, "there is nothing here", "see /openapi.json")
+}

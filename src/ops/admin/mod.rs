@@ -1,0 +1,141 @@
+//! The admin listener: an API, metrics and a page for those who run the proxy. Off unless it is configured.
+//!
+//! ```text
+//! connection ─▶ serve (TLS, limits, deadlines) ─▶ routes ─▶ guard (token, role) ─▶ api ──┐
+//!                                                     └───▶ page (cookie, role) ─────────┴─▶ Control
+//! ```
+//!
+//! It listens on this machine alone, or with TLS and tokens; anything else is refused before it starts
+//! ([`Settings::refusal`]). It never speaks to clients of the proxy, and no limit of it touches them.
+
+pub mod answer;
+pub mod api;
+pub mod client;
+pub mod control;
+pub mod desk;
+pub mod events;
+pub mod guard;
+pub mod listen;
+pub mod login;
+pub mod page;
+pub mod samples;
+mod serve;
+pub mod token;
+pub mod views;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::{Extension, Router};
+
+pub use self::listen::Place;
+pub use self::serve::{Open, StartError, open};
+pub use self::token::{Role, Token, Tokens};
+
+/// Settings of the admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where it listens.
+    pub place: Place,
+    /// PEM files of certificate chain and key, if it speaks TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Who may ask.
+    pub tokens: Vec<Token>,
+    /// Whether names of users are labels of metrics.
+    pub per_user_metrics: bool,
+}
+
+/// Why these settings are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Others could read along.
+    PublicWithoutTls,
+    /// Nobody could enter, or everybody.
+    NoToken,
+}
+
+impl Settings {
+    /// Whether these settings would give away what the listener shows, or nothing to anybody.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let tcp = matches!(self.place, Place::Tcp(_));
+        if !self.place.is_local() && self.tls.is_none() {
+            return Some(Refusal::PublicWithoutTls);
+        }
+        (tcp && self.tokens.is_empty()).then_some(Refusal::NoToken)
+    }
+}
+
+impl Refusal {
+    /// What is wrong.
+    pub fn error(self) -> &'static str {
+        match self {
+            Self::PublicWithoutTls => "the admin listener would be reached from other machines without TLS",
+            Self::NoToken => "the admin listener has no token, so nobody could use it",
+        }
+    }
+
+    /// What to do.
+    pub fn mend(self) -> &'static str {
+        match self {
+            Self::PublicWithoutTls => {
+                "listen on 127.0.0.1 or on unix:/PATH, or add `certificate` and `key` to the section [admin]"
+            }
+            Self::NoToken => "make one with `vizard token ROLE` and add it as [[admin.tokens]]",
+        }
+    }
+}
+
+/// Largest body of a request. The largest that makes sense is a user with a long note.
+pub const LARGEST_BODY: usize = 16 * 1024;
+
+/// All routes.
+pub fn routes(desk: desk::Shared) -> Router {
+    let (api, document) = api::router(&desk);
+    let api = api.layer(Extension(Arc::new(document))).layer(from_fn(failures_are_json));
+    let router = api.merge(page::router(desk.clone()));
+    router
+        .fallback(|| async { desk::nowhere() })
+        .method_not_allowed_fallback(api::no_method)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(from_fn(headers))
+        .with_state(desk)
+}
+
+/// What the framework refuses by itself is put like everything else.
+async fn failures_are_json(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let plain = response.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json");
+    if !(status.is_client_error() || status.is_server_error()) || !plain {
+        return response;
+    }
+    let error = status.canonical_reason().unwrap_or("refused").to_lowercase();
+    answer::refuse(status, &error, "see /openapi.json for what can be asked")
+}
+
+/// Nothing of this belongs into a cache, into a frame, or to anybody else; and the pages have no scripts.
+async fn headers(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
+                      frame-ancestors 'none'; base-uri 'none'";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,359 @@
+//! What answers look like. Nothing in here is a secret.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::control::Control;
+use crate::auth::UnixTime;
+use crate::ops::snapshot::{QuotaState, Snapshot, UserState};
+use crate::server::sessions::Live;
+
+/// A failure.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Failure {
+    /// What is wrong.
+    pub error: String,
+    /// What to do.
+    pub next: String,
+}
+
+/// Whether the proxy serves.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// Whether a visitor was answered just now.
+    pub serving: bool,
+    /// In words.
+    pub detail: String,
+}
+
+/// Whether the proxy should be sent clients.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Readiness {
+    /// Whether it should.
+    pub ready: bool,
+    /// What is against it.
+    pub reasons: Vec<String>,
+}
+
+/// The state of the proxy.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// When it started (RFC 3339).
+    pub started: String,
+    /// Seconds since then.
+    pub uptime_seconds: i64,
+    /// Where clients are accepted.
+    pub listen: Vec<String>,
+    /// Whether no more are accepted.
+    pub draining: bool,
+    /// Connections.
+    pub connections: Connections,
+    /// Bytes of sessions since the start.
+    pub bytes: Bytes,
+    /// Declined connections by reason; a refusal stands behind a colon.
+    pub declines: BTreeMap<String, u64>,
+    /// Admitted clients by class of hello.
+    pub hellos: BTreeMap<String, u64>,
+    /// Ends of sessions by what ended them.
+    pub session_ends: BTreeMap<String, u64>,
+    /// Data centres.
+    pub data_centres: Vec<DataCentre>,
+    /// The cover.
+    pub cover: Cover,
+    /// The memory of spent hellos.
+    pub replay: ReplayMemory,
+    /// Users that are configured.
+    pub users: usize,
+    /// What somebody should look at.
+    pub alarms: Vec<Alarm>,
+}
+
+/// Connections since the start and now.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Connections {
+    /// Since the start.
+    pub accepted: u64,
+    /// Clients that were let in.
+    pub admitted: u64,
+    /// Known to be visits.
+    pub declined: u64,
+    /// Visitors now.
+    pub visitors: u64,
+    /// Sessions now.
+    pub sessions: usize,
+}
+
+/// Bytes in both directions.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Bytes {
+    /// From clients.
+    pub up: u64,
+    /// To clients.
+    pub down: u64,
+}
+
+/// A data centre that sessions asked for.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DataCentre {
+    /// Its number, or `unknown` for all that do not exist.
+    pub dc: String,
+    /// Times that it was reached.
+    pub reached: u64,
+    /// Times that it was not.
+    pub failed: u64,
+    /// Sessions now.
+    pub sessions: usize,
+}
+
+/// The cover.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Cover {
+    /// `site` or `remote`.
+    pub kind: String,
+    /// The name that clients ask for.
+    pub name: String,
+    /// `A` to `D`, once it was visited.
+    pub grade: Option<String>,
+    /// Why it is no better.
+    pub flaws: Vec<String>,
+    /// Whether it could be reached when last asked for.
+    pub up: bool,
+    /// Times that it could not be reached.
+    pub away: u64,
+    /// Rounds of visits that found it changed.
+    pub changes: u64,
+    /// When the last round was (RFC 3339).
+    pub visited: Option<String>,
+    /// When the certificate of the built-in site ends (RFC 3339).
+    pub certificate_ends: Option<String>,
+}
+
+/// The memory of spent hellos.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReplayMemory {
+    /// Hellos in memory.
+    pub entries: usize,
+    /// Those that wait for the disk.
+    pub unsaved: usize,
+    /// Those that a restart will forget.
+    pub dropped: u64,
+    /// Whether the disk takes them.
+    pub healthy: bool,
+}
+
+/// Something that somebody should look at.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Alarm {
+    /// A short name.
+    pub name: String,
+    /// How often since the start.
+    pub count: u64,
+    /// The last one in words.
+    pub text: String,
+    /// When that was (RFC 3339).
+    pub last: Option<String>,
+}
+
+/// A user.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// Whether the user may enter, as far as that does not depend on the moment.
+    pub enabled: bool,
+    /// Why not, if so.
+    pub reason: Option<String>,
+    /// When access ends (RFC 3339).
+    pub expires: Option<String>,
+    /// What is remarked.
+    pub note: Option<String>,
+    /// Sessions now.
+    pub sessions: usize,
+    /// Networks that they come from.
+    pub addresses: usize,
+    /// Most sessions at once.
+    pub max_sessions: Option<u64>,
+    /// Most networks at once.
+    pub max_addresses: Option<u64>,
+    /// Bytes that were moved, ever.
+    pub bytes: Bytes,
+    /// The quota.
+    pub quota: Option<Quota>,
+}
+
+/// A quota.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Quota {
+    /// Bytes that may be moved.
+    pub bytes: u64,
+    /// Bytes that were, in this period.
+    pub used: u64,
+    /// The period.
+    pub period: String,
+    /// When the next one begins (RFC 3339).
+    pub resets: Option<String>,
+}
+
+/// What a user has moved.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// Bytes that were moved, ever.
+    pub bytes: Bytes,
+    /// The quota.
+    pub quota: Option<Quota>,
+}
+
+/// A session. The client's address is not told.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Session {
+    /// Its number.
+    pub id: u64,
+    /// Whose it is.
+    pub user: String,
+    /// Number of the data centre.
+    pub dc: i16,
+    /// Class of the client's hello.
+    pub hello: String,
+    /// When it began (RFC 3339).
+    pub since: String,
+    /// Bytes so far.
+    pub bytes: Bytes,
+}
+
+/// How many sessions were ended.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Closed {
+    /// How many.
+    pub closed: usize,
+}
+
+impl Status {
+    /// The state now.
+    pub fn of(control: &dyn Control, started: UnixTime) -> Self {
+        let (seen, counts) = (control.look(), control.counts());
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let ends = counts.ends.list().into_iter().filter(|(end, _)| end.what == "session");
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: moment(started),
+            uptime_seconds: now().0 - started.0,
+            listen: seen.listen.iter().map(ToString::to_string).collect(),
+            draining: seen.draining,
+            connections: Connections {
+                accepted: load(&counts.accepted),
+                admitted: counts.admitted.sum(),
+                declined: counts.declined.sum(),
+                visitors: counts.visitors(),
+                sessions: seen.sessions,
+            },
+            bytes: Bytes { up: seen.moved.up, down: seen.moved.down },
+            declines: counts.declined.list().into_iter().map(|(why, n)| (why.to_string(), n)).collect(),
+            hellos: counts.admitted.list().into_iter().map(|(class, n)| (class.label().to_owned(), n)).collect(),
+            session_ends: ends.map(|(end, n)| (end.by.to_owned(), n)).collect(),
+            data_centres: data_centres(control),
+            cover: cover(&seen, !counts.cover_is_away(), load(&counts.cover_away)),
+            replay: ReplayMemory {
+                entries: seen.replay.entries,
+                unsaved: seen.replay.unsaved,
+                dropped: seen.replay.dropped,
+                healthy: seen.replay.well,
+            },
+            users: seen.users.len(),
+            alarms: seen.alarms.iter().map(alarm).collect(),
+        }
+    }
+}
+
+fn data_centres(control: &dyn Control) -> Vec<DataCentre> {
+    let counts = control.counts();
+    let name = |dc: Option<crate::telegram::DcId>| dc.map_or_else(|| "unknown".into(), |dc| dc.to_string());
+    let mut rows: BTreeMap<String, DataCentre> = BTreeMap::new();
+    let mut row = |dc: String, change: &dyn Fn(&mut DataCentre)| {
+        change(rows.entry(dc.clone()).or_insert(DataCentre { dc, reached: 0, failed: 0, sessions: 0 }));
+    };
+    for (dc, count) in counts.dialled.list() {
+        row(dc.to_string(), &|row| row.reached = count);
+    }
+    for (dc, count) in counts.undialled.list() {
+        row(name(dc), &|row| row.failed = count);
+    }
+    for live in control.sessions().list() {
+        row(live.dc.to_string(), &|row| row.sessions += 1);
+    }
+    rows.into_values().collect()
+}
+
+fn cover(seen: &Snapshot, up: bool, away: u64) -> Cover {
+    let state = &seen.cover;
+    Cover {
+        kind: state.kind.into(),
+        name: state.name.clone(),
+        grade: state.graded.as_ref().map(|graded| graded.grade.to_string()),
+        flaws: state.graded.iter().flat_map(|graded| &graded.flaws).map(ToString::to_string).collect(),
+        up,
+        away,
+        changes: state.changes,
+        visited: state.learnt.map(moment),
+        certificate_ends: seen.certificate_ends.map(moment),
+    }
+}
+
+fn alarm(alarm: &crate::ops::snapshot::AlarmState) -> Alarm {
+    let last = alarm.last.map(moment);
+    Alarm { name: alarm.name.into(), count: alarm.count, text: alarm.text.clone(), last }
+}
+
+impl From<&UserState> for User {
+    fn from(user: &UserState) -> Self {
+        Self {
+            name: user.name.clone(),
+            enabled: user.shut.is_none(),
+            reason: user.shut.map(Into::into),
+            expires: user.expires.map(moment),
+            note: user.note.clone(),
+            sessions: user.sessions,
+            addresses: user.addresses,
+            max_sessions: user.max_sessions,
+            max_addresses: user.max_addresses,
+            bytes: Bytes { up: user.up, down: user.down },
+            quota: user.quota.as_ref().map(Quota::from),
+        }
+    }
+}
+
+impl From<&QuotaState> for Quota {
+    fn from(quota: &QuotaState) -> Self {
+        let resets = quota.resets.map(moment);
+        Self { bytes: quota.bytes, used: quota.used, period: quota.period.clone(), resets }
+    }
+}
+
+impl From<&Live> for Session {
+    fn from(live: &Live) -> Self {
+        Self {
+            id: live.id,
+            user: live.member.name().into(),
+            dc: live.dc.number(),
+            hello: live.class.label().into(),
+            since: moment(live.since),
+            bytes: Bytes { up: live.meter.up(), down: live.meter.down() },
+        }
+    }
+}
+
+/// A time in words that machines read too.
+pub fn moment(time: UnixTime) -> String {
+    Timestamp::from_second(time.0).map(|time| time.to_string()).unwrap_or_default()
+}
+
+/// The time.
+pub fn now() -> UnixTime {
+    SystemTime::now().into()
+}

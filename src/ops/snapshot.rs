@@ -1,0 +1,111 @@
+//! What the running proxy is like at one moment: plain data, for metrics, pages and answers.
+
+use std::net::SocketAddr;
+
+use crate::auth::UnixTime;
+use crate::cover::grade::Graded;
+use crate::server::sessions::Moved;
+
+/// The running proxy at one moment. Holds no secret and no client's address.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Where clients are accepted.
+    pub listen: Vec<SocketAddr>,
+    /// Sessions that go on.
+    pub sessions: usize,
+    /// What sessions have moved since the start.
+    pub moved: Moved,
+    /// The memory of spent hellos.
+    pub replay: Replay,
+    /// The cover.
+    pub cover: CoverState,
+    /// When the certificate of the built-in site ends, if there is one and it can be read.
+    pub certificate_ends: Option<UnixTime>,
+    /// Those who may enter, in the order of the configuration.
+    pub users: Vec<UserState>,
+    /// What somebody should look at.
+    pub alarms: Vec<AlarmState>,
+    /// Whether the proxy accepts no more and waits for its sessions.
+    pub draining: bool,
+}
+
+/// The memory of spent hellos.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Replay {
+    /// Hellos in memory.
+    pub entries: usize,
+    /// Those that wait for the disk.
+    pub unsaved: usize,
+    /// Those that the disk refused and that nothing will write any more.
+    pub dropped: u64,
+    /// Whether the disk takes them.
+    pub well: bool,
+}
+
+/// The cover.
+#[derive(Clone, Debug, Default)]
+pub struct CoverState {
+    /// `site` or `remote`.
+    pub kind: &'static str,
+    /// The name that clients ask for.
+    pub name: String,
+    /// What visits to it say.
+    pub graded: Option<Graded>,
+    /// How many rounds of visits found it changed.
+    pub changes: u64,
+    /// When the last round of visits was, if there was one.
+    pub learnt: Option<UnixTime>,
+}
+
+/// A user.
+#[derive(Clone, Debug, Default)]
+pub struct UserState {
+    /// The name.
+    pub name: String,
+    /// What is remarked.
+    pub note: Option<String>,
+    /// Why the user may not enter at all, if that is so: a label.
+    pub shut: Option<&'static str>,
+    /// When access ends.
+    pub expires: Option<UnixTime>,
+    /// Sessions that go on.
+    pub sessions: usize,
+    /// Different networks that sessions come from now.
+    pub addresses: usize,
+    /// Bytes from the user's clients, ever.
+    pub up: u64,
+    /// Bytes to the user's clients, ever.
+    pub down: u64,
+    /// The quota and what is used of it.
+    pub quota: Option<QuotaState>,
+    /// Most sessions at once.
+    pub max_sessions: Option<u64>,
+    /// Most addresses at once.
+    pub max_addresses: Option<u64>,
+}
+
+/// A quota.
+#[derive(Clone, Debug)]
+pub struct QuotaState {
+    /// Bytes that may be moved.
+    pub bytes: u64,
+    /// Bytes that were, in this period.
+    pub used: u64,
+    /// Which period that is.
+    pub period: String,
+    /// When it begins anew.
+    pub resets: Option<UnixTime>,
+}
+
+/// Something that somebody should look at.
+#[derive(Clone, Debug)]
+pub struct AlarmState {
+    /// A short name of a closed set.
+    pub name: &'static str,
+    /// How often since the start.
+    pub count: u64,
+    /// What it says, without secrets and addresses.
+    pub text: String,
+    /// When it was last raised.
+    pub last: Option<UnixTime>,
+}
