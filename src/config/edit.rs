@@ -3,6 +3,8 @@
 //! What people wrote stays as they wrote it: order, spaces and comments. A change that would leave the file with mistakes
 //! is refused. The file is replaced in one step and keeps its mode; a lock on its folder keeps two changes apart.
 
+mod section;
+
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -180,63 +182,9 @@ pub fn rotate(file: &Path, name: &str, secret: &Secret, until: UnixTime) -> Resu
 /// Takes a user out of the file, with the comments in the section and directly above it.
 pub fn remove(file: &Path, name: &str) -> Result<(), EditError> {
     edit_text(file, |text, _| {
-        let mut document = parse(text)?;
-        let index = position(&mut document, name)?;
-        let tangled = || EditError::Tangled(name.to_owned());
-        let shorter = without_section(text, index).ok_or_else(tangled)?;
-        // What is left must be what there was without this one.
-        let mut left = parse(&shorter).map_err(|_| tangled())?;
-        let rest = |document: &mut DocumentMut, without: Option<usize>| -> String {
-            if let (Some(users), Some(index)) = (document["users"].as_array_of_tables_mut(), without) {
-                users.remove(index);
-            }
-            let sections = document.get("users").and_then(Item::as_array_of_tables).map(ArrayOfTables::len);
-            let mut plain = toml::from_str::<toml::Table>(&document.to_string()).unwrap_or_default();
-            if sections == Some(0) {
-                plain.remove("users");
-            }
-            format!("{plain:?}")
-        };
-        let expected = rest(&mut document, Some(index));
-        if left.get("users").is_none() {
-            left.insert("users", Item::None);
-        }
-        if rest(&mut left, None) == expected { Ok(shorter) } else { Err(tangled()) }
+        let index = position(&mut parse(text)?, name)?;
+        section::without(text, index).ok_or_else(|| EditError::Tangled(name.to_owned()))
     })
-}
-
-/// The text without the section `[[users]]` of this number.
-fn without_section(text: &str, index: usize) -> Option<String> {
-    let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    let is_header = |line: &&str| line.trim_start().starts_with('[');
-    let is_users = |line: &&str| {
-        let bare: String = line.split('#').next().unwrap_or_default().chars().filter(|c| !c.is_whitespace()).collect();
-        bare == "[[users]]"
-    };
-    let is_comment = |line: &str| line.trim_start().starts_with('#');
-    let is_blank = |line: &str| line.trim().is_empty();
-    let header = (0..lines.len()).filter(|at| is_users(&lines[*at])).nth(index)?;
-    let next = (header + 1..lines.len()).find(|at| is_header(&lines[*at])).unwrap_or(lines.len());
-    let last = (header..next).rev().find(|at| !is_comment(lines[*at]) && !is_blank(lines[*at]))?;
-    // Comments that touch the section are its own, unless they touch the next header or begin the file.
-    let mut end = last + 1;
-    while end < next && is_comment(lines[end]) {
-        end += 1;
-    }
-    if end == next && next < lines.len() {
-        end = last + 1;
-    }
-    let mut start = header;
-    while start > 0 && is_comment(lines[start - 1]) {
-        start -= 1;
-    }
-    if start == 0 {
-        start = header;
-    }
-    while end < next && is_blank(lines[end]) {
-        end += 1;
-    }
-    Some([lines[..start].concat(), lines[end..].concat()].concat())
 }
 
 fn change_table(table: &mut Table, changes: &Changes) {

@@ -15,10 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, SystemTime};
-use std::{fmt, io};
+use std::{fmt, fs, io};
 
-use redb::backends::FileBackend;
-use redb::{Builder, ConcurrencyMode, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{
+    Builder, ConcurrencyMode, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+};
 use tracing::{error, info};
 
 use crate::auth::{Bank, Page, People, UnixTime, Usage};
@@ -214,15 +216,28 @@ pub fn read(folder: &Path) -> Result<BTreeMap<String, Usage>, UsageError> {
         Err(error) => return Err(UsageError(error.to_string())),
         Ok(_) => {}
     }
-    guarded(|| {
-        let database = builder().open_read_only(&path)?;
-        let table = database.begin_read()?.open_table(USERS);
-        match table {
-            Ok(table) => Ok(rows(&table)?.into_iter().collect()),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(BTreeMap::new()),
-            Err(error) => Err(error.into()),
-        }
+    guarded(|| match builder().open_read_only(&path) {
+        Ok(database) => everybody(&database),
+        // A proxy was killed and none is writing now. Mending the file is for the next one, which may just be starting.
+        Err(DatabaseError::RepairAborted) => everybody(&mended_copy(&path)?),
+        Err(error) => Err(error.into()),
     })
+}
+
+fn mended_copy(path: &Path) -> Result<Database, UsageError> {
+    let file = |error: io::Error| UsageError(error.to_string());
+    let bytes = fs::read(path).map_err(file)?;
+    let copy = InMemoryBackend::new();
+    copy.set_len(bytes.len() as u64).and_then(|()| copy.write(0, &bytes)).map_err(file)?;
+    Ok(Builder::new().set_cache_size(CACHE).create_with_backend(copy)?)
+}
+
+fn everybody(database: &impl ReadableDatabase) -> Result<BTreeMap<String, Usage>, UsageError> {
+    match database.begin_read()?.open_table(USERS) {
+        Ok(table) => Ok(rows(&table)?.into_iter().collect()),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(BTreeMap::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn rows(

@@ -194,7 +194,8 @@ impl Session {
         }
         let far_gone = self.ended.is_some();
         // What is thrown away costs nothing.
-        let most = match self.meter.tariff().filter(|_| !far_gone) {
+        let tariff = self.meter.tariff().filter(|_| !far_gone);
+        let most = match tariff {
             Some(tariff) => match leave(tariff, Way::Up, &self.client, context, &mut self.later)? {
                 Some(most) => most,
                 None => return Ok(moved),
@@ -209,7 +210,7 @@ impl Session {
                 Poll::Ready(Err(_)) => Err(End::ClientBroke),
                 Poll::Ready(Ok(read)) => {
                     self.meter.add_up(read);
-                    if let Some(tariff) = self.meter.tariff() {
+                    if let Some(tariff) = tariff {
                         tariff.charge(Way::Up, read, Instant::now().into_std());
                     }
                     if read > 0 && !far_gone {
@@ -249,7 +250,8 @@ impl Session {
             return Ok(moved);
         }
         let filler = self.manner.filler;
-        let most = match self.meter.tariff() {
+        let tariff = self.meter.tariff();
+        let most = match tariff {
             Some(tariff) => leave(tariff, Way::Down, &self.dc, context, &mut self.later)?,
             None => Some(usize::MAX),
         };
@@ -263,7 +265,7 @@ impl Session {
                 None | Some(Poll::Pending) => None,
                 Some(Poll::Ready(read)) => Some(read.map_err(|_| End::FarBroke)?),
             };
-            if let (Some(read), Some(tariff)) = (read, self.meter.tariff()) {
+            if let (Some(read), Some(tariff)) = (read, tariff) {
                 tariff.charge(Way::Down, read, Instant::now().into_std());
             }
             if read.is_none() && down.transform.is_waiting() {
@@ -380,6 +382,9 @@ fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::task::Waker;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -434,5 +439,64 @@ mod tests {
         let (mut session, _client, _dc) = session(&Arc::default()).await;
         let size = size_of::<Session>() + size_of_val(&session.run(IDLE));
         assert!(size <= 1024, "{size} bytes");
+    }
+
+    /// Gives leave for what it was told to, and remembers what it was charged.
+    #[derive(Debug, Default)]
+    struct Purse {
+        left: Mutex<Vec<Leave>>,
+        charged: Mutex<Vec<(Way, usize)>>,
+        waiting: Mutex<Option<Waker>>,
+    }
+
+    impl Tariff for Purse {
+        fn is_due(&self) -> bool {
+            true
+        }
+
+        fn ask(&self, _: Way, _: std::time::Instant, waker: &Waker) -> Leave {
+            let leave = self.left.lock().unwrap().pop().unwrap_or(Leave::Wait);
+            if leave == Leave::Wait {
+                *self.waiting.lock().unwrap() = Some(waker.clone());
+            }
+            leave
+        }
+
+        fn charge(&self, way: Way, bytes: usize, _: std::time::Instant) {
+            self.charged.lock().unwrap().push((way, bytes));
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_without_leave_and_no_more_than_it_is_for() {
+        let purse = Arc::new(Purse::default());
+        let later = std::time::Instant::now() + Duration::from_millis(5);
+        *purse.left.lock().unwrap() = vec![Leave::Free, Leave::Most(7), Leave::After(later), Leave::Most(10)];
+        let meter = Arc::new(Meter::with_tariff(Arc::clone(&purse) as _));
+        let (mut session, mut client, mut dc) = session(&meter).await;
+        let running = tokio::spawn(async move { session.run(IDLE).await });
+        let record = [&Header::application_data(20).encode()[..], &[9; 20]].concat();
+        client.write_all(&record).await.unwrap();
+        let mut got = [0; 20];
+        dc.read_exact(&mut got).await.unwrap();
+        let charged = [(Way::Up, 10), (Way::Up, 7), (Way::Up, 8)];
+        assert_eq!((got, &purse.charged.lock().unwrap()[..]), ([9; 20], &charged[..]));
+        // There is no leave for more, until there is none any more at all.
+        client.write_all(&record).await.unwrap();
+        let waker = loop {
+            match purse.waiting.lock().unwrap().take() {
+                Some(waker) => break waker,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(meter.up(), 25);
+        purse.left.lock().unwrap().push(Leave::Over);
+        waker.wake();
+        let mut last = Vec::new();
+        client.read_to_end(&mut last).await.unwrap();
+        assert_eq!((last.len(), dc.read(&mut got).await.unwrap()), (HEADER + 19, 0));
+        drop(client);
+        assert_eq!(running.await.unwrap().by, End::Closed);
+        assert_eq!(purse.charged.lock().unwrap().len(), charged.len(), "what is thrown away costs nothing");
     }
 }
