@@ -130,8 +130,8 @@ impl Run<'_> {
     /// The proxy as strangers meet it, if it passes them on to us.
     fn visited(&mut self, goal: u8) -> io::Result<Option<Contestant>> {
         match &self.target {
-            Some(Target { addr, pid, visits: true, door: Door::FakeTls { name, .. } }) => {
-                Ok(Some(Contestant::elsewhere(*addr, Door::Visit { name: name.clone() }, *pid)))
+            Some(Target { addr, pid, visits: true, door: Door::FakeTls(greeting) }) => {
+                Ok(Some(Contestant::elsewhere(*addr, Door::Visit { name: greeting.name.clone() }, *pid)))
             }
             Some(_) => {
                 self.report.left_out.push(format!("goal {goal}: the target passes nobody on to the load tool"));
@@ -141,9 +141,14 @@ impl Run<'_> {
         }
     }
 
-    /// The bare relays and the proxy.
+    /// The bare relays, the program under test, and somebody else's proxy if there is one. The last is the one that is
+    /// compared.
     fn lineup(&self) -> io::Result<Vec<Contestant>> {
-        Ok(vec![self.stage.copy()?, self.stage.splice()?, self.proxy()?])
+        let mut lineup = vec![self.stage.copy()?, self.stage.splice()?, self.stage.vizard(Cover::Site, 1)?];
+        if self.target.is_some() {
+            lineup.push(self.proxy()?);
+        }
+        Ok(lineup)
     }
 
     async fn bulk(&mut self, goal: u8, down: bool, most: f64) -> io::Result<()> {
@@ -155,7 +160,7 @@ impl Run<'_> {
             }
         }
         for bulk in all {
-            let pair = [&*lineup[2].name, "copy"];
+            let pair = [&*lineup[lineup.len() - 1].name, "copy"];
             self.report.check_ratio(goal, &bulk.name("session"), bulk::CPU, pair, AtMost(most));
         }
         Ok(())
@@ -235,7 +240,7 @@ impl Run<'_> {
             }
             pingpong::tails("small tails", &lineup, self.report).await?;
         }
-        let pair = [&*lineup[2].name, "copy"];
+        let pair = [&*lineup[lineup.len() - 1].name, "copy"];
         for pingpong in all {
             for metric in [pingpong::P50, pingpong::P99] {
                 self.report.check_ratio(5, &pingpong.name("ping-pong"), metric, pair, AtMost(1.1));

@@ -98,9 +98,8 @@ async fn be(role: &str, argument: &str) -> io::Result<()> {
 /// Runs what was asked for; says whether every goal was met.
 async fn run(options: &Options) -> io::Result<bool> {
     let plan = options.plan();
-    let stage = Stage::new(options.proxy(), options.dc_listen, options.site_listen)?;
-    let mut report = Report::default();
-    report.about = about(options, &plan);
+    let stage = Stage::new(options.proxy(), options.hello()?, options.dc_listen, options.site_listen)?;
+    let mut report = Report { about: about(options, &plan), ..Report::default() };
     let mut run = Run { stage: &stage, plan: &plan, report: &mut report, target: options.target()? };
     for goal in options.what.goals() {
         eprintln!("goal {goal} …");
