@@ -29,9 +29,9 @@ pub(super) async fn receive(site: &Site, client: TcpStream, peer: SocketAddr, ju
         Err((_, Guarded { client, promotion: Some(promotion), .. })) => Outcome::Promoted(client, promotion),
         Err((_, guarded)) => {
             site::linger(guarded).await;
-            Outcome::Visited(None)
+            Outcome::Visited
         }
-        Ok(()) => Outcome::Visited(None),
+        Ok(()) => Outcome::Visited,
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tracing::{debug, info};
 
 use crate::auth::{Domain, Judge, Reason};
-use crate::relay::Closed;
+use crate::relay::splice::Splice;
 use gate::Promotion;
 use profile::Profile;
 use scout::{Door, Leg, Round, Scout, SeenFlight, TooSoon, Whose};
@@ -43,8 +43,10 @@ enum Place {
 /// How receiving a client ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It was a visit and is over. For a remote cover: how the pass-through ended, where it came to that.
-    Visited(Option<Closed>),
+    /// It was a visit and is over.
+    Visited,
+    /// It is a visit, and all that is left to do is to move its bytes.
+    PassThrough(Splice),
     /// The client is one of ours; the cover has been left.
     Promoted(TcpStream, Box<Promotion>),
 }

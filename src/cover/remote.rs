@@ -19,7 +19,8 @@ use super::scout::{Door, Leg, Scout};
 use super::{Outcome, log_visit, stand_in};
 use crate::auth::Judge;
 use crate::net::{dial, sockopt};
-use crate::relay::{Closed, End, attempt, reset_on_close, splice};
+use crate::relay::splice::Splice;
+use crate::relay::{End, attempt, reset_on_close};
 use crate::wire::server_flight::safe_cut;
 
 /// Settings of a remote cover.
@@ -107,11 +108,12 @@ impl Remote {
         judge: Arc<Judge>,
         scout: &Scout,
     ) -> Outcome {
-        match self.open_leg(&client, peer).await {
+        // What comes before and in place of the watch is boxed, so that a visitor who says nothing does not carry it.
+        match Box::pin(self.open_leg(&client, peer)).await {
             Ok(cover) => stand_between(client, cover, judge, scout).await,
             Err(error) => {
                 warn!(%error, "the cover could not be reached");
-                stand_in::receive(client, &judge, &scout.profile()).await
+                Box::pin(stand_in::receive(client, &judge, &scout.profile())).await
             }
         }
     }
@@ -144,6 +146,9 @@ impl Remote {
         }
         let cover = dial::dial(&addresses, CONNECT_PATIENCE).await?;
         sockopt::no_delay(&cover);
+        // This leg no stranger sees. A visitor's own gets no probes that the cover would not send: the cover ends it, and
+        // then the kernel gives up on a visitor that does not confirm the end.
+        sockopt::keep_alive(&cover);
         Ok(cover)
     }
 }
@@ -158,11 +163,11 @@ async fn stand_between(client: TcpStream, cover: TcpStream, judge: Arc<Judge>, s
             if let Some(reason) = watch.gate.open() {
                 log_visit(reason);
             }
-            Outcome::Visited(Some(splice::splice(watch.client, watch.cover).await))
+            Outcome::PassThrough(Splice::new(watch.client, watch.cover))
         }
         Err(broke) => {
             reset_on_close(if broke == End::ClientBroke { &watch.cover } else { &watch.client });
-            Outcome::Visited(Some(Closed { by: broke, up: 0, down: 0 }))
+            Outcome::Visited
         }
     }
 }

@@ -28,9 +28,9 @@ pub(super) async fn receive(mut client: TcpStream, judge: &Judge, profile: &Prof
     match timeout(PATIENCE, greet(&mut client, judge, profile)).await {
         Ok(Some(admission)) => match timeout(PATIENCE, second_proof(&mut client, admission)).await {
             Ok(Some(promotion)) => Outcome::Promoted(client, Box::new(promotion)),
-            _ => Outcome::Visited(None),
+            _ => Outcome::Visited,
         },
-        _ => Outcome::Visited(None),
+        _ => Outcome::Visited,
     }
 }
 

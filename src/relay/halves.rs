@@ -10,6 +10,8 @@
 use std::io::IoSliceMut;
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::sizing::Pattern;
 use crate::crypto::kdf::KeyIv;
 use crate::crypto::{BLOCK, Ctr};
@@ -39,13 +41,14 @@ impl Uplink {
     /// Turns what the client sent into what the data centre is to get: re-encrypts every payload byte of `bytes` in
     /// place and reports where those bytes are, in order. Bytes before a bad record are reported all the same.
     pub fn transform(&mut self, bytes: &mut [u8], mut payload: impl FnMut(Range<usize>)) -> Result<(), BadRecord> {
+        let (mut from_client, mut to_dc) = (self.from_client.expand(), self.to_dc.expand());
         let mut at = 0;
         while at < bytes.len() {
             if self.record_left > 0 {
                 let end = bytes.len().min(at + self.record_left);
                 let piece = &mut bytes[at..end];
-                self.from_client.apply(piece);
-                self.to_dc.apply(piece);
+                from_client.apply(piece);
+                to_dc.apply(piece);
                 payload(at..end);
                 self.record_left -= end - at;
                 at = end;
@@ -167,8 +170,8 @@ impl Downlink {
     }
 
     /// Where in `buffer` the data centre's next bytes are to be read to: behind what was kept, with gaps for headers.
-    pub fn room<'b>(&mut self, buffer: &'b mut [u8]) -> Vec<IoSliceMut<'b>> {
-        let mut slices = Vec::with_capacity(RECORDS);
+    pub fn room<'b>(&mut self, buffer: &'b mut [u8]) -> SmallVec<[IoSliceMut<'b>; RECORDS]> {
+        let mut slices: SmallVec<[IoSliceMut<'b>; RECORDS]> = SmallVec::new();
         let mut rest = &mut buffer[..READ_BUFFER];
         for (number, (_, size)) in self.layout().into_iter().enumerate() {
             let (record, later) = rest.split_at_mut(HEADER + size);
@@ -214,7 +217,12 @@ impl Downlink {
         }
         let end = layout[..full].last().map_or(0, |(start, size)| start + size);
         match self.tracker.place() {
-            _ if rest == 0 => end,
+            place if rest == 0 => {
+                if place != Place::Inside {
+                    self.kept = Vec::new();
+                }
+                end
+            }
             place if place == Place::Inside || more => {
                 let start = layout[full].0;
                 self.kept.extend_from_slice(&buffer[start..start + rest]);
@@ -251,8 +259,8 @@ impl Downlink {
     }
 
     /// The records that come next: start of the payload in the buffer, and its size.
-    fn layout(&self) -> Vec<(usize, usize)> {
-        let mut layout = Vec::with_capacity(RECORDS);
+    fn layout(&self) -> SmallVec<[(usize, usize); RECORDS]> {
+        let mut layout = SmallVec::new();
         let mut at = 0;
         for number in 0..RECORDS {
             // What was kept is always shorter than the record it was to become, but for a lead before a tiny record.

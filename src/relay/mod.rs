@@ -1,9 +1,11 @@
 //! Moving bytes: order, back-pressure, half-close, counts. Knows no configuration.
 //!
 //! [`halves`] are the pure transforms of a session, [`stream`] moves a session's bytes through them, [`splice`] copies
-//! untouched in both directions, [`sizing`] says how data is cut into records.
+//! untouched in both directions, [`sizing`] says how data is cut into records, [`meter`] is what others see of a session.
 
 pub mod halves;
+pub mod meter;
+mod ready;
 pub mod sizing;
 pub mod splice;
 pub mod stream;
@@ -16,7 +18,7 @@ use std::io;
 pub struct Closed {
     /// What ended it.
     pub by: End,
-    /// Bytes that left for the far side.
+    /// Bytes that came from the client and were taken care of.
     pub up: u64,
     /// Bytes that left for the client.
     pub down: u64,
@@ -35,6 +37,8 @@ pub enum End {
     BadRecord,
     /// Nothing moved for too long.
     Idle,
+    /// The proxy ended it, see [`meter::Meter::end`].
+    Closed,
 }
 
 impl End {
@@ -46,6 +50,7 @@ impl End {
             Self::FarBroke => "far_broke",
             Self::BadRecord => "bad_record",
             Self::Idle => "idle",
+            Self::Closed => "closed",
         }
     }
 }

@@ -1,97 +1,270 @@
-//! Untouched copy in both directions between two sockets, moved by the kernel (splice(2)).
+//! Untouched copy in both directions between two sockets.
 //!
 //! Each direction lives by itself: a FIN is passed on as a FIN and leaves the other direction open, a reset of one side
-//! resets the other. There is no idle limit and no cap. Without data in flight a direction owns no pipe and no buffer.
+//! resets the other. There is no idle limit and no cap. Without data under way a direction owns no pipe and no buffer.
+//!
+//! Little at a time is read and written, which takes the fewest calls. As soon as a read has filled its buffer the kernel
+//! moves the bytes (splice(2)), until a direction runs dry on little.
 
-use std::io;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice as kernel_splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
-use super::{Closed, End, attempt, reset_on_close, shut};
+use super::ready;
+use super::unsent::Unsent;
+use super::{Closed, End, reset_on_close, shut};
 
-/// Most bytes moved at once: what a pipe holds.
-const PIPE: usize = 64 * 1024;
+/// What a pipe is asked to hold, and the most bytes that are moved at once.
+const PIPE: usize = 256 * 1024;
 
 /// Idle pipes kept for reuse.
 const SPARE_PIPES: usize = 64;
 
-/// Copies between `client` and `far` until both have ended, or one is broken; then the other is reset.
-pub async fn splice(client: TcpStream, far: TcpStream) -> Closed {
-    let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-    let flows = async {
-        tokio::try_join!(
-            flow(&client, &far, &up, End::ClientBroke, End::FarBroke),
-            flow(&far, &client, &down, End::FarBroke, End::ClientBroke)
-        )
-    };
-    let by = tokio::select! {
-        biased;
-        done = flows => done.err().unwrap_or(End::Finished),
-        // A direction that has ended, or waits for its receiver, would not notice that its sender was reset.
-        _ = client.ready(Interest::ERROR) => End::ClientBroke,
-        _ = far.ready(Interest::ERROR) => End::FarBroke,
-    };
-    match by {
-        End::ClientBroke => reset_on_close(&far),
-        End::FarBroke => reset_on_close(&client),
-        _ => {}
-    }
-    Closed { by, up: up.into_inner(), down: down.into_inner() }
+/// Most bytes that are read and written; more at once are spliced.
+const SMALL: usize = 16 * 1024;
+
+/// Most moves in one turn, so that a busy connection does not starve the others of its thread.
+const TURNS: usize = 16;
+
+/// Two sockets that are only to be joined.
+#[derive(Debug)]
+pub struct Splice {
+    client: TcpStream,
+    far: TcpStream,
+    flows: Flows,
 }
 
-/// Moves one direction to its end and passes the end on.
-async fn flow(from: &TcpStream, to: &TcpStream, moved: &AtomicU64, from_broke: End, to_broke: End) -> Result<(), End> {
-    loop {
-        from.readable().await.map_err(|_| from_broke)?;
-        let Ok(pipe) = Pipe::borrow() else {
-            if copy(from, to, moved, from_broke, to_broke).await? { continue } else { return Ok(()) }
-        };
-        let filled = from.try_io(Interest::READABLE, || pipe.fill(from));
-        match attempt(filled).map_err(|_| from_broke)? {
-            None => pipe.give_back(),
-            Some(0) => {
-                pipe.give_back();
-                shut(to);
-                return Ok(());
-            }
-            Some(mut left) => {
-                moved.fetch_add(left as u64, Ordering::Relaxed);
-                while left > 0 {
-                    left -= to.async_io(Interest::WRITABLE, || pipe.drain(to, left)).await.map_err(|_| to_broke)?;
+impl Splice {
+    /// Joins the sockets, once this is run.
+    pub fn new(client: TcpStream, far: TcpStream) -> Self {
+        let flows = Flows { up: Flow::default(), down: Flow::default(), alive: Instant::now() };
+        Self { client, far, flows }
+    }
+
+    /// Copies until both sides have ended, or one is broken; then the other is reset.
+    // Borrows, so that the future has room for it only once.
+    pub async fn run(&mut self) -> Closed {
+        let Self { client, far, flows } = self;
+        let by = {
+            // A direction that has ended, or waits for its receiver, would not notice that its sender was reset.
+            let mut client_broke = pin!(client.ready(Interest::ERROR));
+            let mut far_broke = pin!(far.ready(Interest::ERROR));
+            poll_fn(|context| {
+                if let Poll::Ready(end) = flows.poll(client, far, context) {
+                    return Poll::Ready(end);
                 }
-                pipe.give_back();
+                if client_broke.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(End::ClientBroke);
+                }
+                far_broke.as_mut().poll(context).map(|_| End::FarBroke)
+            })
+            .await
+        };
+        match by {
+            End::ClientBroke => reset_on_close(far),
+            End::FarBroke if flows.down.open || flows.alive.elapsed() < AFTERMATH => reset_on_close(client),
+            _ => {}
+        }
+        Closed { by, up: flows.up.moved, down: flows.down.moved }
+    }
+}
+
+/// How long after the last byte a far side that has ended can still answer it with a reset. A later one answers our own
+/// keep-alive: the far side has forgotten the connection, and would say nothing to a client that says nothing.
+const AFTERMATH: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Flows {
+    up: Flow,
+    down: Flow,
+    /// When something moved last.
+    alive: Instant,
+}
+
+impl Flows {
+    fn poll(&mut self, client: &TcpStream, far: &TcpStream, context: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..TURNS {
+            let up = self.up.step(client, far, context).map_err(|broke| broke.name(End::ClientBroke, End::FarBroke));
+            let down =
+                self.down.step(far, client, context).map_err(|broke| broke.name(End::FarBroke, End::ClientBroke));
+            match (up, down) {
+                (Err(end), _) | (_, Err(end)) => return Poll::Ready(end),
+                (Ok(up), Ok(down)) if up || down => self.alive = Instant::now(),
+                _ if self.up.is_over() && self.down.is_over() => return Poll::Ready(End::Finished),
+                _ => return Poll::Pending,
             }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// The side of a flow that broke.
+#[derive(Clone, Copy, Debug)]
+enum Broke {
+    Sender,
+    Receiver,
+}
+
+impl Broke {
+    fn name(self, sender: End, receiver: End) -> End {
+        match self {
+            Self::Sender => sender,
+            Self::Receiver => receiver,
         }
     }
 }
 
-/// Moves one buffer's worth without a pipe, for when there are no descriptors left; says whether there may be more.
-async fn copy(
-    from: &TcpStream,
-    to: &TcpStream,
-    moved: &AtomicU64,
-    from_broke: End,
-    to_broke: End,
-) -> Result<bool, End> {
-    let mut buffer = Vec::with_capacity(PIPE);
-    let Some(read) = attempt(from.try_read_buf(&mut buffer)).map_err(|_| from_broke)? else { return Ok(true) };
-    moved.fetch_add(read as u64, Ordering::Relaxed);
-    let mut left = &buffer[..];
-    while !left.is_empty() {
-        left = &left[to.async_io(Interest::WRITABLE, || to.try_write(left)).await.map_err(|_| to_broke)?..];
+/// One direction.
+#[derive(Debug)]
+struct Flow {
+    held: Held,
+    /// Whether there is more at once than is worth reading.
+    bulk: bool,
+    open: bool,
+    moved: u64,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self { held: Held::Nothing, bulk: false, open: true, moved: 0 }
     }
-    if read == 0 {
-        shut(to);
+}
+
+/// What has left the sender and not yet reached the receiver.
+#[derive(Debug)]
+enum Held {
+    Nothing,
+    /// So many bytes in a pipe.
+    Pipe(Pipe, usize),
+    Bytes(Unsent),
+}
+
+impl Flow {
+    fn is_over(&self) -> bool {
+        !self.open && matches!(self.held, Held::Nothing)
     }
-    Ok(read > 0)
+
+    /// Moves what can be moved now, and passes the end on; says whether anything happened.
+    fn step(&mut self, from: &TcpStream, to: &TcpStream, context: &mut Context<'_>) -> Result<bool, Broke> {
+        if !matches!(self.held, Held::Nothing) {
+            return self.deliver(to, context).map_err(|_| Broke::Receiver);
+        }
+        if !self.open {
+            return Ok(false);
+        }
+        let fetched = if self.bulk { self.fetch_spliced(from, context) } else { None };
+        let fetched = match fetched {
+            Some(fetched) => fetched.map_err(|_| Broke::Sender)?,
+            None => self.fetch_copied(from, to, context)?,
+        };
+        if fetched == Some(0) {
+            self.open = false;
+            shut(to);
+        }
+        self.moved += fetched.unwrap_or(0) as u64;
+        if let Some(1..) = fetched
+            && !matches!(self.held, Held::Nothing)
+        {
+            self.deliver(to, context).map_err(|_| Broke::Receiver)?;
+        }
+        Ok(fetched.is_some())
+    }
+
+    /// Hands what is held to the receiver, as far as it takes it now; says whether it took any.
+    fn deliver(&mut self, to: &TcpStream, context: &mut Context<'_>) -> io::Result<bool> {
+        let mut taken = 0;
+        match &mut self.held {
+            Held::Nothing => {}
+            Held::Bytes(unsent) => {
+                let outcome = unsent.poll_write(to, context, |bytes| taken += bytes);
+                if let Poll::Ready(outcome) = outcome {
+                    self.held = Held::Nothing;
+                    outcome?;
+                }
+            }
+            Held::Pipe(pipe, left) => {
+                while *left > 0 {
+                    let Poll::Ready(now) = ready::poll_write_with(to, context, || Ok((pipe.drain(to, *left)?, *left)))
+                    else {
+                        return Ok(taken > 0);
+                    };
+                    let now = now?;
+                    taken += now;
+                    *left -= now;
+                }
+                if let Held::Pipe(pipe, _) = std::mem::replace(&mut self.held, Held::Nothing) {
+                    pipe.give_back();
+                }
+            }
+        }
+        Ok(taken > 0)
+    }
+
+    /// Fills a pipe; `None` within the outcome if there is nothing for now, and instead of one if there is no pipe.
+    fn fetch_spliced(&mut self, from: &TcpStream, context: &mut Context<'_>) -> Option<io::Result<Option<usize>>> {
+        let pipe = Pipe::borrow().ok()?;
+        // However little came, a pipe may have had no room for more pieces: only the socket itself knows that it is empty.
+        let filled = ready::poll_read(from, context, || pipe.fill(from).map(|filled| (filled, filled)));
+        Some(match filled {
+            Poll::Ready(Ok(filled)) if filled > 0 => {
+                self.bulk = filled > SMALL;
+                self.held = Held::Pipe(pipe, filled);
+                Ok(Some(filled))
+            }
+            Poll::Ready(outcome) => {
+                pipe.give_back();
+                outcome.map(Some)
+            }
+            Poll::Pending => {
+                pipe.give_back();
+                Ok(None)
+            }
+        })
+    }
+
+    /// Reads, and writes at once what the receiver takes.
+    fn fetch_copied(
+        &mut self,
+        from: &TcpStream,
+        to: &TcpStream,
+        context: &mut Context<'_>,
+    ) -> Result<Option<usize>, Broke> {
+        with_buffer(|buffer| {
+            let read = || Ok((rustix::io::read(from, &mut *buffer)?, SMALL));
+            let Poll::Ready(read) = ready::poll_read(from, context, read) else { return Ok(None) };
+            let read = read.map_err(|_| Broke::Sender)?;
+            self.bulk = read == SMALL;
+            let mut unsent = Unsent::default();
+            unsent.write(to, &[IoSlice::new(&buffer[..read])]).map_err(|_| Broke::Receiver)?;
+            if !unsent.is_empty() {
+                self.held = Held::Bytes(unsent);
+            }
+            Ok(Some(read))
+        })
+    }
+}
+
+/// Lends the thread's buffer for the length of a call.
+fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+    thread_local! {
+        static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SMALL].into_boxed_slice());
+    }
+    BUFFER.with_borrow_mut(|buffer| use_it(buffer))
 }
 
 /// A pipe to splice through. Dropped instead of given back, it takes what is in it along.
+#[derive(Debug)]
 struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
@@ -105,6 +278,8 @@ impl Pipe {
             return Ok(pipe);
         }
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        // Whoever has used up what the system allows to a user works with smaller ones.
+        let _ = fcntl_setpipe_size(&write, PIPE);
         Ok(Self { read, write })
     }
 
@@ -118,10 +293,10 @@ impl Pipe {
     }
 
     fn fill(&self, from: &TcpStream) -> io::Result<usize> {
-        Ok(kernel_splice(from, None, &self.write, None, PIPE, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
+        Ok(splice(from, None, &self.write, None, PIPE, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
     }
 
     fn drain(&self, to: &TcpStream, length: usize) -> io::Result<usize> {
-        Ok(kernel_splice(&self.read, None, to, None, length, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
+        Ok(splice(&self.read, None, to, None, length, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
     }
 }

@@ -6,15 +6,20 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
+use std::ops::Range;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::halves::{Downlink, FRAMING_BUFFER, Uplink};
+use super::meter::Meter;
+use super::ready;
 use super::unsent::Unsent;
 use super::{Closed, End, attempt, reset_on_close, shut};
 
@@ -24,6 +29,9 @@ const LINGER: Duration = Duration::from_secs(30);
 
 /// Most reads in one turn of a session, so that a busy one does not starve the others of its thread.
 const TURNS: usize = 8;
+
+/// Records that one read brings without a list of them having to be allocated.
+const SLICES: usize = 32;
 
 /// How the cover ends a connection, and where random bytes come from.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +57,9 @@ pub struct Session {
     up: Up,
     down: Down,
     manner: Manner,
+    meter: Arc<Meter>,
+    /// When something moved last.
+    alive: Instant,
     /// Why and when the session was ended from our side; what the client still sends is thrown away.
     ended: Option<(End, Instant)>,
 }
@@ -68,40 +79,44 @@ struct Down {
 }
 
 impl Session {
-    /// A session whose header and first payload have been sent.
-    pub fn new(client: TcpStream, dc: TcpStream, up: Uplink, down: Downlink, manner: Manner) -> Self {
+    /// A session whose header and first payload have been sent. It counts what it moves from now on in `meter`, and ends
+    /// when that says so.
+    pub fn new(
+        client: TcpStream,
+        dc: TcpStream,
+        up: Uplink,
+        down: Downlink,
+        manner: Manner,
+        meter: Arc<Meter>,
+    ) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true };
         let down = Down { transform: down, unsent: Unsent::default(), open: true };
-        Self { client, dc, up, down, manner, ended: None }
+        Self { client, dc, up, down, manner, meter, alive: Instant::now(), ended: None }
     }
 
     /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`. The counts are of bytes on
-    /// the wire, without those that opened the session.
+    /// the client's side, without those that opened the session.
     ///
     /// Half-close is passed on: the end of one direction leaves the other open. Whatever ends a session ends it as the
     /// cover would, with a close alert and a FIN, and never with a reset that the client did not cause; only a caller
     /// that drops this future does not wait for that.
-    pub async fn run(mut self, idle: Duration) -> Closed {
-        let mut timer = pin!(sleep_until(Instant::now() + idle));
-        let mut alive = Instant::now();
-        let by = poll_fn(|context| self.poll(context, timer.as_mut(), &mut alive, idle)).await;
+    // Borrows the session: a future that owned it would have room for it twice.
+    pub async fn run(&mut self, idle: Duration) -> Closed {
+        let mut timer = pin!(sleep_until(self.alive + idle));
+        let by = poll_fn(|context| self.poll(context, timer.as_mut(), idle)).await;
         if by == End::ClientBroke {
             reset_on_close(&self.dc);
         }
-        Closed { by, up: self.up.unsent.written(), down: self.down.unsent.written() }
+        Closed { by, up: self.meter.up(), down: self.meter.down() }
     }
 
-    fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-        mut timer: Pin<&mut Sleep>,
-        alive: &mut Instant,
-        idle: Duration,
-    ) -> Poll<End> {
+    fn poll(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, idle: Duration) -> Poll<End> {
         for _ in 0..TURNS {
-            let before = self.written();
+            if self.meter.is_ending() {
+                self.say_goodbye(End::Closed);
+            }
             let progress = match self.step(context) {
-                Ok(progress) => progress || self.written() != before,
+                Ok(progress) => progress,
                 Err(End::ClientBroke) => return Poll::Ready(End::ClientBroke),
                 Err(end) => self.say_goodbye(end),
             };
@@ -109,14 +124,13 @@ impl Session {
                 return Poll::Ready(self.reason());
             }
             if progress {
-                *alive = Instant::now();
+                self.alive = Instant::now();
                 continue;
             }
-            let deadline = self.ended.map_or(*alive + idle, |(_, since)| since + LINGER);
-            if timer.deadline() != deadline {
-                timer.as_mut().reset(deadline);
+            if self.meter.poll_end(context) && self.say_goodbye(End::Closed) {
+                continue;
             }
-            if timer.as_mut().poll(context).is_pending() {
+            if self.poll_deadline(context, timer.as_mut(), idle).is_pending() {
                 return Poll::Pending;
             }
             if self.ended.is_some() || !self.down.open {
@@ -128,15 +142,27 @@ impl Session {
         Poll::Pending
     }
 
+    /// Ready when the session has waited for too long. A deadline that moves away moves the timer only when that rings,
+    /// so a busy session leaves it alone.
+    fn poll_deadline(&self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, idle: Duration) -> Poll<()> {
+        let deadline = self.ended.map_or(self.alive + idle, |(_, since)| since + LINGER);
+        if deadline < timer.deadline() {
+            timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(timer.as_mut().poll(context));
+            if deadline <= timer.deadline() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+
     fn reason(&self) -> End {
         self.ended.map_or(End::Finished, |(end, _)| end)
     }
 
-    fn written(&self) -> u64 {
-        self.up.unsent.written() + self.down.unsent.written()
-    }
-
-    /// Moves what can be moved now, in both directions; says whether anything came.
+    /// Moves what can be moved now, in both directions; says whether anything moved.
     fn step(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         let up = self.step_up(context)?;
         let down = self.step_down(context)?;
@@ -145,9 +171,10 @@ impl Session {
 
     fn step_up(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         let up = &mut self.up;
+        let mut moved = false;
         if !up.unsent.is_empty() {
-            match up.unsent.poll_write(&self.dc, context) {
-                Poll::Pending => return Ok(false),
+            match up.unsent.poll_write(&self.dc, context, |_| moved = true) {
+                Poll::Pending => return Ok(moved),
                 Poll::Ready(outcome) => outcome.map_err(|_| End::FarBroke)?,
             }
             if !up.open {
@@ -155,29 +182,42 @@ impl Session {
             }
         }
         if !up.open {
-            return Ok(false);
+            return Ok(moved);
         }
         let far_gone = self.ended.is_some();
-        with_buffer(|buffer| match poll_read(&self.client, context, |client| client.try_read(buffer)) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Err(_)) => Err(End::ClientBroke),
-            Poll::Ready(Ok(0)) => {
-                up.open = false;
-                if up.unsent.is_empty() {
-                    shut(&self.dc);
+        let read = with_buffer(|buffer| {
+            let into = || Ok((rustix::io::read(&self.client, &mut *buffer)?, FRAMING_BUFFER));
+            match ready::poll_read(&self.client, context, into) {
+                Poll::Pending => Ok(None),
+                Poll::Ready(Err(_)) => Err(End::ClientBroke),
+                Poll::Ready(Ok(read)) => {
+                    self.meter.add_up(read);
+                    if read > 0 && !far_gone {
+                        up.forward(&self.dc, &mut buffer[..read])?;
+                    }
+                    Ok(Some(read))
                 }
-                Ok(true)
             }
-            Poll::Ready(Ok(_)) if far_gone => Ok(true),
-            Poll::Ready(Ok(read)) => up.forward(&self.dc, &mut buffer[..read]).map(|()| true),
-        })
+        })?;
+        if read == Some(0) {
+            up.open = false;
+            if up.unsent.is_empty() {
+                shut(&self.dc);
+            }
+        }
+        Ok(moved || read.is_some())
     }
 
     fn step_down(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         let down = &mut self.down;
+        let mut moved = false;
         if !down.unsent.is_empty() {
-            match down.unsent.poll_write(&self.client, context) {
-                Poll::Pending => return Ok(false),
+            let taken = |bytes| {
+                self.meter.add_down(bytes);
+                moved = true;
+            };
+            match down.unsent.poll_write(&self.client, context, taken) {
+                Poll::Pending => return Ok(moved),
                 Poll::Ready(outcome) => outcome.map_err(|_| End::ClientBroke)?,
             }
             if !down.open {
@@ -185,12 +225,16 @@ impl Session {
             }
         }
         if !down.open {
-            return Ok(false);
+            return Ok(moved);
         }
         let filler = self.manner.filler;
         let read = with_buffer(|buffer| {
-            let into = |dc: &TcpStream| dc.try_read_vectored(&mut down.transform.room(buffer));
-            let read = match poll_read(&self.dc, context, into) {
+            let into = || {
+                let mut room = down.transform.room(buffer);
+                let read = rustix::io::readv(&self.dc, &mut room)?;
+                Ok((read, room.iter().map(|slice| slice.len()).sum()))
+            };
+            let read = match ready::poll_read(&self.dc, context, into) {
                 Poll::Pending => None,
                 Poll::Ready(read) => Some(read.map_err(|_| End::FarBroke)?),
             };
@@ -201,14 +245,15 @@ impl Session {
             if read.is_some_and(|read| read > 0) || down.transform.is_waiting() {
                 let length = down.transform.frame(buffer, read.unwrap_or(0), filler);
                 let records = IoSlice::new(&buffer[..length]);
-                down.unsent.write(&self.client, &[records]).map_err(|_| End::ClientBroke)?;
+                let taken = down.unsent.write(&self.client, &[records]).map_err(|_| End::ClientBroke)?;
+                self.meter.add_down(taken);
             }
             Ok(read)
         })?;
         if read == Some(0) {
             self.end_downlink();
         }
-        Ok(read.is_some())
+        Ok(moved || read.is_some())
     }
 
     /// The session is over for a reason of ours or the data centre's: the client gets the cover's kind of ending, and
@@ -232,7 +277,7 @@ impl Session {
         let last = [down.transform.cut_short(), self.manner.close_alert(&mut down.transform)].concat();
         if down.unsent.is_empty() {
             // If the client is gone, its side tells so at the next read.
-            let _ = down.unsent.write(&self.client, &[IoSlice::new(&last)]);
+            self.meter.add_down(down.unsent.write(&self.client, &[IoSlice::new(&last)]).unwrap_or(0));
             if down.unsent.is_empty() {
                 shut(&self.client);
             }
@@ -244,9 +289,10 @@ impl Session {
 
 impl Up {
     fn forward(&mut self, dc: &TcpStream, bytes: &mut [u8]) -> Result<(), End> {
-        let mut ranges = Vec::with_capacity(1 + bytes.len() / 1024);
+        let mut ranges: SmallVec<[Range<usize>; SLICES]> = SmallVec::new();
         let outcome = self.transform.transform(bytes, |range| ranges.push(range));
-        let slices: Vec<IoSlice<'_>> = ranges.into_iter().map(|range| IoSlice::new(&bytes[range])).collect();
+        let slices: SmallVec<[IoSlice<'_>; SLICES]> =
+            ranges.into_iter().map(|range| IoSlice::new(&bytes[range])).collect();
         self.unsent.write(dc, &slices).map_err(|_| End::FarBroke)?;
         outcome.map_err(|_| End::BadRecord)
     }
@@ -271,25 +317,69 @@ pub async fn goodbye(client: TcpStream, mut down: Downlink, manner: Manner) {
     let _ = tokio::time::timeout(LINGER, throw_away).await;
 }
 
-/// Reads when there is something to be read. `Pending` only after the socket has said that there is nothing, for only
-/// then will it wake the task.
-fn poll_read(
-    from: &TcpStream,
-    context: &mut Context<'_>,
-    mut read: impl FnMut(&TcpStream) -> io::Result<usize>,
-) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(from.poll_read_ready(context))?;
-        if let Some(read) = attempt(read(from))? {
-            return Poll::Ready(Ok(read));
-        }
-    }
-}
-
 /// Lends the thread's buffer for the length of a call.
 fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     thread_local! {
         static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; FRAMING_BUFFER].into_boxed_slice());
     }
     BUFFER.with_borrow_mut(|buffer| use_it(buffer))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::crypto::kdf::KeyIv;
+    use crate::relay::sizing::Pattern;
+    use crate::wire::record::{HEADER, Header};
+
+    const IDLE: Duration = Duration::from_secs(1800);
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    fn keys() -> KeyIv {
+        KeyIv { key: [3; 32], iv: [4; 16] }
+    }
+
+    /// A session, and what its client and its data centre hold.
+    async fn session(meter: &Arc<Meter>) -> (Session, TcpStream, TcpStream) {
+        let ((client, ours), (dc, theirs)) = (pair().await, pair().await);
+        let up = Uplink::new(keys().stream(), keys().stream(), 0);
+        let down = Downlink::new(keys(), Pattern::default());
+        let manner = Manner { close_alert: Some(19), filler: || 7 };
+        (Session::new(ours, theirs, up, down, manner, Arc::clone(meter)), client, dc)
+    }
+
+    #[tokio::test]
+    async fn the_meter_counts_the_clients_bytes_and_ends_the_session_as_the_cover_would() {
+        let meter = Arc::default();
+        let (mut session, mut client, mut dc) = session(&meter).await;
+        let running = tokio::spawn(async move { session.run(IDLE).await });
+        let record = [&Header::application_data(20).encode()[..], &[9; 20]].concat();
+        client.write_all(&record).await.unwrap();
+        let mut got = [0; 20];
+        dc.read_exact(&mut got).await.unwrap();
+        assert_eq!((got, meter.up(), meter.down()), ([9; 20], 25, 0));
+        meter.end();
+        let mut last = Vec::new();
+        client.read_to_end(&mut last).await.unwrap();
+        assert_eq!(last[..HEADER], Header::application_data(19).encode());
+        assert_eq!(dc.read(&mut got).await.unwrap(), 0);
+        drop(client);
+        assert_eq!(running.await.unwrap(), Closed { by: End::Closed, up: 25, down: last.len() as u64 });
+    }
+
+    /// What docs/architecture.md says of the memory of sessions rests on this size.
+    #[tokio::test]
+    async fn an_idle_session_is_small() {
+        let (mut session, _client, _dc) = session(&Arc::default()).await;
+        let size = size_of::<Session>() + size_of_val(&session.run(IDLE));
+        assert!(size <= 1024, "{size} bytes");
+    }
 }

@@ -5,14 +5,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
 
-use super::attempt;
+use super::ready::{self, write_now};
 
-/// What is left to be written to a socket, and how much was.
+/// What is left to be written to a socket.
 #[derive(Debug, Default)]
 pub struct Unsent {
     bytes: Vec<u8>,
     done: usize,
-    written: u64,
 }
 
 impl Unsent {
@@ -21,21 +20,16 @@ impl Unsent {
         self.bytes.is_empty()
     }
 
-    /// How many bytes the socket has taken in all.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Writes the slices, in order, as far as the socket takes them now, and keeps the rest. Must not be called while
-    /// there is something left.
-    pub fn write(&mut self, to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<()> {
-        let mut skip = attempt(to.try_write_vectored(slices))?.unwrap_or(0);
-        self.written += skip as u64;
+    /// Writes the slices, in order, as far as the socket takes them now, and keeps the rest; returns how much it took.
+    /// Must not be called while there is something left.
+    pub fn write(&mut self, to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let taken = write_now(to, slices)?;
+        let mut skip = taken;
         for slice in slices {
             self.bytes.extend_from_slice(&slice[skip.min(slice.len())..]);
             skip = skip.saturating_sub(slice.len());
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Puts more behind what is left.
@@ -45,18 +39,21 @@ impl Unsent {
 
     /// Forgets what is left.
     pub fn clear(&mut self) {
-        self.bytes = Vec::new();
-        self.done = 0;
+        *self = Self::default();
     }
 
-    /// Writes what is left, and gives its memory back; ready when nothing is left.
-    pub fn poll_write(&mut self, to: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes what is left, tells how much the socket takes each time, and gives the memory back; ready when nothing is
+    /// left.
+    pub fn poll_write(
+        &mut self,
+        to: &TcpStream,
+        context: &mut Context<'_>,
+        mut taken: impl FnMut(usize),
+    ) -> Poll<io::Result<()>> {
         while self.done < self.bytes.len() {
-            ready!(to.poll_write_ready(context))?;
-            if let Some(written) = attempt(to.try_write(&self.bytes[self.done..]))? {
-                self.done += written;
-                self.written += written as u64;
-            }
+            let now = ready!(ready::poll_write(to, context, &[IoSlice::new(&self.bytes[self.done..])]))?;
+            self.done += now;
+            taken(now);
         }
         self.clear();
         Poll::Ready(Ok(()))

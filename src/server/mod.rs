@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, Span, field, info, info_span, warn};
+use tracing::{Span, field, info, info_span, warn};
 
 use crate::auth::Judge;
 use crate::cover::Cover;
@@ -80,10 +80,8 @@ impl Server {
             let (client, peer) = listen::accept(&listener, report).await;
             let (server, hurry) = (Arc::clone(&self), hurry.clone());
             let span = self.span(peer);
-            connections.spawn(
-                async move { hurry.run_until_cancelled(connection::serve(&server, client, peer)).await }
-                    .instrument(span),
-            );
+            connections
+                .spawn(async move { hurry.run_until_cancelled(connection::serve(server, client, peer, span)).await });
         }
     }
 

@@ -1,13 +1,16 @@
 //! From an admitted client to a session with its data centre.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rand::seq::IndexedRandom;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tracing::{Span, debug, field, info, warn};
+use tracing::{Instrument, Span, debug, field, info, warn};
 
 use super::Server;
+use super::connection::{Rest, span_to_the_end};
 use crate::cover::gate::Promotion;
 use crate::net::sockopt;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
@@ -17,8 +20,8 @@ use crate::telegram::DcId;
 use crate::telegram::direct::{self, DirectError};
 use crate::wire::obfuscated;
 
-/// Connects the client to the data centre that its header names, and moves their bytes until they are done.
-pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: Promotion) {
+/// Connects the client to the data centre that its header names. What this returns moves their bytes until they are done.
+pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: Promotion) -> Option<Rest> {
     let Promotion { admission, opened, leftover, record_left } = promotion;
     let dc = DcId::new(opened.dc);
     // Not before: a visitor's connection has no probes that the cover would not send.
@@ -36,7 +39,8 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: P
     let (down, filler) =
         Downlink::behind_filler(opened.down, pattern, greeting.map_or(&[][..], |sizes| sizes), rand::random);
     if client.write_all(&filler).await.is_err() {
-        return debug!("the client left right behind its header");
+        debug!("the client left right behind its header");
+        return None;
     }
 
     let (header, to_dc) = obfuscated::seal_for_dc(dc.number(), down.dc_keys(), rand::random);
@@ -45,15 +49,20 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: P
         Ok(first) => first,
         Err(BadRecord) => {
             info!("the client sent no data record");
-            return stream::goodbye(client, down, manner).await;
+            return Some(Box::pin(stream::goodbye(client, down, manner)));
         }
     };
     let far = match reach(server, dc, &first).await {
         Ok(far) => far,
-        Err(()) => return stream::goodbye(client, down, manner).await,
+        Err(()) => return Some(Box::pin(stream::goodbye(client, down, manner))),
     };
     debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
-    let closed = Session::new(client, far, up, down, manner).run(server.settings.idle).await;
+    let session = Session::new(client, far, up, down, manner, Arc::default());
+    Some(Box::pin(relay(session, server.settings.idle).instrument(span_to_the_end())))
+}
+
+async fn relay(mut session: Session, idle: Duration) {
+    let closed = session.run(idle).await;
     debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
 }
 

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, SERVER};
 use hyper::{Method, Request, Response, StatusCode, Version};
 
@@ -65,7 +66,7 @@ impl Handler {
         };
         response.map(|body| match head {
             true => empty(),
-            false => body.map_err(move |error| held(error, &open)).boxed_unsync(),
+            false => Watched { body, open }.boxed_unsync(),
         })
     }
 
@@ -84,9 +85,32 @@ impl Handler {
     }
 }
 
-/// Lets a body's error handler own the guard, so that it lives exactly as long as the body.
-fn held(error: BodyError, _: &Open) -> BodyError {
-    error
+/// A body whose request is open for as long as it lives.
+struct Watched {
+    body: Body,
+    open: Open,
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        self.open.asked(frame.is_ready());
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// What no web server answers with content.

@@ -141,7 +141,7 @@ async fn next_request_may_take_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_download_has_no_deadline() {
+async fn slow_download_goes_on_while_the_client_takes_some() {
     let scene = Scene::new(&[b'x'; 300_000]);
     let (mut stream, serving) = scene.visitor(1024, b"http/1.1").await;
     let request = [GET.strip_suffix(b"\r\n").unwrap(), b"Connection: close\r\n\r\n"].concat();
@@ -149,7 +149,8 @@ async fn slow_download_has_no_deadline() {
     let mut total = 0;
     let mut buffer = vec![0; 20_000];
     loop {
-        tokio::time::sleep(Duration::from_secs(3600)).await;
+        // Slower than 64 KiB a minute would be too slow.
+        tokio::time::sleep(Duration::from_secs(8)).await;
         match stream.read(&mut buffer).await.unwrap() {
             0 => break,
             n => total += n,
@@ -158,6 +159,34 @@ async fn slow_download_has_no_deadline() {
     assert!(total > 300_000);
     drop(stream);
     assert!(serving.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_that_takes_nothing_is_left_after_a_minute() {
+    let scene = Scene::new(&[b'x'; 300_000]);
+    let (mut stream, serving) = scene.visitor(1024, b"http/1.1").await;
+    let start = Instant::now();
+    stream.write_all(GET).await.unwrap();
+    assert!(serving.await.unwrap());
+    // A minute, and what closing with an alert that nobody reads may take.
+    assert!((60..=100).contains(&start.elapsed().as_secs()), "{} s", start.elapsed().as_secs());
+}
+
+/// The socket is free, but the client of HTTP/2 has given no leave to send.
+#[tokio::test(start_paused = true)]
+async fn stream_that_takes_nothing_is_left_after_a_minute() {
+    let scene = Scene::new(&[b'x'; 300_000]);
+    let (stream, serving) = scene.visitor(1 << 20, b"h2").await;
+    let (mut requests, connection) = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+        .handshake::<_, http_body_util::Empty<bytes::Bytes>>(hyper_util::rt::TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let start = Instant::now();
+    let request = hyper::Request::get("https://site.test/").body(http_body_util::Empty::new()).unwrap();
+    let _never_read = requests.send_request(request).await.unwrap();
+    assert!(serving.await.unwrap());
+    assert!((60..=100).contains(&start.elapsed().as_secs()), "{} s", start.elapsed().as_secs());
 }
 
 #[tokio::test(start_paused = true)]

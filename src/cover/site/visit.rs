@@ -112,7 +112,8 @@ pub(super) async fn finish<S: AsyncWrite + Unpin>(stream: &mut S) {
 pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     finish(&mut stream).await;
     let forget = async {
-        let mut buffer = [0; 4096];
+        // Not within the future, which every connection carries from its start.
+        let mut buffer = vec![0; 4096];
         while let Ok(Ok(1..)) = timeout(LINGER_QUIET, stream.read(&mut buffer)).await {}
     };
     let _ = timeout(LINGER_LONGEST, forget).await;
@@ -168,14 +169,27 @@ struct Activity {
     patience: Duration,
     /// When the first byte of a request's head came, while the rest is still missing.
     head: Option<Instant>,
-    /// Whether the client has yet to take what was written.
-    blocked: bool,
+    /// Since when the client has yet to take what was written.
+    blocked: Option<Instant>,
+    /// Open requests with a piece of an answer that the client has yet to make room for.
+    offered: usize,
+    /// When a piece of an answer was last asked for: there was room for it.
+    asked: Instant,
 }
 
 impl Clock {
     fn new(protocol: Protocol) -> Clock {
         let since = Instant::now();
-        Clock(Mutex::new(Activity { protocol, open: 0, since, patience: HEADERS, head: None, blocked: false }))
+        Clock(Mutex::new(Activity {
+            protocol,
+            open: 0,
+            since,
+            patience: HEADERS,
+            head: None,
+            blocked: None,
+            offered: 0,
+            asked: since,
+        }))
     }
 
     /// Bytes have come. HTTP/2 has frames that ask for nothing, so there only a whole request counts.
@@ -191,38 +205,57 @@ impl Clock {
         let mut activity = lock(&self.0);
         activity.open += 1;
         activity.head = None;
-        Open(Arc::clone(self))
+        Open { clock: Arc::clone(self), offered: false }
     }
 
     /// Bytes have been offered to the client, and it took them or not. The end of an answer may sit in buffers long after
     /// the request was dealt with, and a slow client may take its time with that as with the rest.
     fn wrote<T>(&self, outcome: Poll<T>) -> Poll<T> {
         let mut activity = lock(&self.0);
-        if activity.blocked && outcome.is_ready() {
+        if outcome.is_pending() {
+            activity.blocked.get_or_insert_with(Instant::now);
+        } else if activity.blocked.take().is_some() {
             activity.since = Instant::now();
         }
-        activity.blocked = outcome.is_pending();
         outcome
     }
 
-    /// When the client will have been quiet for too long; never while it has an answer coming.
+    /// When the client will have been quiet for too long, or will have taken nothing for too long; never while it waits
+    /// for an answer.
     fn deadline(&self) -> Option<Instant> {
         let activity = lock(&self.0);
-        match activity.head {
-            _ if activity.open > 0 || activity.blocked => None,
-            Some(head) => Some(head + HEADERS),
-            None => Some(activity.since + activity.patience),
+        match (activity.blocked, activity.head) {
+            (Some(since), _) => Some(since + SEND),
+            // HTTP/2 has a word of its own for how much a client takes.
+            _ if activity.open > 0 && activity.open == activity.offered => Some(activity.asked + SEND),
+            _ if activity.open > 0 => None,
+            (_, Some(head)) => Some(head + HEADERS),
+            _ => Some(activity.since + activity.patience),
         }
     }
 }
 
 /// An open request.
-pub(super) struct Open(Arc<Clock>);
+pub(super) struct Open {
+    clock: Arc<Clock>,
+    offered: bool,
+}
+
+impl Open {
+    /// A piece of the answer was asked for, and there was one or there is none yet.
+    pub(super) fn asked(&mut self, there: bool) {
+        let mut activity = lock(&self.clock.0);
+        activity.asked = Instant::now();
+        activity.offered = activity.offered + usize::from(there) - usize::from(self.offered);
+        self.offered = there;
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let mut activity = lock(&self.0.0);
+        let mut activity = lock(&self.clock.0);
         activity.open -= 1;
+        activity.offered -= usize::from(self.offered);
         activity.since = Instant::now();
         activity.patience = KEEP_ALIVE;
     }
@@ -278,6 +311,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// For the head of a request, and for the first byte of the first one.
 const HEADERS: Duration = Duration::from_secs(60);
+
+/// For the client to take a piece of an answer, as nginx has it between two writes. Here a piece is what TLS has room for,
+/// 64 KiB, and there what the kernel wants to be free before it asks for more.
+const SEND: Duration = Duration::from_secs(60);
 
 /// Between requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
