@@ -200,14 +200,17 @@ impl Run<'_> {
         let transfers: Vec<Bulk> = [(true, 1), (true, 16), (false, 1), (false, 16)]
             .map(|(down, connections)| Bulk { down, connections, bytes: self.plan.bytes })
             .to_vec();
-        let messages = PingPong { size: 1024, connections: 64.min(self.plan.sessions), messages: self.plan.messages };
-        let requests = Requests { size: 1024, count: self.plan.clients };
+        let messages =
+            PingPong { size: 1024, connections: 64.min(self.plan.sessions), messages: self.plan.messages / SHORT };
+        let requests = Requests { size: 1024, count: self.plan.clients / SHORT };
         for _ in 0..self.plan.rounds {
             for bulk in &transfers {
                 bulk.round("visit", &lineup, self.report).await?;
             }
-            messages.round("requests", &lineup, self.report).await?;
-            requests.round("requests", &lineup, self.report).await?;
+            for _ in 0..SHORT {
+                messages.round("requests", &lineup, self.report).await?;
+                requests.round("requests", &lineup, self.report).await?;
+            }
         }
         for bulk in transfers {
             self.report.check_ratio(4, &bulk.name("visit"), bulk::CPU, pair, AtMost(1.0));
