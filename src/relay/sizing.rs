@@ -1,6 +1,6 @@
 //! How outgoing data is cut into records: as the cover cuts its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::wire::record::{MAX_ENCRYPTED, MIN_ENCRYPTED};
 
@@ -31,6 +31,21 @@ impl Pattern {
     }
 }
 
+/// The last pattern that was seen, so that all sessions share one.
+#[derive(Debug, Default)]
+pub struct Patterns(Mutex<(Vec<u16>, Pattern)>);
+
+impl Patterns {
+    /// As [`Pattern::seen`].
+    pub fn seen(&self, sizes: &[u16]) -> Pattern {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 != sizes {
+            *last = (sizes.to_vec(), Pattern::seen(sizes));
+        }
+        last.1.clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +57,13 @@ mod tests {
         for sizes in [&[][..], &[3, 60_000]] {
             assert_eq!(Pattern::seen(sizes).size(7), MAX_ENCRYPTED);
         }
+    }
+
+    #[test]
+    fn sessions_share_a_pattern_while_it_stays() {
+        let patterns = Patterns::default();
+        let [first, again, other] = [&[26][..], &[26], &[27]].map(|sizes| patterns.seen(sizes));
+        assert!(Arc::ptr_eq(&first.0, &again.0));
+        assert_eq!((first.size(0), other.size(0), patterns.seen(&[]).size(0)), (26, 27, MAX_ENCRYPTED));
     }
 }

@@ -16,6 +16,7 @@ use tracing::{Span, field, info, info_span, warn};
 use crate::auth::Judge;
 use crate::cover::Cover;
 use crate::net::listen;
+use crate::relay::sizing::Patterns;
 use crate::telegram;
 use crate::wire::HelloClass;
 
@@ -39,12 +40,13 @@ pub struct Server {
     settings: Settings,
     cover: Cover,
     judge: Arc<Judge>,
+    patterns: Patterns,
 }
 
 impl Server {
     /// A proxy in front of this cover, with this judge at the door.
     pub fn new(settings: Settings, cover: Cover, judge: Judge) -> Self {
-        Self { settings, cover, judge: Arc::new(judge) }
+        Self { settings, cover, judge: Arc::new(judge), patterns: Patterns::default() }
     }
 
     /// Serves until `stop` is cancelled, then accepts no more and gives what is going on the time it was promised.

@@ -14,7 +14,6 @@ use super::connection::{Rest, span_to_the_end};
 use crate::cover::gate::Promotion;
 use crate::net::sockopt;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
-use crate::relay::sizing::Pattern;
 use crate::relay::stream::{self, Manner, Session};
 use crate::telegram::DcId;
 use crate::telegram::direct::{self, DirectError};
@@ -33,7 +32,7 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: P
     let visit = profile.visit.as_ref().filter(|visit| !visit.greetings.is_empty());
     let manner =
         Manner { close_alert: visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert), filler: rand::random };
-    let pattern = Pattern::seen(visit.map_or(&[], |visit| &visit.bulk));
+    let pattern = server.patterns.seen(visit.map_or(&[], |visit| &visit.bulk));
     let fills = server.settings.fillers.contains(&admission.class());
     let greeting = visit.filter(|_| fills).and_then(|visit| visit.greetings.choose(&mut rand::rng()));
     let (down, filler) =
@@ -61,9 +60,12 @@ pub(super) async fn session(server: &Server, mut client: TcpStream, promotion: P
     Some(Box::pin(relay(session, server.settings.idle).instrument(span_to_the_end())))
 }
 
-async fn relay(mut session: Session, idle: Duration) {
-    let closed = session.run(idle).await;
-    debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
+#[expect(clippy::manual_async_fn, reason = "an async function has room for its arguments twice")]
+fn relay(mut session: Session, idle: Duration) -> impl Future<Output = ()> + Send {
+    async move {
+        let closed = session.run(idle).await;
+        debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
+    }
 }
 
 /// Payload of the record that a TLS 1.3 close_notify comes in: level, description, content type and tag.
@@ -93,4 +95,30 @@ async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<TcpStream, ()>
         DirectError::Unreachable(error) => warn!(%error, "the data centre cannot be reached"),
     }
     Err(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::crypto::kdf::KeyIv;
+    use crate::relay::sizing::Pattern;
+
+    async fn socket() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()
+    }
+
+    /// What docs/architecture.md says of the memory of sessions rests on this size.
+    #[tokio::test]
+    async fn a_session_is_small() {
+        let keys = KeyIv { key: [1; 32], iv: [2; 16] };
+        let up = Uplink::new(keys.stream(), keys.stream(), 0);
+        let manner = Manner { close_alert: None, filler: || 0 };
+        let down = Downlink::new(keys, Pattern::default());
+        let session = Session::new(socket().await, socket().await, up, down, manner, Arc::default());
+        let size = size_of_val(&relay(session, Duration::from_secs(1800)));
+        assert!(size <= 1024, "{size} bytes");
+    }
 }
