@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # A C compiler for the build, programs that tests run, and the ground that tests/real_clients stands on.
-PACKAGES=(gcc libc6-dev chromium curl iproute2 nginx-light openssl)
+PACKAGES=(gcc libc6-dev chromium curl haproxy iproute2 nginx-light openssl)
 # Tests of the program as it is deployed, which --quick leaves out.
 REAL=(container real_clients)
 TARGET=${CARGO_TARGET_DIR:-target}
@@ -82,15 +82,16 @@ installed() {
 # A web server that nobody asked for shall not start, now or at the next boot. Debian's packages do not start a masked
 # unit, and where there is no systemd, no service that the present runlevel is not meant for.
 install() {
-    local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get --quiet --quiet) systemd=false
-    if [[ -d /run/systemd/system && " $* " == *" nginx-light "* ]]; then systemd=true; fi
+    local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get --quiet --quiet) services=()
+    if [[ -d /run/systemd/system && " $* " == *" nginx-light "* ]]; then services+=(nginx.service); fi
+    if [[ -d /run/systemd/system && " $* " == *" haproxy "* ]]; then services+=(haproxy.service); fi
     echo "installing $*"
     as_root "${apt[@]}" update
-    if $systemd; then as_root systemctl mask --quiet --runtime nginx.service; fi
+    if ((${#services[@]})); then as_root systemctl mask --quiet --runtime "${services[@]}"; fi
     as_root "${apt[@]}" install --yes --no-install-recommends "$@" >/dev/null
-    if $systemd; then
-        as_root systemctl unmask --quiet --runtime nginx.service
-        as_root systemctl disable --quiet nginx.service
+    if ((${#services[@]})); then
+        as_root systemctl unmask --quiet --runtime "${services[@]}"
+        as_root systemctl disable --quiet "${services[@]}"
     fi
 }
 
@@ -127,7 +128,7 @@ documentation() {
 tests() {
     local which=() name file
     if $quick; then
-        which=(--lib --bins)
+        which=(--lib --bins --bench load)
         for file in tests/*.rs; do
             name=$(basename "$file" .rs)
             if [[ " ${REAL[*]} " != *" $name "* ]]; then which+=(--test "$name"); fi

@@ -10,10 +10,11 @@ use data_encoding::HEXLOWER;
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
+use vizard::audit::captured::Captured;
 use vizard::audit::hello::Key;
 
 use super::far::{FarEnd, Tongue};
-use super::link::{Door, Link};
+use super::link::{Door, Greeting, Link};
 use super::meter::Meter;
 use super::wire::broken;
 
@@ -63,6 +64,8 @@ pub struct Stage {
     pub proxy: PathBuf,
     /// The mock data centre.
     pub dc: FarEnd,
+    /// Whose hello clients send.
+    pub hello: &'static Captured,
     /// What stands behind bare relays.
     pub mirror: FarEnd,
     /// The site's side of visits.
@@ -82,12 +85,13 @@ pub enum Cover {
 
 impl Stage {
     /// Far ends on loopback, but for the data centre and the site of visits, which are where they are told to be.
-    pub fn new(proxy: PathBuf, dc: SocketAddr, site: SocketAddr) -> io::Result<Self> {
+    pub fn new(proxy: PathBuf, hello: &'static Captured, dc: SocketAddr, site: SocketAddr) -> io::Result<Self> {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let files = tempfile::tempdir()?;
         write_site(files.path())?;
         Ok(Self {
             proxy,
+            hello,
             dc: FarEnd::start(dc, Tongue::Dc)?,
             mirror: FarEnd::start(anywhere, Tongue::Mirror(KEY))?,
             site: FarEnd::start(site, Tongue::Visit)?,
@@ -140,7 +144,8 @@ impl Stage {
             (line["ready"] == true).then(|| line["listen"][0].as_str()?.parse().ok())?
         };
         let (process, addr) = Process::start(command, Some(&state.join("log")), ready)?;
-        Ok(Contestant::new("vizard", addr, Door::FakeTls { key: KEY, name: NAME.to_owned(), dc: 2 }, process))
+        let door = Door::FakeTls(Greeting { key: KEY, name: NAME.to_owned(), dc: 2, hello: self.hello });
+        Ok(Contestant::new("vizard", addr, door, process))
     }
 
     /// The program under test as a stranger meets it, passing on to the site's far end.

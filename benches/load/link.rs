@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpSocket, TcpStream};
-use vizard::audit::captured;
+use vizard::audit::captured::{self, Captured};
 use vizard::audit::dice::Dice;
 use vizard::audit::fake_tls::{CCS, read_flight};
 use vizard::audit::hello::{self, Key, RANDOM};
@@ -18,12 +18,25 @@ use super::wire::{Inbound, Opening, Outbound, broken, check, in_time, receive, s
 /// How a client gets through.
 #[derive(Clone, Debug)]
 pub enum Door {
-    /// By a FakeTLS greeting under this secret, with this name in it, to this data centre.
-    FakeTls { key: Key, name: String, dc: i16 },
+    /// By a FakeTLS greeting.
+    FakeTls(Greeting),
     /// Without a greeting: a bare relay with a mirror behind it. All else is as behind a greeting.
     Bare { key: Key },
     /// As a stranger whom the proxy passes on to its site.
     Visit { name: String },
+}
+
+/// How a client greets.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// The secret.
+    pub key: Key,
+    /// The name in the hello.
+    pub name: String,
+    /// The data centre that it asks for.
+    pub dc: i16,
+    /// Whose hello it sends.
+    pub hello: &'static Captured,
 }
 
 /// Payload of the longest record that most clients send.
@@ -46,9 +59,9 @@ impl Link {
         let stream = connect(addr, number).await?;
         let seed = number as u64 + 1;
         match door {
-            Door::FakeTls { key, name, dc } => {
-                let stream = greet(stream, key, name).await?;
-                Ok(Self::behind_greeting(stream, key, *dc, seed))
+            Door::FakeTls(greeting) => {
+                let stream = greet(stream, greeting).await?;
+                Ok(Self::behind_greeting(stream, &greeting.key, greeting.dc, seed))
             }
             Door::Bare { key } => Ok(Self::behind_greeting(stream, key, 2, seed)),
             Door::Visit { name } => Self::visit(stream, name, seed).await,
@@ -157,8 +170,9 @@ pub async fn connect(addr: SocketAddr, number: usize) -> io::Result<TcpStream> {
 }
 
 /// Sends a signed hello and waits for the flight.
-pub async fn greet(mut stream: TcpStream, key: &Key, name: &str) -> io::Result<TcpStream> {
-    let mut record = captured::tdlib().parts_for(name).fresh(&mut Dice::unseen()).record();
+pub async fn greet(mut stream: TcpStream, greeting: &Greeting) -> io::Result<TcpStream> {
+    let Greeting { key, name, hello, .. } = greeting;
+    let mut record = hello.parts_for(name).fresh(&mut Dice::unseen()).record();
     hello::sign(&mut record, key, hello::now());
     send(&stream, &record).await?;
     let flight =

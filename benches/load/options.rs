@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use vizard::audit::captured::{self, Captured};
 use vizard::auth::SecretText;
 
 use super::goals::{Plan, Target, room};
-use super::link::Door;
+use super::link::{Door, Greeting};
 use super::wire::broken;
 
 /// Measures a Telegram proxy beside bare relays: CPU time, memory, latency and throughput, with checked payload
@@ -46,7 +47,12 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FILE")]
     proxy_binary: Option<PathBuf>,
 
-    /// Measure the proxy that listens here instead; needs --secret, and --pid for CPU time and memory
+    /// Whose hello clients send, a file of fixtures/client_hello without its ending; old proxies take only those of 517
+    /// bytes, such as tdesktop-5.7.2-1
+    #[arg(long, global = true, value_name = "NAME", default_value = "tdlib-1.8.69-1")]
+    hello: String,
+
+    /// Measure the proxy that listens here too, and compare it instead; needs --secret, and --pid for CPU time and memory
     #[arg(long, global = true, value_name = "ADDR:PORT", requires = "secret")]
     target: Option<SocketAddr>,
 
@@ -148,12 +154,18 @@ impl Options {
         self.proxy_binary.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_vizard").into())
     }
 
+    /// Whose hello clients send.
+    pub fn hello(&self) -> io::Result<&'static Captured> {
+        captured::find(&self.hello).ok_or_else(|| broken(format!("no captured hello is called {}", self.hello)))
+    }
+
     /// Somebody else's proxy, if one is to be measured.
     pub fn target(&self) -> io::Result<Option<Target>> {
         let (Some(addr), Some(secret)) = (self.target, &self.secret) else { return Ok(None) };
         let text = SecretText::parse(secret).map_err(io::Error::other)?;
         let Some(domain) = text.domain else { return Err(broken("an `ee` secret names a domain")) };
-        let door = Door::FakeTls { key: *text.secret.bytes(), name: domain.to_string(), dc: self.dc };
+        let (key, name, dc, hello) = (*text.secret.bytes(), domain.to_string(), self.dc, self.hello()?);
+        let door = Door::FakeTls(Greeting { key, name, dc, hello });
         Ok(Some(Target { addr, door, pid: self.pid, visits: self.site_listen.port() != 0 }))
     }
 }

@@ -45,7 +45,7 @@ async fn pass(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
         let fill = || Ok(splice(from, None, &write, None, CHUNK, flags)?);
         let mut left = from.async_io(Interest::READABLE, fill).await?;
         if left == 0 {
-            return Ok(socket2::SockRef::from(to).shutdown(std::net::Shutdown::Write)?);
+            return socket2::SockRef::from(to).shutdown(std::net::Shutdown::Write);
         }
         while left > 0 {
             let drain = || Ok(splice(&read, None, to, None, left, flags)?);

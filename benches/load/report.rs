@@ -94,7 +94,11 @@ impl Report {
             let _ = writeln!(text, "{what}: {value}");
         }
         let mut last = None;
-        for row in &self.rows {
+        // What was done at different times stands together.
+        let first = |row: &Row| self.rows.iter().position(|other| other.scenario == row.scenario);
+        let mut rows: Vec<&Row> = self.rows.iter().collect();
+        rows.sort_by_key(|row| first(row));
+        for row in rows {
             if last != Some(&row.scenario) {
                 let _ = writeln!(text, "\n{}", row.scenario);
                 last = Some(&row.scenario);

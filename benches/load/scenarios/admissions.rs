@@ -95,8 +95,8 @@ pub async fn latency(contestant: &Contestant, wait: Wait, count: usize, pause: D
         tokio::time::sleep(pause).await;
         let began = Instant::now();
         match (wait, &contestant.door) {
-            (Wait::Flight, Door::FakeTls { key, name, .. }) => {
-                let stream = greet(connect(contestant.addr, 0).await?, key, name).await?;
+            (Wait::Flight, Door::FakeTls(greeting)) => {
+                let stream = greet(connect(contestant.addr, 0).await?, greeting).await?;
                 times.push(began.elapsed().as_secs_f64() * 1e3);
                 stream.set_zero_linger()?;
             }
