@@ -1,6 +1,6 @@
 //! How outgoing data is cut into records: as the cover cuts its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::wire::record::{MAX_ENCRYPTED, MIN_ENCRYPTED};
 
@@ -49,6 +49,29 @@ impl Pattern {
     }
 }
 
+/// The last pattern that was seen, so that all sessions share one.
+#[derive(Debug, Default)]
+pub struct Patterns(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    sizes: Vec<u16>,
+    stalled: Vec<u16>,
+    pattern: Pattern,
+}
+
+impl Patterns {
+    /// As [`Pattern::seen`].
+    pub fn seen(&self, sizes: &[u16], stalled: &[u16]) -> Pattern {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.sizes != sizes || last.stalled != stalled {
+            let pattern = Pattern::seen(sizes, stalled);
+            *last = Seen { sizes: sizes.to_vec(), stalled: stalled.to_vec(), pattern };
+        }
+        last.pattern.clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +93,14 @@ mod tests {
         assert!(!pattern.stall());
         assert_eq!([0, 1].map(|number| pattern.size(number)), [300, 300]);
         assert!(!Pattern::seen(&[100], &[3]).stall());
+    }
+
+    #[test]
+    fn sessions_share_a_pattern_while_it_stays() {
+        let patterns = Patterns::default();
+        let [first, again, other] = [&[26][..], &[26], &[27]].map(|sizes| patterns.seen(sizes, &[]));
+        assert!(Arc::ptr_eq(&first.sizes, &again.sizes) && Arc::ptr_eq(&first.stalled, &again.stalled));
+        assert_eq!((first.size(0), other.size(0), patterns.seen(&[], &[]).size(0)), (26, 27, MAX_ENCRYPTED));
+        assert!(patterns.seen(&[26], &[30]).stall());
     }
 }

@@ -66,10 +66,13 @@ async fn begin(server: Arc<Server>, client: TcpStream, peer: SocketAddr, above: 
     }
 }
 
-async fn pass_through(server: Arc<Server>, mut splice: Splice, since: Instant) {
-    let closed = splice.run().await;
-    debug!(by = closed.by.label(), up = closed.up, down = closed.down, "visit is over");
-    server.observer.observe(&Event::VisitOver { closed: Some(closed), lasted: since.elapsed() });
+#[expect(clippy::manual_async_fn, reason = "an async function has room for its arguments twice")]
+fn pass_through(server: Arc<Server>, mut splice: Splice, since: Instant) -> impl Future<Output = ()> + Send {
+    async move {
+        let closed = splice.run().await;
+        debug!(by = closed.by.label(), up = closed.up, down = closed.down, "visit is over");
+        server.observer.observe(&Event::VisitOver { closed: Some(closed), lasted: since.elapsed() });
+    }
 }
 
 /// The connection's span, if anything will be logged in it once bytes are only moved.
@@ -78,7 +81,7 @@ pub(super) fn span_to_the_end() -> Span {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use tokio::net::TcpListener;
@@ -94,12 +97,12 @@ mod tests {
     use crate::server;
     use crate::telegram;
 
-    async fn socket() -> TcpStream {
+    pub(in super::super) async fn socket() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()
     }
 
-    fn server() -> Arc<Server> {
+    pub(in super::super) fn server() -> Arc<Server> {
         let settings = server::Settings {
             telegram: telegram::Settings::default(),
             idle: Duration::from_secs(1800),

@@ -27,6 +27,7 @@ pub use doors::{Bound, CannotListen, Listening, Purpose, Wanted};
 use crate::auth::{Judge, People, UnixTime};
 use crate::cover::{Cover, Witness};
 use crate::net::listen;
+use crate::relay::sizing::Patterns;
 use crate::telegram;
 use crate::wire::HelloClass;
 use doors::Doors;
@@ -59,6 +60,7 @@ pub struct Server {
     judge: Arc<Judge>,
     people: Arc<People>,
     sessions: Arc<Sessions>,
+    patterns: Patterns,
     observer: Arc<dyn Observer>,
     witness: Arc<dyn Witness>,
     limits: ArcSwap<Limits>,
@@ -80,7 +82,6 @@ pub struct Server {
 impl Server {
     /// A proxy in front of this cover, with this judge at the door, for these people; `observer` is told what happens,
     /// `barrier` knows who is not judged. It accepts nobody before [`Handle::serve`], and no more once `stop` is cancelled.
-    #[expect(clippy::too_many_arguments, reason = "these are the parts that a server is made of")]
     pub fn handle(
         settings: Settings,
         cover: Cover,
@@ -93,7 +94,6 @@ impl Server {
         Handle::new(Self::new(settings, cover, judge, people, observer, barrier, stop))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "as above")]
     fn new(
         settings: Settings,
         cover: Cover,
@@ -115,6 +115,7 @@ impl Server {
             judge: Arc::new(judge),
             people,
             sessions: Arc::default(),
+            patterns: Patterns::default(),
             observer,
             witness,
             doors: Doors::default(),

@@ -20,7 +20,6 @@ use crate::cover::gate::Promotion;
 use crate::net::sockopt;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
 use crate::relay::meter::Meter;
-use crate::relay::sizing::Pattern;
 use crate::relay::stream::{self, Manner, Session};
 use crate::telegram::DcId;
 use crate::telegram::direct::{self, DirectError};
@@ -47,7 +46,8 @@ pub(super) async fn session(
     let visit = profile.visit.as_ref().filter(|visit| !visit.greetings.is_empty());
     let manner =
         Manner { close_alert: visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert), filler: rand::random };
-    let pattern = visit.map_or_else(Pattern::default, |visit| Pattern::seen(&visit.bulk, &visit.bulk_stalled));
+    let pattern = visit.map_or((&[][..], &[][..]), |visit| (&visit.bulk, &visit.bulk_stalled));
+    let pattern = server.patterns.seen(pattern.0, pattern.1);
     let fills = settings.fillers.contains(&admission.class());
     let greeting = visit.filter(|_| fills).and_then(|visit| visit.greetings.choose(&mut rand::rng()));
     let (down, filler) =
@@ -88,12 +88,21 @@ pub(super) async fn session(
 }
 
 /// The place inside and the one on the list are given back at the end.
-async fn relay(server: Arc<Server>, mut session: Session, entry: Entry, permit: Permit, idle: Duration) {
-    let since = Instant::now();
-    let closed = session.run(idle).await;
-    debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
-    let (member, dc) = (permit.member(), entry.live().dc);
-    server.observer.observe(&Event::SessionOver { member, dc, closed, lasted: since.elapsed() });
+#[expect(clippy::manual_async_fn, reason = "an async function has room for its arguments twice")]
+fn relay(
+    server: Arc<Server>,
+    mut session: Session,
+    entry: Entry,
+    permit: Permit,
+    idle: Duration,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let since = Instant::now();
+        let closed = session.run(idle).await;
+        debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
+        let (member, dc) = (permit.member(), entry.live().dc);
+        server.observer.observe(&Event::SessionOver { member, dc, closed, lasted: since.elapsed() });
+    }
 }
 
 /// Our header and what the client sent along with its own.
@@ -126,4 +135,38 @@ async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<TcpStream, ()>
         DirectError::Unreachable(error) => warn!(%error, "the data centre cannot be reached"),
     }
     Err(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::tests::{server, socket};
+    use super::*;
+    use crate::auth::{Member, UnixTime};
+    use crate::crypto::kdf::KeyIv;
+    use crate::relay::sizing::Pattern;
+
+    /// What docs/architecture.md says of the memory of sessions rests on this size.
+    #[tokio::test]
+    async fn a_session_is_small() {
+        let keys = KeyIv { key: [1; 32], iv: [2; 16] };
+        let up = Uplink::new(keys.stream(), keys.stream(), 0);
+        let manner = Manner { close_alert: None, filler: || 0 };
+        let down = Downlink::new(keys, Pattern::default());
+        let server = server();
+        let from = [192, 0, 2, 2].into();
+        let permit = Member::new("somebody").admit(from, UnixTime(0)).unwrap();
+        let entry = server.sessions.enter(Live {
+            id: 1,
+            member: Arc::clone(permit.member()),
+            dc: DcId::new(2),
+            class: crate::wire::HelloClass::Chrome,
+            since: UnixTime(0),
+            from,
+            key: permit.key(),
+            meter: Arc::default(),
+        });
+        let session = Session::new(socket().await, socket().await, up, down, manner, Arc::default());
+        let size = size_of_val(&relay(Arc::clone(&server), session, entry, permit, Duration::from_secs(1800)));
+        assert!(size <= 1024, "{size} bytes");
+    }
 }

@@ -149,8 +149,8 @@ async fn slow_download_goes_on_while_the_client_takes_some() {
     let mut total = 0;
     let mut buffer = vec![0; 20_000];
     loop {
-        // Slower than 64 KiB a minute would be too slow.
-        tokio::time::sleep(Duration::from_secs(8)).await;
+        // A kilobyte each time. Less than 64 of them a minute would be too slow.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         match stream.read(&mut buffer).await.unwrap() {
             0 => break,
             n => total += n,
