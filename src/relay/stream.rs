@@ -475,7 +475,8 @@ mod tests {
         // There is no leave for more, until there is none any more at all.
         client.write_all(&record).await.unwrap();
         let waker = loop {
-            match purse.waiting.lock().unwrap().take() {
+            let waiting = purse.waiting.lock().unwrap().take();
+            match waiting {
                 Some(waker) => break waker,
                 None => tokio::task::yield_now().await,
             }
