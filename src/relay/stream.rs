@@ -441,7 +441,7 @@ mod tests {
         assert!(size <= 1024, "{size} bytes");
     }
 
-    /// Gives leave for what it was told to, and remembers what it was charged.
+    /// Gives clients leave for what it was told to, and remembers what it was charged.
     #[derive(Debug, Default)]
     struct Purse {
         left: Mutex<Vec<Leave>>,
@@ -454,7 +454,11 @@ mod tests {
             true
         }
 
-        fn ask(&self, _: Way, _: std::time::Instant, waker: &Waker) -> Leave {
+        fn ask(&self, way: Way, _: std::time::Instant, waker: &Waker) -> Leave {
+            // A socket may be said to be readable when it is not.
+            if way == Way::Down {
+                return Leave::Free;
+            }
             let leave = self.left.lock().unwrap().pop().unwrap_or(Leave::Wait);
             if leave == Leave::Wait {
                 *self.waiting.lock().unwrap() = Some(waker.clone());
@@ -480,7 +484,8 @@ mod tests {
         let mut got = [0; 20];
         dc.read_exact(&mut got).await.unwrap();
         let charged = [(Way::Up, 10), (Way::Up, 7), (Way::Up, 8)];
-        assert_eq!((got, &purse.charged.lock().unwrap()[..]), ([9; 20], &charged[..]));
+        assert_eq!(got, [9; 20]);
+        assert_eq!(purse.charged.lock().unwrap()[..], charged);
         // There is no leave for more, until there is none any more at all.
         client.write_all(&record).await.unwrap();
         let waker = loop {
