@@ -80,7 +80,6 @@ pub struct Server {
 impl Server {
     /// A proxy in front of this cover, with this judge at the door, for these people; `observer` is told what happens,
     /// `barrier` knows who is not judged. It accepts nobody before [`Handle::serve`], and no more once `stop` is cancelled.
-    #[expect(clippy::too_many_arguments, reason = "these are the parts that a server is made of")]
     pub fn handle(
         settings: Settings,
         cover: Cover,
