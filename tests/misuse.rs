@@ -46,12 +46,17 @@ fn probes() -> Vec<Probe> {
     all.into_iter().filter(|probe| names.contains(&probe.name)).collect()
 }
 
+/// Whether the cover itself has answered: one that sends several records says too much for a client.
+fn is_a_visit<T>(answered: &Result<T, Refused>) -> bool {
+    matches!(answered, Err(Refused::Digest | Refused::TooMuch))
+}
+
 /// The cover itself answers a client that knows the secret, and all probes see the cover.
 async fn expect_visitors(stage: &Stage, what: &str) {
     let answered = login(1).enter(stage.proxy.addr).await;
-    assert!(matches!(answered, Err(Refused::Digest)), "{what}: {:?}", answered.err());
+    assert!(is_a_visit(&answered), "{what}: {:?}", answered.err());
     compare(probes(), stage.lineup(Duration::from_secs(6))).await.expect_none();
-    assert!(matches!(login(2).enter(stage.proxy.addr).await, Err(Refused::Digest)), "{what}");
+    assert!(is_a_visit(&login(2).enter(stage.proxy.addr).await), "{what}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +100,7 @@ async fn who_comes_too_fast_sees_the_cover() {
             TcpStream::connect(stage.proxy.addr).await.unwrap();
         }
         let answered = login(1).enter(stage.proxy.addr).await;
-        assert!(matches!(answered, Err(Refused::Digest)), "{key}: {:?}", answered.err());
+        assert!(is_a_visit(&answered), "{key}: {:?}", answered.err());
         compare(probes(), stage.lineup(Duration::from_secs(6))).await.expect_none();
     }
 }

@@ -134,7 +134,7 @@ pub(super) mod tests {
         let splice = Splice::new(socket().await, socket().await);
         let passing = pass_through(Arc::clone(&server), splice, Instant::now());
         let sizes = [size_of_val(&whole), undecided, size_of_val(&passing)];
-        for (size, most) in sizes.into_iter().zip([192, 2048, 768]) {
+        for (size, most) in sizes.into_iter().zip([288, 2304, 768]) {
             assert!(size <= most, "{sizes:?}");
         }
     }
