@@ -168,8 +168,9 @@ async fn client_that_takes_nothing_is_left_after_a_minute() {
     let start = Instant::now();
     stream.write_all(GET).await.unwrap();
     assert!(serving.await.unwrap());
-    // A minute, and what closing with an alert that nobody reads may take.
-    assert!((60..=100).contains(&start.elapsed().as_secs()), "{} s", start.elapsed().as_secs());
+    // A minute, and what closing with an alert that nobody reads may take. Paused time may leap another minute ahead while
+    // the file is read, before there is anything to take.
+    assert!((60..=160).contains(&start.elapsed().as_secs()), "{} s", start.elapsed().as_secs());
 }
 
 /// The socket is free, but the client of HTTP/2 has given no leave to send.
@@ -186,7 +187,7 @@ async fn stream_that_takes_nothing_is_left_after_a_minute() {
     let request = hyper::Request::get("https://site.test/").body(http_body_util::Empty::new()).unwrap();
     let _never_read = requests.send_request(request).await.unwrap();
     assert!(serving.await.unwrap());
-    assert!((60..=100).contains(&start.elapsed().as_secs()), "{} s", start.elapsed().as_secs());
+    assert!((60..=160).contains(&start.elapsed().as_secs()), "{} s", start.elapsed().as_secs());
 }
 
 #[tokio::test(start_paused = true)]
