@@ -361,20 +361,21 @@ mod tests {
     #[test]
     fn a_long_or_old_file_is_begun_anew_and_old_ones_go() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { size: 100, ..settings(folder.path()) };
+        let settings = Settings { size: 80, ..settings(folder.path()) };
         let mut file = Rotating::open(settings.clone()).unwrap();
         let now = SystemTime::now();
         for _ in 0..6 {
             file.write(&Line::new("admitted"), now).unwrap();
         }
         let count = || fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!((count(), lines(&settings.file).len()), (3, 2), "two lines make 100 bytes");
+        assert_eq!((count(), lines(&settings.file).len()), (3, 2), "two lines make more than 80 bytes, and one less");
         drop(file);
 
         let mut file = Rotating::open(Settings { size: 1 << 20, ..settings.clone() }).unwrap();
         file.write(&Line::new("admitted"), now).unwrap();
         assert_eq!(lines(&settings.file).len(), 3, "it goes on");
-        file.write(&Line::new("admitted"), now + DAY).unwrap();
+        // The file is a little younger than `now`.
+        file.write(&Line::new("admitted"), now + DAY + Duration::from_secs(2)).unwrap();
         assert_eq!((count(), lines(&settings.file).len()), (4, 1));
         fs::write(folder.path().join("audit.log.notes"), "mine").unwrap();
         file.tidy(now + 8 * DAY).unwrap();
