@@ -265,6 +265,13 @@ mod tests {
         Judge::new(Rules { keyring: Keyring::new(keys), window, names: None }, ReplayMemory::volatile())
     }
 
+    /// Rules for the key of the vectors, with this name alone if there is one.
+    fn rules_of(name: Option<&str>) -> Rules {
+        let keys = [Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")))];
+        let names = name.map(|name| vec![Domain::from_str(name).unwrap()]);
+        Rules { keyring: Keyring::new(keys), window: TimeWindow::new(Duration::from_secs(600)), names }
+    }
+
     fn vector_judge() -> Judge {
         judge_of(&[[9; 16], vector_array("const", "key"), [8; 16]])
     }
@@ -342,14 +349,9 @@ mod tests {
         let judge = vector_judge();
         let record = vector("helloA", "record");
         assert_eq!(reason(judge.judge(&record, HERE, UnixTime(TIME.0 + 601))), Some(Reason::Time(-601)));
-        let rules_of = |name| {
-            let keys = [Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")))];
-            let names = Some(vec![Domain::from_str(name).unwrap()]);
-            Rules { keyring: Keyring::new(keys), window: TimeWindow::new(Duration::from_secs(600)), names }
-        };
-        judge.replace_rules(rules_of("other.example"));
+        judge.replace_rules(rules_of(Some("other.example")));
         assert_eq!(reason(judge.judge(&record, HERE, TIME)), Some(Reason::Name));
-        judge.replace_rules(rules_of("example.com"));
+        judge.replace_rules(rules_of(Some("example.com")));
         assert_eq!(reason(judge.judge(&record, HERE, TIME)), None);
     }
 
@@ -358,11 +360,6 @@ mod tests {
     fn whoever_is_declined_for_more_than_the_form_costs_a_write_too() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("replay");
-        let rules_of = |name: Option<&str>| {
-            let keys = [Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")))];
-            let names = name.map(|name| vec![Domain::from_str(name).unwrap()]);
-            Rules { keyring: Keyring::new(keys), window: TimeWindow::new(Duration::from_secs(600)), names }
-        };
         let replay = ReplayMemory::open(&path, &rules_of(None).keyring.tags()).unwrap().0;
         let judge = Judge::new(rules_of(None), replay);
         let cost = |name: Option<&str>, record: &[u8], now: UnixTime| {

@@ -15,7 +15,7 @@ use super::doctor::name::leads;
 use super::invitation::{Host, invitations, port};
 use super::{Failure, health};
 use crate::auth::{Domain, Member, Secret, UnixTime};
-use crate::config::edit::{self, Changes, EditError};
+use crate::config::edit::{self, EditError};
 use crate::config::{self, Config, Cover, Environment, Flags, units};
 use crate::cover::grade::{Place, grade};
 use crate::cover::remote;
@@ -255,12 +255,12 @@ impl Control for House {
 
     fn create(&self, user: &NewUser) -> Result<Changed, Trouble> {
         let secret = Secret::generate(&mut rand::rng());
-        edit::add(&self.file()?, &user.name, &secret, &changes(&user.settings)).map_err(refused)?;
+        edit::add(&self.file()?, &user.name, &secret, &user.settings).map_err(refused)?;
         self.reloaded(vec![format!("user {} added", user.name)])
     }
 
     fn change(&self, user: &str, settings: &Settings) -> Result<Changed, Trouble> {
-        edit::change(&self.file()?, user, &changes(settings)).map_err(refused)?;
+        edit::change(&self.file()?, user, settings).map_err(refused)?;
         self.reloaded(vec![format!("user {user} changed")])
     }
 
@@ -288,22 +288,6 @@ impl Control for House {
     fn drain(&self) {
         self.handle.drain();
     }
-}
-
-fn changes(settings: &Settings) -> Changes {
-    let Settings {
-        enabled,
-        expires,
-        quota,
-        bandwidth_up,
-        bandwidth_down,
-        max_sessions,
-        max_addresses,
-        allow,
-        deny,
-        note,
-    } = settings.clone();
-    Changes { enabled, expires, quota, bandwidth_up, bandwidth_down, max_sessions, max_addresses, allow, deny, note }
 }
 
 /// Why a file was not changed, for somebody who does not see the file.

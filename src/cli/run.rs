@@ -75,7 +75,6 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
     let (queue, requests) = Queue::new();
     let _control = control(&config.state_dir, &queue);
     greeting::greet(&config, &addresses, format);
-    let sources = origin.sources();
     let tokens = config.admin.as_ref().map(|admin| Tokens::new(admin.tokens.clone())).unwrap_or_default();
     let tokens = Arc::new(ArcSwap::from_pointee(tokens));
     let parts = desk::Parts {
@@ -85,7 +84,7 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
         alarms: Arc::clone(&misuse.alarms),
         queue: queue.clone(),
         tokens: Arc::clone(&tokens),
-        origin: sources,
+        origin: (origin.flags.clone(), origin.environment.clone()),
     };
     let _admin = desk::open(&config, parts).await?;
     let reloader = Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse)).with_tokens(tokens);

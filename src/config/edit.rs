@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::{error, fmt};
 
 use jiff::Timestamp;
-use serde::Deserialize;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value, value};
 
 use super::report::Severity;
@@ -20,31 +19,8 @@ use super::resolve::read_secret_file;
 use super::{Environment, Flags, LoadError, load_text};
 use crate::auth::{Secret, SecretText, UnixTime};
 
-/// What shall be different about a user, as the file has it. What is `None` stays as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Changes {
-    /// Whether the user may enter.
-    pub enabled: Option<bool>,
-    /// A date or a time; `none`: never.
-    pub expires: Option<String>,
-    /// As in `50GB/month`; `none`: no quota.
-    pub quota: Option<String>,
-    /// As in `10Mbit`; `none`: no limit.
-    pub bandwidth_up: Option<String>,
-    /// As in `10Mbit`; `none`: no limit.
-    pub bandwidth_down: Option<String>,
-    /// Most sessions at once; 0: no limit.
-    pub max_sessions: Option<u32>,
-    /// Most addresses at once; 0: no limit.
-    pub max_addresses: Option<u32>,
-    /// Networks that the user may come from; none of them: any.
-    pub allow: Option<Vec<String>>,
-    /// Networks that the user may not come from.
-    pub deny: Option<Vec<String>>,
-    /// What to remember; empty: nothing.
-    pub note: Option<String>,
-}
+/// What shall be different about a user, for commands as for the admin API.
+pub use crate::ops::admin::control::Settings as Changes;
 
 /// Takes a limit away.
 pub const NONE: &str = "none";

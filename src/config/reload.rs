@@ -42,11 +42,6 @@ impl Origin {
         Self { flags, environment, read: Vec::new(), files, touched }
     }
 
-    /// The command line and the environment.
-    pub fn sources(&self) -> (Flags, Environment) {
-        (self.flags.clone(), self.environment.clone())
-    }
-
     /// These were read besides.
     pub fn and(self, read: Vec<PathBuf>) -> Self {
         Self { read, ..self }

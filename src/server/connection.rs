@@ -85,7 +85,6 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use tokio::net::TcpListener;
-
     use tokio_util::sync::CancellationToken;
 
     use super::super::event::Observer;
@@ -116,7 +115,8 @@ pub(super) mod tests {
         let judge = Judge::new(Rules { keyring: Keyring::new([]), window, names: None }, ReplayMemory::volatile());
         let cover = Cover::remote(remote, "site.test".parse().unwrap(), None);
         let nobody: Arc<dyn Observer> = Arc::new(Vec::new());
-        Arc::new(Server::new(settings, cover, judge, Arc::default(), nobody, Arc::new(()), CancellationToken::new()))
+        let stop = CancellationToken::new();
+        Server::handle(settings, cover, judge, Arc::default(), nobody, Arc::new(()), stop).0
     }
 
     /// What docs/architecture.md says of the memory of connections rests on these sizes.

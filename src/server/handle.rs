@@ -13,7 +13,7 @@ use crate::cover::{Cover, profile::Profile};
 
 /// A running server. Cheap to clone.
 #[derive(Clone)]
-pub struct Handle(Arc<Server>);
+pub struct Handle(pub(super) Arc<Server>);
 
 /// Everything that can be different from now on.
 pub struct Change {

@@ -91,22 +91,10 @@ impl Server {
         barrier: Arc<dyn Barrier>,
         stop: CancellationToken,
     ) -> Handle {
-        Handle::new(Self::new(settings, cover, judge, people, observer, barrier, stop))
-    }
-
-    fn new(
-        settings: Settings,
-        cover: Cover,
-        judge: Judge,
-        people: Arc<People>,
-        observer: Arc<dyn Observer>,
-        barrier: Arc<dyn Barrier>,
-        stop: CancellationToken,
-    ) -> Self {
         let counts = Arc::<Counts>::default();
         let away = Arc::new(AtomicU64::new(0));
         let witness = Arc::new(Doorbell { observer: Arc::clone(&observer), away: Arc::clone(&away) });
-        Self {
+        Handle::new(Self {
             limits: ArcSwap::from_pointee(Limits::new(settings.limits.clone(), Arc::clone(&counts))),
             counts,
             barrier,
@@ -125,7 +113,7 @@ impl Server {
             changed: watch::Sender::new(()),
             since: SystemTime::now().into(),
             away,
-        }
+        })
     }
 
     /// The sessions that are going on.
