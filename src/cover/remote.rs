@@ -159,6 +159,9 @@ async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outco
             Outcome::PassThrough(Splice::new(watch.client, watch.cover))
         }
         Err(broke) => {
+            if broke == End::FarBroke {
+                watch.hear_cover_out().await;
+            }
             reset_on_close(if broke == End::ClientBroke { &watch.cover } else { &watch.client });
             Outcome::Visited
         }
@@ -310,6 +313,20 @@ impl Watch<'_> {
             self.scout.note_stale();
         }
         Ok(())
+    }
+
+    /// Hands on what the cover said before it broke: that can be known from an attempt to write to it, before there was
+    /// word that it could be read.
+    async fn hear_cover_out(&mut self) {
+        let mut bytes = vec![0; PIECE];
+        while let Ok(count @ 1..) = rustix::io::read(&self.cover, &mut *bytes) {
+            if self.cover_said(&bytes[..count]).await.is_err() {
+                return;
+            }
+        }
+        let release = self.gate.cover_end();
+        // A client that is gone has missed nothing.
+        let _ = self.tell_client(&release).await;
     }
 
     async fn tell_client(&mut self, bytes: &[u8]) -> Result<(), End> {

@@ -12,7 +12,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Mutex;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
@@ -71,8 +71,16 @@ impl Splice {
             .await
         };
         match by {
-            End::ClientBroke => reset_on_close(far),
-            End::FarBroke if flows.down.open || flows.alive.elapsed() < AFTERMATH => reset_on_close(client),
+            End::ClientBroke => {
+                flows.up.hear_out(client, far);
+                reset_on_close(far);
+            }
+            End::FarBroke => {
+                flows.down.hear_out(far, client);
+                if flows.down.open || flows.alive.elapsed() < AFTERMATH {
+                    reset_on_close(client);
+                }
+            }
             _ => {}
         }
         Closed { by, up: flows.up.moved, down: flows.down.moved }
@@ -211,6 +219,23 @@ impl Flow {
         Ok(taken > 0)
     }
 
+    /// Passes on what a sender that broke had said before, as far as the receiver takes it at once. A sender can be known to
+    /// be broken from an attempt to write to it, before there was word that it could be read.
+    fn hear_out(&mut self, from: &TcpStream, to: &TcpStream) {
+        let mut context = Context::from_waker(Waker::noop());
+        while self.deliver(to, &mut context).is_ok() && matches!(self.held, Held::Nothing) {
+            let read = with_buffer(|buffer| {
+                let read = rustix::io::read(from, &mut *buffer).unwrap_or(0);
+                self.held = Held::Bytes(Unsent::from(&buffer[..read]));
+                read
+            });
+            if read == 0 {
+                break;
+            }
+            self.moved += read as u64;
+        }
+    }
+
     /// Fills a pipe; `None` within the outcome if there is nothing for now, and instead of one if there is no pipe.
     fn fetch_spliced(&mut self, from: &TcpStream, context: &mut Context<'_>) -> Option<io::Result<Option<usize>>> {
         let pipe = Pipe::borrow().ok()?;
@@ -298,5 +323,42 @@ impl Pipe {
 
     fn drain(&self, to: &TcpStream, length: usize) -> io::Result<usize> {
         Ok(splice(&self.read, None, to, None, length, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Two ends of a connection: one for the relay, one for the test.
+    fn pair() -> (TcpStream, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (TcpStream::from_std(ours).unwrap(), peer)
+    }
+
+    fn reset(stream: std::net::TcpStream) {
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_side_said_before_it_broke_is_heard() {
+        let (client, mut visitor) = pair();
+        let (far, mut cover) = pair();
+        visitor.write_all(b"more").unwrap();
+        // The runtime has word of the client only; that the cover broke shows when the client's bytes are written to it.
+        client.readable().await.unwrap();
+        cover.write_all(b"last words").unwrap();
+        reset(cover);
+        let closed = Splice::new(client, far).run().await;
+        assert_eq!((closed.by, closed.down), (End::FarBroke, 10));
+        let mut heard = [0; 11];
+        assert_eq!(visitor.read(&mut heard).unwrap(), 10);
+        assert_eq!(visitor.read(&mut heard).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 }

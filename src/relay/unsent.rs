@@ -14,6 +14,12 @@ pub struct Unsent {
     done: usize,
 }
 
+impl From<&[u8]> for Unsent {
+    fn from(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), done: 0 }
+    }
+}
+
 impl Unsent {
     /// Whether everything was written.
     pub fn is_empty(&self) -> bool {
