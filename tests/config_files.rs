@@ -85,7 +85,7 @@ fn flags_go_before_the_environment_and_that_before_the_file() {
     let flags = Flags { domain: Some("flag.example".into()), ..Flags::default() };
     let draft = load_text(file, Some("folder/file.toml".into()), &flags, &environment).unwrap().draft;
     assert_eq!(draft.domain.unwrap().as_str(), "flag.example");
-    assert_eq!(format!("{:?}", draft.listen), "Given([192.0.2.2:2, [::1]:2])");
+    assert_eq!(format!("{:?}", draft.listen), "Given([Tcp(192.0.2.2:2), Tcp([::1]:2)])");
     assert_eq!(draft.users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(draft.state_dir, Path::new("folder/file"), "empty variables are not set, paths start at the file");
     assert_eq!(draft.log.format, Some(vizard::config::LogFormat::Text));

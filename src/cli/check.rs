@@ -9,6 +9,7 @@ use super::{Failure, load, output};
 use crate::config::embedded::CoverDraft;
 use crate::config::{Draft, Environment, Flags, Listen};
 use crate::cover::remote::leads_to_us;
+use crate::net::listen::Address;
 
 /// How long the cover's name may take to be looked up.
 const LOOKUP: Duration = Duration::from_secs(5);
@@ -30,10 +31,11 @@ pub fn check(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
 /// cannot be looked up now may still be a good one.
 fn refuse_loop(draft: &Draft, lookup: impl Fn(&str, u16) -> Vec<SocketAddr>) -> Result<(), Failure> {
     let CoverDraft::Remote(cover) = &draft.cover else { return Ok(()) };
-    let listeners = match &draft.listen {
-        Listen::Given(addresses) => addresses.clone(),
+    let mut listeners = match &draft.listen {
+        Listen::Given(_) => draft.listen.tcp(),
         Listen::Automatic => Listen::candidates()[..1].to_vec(),
     };
+    listeners.extend(draft.proxied.listen.iter().filter_map(Address::tcp));
     match lookup(&cover.host, cover.port).into_iter().find(|address| leads_to_us(*address, &listeners)) {
         None => Ok(()),
         Some(address) => Err(Failure::new(
@@ -53,9 +55,11 @@ fn lookup(host: &str, port: u16) -> Vec<SocketAddr> {
 
 fn summary(draft: &Draft) -> String {
     let listen = match &draft.listen {
-        Listen::Given(addresses) => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-        Listen::Automatic => "port 443 where this user may, else port 8443".into(),
+        Listen::Given(addresses) => addresses.iter().map(ToString::to_string).collect(),
+        Listen::Automatic => vec!["port 443 where this user may, else port 8443".to_owned()],
     };
+    let proxied = draft.proxied.listen.iter().map(|address| format!("{address} (behind a PROXY protocol header)"));
+    let listen = listen.into_iter().chain(proxied).collect::<Vec<_>>().join(", ");
     let users = match &draft.users[..] {
         [] => "one user with a secret made at the first start".into(),
         users => users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>().join(", "),

@@ -19,6 +19,7 @@ use crate::config::edit::{self, EditError};
 use crate::config::{self, Config, Cover, Environment, Flags, units};
 use crate::cover::grade::{Place, grade};
 use crate::cover::remote;
+use crate::net::listen::Address;
 use crate::ops::admin::control::{Changed, Control, Heard, Kind, Links, NewUser, Settings, Trouble};
 use crate::ops::admin::desk::Desk;
 use crate::ops::admin::events::Events;
@@ -122,9 +123,15 @@ impl House {
         }
     }
 
+    /// Where clients are accepted, as far as that is a TCP address.
     fn listeners(&self) -> Vec<SocketAddr> {
-        let open = self.handle.listeners();
-        open.iter().filter(|one| one.wanted.purpose == Purpose::Cover).map(|one| one.local).collect()
+        self.open(Purpose::Cover).iter().filter_map(Address::tcp).collect()
+    }
+
+    /// Open listeners, with the addresses that the system gave.
+    fn open(&self, purpose: Purpose) -> Vec<Address> {
+        let open = self.handle.listeners().into_iter().filter(|one| one.wanted.purpose == purpose);
+        open.map(|one| one.local.map_or(one.wanted.address, Address::from)).collect()
     }
 
     /// The configuration as its files have it now.
@@ -213,7 +220,7 @@ impl Control for House {
         let profile = &status.cover.profile;
         let visited = !profile.flights.is_empty();
         Snapshot {
-            listen: self.listeners(),
+            listen: [self.open(Purpose::Cover), self.open(Purpose::Proxied)].concat(),
             sessions: status.sessions,
             moved: self.sessions().moved(),
             replay: Replay {
@@ -237,9 +244,9 @@ impl Control for House {
     }
 
     fn knock(&self) -> Result<Heard, String> {
-        let front: Vec<_> = self.listeners().into_iter().take(1).flat_map(health::reachable).collect();
+        let ways = health::Way::all(&self.open(Purpose::Cover), &self.open(Purpose::Proxied));
         self.runtime
-            .block_on(health::visit(&front, &self.name, self.remote.as_ref()))
+            .block_on(health::visit(&ways, &self.name, self.remote.as_ref()))
             .map(|said| if said.ends_with("answers") { Heard::Cover } else { Heard::Close })
     }
 

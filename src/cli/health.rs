@@ -3,10 +3,13 @@
 //! A port that accepts connections says little: the kernel does that for a program that hangs. So a visit is begun, as
 //! anybody might begin one, and what counts is that something comes of it.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{Failure, load, output};
@@ -16,9 +19,41 @@ use crate::config::{Environment, Flags, Listen};
 use crate::cover::remote;
 use crate::cover::remote::Remote;
 use crate::cover::scout::{Reaction, knock};
+use crate::net::listen::Address;
 
 /// How long one visit may take. Two of them fit into the five seconds that the image gives the command.
 const VISIT: Duration = Duration::from_millis(2300);
+
+/// A way to the proxy from this machine.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    address: Address,
+    /// Whether a PROXY protocol header goes first.
+    proxied: bool,
+}
+
+impl Way {
+    /// All ways to these listeners: the first that clients come to themselves, or else the first of the others.
+    pub(super) fn all(clients: &[Address], proxied: &[Address]) -> Vec<Self> {
+        let known = |address: &&Address| !matches!(address, Address::Systemd(_));
+        let first = |listeners: &[Address]| listeners.iter().find(known).cloned();
+        let (found, proxied) = match first(clients) {
+            Some(address) => (Some(address), false),
+            None => (first(proxied), true),
+        };
+        let way = |address| Self { address, proxied };
+        match found {
+            Some(Address::Tcp(address)) => reachable(address).into_iter().map(|one| way(one.into())).collect(),
+            other => other.into_iter().map(way).collect(),
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
 
 /// Succeeds if the first listener reacts to a visitor in time. To the proxy that is a visitor like any other.
 pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
@@ -32,7 +67,15 @@ pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}"), "try again"))?;
-    let outcome = runtime.block_on(visit(&targets(&draft.listen), &name, remote.as_ref()));
+    let clients: Vec<Address> = match &draft.listen {
+        Listen::Given(addresses) => addresses.clone(),
+        Listen::Automatic => Vec::new(),
+    };
+    let mut ways = Way::all(&clients, &draft.proxied.listen);
+    if draft.listen == Listen::Automatic {
+        ways = Listen::candidates().iter().flat_map(|one| Way::all(&[(*one).into()], &[])).collect();
+    }
+    let outcome = runtime.block_on(visit(&ways, &name, remote.as_ref()));
     runtime.shutdown_background();
     outcome.map(output::print).map_err(|message| {
         Failure::new(message, "see its log; `vizard health` needs the same flags and variables as `vizard run`")
@@ -40,13 +83,9 @@ pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
 }
 
 /// Visits the first of these that accepts connections, and says what came of it.
-pub(super) async fn visit(
-    targets: &[SocketAddr],
-    name: &Domain,
-    remote: Option<&remote::Settings>,
-) -> Result<String, String> {
-    for target in targets {
-        return match front(*target, name).await {
+pub(super) async fn visit(ways: &[Way], name: &Domain, remote: Option<&remote::Settings>) -> Result<String, String> {
+    for target in ways {
+        return match front(target, name).await {
             Ok(Reaction::Answered) => Ok(format!("{target} answers")),
             Ok(Reaction::Closed) if remote.is_some() => Ok(format!("{target} serves; its cover is away")),
             Ok(Reaction::Closed) => Err(format!("{target} closes connections without an answer")),
@@ -64,16 +103,29 @@ pub(super) async fn visit(
 }
 
 /// How the proxy reacts. Fails if nobody accepts the connection, and with `TimedOut` if nothing happens on it.
-async fn front(target: SocketAddr, name: &Domain) -> io::Result<Reaction> {
+async fn front(target: &Way, name: &Domain) -> io::Result<Reaction> {
     let visit = async {
-        let front = tokio::net::TcpStream::connect(target).await?;
-        // Without a listener, a port that the system happens to give to this very socket connects to itself.
-        if front.local_addr()? == front.peer_addr()? {
-            return Err(io::ErrorKind::ConnectionRefused.into());
+        match &target.address {
+            Address::Tcp(address) => {
+                let front = tokio::net::TcpStream::connect(address).await?;
+                // Without a listener, a port that the system happens to give to this very socket connects to itself.
+                if front.local_addr()? == front.peer_addr()? {
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
+                enter(front, target.proxied, name).await
+            }
+            Address::Unix(path) => enter(UnixStream::connect(path).await?, target.proxied, name).await,
+            Address::Systemd(_) => Err(io::ErrorKind::Unsupported.into()),
         }
-        knock(front, name).await
     };
     timeout(VISIT, visit).await?
+}
+
+async fn enter(mut front: impl AsyncRead + AsyncWrite + Unpin, proxied: bool, name: &Domain) -> io::Result<Reaction> {
+    if proxied {
+        front.write_all(b"PROXY UNKNOWN\r\n").await?;
+    }
+    knock(front, name).await
 }
 
 async fn answers(cover: &remote::Settings, name: &Domain) -> bool {
@@ -96,8 +148,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Every address of this machine includes the one of the loopback.
 pub(super) fn targets(listen: &Listen) -> Vec<SocketAddr> {
     let listeners = match listen {
-        Listen::Given(addresses) => addresses.iter().take(1).copied().collect(),
-        Listen::Automatic => Listen::candidates().to_vec(),
+        Listen::Given(_) => listen.tcp().into_iter().take(1).collect(),
+        Listen::Automatic => listen.tcp(),
     };
     listeners.into_iter().flat_map(reachable).collect()
 }

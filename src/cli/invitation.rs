@@ -57,7 +57,7 @@ pub fn expected_listeners(listen: &Listen) -> Vec<SocketAddr> {
         TcpListener::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     };
     match listen {
-        Listen::Given(addresses) => addresses.clone(),
+        Listen::Given(_) => listen.tcp(),
         Listen::Automatic => {
             let [first, second] = Listen::candidates();
             vec![if forbidden(&first) { second } else { first }]

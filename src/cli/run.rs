@@ -1,7 +1,6 @@
 //! `vizard run`: builds the parts from the configuration and runs the server.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,6 +17,8 @@ use crate::auth::{Judge, People, ReplayMemory};
 use crate::config::parts::{self, Demand, Misuse, PartError};
 use crate::config::reload::{Origin, Reloader};
 use crate::config::{Config, Listen, Loaded};
+use crate::net::inherited;
+use crate::net::listen::Address;
 use crate::ops::admin::Tokens;
 use crate::ops::admin::events::Events;
 use crate::ops::control::Control;
@@ -38,6 +39,7 @@ pub fn run(origin: Origin, loaded: Loaded) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
     log_panics();
     raise_descriptor_limit();
+    inherited::take_note();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -61,7 +63,8 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
     let judge = judge(&config, &people)?;
     let listeners = bind(&config)?;
     let addresses = listeners.addresses(Purpose::Cover);
-    let cover = parts::open_cover(&config, &addresses, Demand::Start).await?;
+    let ours = [&addresses[..], &listeners.addresses(Purpose::Proxied)].concat();
+    let cover = parts::open_cover(&config, &ours, Demand::Start).await?;
     let (counts, events) = (Arc::new(Counts::default()), Arc::new(Events::default()));
     let mut observers = misuse.observers();
     if config.admin.is_some() {
@@ -70,7 +73,7 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
     let observer = Arc::new(observers);
     let handle =
         Server::handle(parts::settings(&config), cover, judge, people, observer, Arc::clone(&misuse.lists) as _, stop);
-    info!(version = env!("CARGO_PKG_VERSION"), listen = ?addresses, users = config.users.len(), "started");
+    info!(version = env!("CARGO_PKG_VERSION"), listen = ?ours, users = config.users.len(), "started");
 
     let (queue, requests) = Queue::new();
     let _control = control(&config.state_dir, &queue);
@@ -144,11 +147,15 @@ fn bind(config: &Config) -> Result<Bound, Failure> {
         (Err(_), Listen::Automatic) => Bound::new(&parts::listeners(config, second)),
         (bound, _) => bound,
     };
-    bound.map_err(|CannotListen { address, error }| cannot_listen(address, &error))
+    bound.map_err(|CannotListen { address, error }| cannot_listen(&address, &error))
 }
 
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
+fn cannot_listen(address: &Address, error: &io::Error) -> Failure {
     let next = match error.kind() {
+        io::ErrorKind::NotFound if matches!(address, Address::Systemd(_)) => {
+            "start vizard by a systemd socket unit with `FileDescriptorName=` of this name"
+        }
+        _ if matches!(address, Address::Unix(_)) => "name a path in a folder that this user may write to",
         io::ErrorKind::AddrInUse => "end the program that listens there, or name another address with --listen",
         io::ErrorKind::PermissionDenied => {
             "ports below 1024 take root or CAP_NET_BIND_SERVICE; name another with --listen"

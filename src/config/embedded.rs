@@ -16,7 +16,7 @@ use rand::CryptoRng;
 use super::layer::Environment;
 use super::misuse::Misuse;
 use super::resolve::read_secret_file;
-use super::{Config, Cover, LinkTarget, Listen, Log, MadeUp, User};
+use super::{Config, Cover, LinkTarget, Listen, Log, MadeUp, Proxied, User};
 use crate::auth::{Domain, SecretText};
 use crate::auth::{DomainError, Secret};
 use crate::cover::site::Content;
@@ -32,6 +32,7 @@ pub struct Draft {
     pub state_dir: PathBuf,
     pub admin: Option<admin::Settings>,
     pub listen: Listen,
+    pub proxied: Proxied,
     /// May be empty: then a user is made up.
     pub users: Vec<User>,
     /// May be missing: then a name is made up.
@@ -94,6 +95,7 @@ impl Draft {
             state_dir: self.state_dir,
             admin: self.admin,
             listen: self.listen,
+            proxied: self.proxied,
             users,
             domain,
             accepted_names: self.accepted_names,

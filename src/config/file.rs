@@ -8,8 +8,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{FREE_TABLES, KEYS, suggestion};
 use super::layer::{
-    AdminWritten, CoverWritten, Layer, LimitsWritten, NamesWritten, PreviousWritten, SiteWritten, TokenWritten,
-    UserWritten, Written,
+    AdminWritten, CoverWritten, Layer, LimitsWritten, NamesWritten, PreviousWritten, ProxiedWritten, SiteWritten,
+    TokenWritten, UserWritten, Written,
 };
 use super::misuse::MisuseWritten;
 use super::report::{Complaint, Origin, quoted};
@@ -110,6 +110,10 @@ impl Reader {
             layer.link_host = self.text(link, "host");
             layer.link_port = self.port(link, "port");
         }
+        layer.proxied = self.section(top, "proxy_protocol").map(|(proxied, _)| ProxiedWritten {
+            listen: self.texts(proxied, "listen"),
+            from: self.texts(proxied, "from"),
+        });
         if let Some((hello, _)) = self.section(top, "hello") {
             layer.time_window = self.duration(hello, "time_window");
             layer.accept_names = self.names(hello, "accept_names");

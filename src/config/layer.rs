@@ -32,6 +32,7 @@ pub struct Layer {
     pub admin: Option<AdminWritten>,
     pub domain: Option<Written<String>>,
     pub listen: Option<Vec<Written<String>>>,
+    pub proxied: Option<ProxiedWritten>,
     pub users: Option<Vec<UserWritten>>,
     pub link_host: Option<Written<String>>,
     pub link_port: Option<Written<String>>,
@@ -116,6 +117,14 @@ pub struct TokenWritten {
     pub at: Origin,
 }
 
+/// The section `[proxy_protocol]`.
+#[derive(Default)]
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct ProxiedWritten {
+    pub listen: Option<Vec<Written<String>>>,
+    pub from: Option<Vec<Written<String>>>,
+}
+
 /// The section `[cover]`.
 #[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
 pub struct CoverWritten {
@@ -149,6 +158,7 @@ impl Layer {
             admin: self.admin.or(below.admin),
             domain: self.domain.or(below.domain),
             listen: self.listen.or(below.listen),
+            proxied: self.proxied.or(below.proxied),
             users: self.users.or(below.users),
             link_host: self.link_host.or(below.link_host),
             link_port: self.link_port.or(below.link_port),

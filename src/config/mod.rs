@@ -29,8 +29,11 @@ pub use embedded::{Draft, StateError};
 pub use layer::{Environment, Flags};
 pub use report::Report;
 
+use ipnet::IpNet;
+
 use crate::auth::{Domain, Policy, Secret, UnixTime};
 use crate::cover::{remote, site};
+use crate::net::listen::Address;
 use crate::ops::admin;
 pub use crate::ops::logging::{Format as LogFormat, Settings as Log};
 use crate::telegram;
@@ -45,6 +48,8 @@ pub struct Config {
     pub admin: Option<admin::Settings>,
     /// Addresses to accept clients on.
     pub listen: Listen,
+    /// Addresses to accept clients on that another program hands on.
+    pub proxied: Proxied,
     /// Who may enter; never empty.
     pub users: Vec<User>,
     /// The name in links, hence the name that clients put into their hellos.
@@ -76,8 +81,8 @@ pub struct Config {
 /// Where to accept clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// On every one of these; never empty.
-    Given(Vec<SocketAddr>),
+    /// On every one of these; empty if all clients are handed on by another program.
+    Given(Vec<Address>),
     /// On the first of [`Listen::candidates`] that this user may bind.
     Automatic,
 }
@@ -87,6 +92,23 @@ impl Listen {
     pub fn candidates() -> [SocketAddr; 2] {
         [443, 8443].map(|port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))
     }
+
+    /// The TCP addresses among them; of an automatic one all that it tries.
+    pub fn tcp(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Given(addresses) => addresses.iter().filter_map(Address::tcp).collect(),
+            Self::Automatic => Self::candidates().to_vec(),
+        }
+    }
+}
+
+/// Clients that come through another program, which names them in a PROXY protocol header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    /// Where.
+    pub listen: Vec<Address>,
+    /// Whose headers count.
+    pub from: Vec<IpNet>,
 }
 
 /// A named secret.

@@ -15,6 +15,7 @@ use crate::cover::remote::{Remote, Unusable};
 use crate::cover::site::Site;
 use crate::cover::{self, Cover};
 use crate::net::https::Client;
+use crate::net::listen::Address;
 use crate::ops::alarms::{self, Alarm, Alarms, Persistence};
 use crate::ops::audit_log::AuditLog;
 use crate::ops::lists::{self, Lists};
@@ -71,6 +72,7 @@ pub fn settings(config: &Config) -> server::Settings {
         fillers: config.fillers.clone(),
         log_addresses: config.log.client_addresses,
         limits: config.misuse.limits.clone(),
+        believed: config.proxied.from.clone(),
     }
 }
 
@@ -78,7 +80,7 @@ pub fn settings(config: &Config) -> server::Settings {
 pub fn listeners(config: &Config, automatic: SocketAddr) -> Vec<Wanted> {
     let clients = match &config.listen {
         Listen::Given(addresses) => addresses.clone(),
-        Listen::Automatic => vec![automatic],
+        Listen::Automatic => vec![automatic.into()],
     };
     let redirects = match &config.cover {
         super::Cover::Site(site) => &site.redirect_from[..],
@@ -88,7 +90,8 @@ pub fn listeners(config: &Config, automatic: SocketAddr) -> Vec<Wanted> {
     clients
         .into_iter()
         .map(wanted(Purpose::Cover))
-        .chain(redirects.iter().copied().map(wanted(Purpose::Redirect)))
+        .chain(config.proxied.listen.iter().cloned().map(wanted(Purpose::Proxied)))
+        .chain(redirects.iter().copied().map(Address::from).map(wanted(Purpose::Redirect)))
         .collect()
 }
 

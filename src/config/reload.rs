@@ -192,7 +192,8 @@ impl Reloader {
             }
             return Ok(None);
         }
-        let listeners: Vec<SocketAddr> = self.handle.listeners().iter().map(|listening| listening.local).collect();
+        let listeners: Vec<SocketAddr> =
+            self.handle.listeners().iter().filter_map(|listening| listening.local).collect();
         let cover = parts::open_cover(config, &listeners, Demand::Reload).await;
         cover.map(Some).map_err(|error| refused(error.to_string()))
     }
@@ -201,9 +202,11 @@ impl Reloader {
     fn automatic(&self) -> SocketAddr {
         let candidates = super::Listen::candidates();
         let open = self.handle.listeners();
-        let chosen =
-            open.iter().find(|open| open.wanted.purpose == Purpose::Cover && candidates.contains(&open.wanted.address));
-        chosen.map_or(candidates[0], |open| open.wanted.address)
+        let clients = open.iter().filter(|open| open.wanted.purpose == Purpose::Cover);
+        clients
+            .filter_map(|open| open.wanted.address.tcp())
+            .find(|address| candidates.contains(address))
+            .unwrap_or(candidates[0])
     }
 
     /// Looks at the files as they are now, which makes them unchanged.
@@ -255,6 +258,7 @@ fn settle(flags: &Flags, environment: &Environment, running: PathBuf) -> Result<
 pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     let keys = [
         ("listen", old.listen != new.listen),
+        ("proxy_protocol", old.proxied != new.proxied),
         (
             "admin.tokens",
             old.admin.as_ref().map(|admin| &admin.tokens) != new.admin.as_ref().map(|admin| &admin.tokens),

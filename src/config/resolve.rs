@@ -1,6 +1,7 @@
 //! From values as written to a [`Draft`], with every complaint gathered on the way.
 
 mod admin;
+mod listeners;
 mod users;
 
 use std::collections::BTreeMap;
@@ -80,23 +81,22 @@ pub(super) struct Resolver<'f> {
     files: Vec<PathBuf>,
 }
 
-/// An address to listen on and where it was written.
+/// A TCP address to listen on and where it was written.
 type Place = (SocketAddr, Origin);
 
 impl Resolver<'_> {
     fn draft(&mut self, layer: Layer, environment: &Environment) -> Draft {
         let state_dir = self.state_dir(layer.state_dir, environment);
-        let listen = self.listeners(layer.listen);
+        let given = layer.listen.is_some() || layer.proxied.as_ref().is_some_and(|proxied| proxied.listen.is_some());
+        let (listen, proxied, listeners) = self.listeners(layer.listen, layer.proxied);
         let stated = layer.domain.and_then(|domain| self.domain(&domain).map(|name| (name, domain.at)));
         let (users, domain) = self.users(layer.users.unwrap_or_default(), stated);
-        let cover = self.cover(layer.cover_choice, layer.cover, layer.site, domain.as_ref(), &listen);
+        let cover = self.cover(layer.cover_choice, layer.cover, layer.site, domain.as_ref(), &listeners);
         Draft {
             admin: layer.admin.and_then(|admin| self.admin(admin, &state_dir)),
             state_dir,
-            listen: match listen.is_empty() {
-                true => Listen::Automatic,
-                false => Listen::Given(listen.into_iter().map(|(address, _)| address).collect()),
-            },
+            listen: if given { Listen::Given(listen) } else { Listen::Automatic },
+            proxied,
             users,
             domain: domain.map(|(name, _)| name),
             accepted_names: self.names(layer.accept_names),
@@ -130,21 +130,6 @@ impl Resolver<'_> {
             self.complaints.push(Complaint::missing("there is no place for the state: HOME is not set", mend));
             PathBuf::new()
         })
-    }
-
-    fn listeners(&mut self, written: Option<Vec<Written<String>>>) -> Vec<Place> {
-        let mut places: Vec<Place> = Vec::new();
-        for text in written.unwrap_or_default() {
-            let Some(address) = self.check(&text, units::socket_address) else { continue };
-            match places.iter().find(|(known, _)| *known == address && address.port() != 0) {
-                Some((_, first)) => {
-                    let complaint = Complaint::new(&text.at, "this listener stands here twice", "remove one");
-                    self.complaints.push(complaint.and(first, "first here"));
-                }
-                None => places.push((address, text.at)),
-            }
-        }
-        places
     }
 
     fn names(&mut self, written: Option<NamesWritten>) -> Option<Vec<Domain>> {
@@ -366,23 +351,6 @@ impl Resolver<'_> {
         fine.then_some(written.value)
     }
 
-    fn redirects(&mut self, written: Vec<Written<String>>, listen: &[Place]) -> Vec<SocketAddr> {
-        let mut addresses = Vec::new();
-        for text in written {
-            let Some(address) = self.check(&text, units::socket_address) else { continue };
-            if let Some((_, listener)) = listen.iter().find(|(listener, _)| collide(address, *listener)) {
-                let what = "the proxy itself listens here";
-                let mend = "a redirect from plain HTTP usually listens on port 80";
-                self.complaints.push(Complaint::new(&text.at, what, mend).and(listener, "the listener"));
-            }
-            if addresses.contains(&address) {
-                self.complaints.push(Complaint::new(&text.at, "this address stands here twice", "remove one"));
-            }
-            addresses.push(address);
-        }
-        addresses
-    }
-
     fn data_centres(
         &mut self,
         written: Vec<(Written<String>, Vec<Written<String>>)>,
@@ -474,10 +442,4 @@ pub fn read_secret_file(path: &Path) -> io::Result<(String, bool)> {
     let private = file.metadata()?.permissions().mode() & 0o077 == 0;
     let text = io::read_to_string(io::Read::take(file, LONGEST))?;
     Ok((text.trim().to_owned(), private))
-}
-
-/// Whether two listeners would be in each other's way.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_port = a.port() == b.port() && a.port() != 0;
-    same_port && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }

@@ -13,12 +13,15 @@ use jiff::fmt::friendly::SpanParser;
 use jiff::tz::Offset;
 
 use crate::auth::{Period, Quota, UnixTime};
+use crate::net::listen::Address;
 
 /// Why a text is not the value that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueError {
     /// Not `address:port`.
     SocketAddress,
+    /// Not a place to listen.
+    Listener,
     /// A name where only an address can be.
     NameForAddress,
     /// Only a port where address and port are needed.
@@ -58,6 +61,9 @@ impl ValueError {
     pub fn mend(self) -> &'static str {
         match self {
             Self::SocketAddress => "write an address and a port: \"0.0.0.0:443\", or \"[::]:443\" for IPv4 and IPv6",
+            Self::Listener => {
+                "write \"unix:/run/vizard/front.sock\", or \"systemd:NAME\" for a socket that systemd opens"
+            }
             Self::NameForAddress => "write the address instead of the name: \"127.0.0.1:8443\"",
             Self::PortAlone => "write the address too: \"[::]:443\" is every address of this machine",
             Self::HostAndPort => {
@@ -90,6 +96,7 @@ impl fmt::Display for ValueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SocketAddress => "not an address with a port",
+            Self::Listener => "not a place to listen",
             Self::NameForAddress => "a name cannot stand here",
             Self::PortAlone => "the address is missing",
             Self::HostAndPort => "not a host with a port",
@@ -119,6 +126,17 @@ pub fn socket_address(text: &str) -> Result<SocketAddr, ValueError> {
         Some((host, port)) if port.parse::<u16>().is_ok() && host_name(host).is_ok() => ValueError::NameForAddress,
         _ => ValueError::SocketAddress,
     })
+}
+
+/// A place to listen: `address:port`, `unix:path` or `systemd:name`.
+pub fn listener(text: &str) -> Result<Address, ValueError> {
+    let name_of_a_socket = |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    match (text.strip_prefix("unix:"), text.strip_prefix("systemd:")) {
+        (Some(path), _) if !path.is_empty() => Ok(Address::Unix(path.into())),
+        (_, Some(name)) if name_of_a_socket(&name) => Ok(Address::Systemd(name.into())),
+        (None, None) => socket_address(text).map(Address::Tcp),
+        _ => Err(ValueError::Listener),
+    }
 }
 
 /// `host:port` with a host as [`host`] reads it and a port other than 0.

@@ -114,7 +114,15 @@ impl Remote {
     async fn open_leg(&self, client: &TcpStream, peer: SocketAddr) -> io::Result<TcpStream> {
         let mut cover = self.connect().await?;
         if self.settings.proxy_protocol.is_some() {
-            cover.write_all(&self.proxy_header(peer, client.local_addr()?)?).await?;
+            // A client that was handed on to us came to another address, perhaps of the other family.
+            let any = if peer.ip().to_canonical().is_ipv4() {
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+            } else {
+                Ipv6Addr::UNSPECIFIED.into()
+            };
+            let here = client.local_addr().ok().filter(|here| here.ip().to_canonical().is_ipv4() == any.is_ipv4());
+            let header = self.proxy_header(peer, here.unwrap_or(SocketAddr::new(any, 0)))?;
+            cover.write_all(&header).await?;
         }
         Ok(cover)
     }

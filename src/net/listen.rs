@@ -1,11 +1,112 @@
 //! Bind and accept.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::inherited::{self, Inherited};
+use super::unix;
+
+/// Where a listener is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP address; port 0 lets the system choose one.
+    Tcp(SocketAddr),
+    /// A socket in the file system, for its owner and its group.
+    Unix(PathBuf),
+    /// Sockets that the service manager opened, by their name.
+    Systemd(String),
+}
+
+impl Address {
+    /// The TCP address, if it is one.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) | Self::Systemd(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
+/// A listener that is open.
+#[derive(Debug)]
+pub enum Listener {
+    /// On a TCP address.
+    Tcp(TcpListener),
+    /// On a socket in the file system, which is removed with this value if it is our own.
+    Unix(UnixListener, Option<unix::Removed>),
+}
+
+/// Who may write to our own sockets in the file system: the user and its group.
+const MODE: u32 = 0o660;
+
+impl Listener {
+    /// Listens there. Some names of the service manager stand for several listeners.
+    pub fn open(address: &Address, beside: &[SocketAddr]) -> io::Result<Vec<Self>> {
+        match address {
+            Address::Tcp(address) => Ok(vec![Self::Tcp(bind_beside(*address, beside)?)]),
+            Address::Unix(path) => {
+                unix::bind(path, MODE).map(|(listener, file)| vec![Self::Unix(listener, Some(file))])
+            }
+            Address::Systemd(name) => Ok(inherited::named(name)?.into_iter().map(Self::from).collect()),
+        }
+    }
+
+    /// Its TCP address, as the system gave it.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(..) => None,
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await,
+            Self::Unix(listener, _) => Ok((as_tcp(listener.accept().await?.0)?, THIS_MACHINE)),
+        }
+    }
+}
+
+impl From<Inherited> for Listener {
+    fn from(inherited: Inherited) -> Self {
+        match inherited {
+            Inherited::Tcp(listener) => Self::Tcp(listener),
+            Inherited::Unix(listener) => Self::Unix(listener, None),
+        }
+    }
+}
+
+/// The peer at the other end of a socket in the file system.
+const THIS_MACHINE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// The calls that move bytes are the same for both kinds of sockets. Options of TCP fail on this one, and addresses are not
+/// there; neither is needed.
+fn as_tcp(stream: UnixStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(stream.into_std()?)))
+}
 
 /// Connections that the kernel completes ahead of us.
 const BACKLOG: i32 = 4096;
@@ -49,7 +150,7 @@ fn bind_as_given(address: SocketAddr, dual: bool) -> io::Result<TcpListener> {
 
 /// The next client. Errors of a single connection are no errors of the listener; others make it pause, not end,
 /// and are reported once in a row.
-pub async fn accept(listener: &TcpListener, report: impl Fn(&io::Error)) -> (TcpStream, SocketAddr) {
+pub async fn accept(listener: &Listener, report: impl Fn(&io::Error)) -> (TcpStream, SocketAddr) {
     let mut reported = false;
     loop {
         match listener.accept().await {
@@ -78,6 +179,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     fn at(text: &str) -> SocketAddr {
@@ -95,11 +198,32 @@ mod tests {
 
     #[tokio::test]
     async fn the_unspecified_address_takes_both_families() {
-        let listeners = bind_all(&[at("[::]:0")]).unwrap();
-        let port = listeners[0].local_addr().unwrap().port();
+        let listener = Listener::open(&at("[::]:0").into(), &[]).unwrap().remove(0);
+        let port = listener.local().unwrap().port();
         TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let (_, peer) = accept(&listeners[0], |error| panic!("{error}")).await;
+        let (_, peer) = accept(&listener, |error| panic!("{error}")).await;
         assert!(peer.ip().to_canonical().is_ipv4());
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_through_sockets_in_the_file_system() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("front.sock");
+        let listener = Listener::open(&Address::Unix(path.clone()), &[]).unwrap().remove(0);
+        let mut front = UnixStream::connect(&path).await.unwrap();
+        let (mut client, peer) = accept(&listener, |error| panic!("{error}")).await;
+        assert!(peer.ip().is_loopback());
+        front.write_all(b"there").await.unwrap();
+        client.write_all(b"back").await.unwrap();
+        drop(listener);
+        assert!(!path.exists());
+        let mut bytes = [0; 5];
+        client.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"there");
+        drop(client);
+        let mut bytes = Vec::new();
+        front.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(bytes, b"back");
     }
 
     #[tokio::test]

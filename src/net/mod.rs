@@ -2,5 +2,8 @@
 
 pub mod dial;
 pub mod https;
+pub mod inherited;
 pub mod listen;
+pub mod proxy_protocol;
 pub mod sockopt;
+pub mod unix;

@@ -1,16 +1,15 @@
 //! What the running proxy is like at one moment: plain data, for metrics, pages and answers.
 
-use std::net::SocketAddr;
-
 use crate::auth::UnixTime;
 use crate::cover::grade::Graded;
+use crate::net::listen::Address;
 use crate::server::sessions::Moved;
 
 /// The running proxy at one moment. Holds no secret and no client's address.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Where clients are accepted.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Address>,
     /// Sessions that go on.
     pub sessions: usize,
     /// What sessions have moved since the start.

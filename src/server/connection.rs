@@ -109,6 +109,7 @@ pub(super) mod tests {
             fillers: Vec::new(),
             log_addresses: false,
             limits: limits::Settings::default(),
+            believed: Vec::new(),
         };
         let remote = Remote::new(Settings { host: "192.0.2.1".into(), port: 443, proxy_protocol: None });
         let window = TimeWindow::new(Duration::from_secs(600));

@@ -4,45 +4,46 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io};
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Server;
-use crate::net::listen;
+use crate::net::listen::{Address, Listener};
 
 /// What a listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Clients and visitors of the cover.
     Cover,
+    /// The same, handed on by a program that names them in a PROXY protocol header.
+    Proxied,
     /// Plain HTTP, answered with the way to the built-in site.
     Redirect,
 }
 
 /// A listener that is wanted: what for, and the address as it was asked for. Port 0 lets the system choose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// What for.
     pub purpose: Purpose,
     /// Where.
-    pub address: SocketAddr,
+    pub address: Address,
 }
 
 /// A listener that is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {
     /// What was asked for.
     pub wanted: Wanted,
-    /// What the system gave.
-    pub local: SocketAddr,
+    /// The TCP address that the system gave.
+    pub local: Option<SocketAddr>,
 }
 
 /// Listeners that are wanted from now on, those among them bound that were not open yet. Dropped, it changes nothing.
 #[derive(Debug)]
 pub struct Bound {
     wanted: Vec<Wanted>,
-    fresh: Vec<(Wanted, TcpListener)>,
+    fresh: Vec<(Wanted, Vec<Listener>)>,
 }
 
 impl Bound {
@@ -54,7 +55,7 @@ impl Bound {
     /// The addresses of those that are new, as the system gave them.
     pub fn addresses(&self, purpose: Purpose) -> Vec<SocketAddr> {
         let fresh = self.fresh.iter().filter(|(wanted, _)| wanted.purpose == purpose);
-        fresh.filter_map(|(_, listener)| listener.local_addr().ok()).collect()
+        fresh.flat_map(|(_, listeners)| listeners.iter().filter_map(Listener::local)).collect()
     }
 
     /// How many of them are new.
@@ -67,7 +68,7 @@ impl Bound {
 #[derive(Debug)]
 pub struct CannotListen {
     /// The address.
-    pub address: SocketAddr,
+    pub address: Address,
     /// What the system says.
     pub error: io::Error,
 }
@@ -101,10 +102,10 @@ impl Doors {
                 missing.swap_remove(at);
             }
         }
-        let all: Vec<SocketAddr> = wanted.iter().map(|wanted| wanted.address).collect();
-        let bind = |wanted: Wanted| {
-            let listener = listen::bind_beside(wanted.address, &all);
-            listener.map(|listener| (wanted, listener)).map_err(|error| CannotListen { address: wanted.address, error })
+        let all: Vec<SocketAddr> = wanted.iter().filter_map(|wanted| wanted.address.tcp()).collect();
+        let bind = |wanted: Wanted| match Listener::open(&wanted.address, &all) {
+            Ok(listeners) => Ok((wanted, listeners)),
+            Err(error) => Err(CannotListen { address: wanted.address, error }),
         };
         Ok(Bound { wanted: wanted.to_vec(), fresh: missing.into_iter().map(bind).collect::<Result<_, _>>()? })
     }
@@ -124,20 +125,22 @@ impl Doors {
             still.is_some()
         });
         let changed = open.len() != before || !fresh.is_empty();
-        for (wanted, listener) in fresh {
-            let local = listener.local_addr().unwrap_or(wanted.address);
-            let shut = CancellationToken::new();
-            let (until, server) = (shut.clone(), Arc::clone(server));
-            self.acceptors.spawn(async move {
-                until
-                    .run_until_cancelled(async {
-                        match wanted.purpose {
-                            Purpose::Cover => server.accept(listener).await,
-                            Purpose::Redirect => server.redirect(listener).await,
-                        }
-                    })
-                    .await
-            });
+        for (wanted, listeners) in fresh {
+            let local = listeners.first().and_then(Listener::local);
+            let (shut, purpose) = (CancellationToken::new(), wanted.purpose);
+            for listener in listeners {
+                let (until, server) = (shut.clone(), Arc::clone(server));
+                self.acceptors.spawn(async move {
+                    until
+                        .run_until_cancelled(async {
+                            match purpose {
+                                Purpose::Cover | Purpose::Proxied => server.accept(listener, purpose).await,
+                                Purpose::Redirect => server.redirect(listener).await,
+                            }
+                        })
+                        .await
+                });
+            }
             open.push(Door { listening: Listening { wanted, local }, shut });
         }
         changed
@@ -151,7 +154,7 @@ impl Doors {
     }
 
     pub(super) fn list(&self) -> Vec<Listening> {
-        self.lock().iter().map(|door| door.listening).collect()
+        self.lock().iter().map(|door| door.listening.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Door>> {

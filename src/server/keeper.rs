@@ -29,7 +29,7 @@ async fn watch_cover(server: &Server) {
     let mut changed = server.changed.subscribe();
     loop {
         let cover = server.cover();
-        let listeners: Vec<SocketAddr> = server.doors.list().iter().map(|listening| listening.local).collect();
+        let listeners: Vec<SocketAddr> = server.doors.list().iter().filter_map(|listening| listening.local).collect();
         tokio::select! {
             () = cover.watch(&listeners) => {}
             _ = changed.changed() => {}

@@ -10,14 +10,16 @@ mod promote;
 pub mod sessions;
 mod tariff;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
+use ipnet::IpNet;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Span, field, info_span, warn};
@@ -26,7 +28,8 @@ pub use doors::{Bound, CannotListen, Listening, Purpose, Wanted};
 
 use crate::auth::{Judge, People, UnixTime};
 use crate::cover::{Cover, Witness};
-use crate::net::listen;
+use crate::net::listen::{self, Listener};
+use crate::net::proxy_protocol::{self, NoHeader};
 use crate::relay::sizing::Patterns;
 use crate::telegram;
 use crate::wire::HelloClass;
@@ -51,6 +54,9 @@ pub struct Settings {
     pub log_addresses: bool,
     /// Limits on connections.
     pub limits: limits::Settings,
+    /// Where the programs are whose PROXY protocol headers count, on listeners that are meant for them. To others such a
+    /// listener is like any other.
+    pub believed: Vec<IpNet>,
 }
 
 /// Everything that connections share. What can be replaced while it is in use is asked for once by each connection.
@@ -78,6 +84,16 @@ pub struct Server {
     /// How many clients found a remote cover away.
     away: Arc<AtomicU64>,
 }
+
+impl Settings {
+    fn believes(&self, front: IpAddr) -> bool {
+        let front = front.to_canonical();
+        self.believed.iter().any(|network| network.contains(&front))
+    }
+}
+
+/// How long a program in front of us has to name its client.
+const HEADER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Server {
     /// A proxy in front of this cover, with this judge at the door, for these people; `observer` is told what happens,
@@ -134,18 +150,39 @@ impl Server {
         self.cover.load_full()
     }
 
-    async fn accept(self: &Arc<Self>, listener: TcpListener) {
+    async fn accept(self: &Arc<Self>, listener: Listener, purpose: Purpose) {
         loop {
             self.room().await;
             let report = |error: &std::io::Error| warn!(%error, "cannot accept connections");
             let (client, peer) = listen::accept(&listener, report).await;
-            let admittance = self.limits.load().admit(peer.ip());
-            let server = Arc::clone(self);
-            let span = self.span(peer);
-            self.connections.spawn(async move {
-                let hurry = server.hurry.clone();
-                hurry.run_until_cancelled(connection::serve(server, client, peer, admittance, span)).await
-            });
+            if purpose == Purpose::Proxied && self.settings.load().believes(peer.ip()) {
+                let server = Arc::clone(self);
+                // The box goes with the header; what serves the client has a task of its own.
+                self.connections.spawn(async move { server.introduced(client, peer).await });
+            } else {
+                self.welcome(client, peer);
+            }
+        }
+    }
+
+    fn welcome(self: &Arc<Self>, client: TcpStream, peer: SocketAddr) {
+        let admittance = self.limits.load().admit(peer.ip());
+        let server = Arc::clone(self);
+        let span = self.span(peer);
+        self.connections.spawn(async move {
+            let hurry = server.hurry.clone();
+            hurry.run_until_cancelled(connection::serve(server, client, peer, admittance, span)).await
+        });
+    }
+
+    /// A client whom the program in front of us names. Without its header nobody knows who it is.
+    async fn introduced(self: &Arc<Self>, mut client: TcpStream, front: SocketAddr) {
+        let header = timeout(HEADER_PATIENCE, proxy_protocol::receive(&mut client));
+        match self.hurry.run_until_cancelled(header).await {
+            Some(Ok(Ok(peer))) => self.welcome(client, peer.unwrap_or(front)),
+            Some(Ok(Err(NoHeader::Nothing))) | None => {}
+            Some(Ok(Err(why))) => warn!(front = %front.ip(), "a connection is given up: {why}"),
+            Some(Err(_)) => warn!(front = %front.ip(), "a connection is given up: no PROXY protocol header came"),
         }
     }
 
@@ -166,7 +203,8 @@ impl Server {
     }
 
     /// Answers plain HTTP for the built-in site, and for the one after it when the cover is replaced.
-    async fn redirect(self: &Arc<Self>, listener: TcpListener) {
+    async fn redirect(self: &Arc<Self>, listener: Listener) {
+        let Listener::Tcp(listener) = listener else { return };
         let mut changed = self.changed.subscribe();
         loop {
             let cover = self.cover();

@@ -154,7 +154,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn networks(&mut self, written: Option<Vec<Written<String>>>) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, written: Option<Vec<Written<String>>>) -> Vec<IpNet> {
         written.unwrap_or_default().iter().filter_map(|text| self.check(text, units::network)).collect()
     }
 

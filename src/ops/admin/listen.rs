@@ -1,14 +1,14 @@
 //! Where the admin listener is, and which places are refused.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::net::unix;
 
 /// A place to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +34,7 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, NoPlace> {
         match text.strip_prefix("unix:") {
-            // The kernel takes 108 bytes with the one that ends it.
-            Some(path) if path.is_empty() || path.len() > 107 => Err(NoPlace),
+            Some(path) if path.is_empty() || path.len() > unix::LONGEST_PATH => Err(NoPlace),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| NoPlace),
         }
@@ -69,43 +68,14 @@ pub enum Listener {
     /// On a TCP address.
     Tcp(TcpListener),
     /// On a socket in the file system, which is removed with this value.
-    Unix(UnixListener, Removed),
+    Unix(UnixListener, unix::Removed),
 }
 
 /// Listens there.
 pub async fn bind(place: &Place) -> io::Result<Listener> {
     match place {
         Place::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
-        Place::Unix(path) => bind_unix(path).await,
-    }
-}
-
-/// What an earlier run left behind is removed; a socket that somebody answers at is not, nor is anything else.
-async fn bind_unix(path: &Path) -> io::Result<Listener> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-            _ => return Err(io::ErrorKind::AddrInUse.into()),
-        },
-        Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
-        Err(_) => {}
-    }
-    // The file appears under another name first, so that nobody can connect before its mode is set.
-    let hidden = path.with_extension(format!("{}.new", std::process::id()));
-    let _ = fs::remove_file(&hidden);
-    let listener = UnixListener::bind(&hidden)?;
-    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&hidden, path)?;
-    Ok(Listener::Unix(listener, Removed(path.to_owned())))
-}
-
-/// A file that goes with this value.
-#[derive(Debug)]
-pub struct Removed(PathBuf);
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        Place::Unix(path) => unix::bind(path, 0o600).map(|(listener, file)| Listener::Unix(listener, file)),
     }
 }
 
@@ -131,22 +101,5 @@ mod tests {
         for text in ["", "localhost:80", "127.0.0.1", "unix:", &long] {
             assert_eq!(text.parse::<Place>(), Err(NoPlace), "{text}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_socket_file_is_its_owners_and_replaces_only_a_dead_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("admin.sock");
-        let place = Place::Unix(path.clone());
-        let first = bind(&place).await.unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(bind(&place).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(first);
-        assert!(!path.exists());
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        drop(bind(&place).await.unwrap());
-        fs::write(&path, "precious").unwrap();
-        assert_eq!(bind(&place).await.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 }
