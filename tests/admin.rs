@@ -48,7 +48,7 @@ impl Stage {
         let secret = data_encoding::HEXLOWER.encode(&KEY);
         let mut text = format!(
             "# keep this\n[link]\nhost = \"proxy.example.com\"\nport = 443\n[[users]]\nname = \"alice\"\n\
-             secret = \"{secret}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n"
+             secret = \"{secret}\"\n[audit_log]\nfile = \"audit.log\"\n[admin]\nlisten = \"127.0.0.1:0\"\n"
         );
         for role in TokenRole::ALL {
             let hash = TokenHash::of(&token(role));
@@ -302,6 +302,63 @@ async fn users_are_changed_in_the_file_and_in_the_running_proxy() {
     secrets.for_each(|secret| assert!(!log.contains(secret), "a secret is in the log"));
     assert_eq!(stage.ask("POST", "/api/v1/drain", TokenRole::Admin, "").await.0, 202);
     stage.proxy.logged("\"stopped\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_action_and_every_refusal_has_a_line_in_the_audit_log() {
+    let stage = Stage::start().await;
+    let steps = [
+        ("POST", "/api/v1/users", TokenRole::Operator, r#"{"name": "bob"}"#, 201),
+        ("GET", "/api/v1/users/bob/link", TokenRole::Operator, "", 200),
+        ("POST", "/api/v1/users/bob/rotate", TokenRole::Operator, "{}", 200),
+        ("PATCH", "/api/v1/users/bob", TokenRole::Operator, r#"{"expires": "soon"}"#, 422),
+        ("DELETE", "/api/v1/users/nobody", TokenRole::Operator, "", 404),
+        ("DELETE", "/api/v1/users/bob/sessions", TokenRole::Admin, "", 200),
+        ("DELETE", "/api/v1/users/bob", TokenRole::Viewer, "", 403),
+        ("POST", "/api/v1/reload", TokenRole::Operator, "", 403),
+        ("GET", "/api/v1/status", TokenRole::Metrics, "", 403),
+        ("GET", "/api/v1/status", TokenRole::Viewer, "", 200),
+        ("POST", "/api/v1/reload", TokenRole::Admin, "", 200),
+        ("POST", "/api/v1/drain", TokenRole::Admin, "", 202),
+    ];
+    let unknown = Client::at(&stage.admin, None, Some(Zeroizing::new("vizard_admin_wrong".into()))).unwrap();
+    assert!(unknown.get::<Value>("/api/v1/status").await.is_err());
+    for (method, path, role, body, status) in steps {
+        let answer = stage.ask(method, path, role, body).await;
+        assert_eq!(answer.0, status, "{method} {path}: {answer:?}");
+    }
+    let Stage { proxy, state, .. } = stage;
+    proxy.logged("\"stopped\"").await;
+    // Whatever it still writes is written when it has ended.
+    tokio::task::spawn_blocking(move || proxy.terminate()).await.unwrap();
+    let text = fs::read_to_string(state.path().join("audit.log")).unwrap();
+    let line = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["event"], "action", "{line}");
+        let outcome = if line["error"].is_null() { "done" } else { "refused" };
+        let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+        format!("{} {}: {} {}, {outcome}", text("actor"), text("role"), text("action"), text("on"))
+    };
+    let lines: Vec<String> = text.lines().map(line).collect();
+    assert_eq!(
+        lines,
+        [
+            "(unknown) -: log in -, refused",
+            "the-operator operator: create user bob, done",
+            "the-operator operator: see link bob, done",
+            "the-operator operator: rotate secret bob, done",
+            "the-operator operator: change user bob, refused",
+            "the-operator operator: remove user nobody, refused",
+            "the-admin admin: close sessions bob, done",
+            "the-viewer viewer: DELETE /api/v1/users/{name} -, refused",
+            "the-operator operator: POST /api/v1/reload -, refused",
+            "the-metrics metrics: GET /api/v1/status -, refused",
+            "the-admin admin: reload -, done",
+            "the-admin admin: drain -, done",
+        ]
+    );
+    let secrets = TokenRole::ALL.map(token).into_iter().chain(["vizard_admin_wrong".into()]);
+    secrets.for_each(|secret| assert!(!text.contains(&secret), "a token is in the audit log: {text}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

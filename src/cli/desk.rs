@@ -26,6 +26,7 @@ use crate::ops::admin::events::Events;
 use crate::ops::admin::views::moment;
 use crate::ops::admin::{self, Tokens};
 use crate::ops::alarms::Alarms;
+use crate::ops::audit_log::AuditLog;
 use crate::ops::counts::Counts;
 use crate::ops::links::{Form, OwnAddress};
 use crate::ops::metrics::Metrics;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub events: Arc<Events>,
     /// What has sounded.
     pub alarms: Arc<Alarms>,
+    /// Where actions are noted, if anywhere.
+    pub audit_log: Option<AuditLog>,
     /// Where wishes to reload go.
     pub queue: Queue,
     /// The tokens that are accepted.
@@ -68,11 +71,12 @@ pub async fn open(config: &Config, parts: Parts) -> Result<Option<AbortOnDropHan
         None => info!(place = %settings.place, "admin listener"),
     }
     let (counts, events, tokens) = (Arc::clone(&parts.counts), Arc::clone(&parts.events), Arc::clone(&parts.tokens));
+    let audit_log = parts.audit_log.clone();
     let started = parts.handle.status().since;
     let house = Arc::new(House::new(config, parts));
     let looked = Arc::clone(&house);
     let metrics = Metrics::new(counts, Arc::new(move || looked.look()), started, settings.per_user_metrics);
-    let desk = Desk::new(house.clone(), tokens, metrics, events, started, listener.is_secure());
+    let desk = Desk::new(house.clone(), tokens, metrics, events, started, listener.is_secure(), audit_log);
     Ok(Some(AbortOnDropHandle::new(tokio::spawn(async move {
         tokio::join!(listener.serve(desk), house.keep_looking_up());
     }))))

@@ -85,6 +85,7 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
         counts,
         events,
         alarms: Arc::clone(&misuse.alarms),
+        audit_log: misuse.audit_log.clone(),
         queue: queue.clone(),
         tokens: Arc::clone(&tokens),
         origin: (origin.flags.clone(), origin.environment.clone()),
