@@ -428,9 +428,10 @@ mod tests {
         let (lines, waiting) = sync_channel(2);
         let addresses = Mutex::new((Addresses::None, Key::new()));
         let log = AuditLog(Arc::new(Shared { lines, dropped: Arc::default(), addresses }));
-        (0..5).for_each(|_| log.action("a", "b", None));
+        let action = Action { actor: "a", role: None, action: "b", on: "", error: None };
+        (0..5).for_each(|_| log.action(action));
         assert_eq!(log.dropped(), 3);
         drop(waiting);
-        log.action("a", "b", None);
+        log.action(action);
     }
 }
