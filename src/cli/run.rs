@@ -117,7 +117,7 @@ fn control(state: &Path, queue: &Queue) -> Option<AbortOnDropHandle<()>> {
 
 /// Who may enter, and what has entered before.
 fn judge(config: &Config, people: &People) -> Result<Judge, Failure> {
-    let rules = parts::rules(config, people);
+    let rules = parts::rules(config, people, SystemTime::now().into());
     let path = config.state_dir.join(REPLAY_FILE);
     let replay = match ReplayMemory::open(&path, &rules.keyring.tags()) {
         Ok((memory, loaded)) => {

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::signal::unix::Signal;
@@ -133,6 +134,7 @@ impl Reloader {
         let Fresh { config, read, other_state, warnings } =
             loading.await.map_err(|panic| Refused::for_reason(panic.to_string()))??;
 
+        let now = SystemTime::now().into();
         let mut changed = differences(&self.config, &config);
         let cover = self.cover(&config, &mut changed).await?;
         let wanted = parts::listeners(&config, self.automatic());
@@ -145,7 +147,7 @@ impl Reloader {
             .await
             .map_err(|panic| Refused::for_reason(panic.to_string()))?
             .map_err(|error| Refused::for_reason(error.to_string()))?;
-        let (judge, tags) = (Arc::clone(self.handle.judge()), parts::tags(&config));
+        let (judge, tags) = (Arc::clone(self.handle.judge()), parts::tags(&config, now));
         let known = self.handle.judge().rules().keyring.tags();
         let new: Vec<_> = tags.into_iter().filter(|tag| !known.contains(tag)).collect();
         if !new.is_empty() {
@@ -157,7 +159,7 @@ impl Reloader {
 
         self.misuse.lists.replace(lists);
         self.misuse.alarms.replace(config.misuse.alarms.clone());
-        let rules = parts::rules(&config, self.handle.people());
+        let rules = parts::rules(&config, self.handle.people(), now);
         self.handle.apply(Change { settings: parts::settings(&config), rules, cover, listeners });
         logging::set_level(config.log.level);
         let mut restart = Vec::new();
