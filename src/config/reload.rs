@@ -1,7 +1,7 @@
 //! Which differences a running proxy can take, and taking them.
 //!
-//! Everything that can fail comes first and changes nothing: reading the files, opening a new cover, binding new
-//! listeners, loading what was spent under new keys. Only then does anything change, in one step that cannot fail.
+//! Everything that can fail comes first and changes nothing: reading the files, opening a new cover, loading what was spent
+//! under new keys, binding new listeners. Only then does anything change, in one step that cannot fail.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -137,11 +137,6 @@ impl Reloader {
         let now = SystemTime::now().into();
         let mut changed = differences(&self.config, &config);
         let cover = self.cover(&config, &mut changed).await?;
-        let wanted = parts::listeners(&config, self.automatic());
-        let listeners = self
-            .handle
-            .bind(&wanted)
-            .map_err(|error| Refused::for_reason(format!("{error}; name an address that is free")))?;
         let (lists, folder) = (config.misuse.lists.clone(), self.misuse.lists.folder().to_owned());
         let lists = tokio::task::spawn_blocking(move || lists::State::load(lists, &folder))
             .await
@@ -156,6 +151,12 @@ impl Reloader {
                 .map_err(|panic| Refused::for_reason(panic.to_string()))?
                 .map_err(|error| Refused::for_reason(format!("spent hellos of new users cannot be read: {error}")))?;
         }
+
+        // The last that can fail: a listener that is in the way of another may be closed for it.
+        let wanted = parts::listeners(&config, self.automatic());
+        let listeners = self.handle.bind(&wanted).await;
+        let listeners =
+            listeners.map_err(|error| Refused::for_reason(format!("{error}; name an address that is free")))?;
 
         self.misuse.lists.replace(lists);
         self.misuse.alarms.replace(config.misuse.alarms.clone());

@@ -91,9 +91,11 @@ impl Handle {
         self.0.settings()
     }
 
-    /// Binds those of these listeners that are not open, without accepting anybody yet.
-    pub fn bind(&self, wanted: &[Wanted]) -> Result<Bound, CannotListen> {
-        self.0.doors.bind(wanted)
+    /// Binds those of these listeners that are not open, without accepting anybody yet. One that is open, not wanted and
+    /// in the way of another is closed for it, so that nothing but [`Handle::apply`] should follow; it is opened again if
+    /// that was in vain.
+    pub async fn bind(&self, wanted: &[Wanted]) -> Result<Bound, CannotListen> {
+        self.0.doors.rebind(&self.0, wanted).await
     }
 
     /// Where clients and visitors are accepted.
