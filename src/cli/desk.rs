@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use tokio::runtime;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
@@ -24,7 +23,7 @@ use crate::ops::admin::control::{Changed, Control, Heard, Kind, Links, NewUser, 
 use crate::ops::admin::desk::Desk;
 use crate::ops::admin::events::Events;
 use crate::ops::admin::views::moment;
-use crate::ops::admin::{self, Tokens};
+use crate::ops::admin::{self, Keys};
 use crate::ops::alarms::Alarms;
 use crate::ops::audit_log::AuditLog;
 use crate::ops::counts::Counts;
@@ -56,21 +55,28 @@ pub struct Parts {
     pub audit_log: Option<AuditLog>,
     /// Where wishes to reload go.
     pub queue: Queue,
-    /// The tokens that are accepted.
-    pub tokens: Arc<ArcSwap<Tokens>>,
+    /// The tokens and the certificate, if there is a listener.
+    pub keys: Option<Keys>,
     /// What the configuration is loaded from.
     pub origin: (Flags, Environment),
 }
 
+/// The tokens and the certificate of the admin listener, if one is configured.
+pub fn keys(config: &Config) -> Result<Option<Keys>, Failure> {
+    let keys = config.admin.as_ref().map(Keys::open).transpose();
+    keys.map_err(|error| Failure::new(error.to_string(), error.mend()))
+}
+
 /// Opens the admin listener if one is configured, and serves it until the value is dropped.
 pub async fn open(config: &Config, parts: Parts) -> Result<Option<AbortOnDropHandle<()>>, Failure> {
-    let Some(settings) = &config.admin else { return Ok(None) };
-    let listener = admin::open(settings).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
+    let (Some(settings), Some(keys)) = (&config.admin, parts.keys.clone()) else { return Ok(None) };
+    let tokens = Arc::clone(keys.tokens());
+    let listener = admin::open(settings, keys).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
     match listener.address() {
         Some(address) => info!(%address, tls = listener.is_secure(), "admin listener"),
         None => info!(place = %settings.place, "admin listener"),
     }
-    let (counts, events, tokens) = (Arc::clone(&parts.counts), Arc::clone(&parts.events), Arc::clone(&parts.tokens));
+    let (counts, events) = (Arc::clone(&parts.counts), Arc::clone(&parts.events));
     let audit_log = parts.audit_log.clone();
     let started = parts.handle.status().since;
     let house = Arc::new(House::new(config, parts));
