@@ -112,11 +112,24 @@ impl Cover {
         }
     }
 
+    /// The name that it is known as.
+    pub fn name(&self) -> &Domain {
+        self.scout.name()
+    }
+
     /// `site` or `remote`.
     pub fn kind(&self) -> &'static str {
         match &self.place {
             Place::Site(_) => "site",
             Place::Remote(_) => "remote",
+        }
+    }
+
+    /// Where it is, if it is a remote one.
+    pub fn elsewhere(&self) -> Option<&remote::Settings> {
+        match &self.place {
+            Place::Site(_) => None,
+            Place::Remote(remote) => Some(remote.settings()),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::watch;
 use tracing::info;
 
 use super::doors::{Bound, CannotListen, Listening, Wanted};
@@ -84,6 +85,11 @@ impl Handle {
     /// The cover as it is now.
     pub fn cover(&self) -> Arc<Cover> {
         self.0.cover()
+    }
+
+    /// Tells when the cover or the listeners are others than before.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
     }
 
     /// The settings as they are now.
