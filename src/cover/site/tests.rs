@@ -37,7 +37,8 @@ impl Scene {
 
     fn with(dir: TempDir, content: Content) -> Scene {
         let (certificate, key) = self_signed("site.test", dir.path()).unwrap();
-        let settings = Settings { certificate, key, content, server_header: None, redirect_from: Vec::new() };
+        let settings =
+            Settings { certificate, key, acme: None, content, server_header: None, redirect_from: Vec::new() };
         Scene { site: Arc::new(Site::open(&settings).unwrap()), dir }
     }
 
