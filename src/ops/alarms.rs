@@ -98,6 +98,11 @@ pub enum Alarm {
         /// Days that are left; negative afterwards.
         days: i64,
     },
+    /// The authority issues no certificate.
+    Issuance {
+        /// How many attempts in a row failed.
+        failures: u32,
+    },
     /// The cover cannot be reached.
     CoverAway,
     /// The cover answers otherwise than before.
@@ -118,8 +123,17 @@ pub enum Alarm {
 
 impl Alarm {
     /// All names.
-    pub const KINDS: [&str; 8] =
-        ["networks", "replays", "declines", "certificate", "cover away", "cover changed", "data centre", "quota"];
+    pub const KINDS: [&str; 9] = [
+        "networks",
+        "replays",
+        "declines",
+        "certificate",
+        "cover away",
+        "cover changed",
+        "data centre",
+        "quota",
+        "issuance",
+    ];
 
     /// A short name.
     pub fn kind(&self) -> &'static str {
@@ -136,6 +150,7 @@ impl Alarm {
             Self::CoverChanged => 5,
             Self::DataCentre { .. } => 6,
             Self::Quota { .. } => 7,
+            Self::Issuance { .. } => 8,
         }
     }
 
@@ -163,6 +178,11 @@ impl Alarm {
             }
             Self::Certificate { days } if *days < 0 => "the certificate of the site has ended".into(),
             Self::Certificate { days } => format!("the certificate of the site ends in {days} days"),
+            Self::Issuance { failures } => {
+                format!(
+                    "the authority issued no certificate, {failures} times in a row: see the log or `vizard doctor`"
+                )
+            }
             Self::CoverAway => "the cover cannot be reached".into(),
             Self::CoverChanged => "the cover answers otherwise than before".into(),
             Self::DataCentre { dc } => format!("data centre {dc} cannot be reached"),
@@ -287,6 +307,11 @@ impl Watch {
         near.then_some(Alarm::Certificate { days: left.div_euclid(DAY) }).and_then(|it| self.tell(it, now))
     }
 
+    /// The authority was asked for a certificate this many times in a row without getting one.
+    pub fn issuance(&mut self, failures: u32, now: UnixTime) -> Option<Alarm> {
+        (failures >= self.settings.failures).then_some(Alarm::Issuance { failures }).and_then(|it| self.tell(it, now))
+    }
+
     /// A client was received by the cover, or found it away.
     pub fn cover(&mut self, there: bool, now: UnixTime) -> Option<Alarm> {
         self.cover_failures = if there { 0 } else { self.cover_failures.saturating_add(1) };
@@ -394,11 +419,13 @@ impl Alarms {
             ticks.tick().await;
             let cover = handle.cover();
             let (ends, changes, now) = (cover.certificate_ends(), cover.changes(), now());
+            let failures = cover.acme().map(|standing| standing.failures);
             let declines = self.declines.swap(0, Ordering::Relaxed);
             let alarms = {
                 let mut watch = self.lock();
                 let certificate = ends.and_then(|ends| watch.certificate(ends, now));
-                [watch.declined(declines, now), watch.cover_changes(changes, now), certificate]
+                let issuance = failures.and_then(|failures| watch.issuance(failures, now));
+                [watch.declined(declines, now), watch.cover_changes(changes, now), certificate, issuance]
             };
             alarms.into_iter().for_each(|alarm| self.sound(alarm));
             for member in handle.people().list() {
@@ -598,6 +625,9 @@ mod tests {
         assert_eq!(watch.certificate(after(15 * DAY), START), None);
         assert_eq!(watch.certificate(after(15 * DAY), after(3 * DAY)), Some(Alarm::Certificate { days: 12 }));
         assert!(watch.certificate(START, after(4 * DAY)).unwrap().text().contains("has ended"));
+        assert_eq!(watch.issuance(4, after(4 * DAY)), None);
+        assert_eq!(watch.issuance(5, after(4 * DAY)), Some(Alarm::Issuance { failures: 5 }));
+        assert_eq!(watch.issuance(6, after(4 * DAY)), None, "told a while ago");
         let dc = DcId::new(2);
         for n in 0..4 {
             assert_eq!((watch.cover(false, START), watch.dialled(dc, false, START)), (None, None), "{n}");

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::Method;
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
@@ -34,7 +34,7 @@ enum Pending {
 
 impl Challenges {
     /// From now on TLS clients that offer nothing but the protocol of this challenge are shown it.
-    pub(super) fn by_tls(self: &Arc<Self>, domain: &str, digest: &[u8]) -> Option<Shown> {
+    pub(crate) fn by_tls(self: &Arc<Self>, domain: &str, digest: &[u8]) -> Option<Shown> {
         let certificate = Arc::new(certificate(domain, digest)?);
         Some(self.show(Pending::Tls { domain: domain.to_owned(), certificate }))
     }
@@ -81,7 +81,7 @@ impl Challenges {
 
 /// A challenge that is pending for as long as this lives.
 #[must_use]
-pub(super) struct Shown(Arc<Challenges>);
+pub(crate) struct Shown(Arc<Challenges>);
 
 impl Drop for Shown {
     fn drop(&mut self) {
@@ -118,7 +118,8 @@ fn certificate(domain: &str, digest: &[u8]) -> Option<CertifiedKey> {
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
     let chain = vec![params.self_signed(&key).ok()?.der().clone()];
     let key = PrivateKeyDer::try_from(key.serialize_der()).ok()?;
-    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).ok()
+    // The library's own check of the pair would stumble over the extension, which is critical.
+    Some(CertifiedKey::new(chain, any_ecdsa_type(&key).ok()?))
 }
 
 #[cfg(test)]

@@ -183,11 +183,10 @@ impl Keeper {
                 }
                 continue;
             }
-            (asked, told) = (false, None);
+            (jitter, asked, told) = (rand::random(), false, None);
             if self.attempt(memory, certificate, challenges, jitter).await {
                 changed();
             }
-            jitter = rand::random();
         }
     }
 
