@@ -1,6 +1,6 @@
 //! From values as written to a [`Draft`], with every complaint gathered on the way.
 
-mod acme;
+pub mod acme;
 mod admin;
 mod listeners;
 mod users;

@@ -16,6 +16,21 @@ pub(super) struct Beside<'a> {
     pub(super) domain: Option<&'a (Domain, Origin)>,
 }
 
+/// The text of a section `[site.acme]` that asks Let's Encrypt, for a configuration file that is to be written.
+pub fn section(staging: bool, email: Option<&str>, challenge: Challenge) -> String {
+    let mut table = toml::Table::new();
+    if staging {
+        table.insert("staging".into(), true.into());
+    }
+    if let Some(email) = email {
+        table.insert("email".into(), email.into());
+    }
+    if challenge != Challenge::default() {
+        table.insert("challenge".into(), challenge.label().into());
+    }
+    format!("[site.acme]\n{table}")
+}
+
 impl Resolver<'_> {
     pub(super) fn acme(&mut self, written: AcmeWritten, beside: &Beside<'_>) -> Authority {
         if let Some(certificate) = beside.certificate {
@@ -84,3 +99,27 @@ impl Resolver<'_> {
 }
 
 const CHALLENGES: &[(&str, Challenge)] = &[("tls-alpn-01", Challenge::TlsAlpn01), ("http-01", Challenge::Http01)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::embedded::CoverDraft;
+    use crate::config::{Environment, Flags, load_text};
+
+    #[test]
+    fn a_section_that_is_written_is_read() {
+        for (staging, email, challenge) in [
+            (false, None, Challenge::TlsAlpn01),
+            (true, Some("o'neil@example.com"), Challenge::Http01),
+            (false, Some("a@example.com"), Challenge::TlsAlpn01),
+        ] {
+            let section = section(staging, email, challenge);
+            let text = format!("domain = \"www.example.com\"\n[site]\nredirect_from = [\"[::]:80\"]\n{section}");
+            let environment = Environment::from_iter([("HOME", "/nowhere")]);
+            let draft = load_text(&text, None, &Flags::default(), &environment).unwrap().draft;
+            let CoverDraft::Site { acme: Some(authority), .. } = draft.cover else { panic!("{section}") };
+            assert_eq!((authority.email.as_deref(), authority.challenge), (email, challenge));
+            assert_eq!(authority.directory == LETS_ENCRYPT_STAGING, staging);
+        }
+    }
+}
