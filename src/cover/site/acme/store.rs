@@ -127,7 +127,7 @@ mod tests {
             (super::super::LETS_ENCRYPT_STAGING, "acme-staging-v02.api.letsencrypt.org_directory"),
             ("https://127.0.0.1:14000/dir/", "127.0.0.1_14000_dir"),
             ("https://ca.example/a/../..", "ca.example_a_.._.."),
-            ("https://[::1]:9/x", "__1__9_x"),
+            ("https://[::1]:9/x", "___1__9_x"),
         ] {
             assert_eq!(label(&url.parse().unwrap()), name);
         }

@@ -107,8 +107,12 @@ impl Trouble {
         let details = problem.subproblems.iter().filter_map(|sub| sub.detail.as_deref());
         let detail = problem.detail.as_deref().into_iter().chain(details).collect::<Vec<_>>().join("; ");
         let detail = tamed(if detail.is_empty() { "no details" } else { &detail });
-        // Some authorities have no better word for a name without an address.
-        let kind = if kind == "malformed" && detail.contains("resolve") { "dns" } else { kind };
+        // Some authorities have no better words for a name without an address and for a port where nobody is.
+        let kind = match kind {
+            "malformed" if detail.contains("resolve") => "dns",
+            "unauthorized" if detail.starts_with("Failed to connect") => "connection",
+            kind => kind,
+        };
         let (port, way) = (challenge.port(), challenge.label());
         let reach = match challenge {
             Challenge::TlsAlpn01 => "or use site.acme.challenge = \"http-01\" if something in front ends TLS",
