@@ -161,7 +161,8 @@ const SECRETS: [&str; 2] = ["bob.secret", "webhook.token"];
 
 fn load_example(text: &str) -> Result<Loaded, LoadError> {
     let folder = tempfile::tempdir().unwrap();
-    let files = ["fullchain.pem", "privkey.pem", "deny.netset", "allow.netset", "country.mmdb"];
+    let files =
+        ["fullchain.pem", "privkey.pem", "deny.netset", "allow.netset", "country.mmdb", "authority.pem", "eab.key"];
     for name in files.into_iter().chain(SECRETS) {
         fs::write(folder.path().join(name), "fedcba9876543210fedcba9876543210").unwrap();
     }
@@ -201,13 +202,16 @@ fn the_defaults_in_the_example_are_the_defaults() {
 
 #[test]
 fn the_example_and_the_reference_have_exactly_the_known_keys() {
-    let [cover, upstream, countries] = &example_alternatives()[..] else { panic!("the alternatives have changed") };
+    let [cover, upstream, acme, countries] = &example_alternatives()[..] else {
+        panic!("the alternatives have changed")
+    };
     load_text(&format!("domain = \"www.example.com\"\n{cover}"), None, &Flags::default(), &environment()).unwrap();
     let upstream = format!("[site]\n{upstream}");
     load_text(&upstream, None, &Flags::default(), &environment()).unwrap();
+    load_example(&format!("domain = \"www.example.com\"\n{acme}")).unwrap_or_else(|error| panic!("{error}"));
     let mut found = BTreeSet::new();
     let countries = format!("[lists]\n{countries}");
-    for text in [&example_uncommented(), cover, &upstream, &countries] {
+    for text in [&example_uncommented(), cover, &upstream, acme, &countries] {
         paths("", DeTable::parse(text).unwrap().get_ref(), &mut found);
     }
     let known: BTreeSet<String> = KEYS.iter().map(ToString::to_string).collect();

@@ -48,6 +48,7 @@ fn open_site(origin: &Origin) -> Arc<Site> {
         key: origin.key(),
         content: Content::Folder(origin.folder()),
         server_header: None,
+        acme: None,
         redirect_from: Vec::new(),
     };
     Arc::new(Site::open(&settings).unwrap())

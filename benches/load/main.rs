@@ -92,6 +92,7 @@ async fn be(role: &str, argument: &str) -> io::Result<()> {
                 key: folder.join("key.pem"),
                 content: Content::Folder(folder.join("www")),
                 server_header: None,
+                acme: None,
                 redirect_from: Vec::new(),
             };
             let target = vizard::audit::cover::site(&settings).await;

@@ -66,6 +66,10 @@ fn summary(draft: &Draft) -> String {
     };
     let domain = draft.domain.as_ref().map_or("made up at the first start, for trying out", |domain| domain.as_str());
     let cover = match &draft.cover {
+        CoverDraft::Site { acme: Some(authority), .. } => {
+            let host = authority.directory.host().unwrap_or_default();
+            format!("built-in site with a certificate from {host} ({})", authority.challenge.label())
+        }
         CoverDraft::Site { certificate: Some(_), .. } => "built-in site".into(),
         CoverDraft::Site { certificate: None, .. } => "built-in site with a self-signed certificate".into(),
         CoverDraft::Remote(remote) if remote.host.contains(':') => format!("[{}]:{}", remote.host, remote.port),

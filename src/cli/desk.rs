@@ -243,6 +243,7 @@ impl Control for House {
                 learnt: visited.then_some(UnixTime(profile.learnt)),
             },
             certificate_ends: status.cover.certificate_ends,
+            acme: status.cover.acme,
             users: self.handle.people().list().iter().map(|member| user(member, now)).collect(),
             alarms: self.alarms.sounded(),
             draining: status.draining,

@@ -86,8 +86,8 @@ fn missing(config: &Config, listeners: &[SocketAddr], host: Option<&Host>) -> Ve
              there. Name yours: --domain NAME.",
         ),
         config.made_up.certificate.then_some(
-            "A certificate: the one in use is self-signed, and browsers warn of it. Name the files: certificate and \
-             key in the section [site].",
+            "A certificate: the one in use is self-signed, and browsers warn of it. Let an authority issue one, with a \
+             section [site.acme], or name the files of your own in [site].",
         ),
         config.made_up.content.then_some(
             "Pages of your own: every untouched copy of the built-in ones looks the same. Name a folder or an upstream \

@@ -20,6 +20,7 @@ use super::{Config, Cover, LinkTarget, Listen, Log, MadeUp, Proxied, User};
 use crate::auth::{Domain, SecretText};
 use crate::auth::{DomainError, Secret};
 use crate::cover::site::Content;
+use crate::cover::site::acme::{self, Authority};
 use crate::cover::{remote, site};
 use crate::ops::admin;
 use crate::telegram;
@@ -56,6 +57,8 @@ pub enum CoverDraft {
     Site {
         /// Certificate and key; otherwise a self-signed one is made.
         certificate: Option<(PathBuf, PathBuf)>,
+        /// Who issues a better one.
+        acme: Option<Authority>,
         /// What to serve; otherwise a small site is laid out.
         content: Option<Content>,
         /// See [`site::Settings::server_header`].
@@ -69,7 +72,7 @@ pub enum CoverDraft {
 
 impl Default for CoverDraft {
     fn default() -> Self {
-        Self::Site { certificate: None, content: None, server_header: None, redirect_from: Vec::new() }
+        Self::Site { certificate: None, acme: None, content: None, server_header: None, redirect_from: Vec::new() }
     }
 }
 
@@ -181,22 +184,24 @@ pub fn default_state_dir(environment: &Environment, root: bool) -> Option<PathBu
 pub const DEFAULT_USER: &str = "default";
 
 fn settle_cover(cover: CoverDraft, domain: &Domain, folder: &Path, made: &mut MadeUp) -> Result<Cover, StateError> {
-    let (certificate, content, server_header, redirect_from) = match cover {
+    let (certificate, acme, content, server_header, redirect_from) = match cover {
         CoverDraft::Remote(settings) => return Ok(Cover::Remote(settings)),
-        CoverDraft::Site { certificate, content, server_header, redirect_from } => {
-            (certificate, content, server_header, redirect_from)
+        CoverDraft::Site { certificate, acme, content, server_header, redirect_from } => {
+            (certificate, acme, content, server_header, redirect_from)
         }
     };
-    (made.certificate, made.content) = (certificate.is_none(), content.is_none());
+    (made.certificate, made.content) = (certificate.is_none() && acme.is_none(), content.is_none());
     let (certificate, key) = match certificate {
         Some(files) => files,
+        // Also the one that is shown until an authority has issued the first.
         None => site::self_signed(domain.as_str(), folder).map_err(|error| trouble(folder, io::Error::other(error)))?,
     };
     let content = match content {
         Some(content) => content,
         None => site::default_folder(folder).map(Content::Folder).map_err(|error| trouble(folder, error))?,
     };
-    Ok(Cover::Site(site::Settings { certificate, key, content, server_header, redirect_from }))
+    let acme = acme.map(|authority| acme::Settings::new(authority, domain.as_str(), folder));
+    Ok(Cover::Site(site::Settings { certificate, key, acme, content, server_header, redirect_from }))
 }
 
 fn kept_secret(folder: &Path, random: &mut impl CryptoRng) -> Result<Secret, StateError> {

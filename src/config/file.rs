@@ -8,8 +8,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{FREE_TABLES, KEYS, suggestion};
 use super::layer::{
-    AdminWritten, CoverWritten, Layer, LimitsWritten, NamesWritten, PreviousWritten, ProxiedWritten, SiteWritten,
-    TokenWritten, UserWritten, Written,
+    AcmeWritten, AdminWritten, CoverWritten, Layer, LimitsWritten, NamesWritten, PreviousWritten, ProxiedWritten,
+    SiteWritten, TokenWritten, UserWritten, Written,
 };
 use super::misuse::MisuseWritten;
 use super::report::{Complaint, Origin, quoted};
@@ -276,6 +276,7 @@ impl Reader {
     fn site(&mut self, top: Table<'_, '_>) -> Option<SiteWritten> {
         let (site, at) = self.section(top, "site")?;
         Some(SiteWritten {
+            acme: self.acme(site),
             certificate: self.path(site, "certificate"),
             key: self.path(site, "key"),
             folder: self.path(site, "folder"),
@@ -283,6 +284,25 @@ impl Reader {
             server_header: self.text(site, "server_header"),
             redirect_from: self.texts(site, "redirect_from").unwrap_or_default(),
             at,
+        })
+    }
+
+    fn acme(&mut self, site: Table<'_, '_>) -> Option<AcmeWritten> {
+        let (key, value) = site.get_key_value("acme")?;
+        let Some(acme) = value.get_ref().as_table() else {
+            self.wrong_kind(value, "a `[site.acme]` section");
+            return None;
+        };
+        self.refuse_unknown("site.acme", acme);
+        Some(AcmeWritten {
+            directory: self.text(acme, "directory"),
+            staging: self.switch(acme, "staging"),
+            email: self.text(acme, "email"),
+            challenge: self.text(acme, "challenge"),
+            ca_file: self.path(acme, "ca_file"),
+            eab_key_id: self.text(acme, "eab_key_id"),
+            eab_key_file: self.path(acme, "eab_key_file"),
+            at: Origin::File(key.span()),
         })
     }
 

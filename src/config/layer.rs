@@ -137,12 +137,26 @@ pub struct CoverWritten {
 /// The section `[site]`.
 #[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
 pub struct SiteWritten {
+    pub acme: Option<AcmeWritten>,
     pub certificate: Option<Written<PathBuf>>,
     pub key: Option<Written<PathBuf>>,
     pub folder: Option<Written<PathBuf>>,
     pub upstream: Option<Written<String>>,
     pub server_header: Option<Written<String>>,
     pub redirect_from: Vec<Written<String>>,
+    pub at: Origin,
+}
+
+/// The section `[site.acme]`.
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct AcmeWritten {
+    pub directory: Option<Written<String>>,
+    pub staging: Option<Written<bool>>,
+    pub email: Option<Written<String>>,
+    pub challenge: Option<Written<String>>,
+    pub ca_file: Option<Written<PathBuf>>,
+    pub eab_key_id: Option<Written<String>>,
+    pub eab_key_file: Option<Written<PathBuf>>,
     pub at: Origin,
 }
 

@@ -193,6 +193,7 @@ impl Reloader {
     async fn cover(&self, config: &Config, changed: &mut Vec<String>) -> Result<Option<crate::cover::Cover>, Refused> {
         let refused = |what: String| Refused::for_reason(what);
         if same_cover(&self.config, config) {
+            self.handle.cover().ask_for_certificate();
             match self.handle.cover().reload_certificate() {
                 Ok(true) => changed.push("certificate".into()),
                 Ok(false) => {}
@@ -232,6 +233,7 @@ impl Reloader {
     fn watched(&self) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = super::path(&self.flags, &self.environment).into_iter().collect();
         files.extend(self.read.iter().cloned());
+        // A certificate that an authority issued is written by this program itself, which knows of it.
         if let Cover::Site(site) = &self.config.cover {
             files.extend([site.certificate.clone(), site.key.clone()]);
         }

@@ -1,5 +1,6 @@
 //! From values as written to a [`Draft`], with every complaint gathered on the way.
 
+pub mod acme;
 mod admin;
 mod listeners;
 mod users;
@@ -181,7 +182,7 @@ impl Resolver<'_> {
             let at = kind.map(|(_, at)| at).or(cover_at);
             return self.remote(address, proxy_protocol, domain, listen, at);
         }
-        self.site(site, listen)
+        self.site(site, domain, listen)
     }
 
     fn mixed_covers(
@@ -250,7 +251,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn site(&mut self, site: Option<SiteWritten>, listen: &[Place]) -> CoverDraft {
+    fn site(&mut self, site: Option<SiteWritten>, domain: Option<&(Domain, Origin)>, listen: &[Place]) -> CoverDraft {
         let Some(site) = site else { return CoverDraft::default() };
         if let (Some(_), Some(upstream)) = (&site.folder, &site.upstream) {
             let complaint = Complaint::new(&upstream.at, "the site is either a folder or an upstream", "remove one");
@@ -259,7 +260,13 @@ impl Resolver<'_> {
                 None => complaint,
             });
         }
+        let beside = acme::Beside {
+            certificate: site.certificate.as_ref().or(site.key.as_ref()).map(|file| &file.at),
+            redirects: !site.redirect_from.is_empty(),
+            domain,
+        };
         CoverDraft::Site {
+            acme: site.acme.map(|acme| self.acme(acme, &beside)),
             certificate: self.certificate(site.certificate, site.key),
             content: match (site.folder, site.upstream) {
                 (Some(folder), _) => self.folder(folder).map(Content::Folder),

@@ -94,10 +94,12 @@ impl Cover {
         }
     }
 
-    /// Keeps what is known of the cover fresh, for as long as this is polled. `listeners` is where the proxy itself is.
+    /// Keeps fresh what is known of the cover, and its certificate, for as long as this is polled. `listeners` is where the proxy itself is.
     pub async fn watch(&self, listeners: &[SocketAddr]) {
         match &self.place {
-            Place::Site(site) => self.scout.watch(site).await,
+            Place::Site(site) => {
+                tokio::join!(self.scout.watch(site), site.keep_certificate(|| self.scout.note_stale()));
+            }
             Place::Remote(remote) => {
                 tokio::join!(remote.watch_name(listeners), self.scout.watch(&**remote));
             }
@@ -152,7 +154,22 @@ impl Cover {
     /// When the certificate of the built-in site ends.
     pub fn certificate_ends(&self) -> Option<UnixTime> {
         match &self.place {
-            Place::Site(site) => site.certificate_ends().map(UnixTime),
+            Place::Site(site) => site.certificate_ends(),
+            Place::Remote(_) => None,
+        }
+    }
+
+    /// Wishes that the authority which issues the site's certificate is asked again soon, if it has refused before.
+    pub fn ask_for_certificate(&self) {
+        if let Place::Site(site) = &self.place {
+            site.ask_for_certificate();
+        }
+    }
+
+    /// How it stands with that authority, if there is one.
+    pub fn acme(&self) -> Option<site::acme::Standing> {
+        match &self.place {
+            Place::Site(site) => site.acme(),
             Place::Remote(_) => None,
         }
     }

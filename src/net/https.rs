@@ -126,6 +126,14 @@ impl Client {
         if status.is_success() { Ok(()) } else { Err(Error::Status(status)) }
     }
 
+    /// Sends a request to the URL in it and takes whatever answer comes. No redirect is followed.
+    pub async fn request(&self, request: Request<Bytes>, bounds: Bounds) -> Result<Response<Bytes>, Error> {
+        let (parts, body) = request.into_parts();
+        let headers: Vec<_> = parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let sending = self.send(parts.method, &parts.uri, &headers, body, bounds.size);
+        timeout(bounds.time, sending).await.unwrap_or(Err(Error::TooLate))
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -142,7 +150,9 @@ impl Client {
         fields.insert(HOST, target.authority);
         fields.insert(ACCEPT, HeaderValue::from_static("*/*"));
         fields.insert(USER_AGENT, HeaderValue::from_static("Mozilla/5.0"));
-        fields.extend(headers.iter().cloned());
+        for (name, value) in headers {
+            fields.insert(name, value.clone());
+        }
 
         let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(Error::Connection)?;
         let addresses: Vec<SocketAddr> = found.collect();

@@ -161,8 +161,18 @@ impl Source {
             let grade = graded.grade as i64;
             page.gauge("vizard_cover_grade", "The cover's grade: 0 is A, 3 is D", grade)?;
         }
-        match seen.certificate_ends {
-            Some(ends) => page.gauge("vizard_certificate_expiry_time_seconds", "When the certificate ends", ends.0),
+        if let Some(ends) = seen.certificate_ends {
+            page.gauge("vizard_certificate_expiry_time_seconds", "When the certificate ends", ends.0)?;
+        }
+        let Some(acme) = &seen.acme else { return Ok(()) };
+        page.counters(
+            "vizard_acme_orders",
+            "Certificates ordered from the authority since the start",
+            [("issued", acme.issued), ("failed", acme.failed)].map(|(end, n)| ([("outcome", end.to_owned())], n)),
+        )?;
+        page.gauge("vizard_acme_failures", "Orders in a row that failed, over restarts", acme.failures)?;
+        match acme.next {
+            Some(next) => page.gauge("vizard_acme_next_time_seconds", "When the authority is asked next", next.0),
             None => Ok(()),
         }
     }
@@ -269,6 +279,7 @@ impl Page<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cover::site::acme::Standing;
     use crate::ops::snapshot::{AlarmState, QuotaState, UserState};
     use crate::server::event::{Event, Observer};
     use crate::server::sessions::Moved;
@@ -286,7 +297,9 @@ mod tests {
             UserState { name: "al\"ice".into(), up: 7, sessions: 1, quota: Some(quota), ..UserState::default() };
         let alarm = AlarmState { name: "replay", count: 2, text: String::new(), last: None };
         let moved = Moved { up: 7, down: 9 };
+        let acme = Standing { issued: 1, failed: 5, failures: 2, next: Some(UnixTime(1_700_000_600)) };
         let seen = Snapshot { users: vec![alice], sessions: 1, alarms: vec![alarm], moved, ..Snapshot::default() };
+        let seen = Snapshot { acme: Some(acme), ..seen };
         let text = scrape(seen.clone(), true);
         for line in [
             "vizard_build_info{version=",
@@ -298,6 +311,9 @@ mod tests {
             "vizard_user_bytes_total{user=\"al\\\"ice\",direction=\"up\"} 7\n",
             "vizard_user_quota_used_bytes{user=\"al\\\"ice\"} 40\n",
             "vizard_alarms_total{alarm=\"replay\"} 2\n",
+            "vizard_acme_orders_total{outcome=\"failed\"} 5\n",
+            "vizard_acme_failures 2\n",
+            "vizard_acme_next_time_seconds 1700000600\n",
             "vizard_handshake_seconds_bucket{le=\"+Inf\"} 0\n",
             "process_resident_memory_bytes ",
         ] {

@@ -2,6 +2,7 @@
 
 use crate::auth::UnixTime;
 use crate::cover::grade::Graded;
+use crate::cover::site::acme::Standing;
 use crate::net::listen::Address;
 use crate::server::sessions::Moved;
 
@@ -20,6 +21,8 @@ pub struct Snapshot {
     pub cover: CoverState,
     /// When the certificate of the built-in site ends, if there is one and it can be read.
     pub certificate_ends: Option<UnixTime>,
+    /// How it stands with the authority that issues it, if there is one.
+    pub acme: Option<Standing>,
     /// Those who may enter, in the order of the configuration.
     pub users: Vec<UserState>,
     /// What somebody should look at.

@@ -10,6 +10,7 @@ use super::doors::{Bound, CannotListen, Listening, Wanted};
 use super::sessions::Sessions;
 use super::{Server, Settings, keeper};
 use crate::auth::{Judge, People, Rules, UnixTime};
+use crate::cover::site::acme::Standing;
 use crate::cover::{Cover, profile::Profile};
 
 /// A running server. Cheap to clone.
@@ -60,6 +61,8 @@ pub struct CoverStatus {
     pub away: u64,
     /// When the certificate of the built-in site ends.
     pub certificate_ends: Option<UnixTime>,
+    /// How it stands with the authority that issues it, if there is one.
+    pub acme: Option<Standing>,
 }
 
 impl Handle {
@@ -156,6 +159,7 @@ impl Handle {
                 changes: cover.changes(),
                 away: self.0.away.load(Ordering::Relaxed),
                 certificate_ends: cover.certificate_ends(),
+                acme: cover.acme(),
             },
         }
     }

@@ -83,6 +83,7 @@ impl Host {
             key: dir.join("site.key"),
             content: Content::Folder(site),
             server_header: None,
+            acme: None,
             redirect_from: Vec::new(),
         }
     }

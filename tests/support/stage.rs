@@ -118,6 +118,7 @@ async fn bare_site(origin: &Origin) -> Target {
         key: origin.key(),
         content: Content::Folder(origin.folder()),
         server_header: None,
+        acme: None,
         redirect_from: Vec::new(),
     };
     vizard::audit::cover::site(&settings).await.expect("the site opens")

@@ -87,7 +87,7 @@ pub fn certificate(chain: Option<&Chain>, domain: &str, own: bool, now: UnixTime
         chain.self_signed.then(|| {
             warning(
                 "it is self-signed, and browsers warn of it".into(),
-                "get one from a certificate authority and name its files: certificate and key in the section [site]",
+                "let an authority issue one, with a section [site.acme], or name the files of your own in [site]",
             )
         }),
         (!chain.self_signed && !chain.linked).then(|| {

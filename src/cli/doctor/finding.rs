@@ -23,6 +23,8 @@ pub enum Check {
     Name,
     /// The certificate belongs to the domain and is valid.
     Certificate,
+    /// The authority that issues the certificate does so.
+    Acme,
     /// How well the cover hides the proxy.
     Cover,
     /// The cover takes up a post-quantum key share.
@@ -45,6 +47,7 @@ impl Check {
             Self::Clock => "clock",
             Self::Name => "name",
             Self::Certificate => "certificate",
+            Self::Acme => "acme",
             Self::Cover => "cover",
             Self::PostQuantum => "post-quantum",
             Self::Records => "records",

@@ -8,6 +8,7 @@
 //! configuration ─▶ Patient ─▶ probes ─▶ Facts ─▶ findings ─▶ text or JSON, exit code
 //! ```
 
+mod acme;
 mod centres;
 mod certificate;
 mod clock;
@@ -112,6 +113,7 @@ struct Facts {
     logins: Vec<LoggedIn>,
     leads: Option<Leads>,
     cover: Option<Seen>,
+    issue: Option<acme::Issue>,
     centres: Vec<centres::Asked>,
     now: UnixTime,
 }
@@ -151,6 +153,12 @@ impl Facts {
             let asker = Asker { listeners, visitors, host };
             Some(during(&progress, "cover", cover::look(cover, domain, &asker)).await)
         };
+        let issue = match &patient.cover {
+            Some(Cover::Site(site)) if wants(&[Check::Acme]) => {
+                site.acme.as_ref().map(|acme| acme::Issue::look(acme, &patient.listeners, &site.redirect_from))
+            }
+            _ => None,
+        };
         let centres = async {
             match wants(&[Check::Telegram]) {
                 true => during(&progress, "data centres", centres::ask(&patient.telegram)).await,
@@ -159,7 +167,7 @@ impl Facts {
         };
         let ((listeners, logins), redirects, leads, cover, centres) =
             tokio::join!(front, redirects, leads, cover, centres);
-        Self { listeners, redirects, logins, leads, cover, centres, now: SystemTime::now().into() }
+        Self { listeners, redirects, logins, leads, cover, issue, centres, now: SystemTime::now().into() }
     }
 
     fn judge(&self, patient: &Patient) -> Vec<Finding> {
@@ -171,6 +179,7 @@ impl Facts {
             true => found.push(front::no_login(patient.visitors.len())),
             false => found.extend(self.logins.iter().map(front::login)),
         }
+        found.extend(self.issue.iter().flat_map(acme::issue));
         found.extend(self.centres.iter().map(centres::centre));
         found.push(clock::clock(self.skews(patient), patient.time_window));
         found.extend(self.judge_name(patient));

@@ -109,10 +109,14 @@ impl Gathered {
             CoverDraft::Remote(settings) => Some(Cover::Remote(settings)),
             CoverDraft::Site {
                 certificate: Some((certificate, key)),
+                acme: None,
                 content: Some(content),
                 server_header,
                 redirect_from,
-            } => Some(Cover::Site(site::Settings { certificate, key, content, server_header, redirect_from })),
+            } => {
+                let acme = None;
+                Some(Cover::Site(site::Settings { certificate, key, acme, content, server_header, redirect_from }))
+            }
             CoverDraft::Site { .. } => None,
         };
         Self { users: draft.users.clone(), domain: draft.domain.clone(), cover, made_up: false }

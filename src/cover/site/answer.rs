@@ -12,6 +12,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, SERVER};
 use hyper::{Method, Request, Response, StatusCode, Version};
 
+use super::acme::Challenges;
 use super::error::SiteError;
 use super::files::Folder;
 use super::redirect;
@@ -39,7 +40,7 @@ pub(super) struct Guest {
 pub(super) enum Source {
     Folder(Folder),
     Upstream(Box<Upstream>),
-    Redirect,
+    Redirect(Arc<Challenges>),
 }
 
 /// Answers requests.
@@ -74,7 +75,7 @@ impl Handler {
         match &self.source {
             Source::Folder(folder) => folder.answer(request).await,
             Source::Upstream(upstream) => upstream.answer(request, guest).await,
-            Source::Redirect => redirect::answer(&request),
+            Source::Redirect(challenges) => redirect::answer(&request, challenges),
         }
     }
 

@@ -18,25 +18,44 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
+use super::acme::Validity;
 use super::error::SiteError;
+use crate::auth::UnixTime;
 
 /// The certificate of the site, which follows its files.
 pub(super) struct Watched {
     files: Files,
-    current: ArcSwap<CertifiedKey>,
+    /// Where a better one is, or will be.
+    issued: Option<Files>,
+    current: ArcSwap<Loaded>,
     watch: Mutex<Watch>,
     interval: Duration,
 }
 
+struct Loaded {
+    certified: Arc<CertifiedKey>,
+    /// Whether a better one is wanted and not there.
+    stands_in: bool,
+}
+
 impl Watched {
-    /// Reads both files.
-    pub(super) fn open(certificate: &Path, key: &Path) -> Result<Watched, SiteError> {
+    /// Reads both files; or, as soon as it exists, the one `issued` in their place, which has certificate and key.
+    pub(super) fn open(certificate: &Path, key: &Path, issued: Option<PathBuf>) -> Result<Watched, SiteError> {
         let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
+        let issued = issued.map(|file| Files { certificate: file.clone(), key: file });
         // Looked at before reading: a change in between is then noticed and read once more.
-        let seen = files.stamp();
-        let current = ArcSwap::from_pointee(files.load()?);
+        let seen = stamps(&files, issued.as_ref());
+        let loaded = match load(&files, issued.as_ref()) {
+            Err(error) if issued.is_some() => {
+                tracing::warn!(%error, "the issued certificate cannot be used, and the self-signed one is");
+                Loaded { certified: Arc::new(files.load()?), stands_in: true }
+            }
+            loaded => loaded?,
+        };
+        let current = ArcSwap::from_pointee(loaded);
         Ok(Watched {
             files,
+            issued,
             current,
             watch: Mutex::new(Watch { seen, next: Instant::now() + INTERVAL }),
             interval: INTERVAL,
@@ -47,12 +66,13 @@ impl Watched {
     ///
     /// Two `stat` calls every few seconds, and a file of a few kilobytes every few weeks, are too little to leave the
     /// handshake for.
-    fn current(&self) -> Arc<CertifiedKey> {
+    fn current(&self) -> Arc<Loaded> {
         if self.changed() {
-            match self.files.load() {
+            match load(&self.files, self.issued.as_ref()) {
                 Ok(fresh) => {
+                    let files = self.issued.as_ref().filter(|_| !fresh.stands_in).unwrap_or(&self.files);
+                    tracing::info!(file = %files.certificate.display(), "certificate reloaded");
                     self.current.store(Arc::new(fresh));
-                    tracing::info!(file = %self.files.certificate.display(), "certificate reloaded");
                 }
                 Err(error) => tracing::warn!(%error, "certificate not reloaded, the previous one stays in use"),
             }
@@ -62,20 +82,24 @@ impl Watched {
 
     /// Reads the files now, whether they look changed or not; says whether their content is another.
     pub(super) fn reload(&self) -> Result<bool, SiteError> {
-        let seen = self.files.stamp();
-        let fresh = self.files.load()?;
-        let new = self.current.load().cert != fresh.cert;
+        let seen = stamps(&self.files, self.issued.as_ref());
+        let fresh = load(&self.files, self.issued.as_ref())?;
+        let new = self.current.load().certified.cert != fresh.certified.cert;
         self.current.store(Arc::new(fresh));
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         (watch.seen, watch.next) = (seen, Instant::now() + self.interval);
         Ok(new)
     }
 
-    /// When the certificate ends, in seconds since 1970; `None` if it does not say so in a way that can be read.
-    pub(super) fn ends(&self) -> Option<i64> {
+    /// From when to when the certificate is good; `None` if it does not say so in a way that can be read, and while it
+    /// stands in for a better one.
+    pub(super) fn validity(&self) -> Option<Validity> {
         let current = self.current();
-        let (_, certificate) = x509_parser::parse_x509_certificate(current.cert.first()?).ok()?;
-        Some(certificate.validity().not_after.timestamp())
+        let (_, certificate) = x509_parser::parse_x509_certificate(current.certified.cert.first()?).ok()?;
+        let validity = certificate.validity();
+        let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        let validity = Validity { not_before: UnixTime(not_before), not_after: UnixTime(not_after) };
+        Some(validity).filter(|_| !current.stands_in)
     }
 
     /// Whether the files differ from when they were last looked at. A bad file is thus complained of once.
@@ -86,14 +110,14 @@ impl Watched {
             return false;
         }
         watch.next = now + self.interval;
-        let seen = self.files.stamp();
+        let seen = stamps(&self.files, self.issued.as_ref());
         std::mem::replace(&mut watch.seen, seen) != seen
     }
 }
 
 impl ResolvesServerCert for Watched {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current())
+        Some(Arc::clone(&self.current().certified))
     }
 }
 
@@ -141,7 +165,7 @@ fn generate(domain: &str) -> Result<(String, Zeroizing<String>), rcgen::Error> {
 }
 
 /// Writes a file so that it is there as a whole or not at all.
-fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+pub(super) fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let draft = path.with_added_extension(format!("{}.new", std::process::id()));
     match fs::remove_file(&draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -151,6 +175,20 @@ fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&draft, path)
+}
+
+/// The issued certificate if there is one, else what stands in for it.
+fn load(files: &Files, issued: Option<&Files>) -> Result<Loaded, SiteError> {
+    match issued {
+        Some(issued) if issued.certificate.exists() => issued.load().map(|pair| (pair, false)),
+        issued => files.load().map(|pair| (pair, issued.is_some())),
+    }
+    .map(|(pair, stands_in)| Loaded { certified: Arc::new(pair), stands_in })
+}
+
+fn stamps(files: &Files, issued: Option<&Files>) -> [Option<Stamp>; 3] {
+    let issued = issued.and_then(|issued| Stamp::of(&issued.certificate));
+    [Stamp::of(&files.certificate), Stamp::of(&files.key), issued]
 }
 
 /// Where certificate and key are.
@@ -189,10 +227,6 @@ impl Files {
             _ => SiteError::NotPem(self.key.clone()),
         })
     }
-
-    fn stamp(&self) -> [Option<Stamp>; 2] {
-        [Stamp::of(&self.certificate), Stamp::of(&self.key)]
-    }
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SiteError> {
@@ -216,7 +250,7 @@ impl Stamp {
 
 /// When the files were last looked at, what they were then, and when to look again.
 struct Watch {
-    seen: [Option<Stamp>; 2],
+    seen: [Option<Stamp>; 3],
     next: Instant,
 }
 
@@ -232,14 +266,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn watched(certificate: &Path, key: &Path) -> Watched {
-        let mut watched = Watched::open(certificate, key).unwrap();
+        let mut watched = Watched::open(certificate, key, None).unwrap();
         watched.interval = Duration::ZERO;
         watched.watch.get_mut().unwrap().next = Instant::now();
         watched
     }
 
     fn failure(certificate: &Path, key: &Path) -> String {
-        Watched::open(certificate, key).unwrap_err().to_string()
+        Watched::open(certificate, key, None).unwrap_err().to_string()
     }
 
     #[test]
@@ -251,28 +285,51 @@ mod tests {
         fs::copy(&one, &certificate).unwrap();
         fs::copy(&one_key, &key).unwrap();
         let watched = watched(&certificate, &key);
-        let first = watched.current();
+        let first = watched.current().certified.clone();
 
         fs::write(&certificate, "-----BEGIN").unwrap();
-        assert_eq!(watched.current().cert, first.cert, "a damaged file changes nothing");
+        assert_eq!(watched.current().certified.cert, first.cert, "a damaged file changes nothing");
         fs::copy(&two, &certificate).unwrap();
-        assert_eq!(watched.current().cert, first.cert, "half of a new pair changes nothing");
+        assert_eq!(watched.current().certified.cert, first.cert, "half of a new pair changes nothing");
         fs::remove_file(&key).unwrap();
-        assert_eq!(watched.current().cert, first.cert, "a missing file changes nothing");
+        assert_eq!(watched.current().certified.cert, first.cert, "a missing file changes nothing");
         fs::copy(&two_key, &key).unwrap();
-        let second = watched.current();
+        let second = watched.current().certified.clone();
         assert_ne!(second.cert, first.cert, "the new pair is taken");
         assert!(second.keys_match().is_ok());
-        assert!(Arc::ptr_eq(&second, &watched.current()), "what did not change is not read again");
+        assert!(Arc::ptr_eq(&second, &watched.current().certified), "what did not change is not read again");
     }
 
     #[test]
     fn looks_at_the_files_only_now_and_then() {
         let dir = tempfile::tempdir().unwrap();
         let (certificate, key) = self_signed("one.example", dir.path()).unwrap();
-        let watched = Watched::open(&certificate, &key).unwrap();
+        let watched = Watched::open(&certificate, &key, None).unwrap();
         fs::remove_file(&certificate).unwrap();
         assert!(!watched.changed());
+    }
+
+    #[test]
+    fn an_issued_certificate_takes_the_place_of_what_stands_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = self_signed("one.example", dir.path()).unwrap();
+        let (better, better_key) = self_signed("two.example", dir.path()).unwrap();
+        let issued = dir.path().join("issued.pem");
+        let mut watched = Watched::open(&certificate, &key, Some(issued.clone())).unwrap();
+        watched.interval = Duration::ZERO;
+        watched.watch.get_mut().unwrap().next = Instant::now();
+        let stand_in = watched.current().certified.clone();
+        assert_eq!(watched.validity(), None, "one that stands in has no end that matters");
+        let pem = [fs::read(&better_key).unwrap(), fs::read(&better).unwrap()].concat();
+        fs::write(&issued, &pem).unwrap();
+        let found = watched.current().certified.clone();
+        assert!(found.cert != stand_in.cert && watched.validity().is_some());
+        fs::write(&issued, "damaged").unwrap();
+        assert_eq!(watched.current().certified.cert, found.cert, "a damaged one changes nothing");
+        let reopened = Watched::open(&certificate, &key, Some(issued.clone())).unwrap();
+        assert!(reopened.current().certified.cert == stand_in.cert && reopened.validity().is_none());
+        fs::write(&issued, &pem).unwrap();
+        assert!(reopened.reload().unwrap() && reopened.validity().is_some());
     }
 
     #[test]
@@ -312,7 +369,7 @@ mod tests {
         assert_eq!(fs::read(&certificate).unwrap(), first, "an existing pair is kept");
         fs::remove_file(&certificate).unwrap();
         self_signed("example.org", &state).unwrap();
-        assert!(Watched::open(&certificate, &key).is_ok(), "half a pair is replaced as a whole");
+        assert!(Watched::open(&certificate, &key, None).is_ok(), "half a pair is replaced as a whole");
         assert_eq!(fs::read_dir(&state).unwrap().count(), 2, "no draft is left");
     }
 

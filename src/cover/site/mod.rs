@@ -6,12 +6,13 @@
 //!
 //! ```text
 //! stream ─▶ tls ──▶ visit (one connection: hyper, deadlines, close) ─▶ answer ─▶ files | upstream | redirect
-//!           └ certificate (files on disk, read again when they change)
+//!           └ certificate (files on disk, read again when they change) ◀─ acme (an authority that issues them)
 //! ```
 //!
 //! Left out: several certificates chosen by name, OCSP stapling, 0-RTT, websockets over HTTP/2 (browsers open them over
 //! HTTP/1.1 where the server does not offer more) and ranges of more than one part (answered with the whole file).
 
+pub mod acme;
 mod answer;
 mod certificate;
 mod conditional;
@@ -30,15 +31,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use self::acme::{Answering, Challenges};
 use self::answer::{Handler, Source};
 use self::files::Folder;
 use self::upstream::Upstream;
 use self::visit::{Protocol, Visit};
+use crate::auth::UnixTime;
 
 pub use self::certificate::self_signed;
 pub use self::error::SiteError;
@@ -52,6 +56,8 @@ pub struct Settings {
     pub certificate: PathBuf,
     /// PEM file of the private key that belongs to `certificate`; reloaded when it changes.
     pub key: PathBuf,
+    /// An authority that issues better ones, which then take the place of these two.
+    pub acme: Option<acme::Settings>,
     /// What the site serves.
     pub content: Content,
     /// Value of the `Server` response header; none is sent by default.
@@ -71,8 +77,12 @@ pub enum Content {
 
 /// The web server. One value serves all connections.
 pub struct Site {
-    acceptor: TlsAcceptor,
+    tls: Arc<ServerConfig>,
+    /// The same, with the protocol of a challenge; used only while one is pending.
+    challenged: Arc<ServerConfig>,
+    challenges: Arc<Challenges>,
     certificate: Arc<certificate::Watched>,
+    acme: Option<acme::Keeper>,
     content: Arc<Handler>,
     redirect: Arc<Handler>,
 }
@@ -80,17 +90,24 @@ pub struct Site {
 impl Site {
     /// Reads certificate and content. Errors name the file and the mend.
     pub fn open(settings: &Settings) -> Result<Site, SiteError> {
-        let certificate = Arc::new(certificate::Watched::open(&settings.certificate, &settings.key)?);
+        let issued = settings.acme.as_ref().map(acme::Settings::file);
+        let certificate = Arc::new(certificate::Watched::open(&settings.certificate, &settings.key, issued)?);
+        let challenges = Arc::new(Challenges::default());
+        let tls = tls::config(Arc::clone(&certificate) as _)?;
+        let answering = Answering { certificate: Arc::clone(&certificate), challenges: Arc::clone(&challenges) };
         let server = settings.server_header.as_deref().map(answer::server_header).transpose()?;
         let source = match &settings.content {
             Content::Folder(folder) => Source::Folder(Folder::open(folder)?),
             Content::Upstream(uri) => Source::Upstream(Box::new(Upstream::open(uri)?)),
         };
         Ok(Site {
-            acceptor: TlsAcceptor::from(tls::config(Arc::clone(&certificate) as _)?),
+            challenged: tls::challenged(&tls, Arc::new(answering)),
+            tls,
+            acme: settings.acme.clone().map(acme::Keeper::new),
             certificate,
             content: Arc::new(Handler::new(source, server.clone())),
-            redirect: Arc::new(Handler::new(Source::Redirect, server)),
+            redirect: Arc::new(Handler::new(Source::Redirect(Arc::clone(&challenges)), server)),
+            challenges,
         })
     }
 
@@ -114,10 +131,16 @@ impl Site {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let handshake = timeout(HANDSHAKE, self.acceptor.accept(stream).into_fallible());
+        let config = if self.challenges.in_handshakes() { &self.challenged } else { &self.tls };
+        let handshake = timeout(HANDSHAKE, TlsAcceptor::from(Arc::clone(config)).accept(stream).into_fallible());
         let Ok(outcome) = handshake.await else { return Ok(None) };
         let stream = outcome?;
-        let protocol = Protocol::negotiated(stream.get_ref().1.alpn_protocol());
+        let agreed = stream.get_ref().1.alpn_protocol();
+        if agreed == Some(acme::PROTOCOL) {
+            // The authority has seen what it came for.
+            return Ok(Some(Box::pin(tls::close(stream))));
+        }
+        let protocol = Protocol::negotiated(agreed);
         let visit = Visit { protocol, peer, handler: Arc::clone(&self.content) };
         Ok(Some(Box::pin(async move {
             if let Some(stream) = visit.drive(stream).await {
@@ -131,9 +154,27 @@ impl Site {
         self.certificate.reload()
     }
 
-    /// When the certificate ends, in seconds since 1970.
-    pub fn certificate_ends(&self) -> Option<i64> {
-        self.certificate.ends()
+    /// When the certificate ends. One that only stands in for what an authority has still to issue has no end.
+    pub fn certificate_ends(&self) -> Option<UnixTime> {
+        self.certificate.validity().map(|validity| validity.not_after)
+    }
+
+    /// Gets certificates from the authority, if there is one, for as long as this is polled; `changed` hears of each.
+    pub async fn keep_certificate(&self, changed: impl Fn()) {
+        match &self.acme {
+            Some(keeper) => keeper.keep(&self.certificate, &self.challenges, changed).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Wishes that the authority is asked again soon, if it has refused before.
+    pub fn ask_for_certificate(&self) {
+        self.acme.iter().for_each(acme::Keeper::ask);
+    }
+
+    /// How it stands with the authority, if there is one.
+    pub fn acme(&self) -> Option<acme::Standing> {
+        self.acme.as_ref().map(acme::Keeper::standing)
     }
 
     /// Answers a client that speaks plain HTTP with redirects. Dropping the future ends the connection.

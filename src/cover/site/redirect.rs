@@ -1,14 +1,15 @@
-//! Plain HTTP, answered with the way to HTTPS.
+//! Plain HTTP, answered with the way to HTTPS, or with the proof that an authority has asked for.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper::header::{HOST, HeaderValue, LOCATION};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, LOCATION};
 use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use tokio::net::TcpStream;
 
-use super::answer::{Body, Handler, page};
+use super::acme::Challenges;
+use super::answer::{Body, Handler, html, page};
 use super::visit::{self, Protocol, Visit};
 
 /// Answers one client to the end.
@@ -21,7 +22,12 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, handler: &Arc<Han
 
 /// The same place over HTTPS. Methods that carry content keep it with 308, which old clients do not know, so that the
 /// others get 301.
-pub(super) fn answer<B>(request: &Request<B>) -> Response<Body> {
+pub(super) fn answer<B>(request: &Request<B>, challenges: &Challenges) -> Response<Body> {
+    if let Some(proof) = challenges.page(request.method(), request.uri().path()) {
+        let mut response = html(StatusCode::OK, proof.into());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        return response;
+    }
     let Some(location) = location(request.uri(), request.headers()) else { return page(StatusCode::BAD_REQUEST) };
     let mut response = page(match *request.method() {
         Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
@@ -52,7 +58,7 @@ mod tests {
         if let Some(host) = host {
             request = request.header(HOST, host);
         }
-        let response = answer(&request.body(()).unwrap());
+        let response = answer(&request.body(()).unwrap(), &Challenges::default());
         (response.status(), response.headers().get(LOCATION).map(|value| value.to_str().unwrap().to_owned()))
     }
 

@@ -37,7 +37,8 @@ impl Scene {
 
     fn with(dir: TempDir, content: Content) -> Scene {
         let (certificate, key) = self_signed("site.test", dir.path()).unwrap();
-        let settings = Settings { certificate, key, content, server_header: None, redirect_from: Vec::new() };
+        let settings =
+            Settings { certificate, key, acme: None, content, server_header: None, redirect_from: Vec::new() };
         Scene { site: Arc::new(Site::open(&settings).unwrap()), dir }
     }
 
@@ -263,5 +264,98 @@ async fn upstream_learns_that_the_client_has_left() {
     let mut upstream = asked(listener).await;
     drop(stream);
     assert_eq!(upstream.read(&mut [0; 16]).await.unwrap(), 0);
+    assert!(serving.await.unwrap());
+}
+
+/// A client that offers these protocols and takes any certificate, and whoever serves it.
+async fn offering(
+    scene: &Scene,
+    name: &str,
+    alpn: &[&[u8]],
+) -> io::Result<(TlsStream<DuplexStream>, JoinHandle<bool>)> {
+    let (theirs, ours) = duplex(16 * 1024);
+    let serving = scene.serve(ours);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Credulous));
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|one| one.to_vec()).collect();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    Ok((TlsConnector::from(Arc::new(config)).connect(name, theirs).await?, serving))
+}
+
+/// What such a client is shown: the protocol that is agreed on, and the certificate.
+async fn offered(scene: &Scene, name: &str, alpn: &[&[u8]]) -> io::Result<(Option<Vec<u8>>, CertificateDer<'static>)> {
+    let (stream, _) = offering(scene, name, alpn).await?;
+    let session = stream.get_ref().1;
+    Ok((session.alpn_protocol().map(<[u8]>::to_vec), session.peer_certificates().unwrap()[0].clone()))
+}
+
+/// Like an authority, which looks into the certificate of a challenge and asks nobody who signed it.
+#[derive(Debug)]
+struct Credulous;
+
+impl rustls::client::danger::ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls_pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        vec![rustls::SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+#[tokio::test]
+async fn only_an_authority_sees_a_challenge_and_only_while_it_is_pending() {
+    const CHALLENGE: &[u8] = b"acme-tls/1";
+    let scene = Scene::new(b"It works!");
+    let own = CertificateDer::from_pem_file(scene.dir.path().join("self-signed-site.test.crt")).unwrap();
+    let refused = |answer: io::Result<_>| answer.err().unwrap().to_string().contains("NoApplicationProtocol");
+    assert!(refused(offered(&scene, "site.test", &[CHALLENGE]).await), "as by any server without it");
+
+    let pending = scene.site.challenges.by_tls("site.test", &[9; 32]).unwrap();
+    let (agreed, shown) = offered(&scene, "site.test", &[CHALLENGE]).await.unwrap();
+    assert!(agreed.as_deref() == Some(CHALLENGE) && shown != own);
+    assert!(offered(&scene, "other.test", &[CHALLENGE]).await.is_err());
+    for alpn in [&[b"h2".as_slice(), b"http/1.1"][..], &[b"http/1.1"], &[CHALLENGE, b"http/1.1"], &[]] {
+        let (agreed, shown) = offered(&scene, "site.test", alpn).await.unwrap();
+        assert!(agreed.as_deref() != Some(CHALLENGE) && shown == own, "{alpn:?}");
+    }
+    drop(pending);
+    assert!(refused(offered(&scene, "site.test", &[CHALLENGE]).await));
+}
+
+#[tokio::test]
+async fn the_authority_is_let_go_when_it_has_seen_the_challenge() {
+    let scene = Scene::new(b"It works!");
+    let _pending = scene.site.challenges.by_tls("site.test", &[9; 32]).unwrap();
+    let (mut stream, serving) = offering(&scene, "site.test", &[b"acme-tls/1"]).await.unwrap();
+    assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0, "a close alert and nothing else");
+    drop(stream);
     assert!(serving.await.unwrap());
 }

@@ -9,6 +9,7 @@ use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
+use super::acme;
 use super::error::SiteError;
 use super::visit;
 
@@ -26,6 +27,15 @@ pub(super) fn config(certificate: Arc<dyn ResolvesServerCert>) -> Result<Arc<Ser
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(SiteError::Tls)?;
     Ok(Arc::new(config))
+}
+
+/// The same for the time in which an authority may come to look: one more protocol, behind those that everybody speaks.
+/// Tickets are good with both.
+pub(super) fn challenged(config: &ServerConfig, certificate: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols.push(acme::PROTOCOL.to_vec());
+    config.cert_resolver = certificate;
+    Arc::new(config)
 }
 
 /// Says goodbye: close alert, FIN, then waits for the client's own FIN.

@@ -34,6 +34,11 @@ pub enum Alarm {
         /// Days that are left; negative afterwards.
         days: i64,
     },
+    /// The authority issues no certificate.
+    Issuance {
+        /// How many attempts in a row failed.
+        failures: u32,
+    },
     /// The cover cannot be reached.
     CoverAway,
     /// The cover answers otherwise than before.
@@ -54,8 +59,17 @@ pub enum Alarm {
 
 impl Alarm {
     /// All names.
-    pub const KINDS: [&str; 8] =
-        ["networks", "replays", "declines", "certificate", "cover away", "cover changed", "data centre", "quota"];
+    pub const KINDS: [&str; 9] = [
+        "networks",
+        "replays",
+        "declines",
+        "certificate",
+        "cover away",
+        "cover changed",
+        "data centre",
+        "quota",
+        "issuance",
+    ];
 
     /// A short name.
     pub fn kind(&self) -> &'static str {
@@ -72,6 +86,7 @@ impl Alarm {
             Self::CoverChanged => 5,
             Self::DataCentre { .. } => 6,
             Self::Quota { .. } => 7,
+            Self::Issuance { .. } => 8,
         }
     }
 
@@ -99,6 +114,11 @@ impl Alarm {
             }
             Self::Certificate { days } if *days < 0 => "the certificate of the site has ended".into(),
             Self::Certificate { days } => format!("the certificate of the site ends in {days} days"),
+            Self::Issuance { failures } => {
+                format!(
+                    "the authority issued no certificate, {failures} times in a row: see the log or `vizard doctor`"
+                )
+            }
             Self::CoverAway => "the cover cannot be reached".into(),
             Self::CoverChanged => "the cover answers otherwise than before".into(),
             Self::DataCentre { dc } => format!("data centre {dc} cannot be reached"),

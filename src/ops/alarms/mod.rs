@@ -116,11 +116,13 @@ impl Alarms {
             ticks.tick().await;
             let cover = handle.cover();
             let (ends, changes, now) = (cover.certificate_ends(), cover.changes(), now());
+            let failures = cover.acme().map(|standing| standing.failures);
             let declines = self.declines.swap(0, Ordering::Relaxed);
             let alarms = {
                 let mut watch = self.lock();
                 let certificate = ends.and_then(|ends| watch.certificate(ends, now));
-                [watch.declined(declines, now), watch.cover_changes(changes, now), certificate]
+                let issuance = failures.and_then(|failures| watch.issuance(failures, now));
+                [watch.declined(declines, now), watch.cover_changes(changes, now), certificate, issuance]
             };
             alarms.into_iter().for_each(|alarm| self.sound(alarm));
             for member in handle.people().list() {

@@ -116,6 +116,11 @@ impl Watch {
         near.then_some(Alarm::Certificate { days: left.div_euclid(DAY) }).and_then(|it| self.tell(it, now))
     }
 
+    /// The authority was asked for a certificate this many times in a row without getting one.
+    pub fn issuance(&mut self, failures: u32, now: UnixTime) -> Option<Alarm> {
+        (failures >= self.settings.failures).then_some(Alarm::Issuance { failures }).and_then(|it| self.tell(it, now))
+    }
+
     /// A client was received by the cover, or found it away.
     pub fn cover(&mut self, there: bool, now: UnixTime) -> Option<Alarm> {
         self.cover_failures = if there { 0 } else { self.cover_failures.saturating_add(1) };
@@ -254,6 +259,9 @@ mod tests {
         assert_eq!(watch.certificate(after(15 * DAY), START), None);
         assert_eq!(watch.certificate(after(15 * DAY), after(3 * DAY)), Some(Alarm::Certificate { days: 12 }));
         assert!(watch.certificate(START, after(4 * DAY)).unwrap().text().contains("has ended"));
+        assert_eq!(watch.issuance(4, after(4 * DAY)), None);
+        assert_eq!(watch.issuance(5, after(4 * DAY)), Some(Alarm::Issuance { failures: 5 }));
+        assert_eq!(watch.issuance(6, after(4 * DAY)), None, "told a while ago");
         let dc = DcId::new(2);
         for n in 0..4 {
             assert_eq!((watch.cover(false, START), watch.dialled(dc, false, START)), (None, None), "{n}");

@@ -1,0 +1,125 @@
+//! The section `[site.acme]`: a certificate from an authority.
+
+use hyper::Uri;
+
+use super::Resolver;
+use crate::auth::Domain;
+use crate::config::layer::{AcmeWritten, Written};
+use crate::config::report::{Complaint, Origin};
+use crate::cover::site::acme::{Authority, Challenge, External, LETS_ENCRYPT, LETS_ENCRYPT_STAGING};
+use crate::net::https;
+
+/// What stands in the section `[site]` beside it.
+pub(super) struct Beside<'a> {
+    pub(super) certificate: Option<&'a Origin>,
+    pub(super) redirects: bool,
+    pub(super) domain: Option<&'a (Domain, Origin)>,
+}
+
+/// The text of a section `[site.acme]` that asks Let's Encrypt, for a configuration file that is to be written.
+pub fn section(staging: bool, email: Option<&str>, challenge: Challenge) -> String {
+    let mut table = toml::Table::new();
+    if staging {
+        table.insert("staging".into(), true.into());
+    }
+    if let Some(email) = email {
+        table.insert("email".into(), email.into());
+    }
+    if challenge != Challenge::default() {
+        table.insert("challenge".into(), challenge.label().into());
+    }
+    format!("[site.acme]\n{table}")
+}
+
+impl Resolver<'_> {
+    pub(super) fn acme(&mut self, written: AcmeWritten, beside: &Beside<'_>) -> Authority {
+        if let Some(certificate) = beside.certificate {
+            let complaint = Complaint::new(certificate, "the certificate is either a file or issued", "remove one");
+            self.complaints.push(complaint.and(&written.at, "the other one"));
+        }
+        if beside.domain.is_none() && self.whole {
+            let mend = "add `domain = \"NAME\"` to the top of the file: a domain that leads to this machine";
+            self.complaints.push(Complaint::new(&written.at, "nobody issues a certificate without a domain", mend));
+        }
+        let at = written.challenge.as_ref().map(|challenge| challenge.at.clone());
+        let challenge = self.choice(written.challenge, CHALLENGES).unwrap_or_default();
+        if let (Challenge::Http01, Some(at), false) = (challenge, at, beside.redirects) {
+            let what = "this challenge is over plain HTTP, which nothing here speaks";
+            let mend = "add `redirect_from = [\"[::]:80\"]` to the section `[site]`";
+            self.complaints.push(Complaint::new(&at, what, mend));
+        }
+        Authority {
+            directory: self.directory(written.directory, written.staging),
+            email: written.email.and_then(|email| self.email(&email)),
+            challenge,
+            roots: written.ca_file.and_then(|file| self.readable(file)),
+            external: match (written.eab_key_id, written.eab_key_file) {
+                (None, None) => None,
+                (Some(id), Some(file)) => self.readable(file).map(|key_file| External { id: id.value, key_file }),
+                (Some(Written { at, .. }), None) => self.lonely(&at, "eab_key_file = \"FILE\""),
+                (None, Some(Written { at, .. })) => self.lonely(&at, "eab_key_id = \"ID\""),
+            },
+        }
+    }
+
+    fn directory(&mut self, directory: Option<Written<String>>, staging: Option<Written<bool>>) -> Uri {
+        let staging = staging.filter(|staging| staging.value);
+        if let (Some(directory), Some(staging)) = (&directory, &staging) {
+            let what = "the authority is either the one for trying things out or this one";
+            self.complaints.push(Complaint::new(&directory.at, what, "remove one").and(&staging.at, "the other one"));
+        }
+        let usual = if staging.is_some() { LETS_ENCRYPT_STAGING } else { LETS_ENCRYPT };
+        let Some(directory) = directory else { return Uri::from_static(usual) };
+        let uri = directory.value.parse::<Uri>().ok().filter(https::is_fit);
+        uri.unwrap_or_else(|| {
+            let mend = "write the URL of an ACME directory: \"https://HOST/PATH\"";
+            self.complaints.push(Complaint::new(&directory.at, "not an authority", mend));
+            Uri::from_static(usual)
+        })
+    }
+
+    fn email(&mut self, written: &Written<String>) -> Option<String> {
+        let text = &written.value;
+        let plain = text.chars().all(|c| c.is_ascii_graphic() && !matches!(c, ',' | '?' | '<' | '>' | '"' | ':'));
+        let whole = text.split_once('@').is_some_and(|(who, host)| !who.is_empty() && host.contains('.'));
+        if !plain || !whole {
+            let mend = "write one address like \"you@example.com\", or remove the line: none is needed";
+            self.complaints.push(Complaint::new(&written.at, "not an email address", mend));
+        }
+        (plain && whole).then(|| text.clone())
+    }
+
+    fn lonely<T>(&mut self, at: &Origin, lacking: &str) -> Option<T> {
+        if self.whole {
+            let what = "an account elsewhere takes both its identifier and its key";
+            self.complaints.push(Complaint::new(at, what, format!("add `{lacking}`")));
+        }
+        None
+    }
+}
+
+const CHALLENGES: &[(&str, Challenge)] = &[("tls-alpn-01", Challenge::TlsAlpn01), ("http-01", Challenge::Http01)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::embedded::CoverDraft;
+    use crate::config::{Environment, Flags, load_text};
+
+    #[test]
+    fn a_section_that_is_written_is_read() {
+        for (staging, email, challenge) in [
+            (false, None, Challenge::TlsAlpn01),
+            (true, Some("o'neil@example.com"), Challenge::Http01),
+            (false, Some("a@example.com"), Challenge::TlsAlpn01),
+        ] {
+            let section = section(staging, email, challenge);
+            let text = format!("domain = \"www.example.com\"\n[site]\nredirect_from = [\"[::]:80\"]\n{section}");
+            let environment = Environment::from_iter([("HOME", "/nowhere")]);
+            let draft = load_text(&text, None, &Flags::default(), &environment).unwrap().draft;
+            let CoverDraft::Site { acme: Some(authority), .. } = draft.cover else { panic!("{section}") };
+            assert_eq!((authority.email.as_deref(), authority.challenge), (email, challenge));
+            assert_eq!(authority.directory == LETS_ENCRYPT_STAGING, staging);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What is kept of an authority, in a folder of its own: the account, the certificate with its key, and how it went.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use hyper::Uri;
+use instant_acme::AccountCredentials;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::Settings;
+use super::plan::Memory;
+use super::trouble::Trouble;
+use crate::cover::site::certificate::write_whole;
+
+/// The folder of one authority, seen for one name.
+pub(super) struct Store {
+    folder: PathBuf,
+    domain: String,
+}
+
+/// An account and the address that the authority was told.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Account {
+    pub(super) email: Option<String>,
+    pub(super) credentials: AccountCredentials,
+}
+
+impl Store {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self { folder: settings.folder.clone(), domain: settings.domain.clone() }
+    }
+
+    /// Certificate and key in one file, so that a crash never leaves half of a pair.
+    pub(super) fn certificate(&self) -> PathBuf {
+        self.folder.join(format!("{}.pem", self.domain))
+    }
+
+    /// The file of the memory.
+    pub(super) fn remembered(&self) -> PathBuf {
+        self.folder.join(format!("{}.json", self.domain))
+    }
+
+    /// The file of the account.
+    pub(super) fn account_file(&self) -> PathBuf {
+        self.folder.join("account.json")
+    }
+
+    /// What is remembered; nothing if nothing was, or if it cannot be understood.
+    pub(super) fn memory(&self) -> io::Result<Memory> {
+        let text = read(&self.remembered())?;
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default())
+    }
+
+    pub(super) fn remember(&self, memory: &Memory) -> io::Result<()> {
+        self.write(&self.remembered(), &serde_json::to_vec_pretty(memory)?)
+    }
+
+    /// The account, if there is one.
+    pub(super) fn account(&self) -> Result<Option<Account>, Trouble> {
+        let path = self.account_file();
+        let text = read(&path).map_err(|error| Trouble::store(&path, &error))?;
+        let account = text.map(|text| serde_json::from_slice(&text)).transpose();
+        account.map_err(|_| Trouble::spoilt(&path))
+    }
+
+    pub(super) fn keep_account(&self, account: &Account) -> Result<(), Trouble> {
+        let path = self.account_file();
+        let text = serde_json::to_vec(account).map(Zeroizing::new).map_err(io::Error::from);
+        text.and_then(|text| self.write(&path, &text)).map_err(|error| Trouble::store(&path, &error))
+    }
+
+    pub(super) fn forget_account(&self) {
+        // Whoever cannot remove it cannot write the next one either, and says so then.
+        let _ = fs::remove_file(self.account_file());
+    }
+
+    /// Puts a certificate with its key into its place.
+    pub(super) fn keep(&self, pem: &str) -> Result<(), Trouble> {
+        let path = self.certificate();
+        self.write(&path, pem.as_bytes()).map_err(|error| Trouble::store(&path, &error))
+    }
+
+    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        write_whole(path, content, 0o600)
+    }
+}
+
+fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    // More than any of these files has.
+    const LONGEST: u64 = 64 * 1024;
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = Zeroizing::new(Vec::new());
+    file.take(LONGEST).read_to_end(&mut text)?;
+    Ok(Some(text))
+}
+
+/// Name of the folder of an authority: its URL without what a file name should not have.
+pub(super) fn label(directory: &Uri) -> String {
+    let port = directory.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+    let text = format!("{}{port}{}", directory.host().unwrap_or_default(), directory.path().trim_end_matches('/'));
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' };
+    text.chars().map(plain).collect::<String>().trim_start_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn store(folder: &Path) -> Store {
+        Store { folder: folder.join("acme/x"), domain: "a.example".into() }
+    }
+
+    #[test]
+    fn folders_are_named_after_the_authority() {
+        for (url, name) in [
+            (super::super::LETS_ENCRYPT, "acme-v02.api.letsencrypt.org_directory"),
+            (super::super::LETS_ENCRYPT_STAGING, "acme-staging-v02.api.letsencrypt.org_directory"),
+            ("https://127.0.0.1:14000/dir/", "127.0.0.1_14000_dir"),
+            ("https://ca.example/a/../..", "ca.example_a_.._.."),
+            ("https://[::1]:9/x", "___1__9_x"),
+        ] {
+            assert_eq!(label(&url.parse().unwrap()), name);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_for_the_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        assert_eq!(store.memory().unwrap(), Memory::default());
+        assert!(store.account().unwrap().is_none());
+        let memory = Memory { failures: 3, last: Some(5), ..Memory::default() };
+        store.remember(&memory).unwrap();
+        store.keep("PEM").unwrap();
+        assert_eq!(store.memory().unwrap(), memory);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode(&store.remembered()), mode(&store.certificate())], [0o600; 2]);
+        assert_eq!([mode(&store.folder), mode(store.folder.parent().unwrap())], [0o700; 2]);
+    }
+
+    #[test]
+    fn a_spoilt_memory_is_none_and_a_spoilt_account_is_said_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        store.remember(&Memory::default()).unwrap();
+        fs::write(store.remembered(), "{").unwrap();
+        assert_eq!(store.memory().unwrap(), Memory::default());
+        fs::write(store.account_file(), "{\"credentials\": \"hush\"}").unwrap();
+        let trouble = store.account().err().unwrap();
+        assert!(trouble.what.contains("account.json") && !trouble.what.contains("hush"), "{trouble:?}");
+        store.forget_account();
+        assert!(store.account().unwrap().is_none());
+    }
+}
