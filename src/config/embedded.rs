@@ -58,7 +58,7 @@ pub enum CoverDraft {
         /// Certificate and key; otherwise a self-signed one is made.
         certificate: Option<(PathBuf, PathBuf)>,
         /// Who issues a better one.
-        acme: Option<Authority>,
+        acme: Option<Box<Authority>>,
         /// What to serve; otherwise a small site is laid out.
         content: Option<Content>,
         /// See [`site::Settings::server_header`].
@@ -200,7 +200,7 @@ fn settle_cover(cover: CoverDraft, domain: &Domain, folder: &Path, made: &mut Ma
         Some(content) => content,
         None => site::default_folder(folder).map(Content::Folder).map_err(|error| trouble(folder, error))?,
     };
-    let acme = acme.map(|authority| acme::Settings::new(authority, domain.as_str(), folder));
+    let acme = acme.map(|authority| Box::new(acme::Settings::new(*authority, domain.as_str(), folder)));
     Ok(Cover::Site(site::Settings { certificate, key, acme, content, server_header, redirect_from }))
 }
 

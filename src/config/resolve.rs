@@ -266,7 +266,7 @@ impl Resolver<'_> {
             domain,
         };
         CoverDraft::Site {
-            acme: site.acme.map(|acme| self.acme(acme, &beside)),
+            acme: site.acme.map(|acme| Box::new(self.acme(acme, &beside))),
             certificate: self.certificate(site.certificate, site.key),
             content: match (site.folder, site.upstream) {
                 (Some(folder), _) => self.folder(folder).map(Content::Folder),

@@ -57,7 +57,7 @@ pub struct Settings {
     /// PEM file of the private key that belongs to `certificate`; reloaded when it changes.
     pub key: PathBuf,
     /// An authority that issues better ones, which then take the place of these two.
-    pub acme: Option<acme::Settings>,
+    pub acme: Option<Box<acme::Settings>>,
     /// What the site serves.
     pub content: Content,
     /// Value of the `Server` response header; none is sent by default.
@@ -90,7 +90,7 @@ pub struct Site {
 impl Site {
     /// Reads certificate and content. Errors name the file and the mend.
     pub fn open(settings: &Settings) -> Result<Site, SiteError> {
-        let issued = settings.acme.as_ref().map(acme::Settings::file);
+        let issued = settings.acme.as_ref().map(|acme| acme.file());
         let certificate = Arc::new(certificate::Watched::open(&settings.certificate, &settings.key, issued)?);
         let challenges = Arc::new(Challenges::default());
         let tls = tls::config(Arc::clone(&certificate) as _)?;
@@ -103,7 +103,7 @@ impl Site {
         Ok(Site {
             challenged: tls::challenged(&tls, Arc::new(answering)),
             tls,
-            acme: settings.acme.clone().map(acme::Keeper::new),
+            acme: settings.acme.clone().map(|acme| acme::Keeper::new(*acme)),
             certificate,
             content: Arc::new(Handler::new(source, server.clone())),
             redirect: Arc::new(Handler::new(Source::Redirect(Arc::clone(&challenges)), server)),
