@@ -325,7 +325,8 @@ async fn the_admin_listener_shows_a_new_certificate_without_a_restart() {
     let url = format!("https://{}", line["address"].as_str().unwrap());
     let trusting = async |name: &str| {
         let client = Client::at(&url, Some(&path(name)), Some(token.to_owned().into())).unwrap();
-        client.get::<Value>("/api/v1/status").await.is_ok()
+        let answered = client.get::<Value>("/api/v1/status").await;
+        answered.inspect_err(|error| eprintln!("with the {name} certificate: {error}")).is_ok()
     };
     assert!(trusting("first").await);
     std::fs::write(path("second"), own_certificate(&certificate, &key)).unwrap();

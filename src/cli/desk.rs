@@ -117,7 +117,9 @@ impl House {
             let host = spawn_blocking(move || house.config().ok()?.link.host).await.ok().flatten();
             let here = leads(cover.name().as_str(), host.as_deref()).await.here();
             self.place.store(if here { 1 } else { 2 }, Ordering::Relaxed);
-            let _ = timeout(LOOK_UP, changes.changed()).await;
+            if timeout(LOOK_UP, changes.changed()).await.is_ok() {
+                self.place.store(0, Ordering::Relaxed);
+            }
         }
     }
 

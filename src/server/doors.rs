@@ -200,7 +200,11 @@ impl Doors {
             return;
         }
         for Door { spot, local, .. } in freed {
-            let address = local.map_or_else(|| spot.wanted.address.clone(), Address::from);
+            let address = match (&spot.wanted.address, local) {
+                // The very port that the system had given.
+                (Address::Tcp(_), Some(local)) => local.into(),
+                (address, _) => address.clone(),
+            };
             match spot.open_at(&address) {
                 Ok(opened) => self.accept(server, opened),
                 Err(error) => error!(%error, "a listener that was closed for another cannot be opened again"),

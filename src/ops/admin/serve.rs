@@ -120,10 +120,11 @@ impl Open {
         let own = rustix::process::geteuid().as_raw();
         loop {
             let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
-            let (router, desk, tls) = (router.clone(), desk.clone(), self.keys.acceptor());
+            let (router, desk) = (router.clone(), desk.clone());
             let accepted = match &self.listener {
                 Listener::Tcp(listener) => listener.accept().await.map(|(stream, from)| {
-                    let peer = Peer::Tcp(from.ip());
+                    // As it is now, and not when this began to wait.
+                    let (tls, peer) = (self.keys.acceptor(), Peer::Tcp(from.ip()));
                     tokio::spawn(async move {
                         serve_tcp(stream, tls, desk, router, peer).await;
                         drop(place);
