@@ -6,11 +6,14 @@ mod audit;
 mod check;
 mod desk;
 mod doctor;
+mod generate;
 pub mod greeting;
 mod health;
+mod init;
 pub mod invitation;
 mod link;
 mod output;
+mod progress;
 mod reload;
 mod remote;
 pub mod run;
@@ -53,6 +56,8 @@ fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> 
             let loaded = load(&settings.flags(), environment)?;
             run::run(origin, loaded)
         }
+        Command::Init(arguments) => return init::init(&arguments, environment),
+        Command::Generate(arguments) => generate::generate(&arguments),
         Command::Check(settings) => check::check(&settings.flags(), environment),
         Command::Secret(arguments) => secret::secret(&arguments, &mut rand::rng()),
         Command::Link(arguments) => link::link(&arguments, environment),
@@ -86,6 +91,7 @@ struct Arguments {
 const TEACH: &str = "\
 First link in a minute:
   vizard run                        try it out: makes a secret and a small site, prints the link
+  vizard init                       set it up: asks little, writes the configuration, prints the link
   vizard run --domain example.com   hide behind that site
   vizard check --config FILE        see every mistake of a configuration at once
 
@@ -93,6 +99,12 @@ Every setting can stand in a file; docs/vizard.example.toml has them all.";
 
 #[derive(Subcommand)]
 enum Command {
+    /// Set up: ask little, write the configuration, examine it, print the link
+    ///
+    /// Proposes an answer to every question, and asks none that a flag answers. Without a terminal, or with --yes, the
+    /// proposals hold. Takes over the configuration of another proxy with --import. Exit code 0: done, 1: nothing could be
+    /// written, or it is written and something is broken, 2: wrong usage, or there is a configuration already.
+    Init(init::Arguments),
     /// Run the proxy
     ///
     /// Without any configuration it makes a secret, keeps it in the state directory, serves a built-in site, and prints
@@ -141,6 +153,9 @@ enum Command {
     /// Examines configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes
     /// nothing. Exit code 0: fine, 1: there are warnings, 2: something is broken.
     Doctor(doctor::Arguments),
+    /// Make manual pages and completions, for packages
+    #[command(hide = true)]
+    Generate(generate::Arguments),
 }
 
 /// Flags of every command that needs the configuration.
