@@ -3,6 +3,7 @@
 //! Every failure ends with the next step to take, and every outcome is one of three exit codes (docs/configuration.md).
 
 mod audit;
+mod backup;
 mod check;
 mod desk;
 mod doctor;
@@ -13,6 +14,7 @@ mod init;
 pub mod invitation;
 mod link;
 mod output;
+mod private;
 mod progress;
 mod reload;
 mod remote;
@@ -49,6 +51,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// Whether these arguments, the first being the program itself, make a command; otherwise why not. For tests of
+/// documents; nothing is run.
+pub fn understands(arguments: impl IntoIterator<Item = OsString>) -> Result<(), String> {
+    match Arguments::try_parse_from(arguments) {
+        Ok(_) => Ok(()),
+        Err(error) if !error.use_stderr() => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> {
     let outcome = match command {
         Command::Run(settings) => {
@@ -64,6 +76,8 @@ fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> 
         Command::Audit(arguments) => audit::audit(&arguments, environment),
         Command::Health(settings) => health::health(&settings.flags(), environment),
         Command::User(arguments) => user::user(arguments, environment),
+        Command::Backup(arguments) => backup::backup(&arguments, environment),
+        Command::Restore(arguments) => backup::restore(&arguments, environment),
         Command::Reload(settings) => return reload::reload(&settings.flags(), environment),
         Command::Token(arguments) => token::token(&arguments, &mut rand::rng()),
         Command::Status(arguments) => status::status(&arguments, environment),
@@ -133,6 +147,16 @@ enum Command {
     /// Changes are written into the configuration file, with its comments kept, and a running proxy takes them over by
     /// itself. A user who may not enter meets the cover, as everybody else does.
     User(user::Arguments),
+    /// Write configuration, secrets, usage and the memory of spent hellos into one file
+    ///
+    /// The proxy may run meanwhile. What is kept by others, such as certificates and pages, is not in the file, and is
+    /// named. With --encrypt or --passphrase-file it is encrypted.
+    Backup(backup::Backup),
+    /// Put back what `vizard backup` has written
+    ///
+    /// Refuses while a proxy runs there, and where files would be replaced, unless --force says so. Restore only what you
+    /// have made: a backup says itself where its files go.
+    Restore(backup::Restore),
     /// Have the running proxy read its configuration again
     ///
     /// Speaks to the proxy that has the state directory, and tells what came of it. Exit code 0: the configuration holds,

@@ -10,9 +10,8 @@ mod ask;
 mod interview;
 mod machine;
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use self::ask::{Ask, Nobody, Person};
@@ -20,7 +19,7 @@ use self::interview::{Given, interview};
 use self::machine::ThisMachine;
 use super::doctor::{self, Check};
 use super::link::{self, Look};
-use super::{Failure, Settings, code, output};
+use super::{Failure, Settings, code, output, private};
 use crate::auth::Domain;
 use crate::config::import::{self, Format, ImportError, Imported};
 use crate::config::starter::Content;
@@ -113,7 +112,9 @@ pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Fail
     if begins_anew {
         keep_old(&path)?;
     }
-    write(&path, &text)?;
+    let written =
+        private::folder(path.parent().unwrap_or(Path::new(""))).and_then(|()| private::put(&path, text.as_bytes()));
+    written.map_err(|error| cannot_write(&path, &error))?;
     output::print(format!("{} is written.\n", path.display()));
     let settings = || Settings { config: Some(path.clone()), ..Settings::default() };
     let look = Look::default().without_qr(arguments.no_qr);
@@ -231,19 +232,6 @@ fn old(path: &Path) -> PathBuf {
 
 fn keep_old(path: &Path) -> Result<(), Failure> {
     fs::rename(path, old(path)).map_err(|error| cannot_write(path, &error))
-}
-
-/// Writes a file that was not there, for its owner only.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let written = || -> io::Result<()> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder)?;
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    written().map_err(|error| cannot_write(path, &error))
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
