@@ -14,7 +14,10 @@ mod cast;
 #[path = "real_clients/world.rs"]
 mod world;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use cast::{Desktop, IPV4, IPV6, Link, Nginx, Proxy, Tdlib, Telegram};
 use world::{Place, World};
@@ -230,6 +233,81 @@ fn a_client_with_another_secret_meets_the_site() {
     assert_eq!(report["ping"]["ok"], false);
     assert!(telegram.seen().is_empty());
     proxy.close();
+}
+
+/// What the operator sees of a client is what the client does.
+#[test]
+fn the_metrics_tell_of_tdlib_while_its_sessions_run_and_add_up_afterwards() {
+    const MEGABYTES: f64 = 20.0;
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let file = world.path("admin.toml");
+    fs::write(&file, "[admin]\n").unwrap();
+    let proxy = Proxy::open(&world, "site", &["--config", file.to_str().unwrap()]);
+    let files = ["--megabytes", &MEGABYTES.to_string(), "--timeout", "300"];
+    let tdlib = Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&files);
+    let during = thread::scope(|scope| {
+        let client = scope.spawn(|| tdlib.passes("session,files"));
+        let during = loop {
+            let numbers = proxy.scrape(&world);
+            let sessions = at(&numbers, SESSIONS);
+            // The sessions of the only user are all of them; one that comes or goes between two looks is seen next time.
+            let complete = sessions > 0.0 && at(&numbers, "vizard_user_sessions{user=\"user\"}") == sessions;
+            if complete && WAYS.iter().all(|way| bytes(&numbers, "session", way) > 1e6) {
+                break Some(numbers);
+            }
+            if client.is_finished() {
+                break None;
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        client.join().unwrap();
+        during.expect("a scrape with the sessions of TDLib in it")
+    });
+    let classes: Vec<_> = during.keys().filter(|name| name.starts_with("vizard_admissions_total")).collect();
+    assert_eq!(classes, [ADMISSIONS], "TDLib says the hello of Chrome");
+    assert!(at(&during, ADMISSIONS) >= at(&during, SESSIONS), "{during:#?}");
+    assert!(sum(&during, "vizard_dc_dials_total") >= 1.0 && at(&during, "vizard_handshake_seconds_count") >= 1.0);
+
+    let end = Instant::now() + Duration::from_secs(30);
+    let after = loop {
+        let numbers = proxy.scrape(&world);
+        if at(&numbers, SESSIONS) == 0.0 && at(&numbers, "vizard_connections_open{state=\"visitor\"}") == 0.0 {
+            break numbers;
+        }
+        assert!(Instant::now() < end, "its connections stay: {numbers:#?}");
+        thread::sleep(Duration::from_millis(20));
+    };
+    for way in WAYS {
+        let moved = bytes(&after, "session", way);
+        assert!(moved >= bytes(&during, "session", way) && moved >= MEGABYTES * 1e6, "{way}: {moved}");
+        assert_eq!(moved, bytes(&after, "user", way), "{way}: all of it was the user's");
+    }
+    let ends = sum(&after, "vizard_relay_ends_total{relay=\"session\"");
+    assert_eq!((ends, sum(&after, "vizard_dc_dials_total")), (at(&after, ADMISSIONS), at(&after, ADMISSIONS)));
+    assert_eq!(at(&after, "vizard_handshake_seconds_count"), at(&after, ADMISSIONS));
+    assert_eq!(at(&after, "vizard_replay_entries"), at(&after, ADMISSIONS));
+    proxy.close();
+}
+
+const WAYS: [&str; 2] = ["up", "down"];
+const SESSIONS: &str = "vizard_connections_open{state=\"session\"}";
+const ADMISSIONS: &str = "vizard_admissions_total{hello=\"chrome-hybrid\"}";
+
+fn at(numbers: &BTreeMap<String, f64>, name: &str) -> f64 {
+    numbers.get(name).copied().unwrap_or_default()
+}
+
+fn sum(numbers: &BTreeMap<String, f64>, start: &str) -> f64 {
+    numbers.iter().filter(|(name, _)| name.starts_with(start)).map(|(_, number)| number).sum()
+}
+
+/// Bytes one way, of all sessions or of the only user.
+fn bytes(numbers: &BTreeMap<String, f64>, whose: &str, way: &str) -> f64 {
+    match whose {
+        "session" => at(numbers, &format!("vizard_session_bytes_total{{direction=\"{way}\"}}")),
+        _ => at(numbers, &format!("vizard_user_bytes_total{{user=\"user\",direction=\"{way}\"}}")),
+    }
 }
 
 /// The kit itself: a data centre can be reached through the proxy only.

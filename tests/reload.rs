@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use serde_json::Value;
 use support::dice::Dice;
 use support::fake_tls::{End, Login, PATIENCE, Session};
 use support::hello::{Key, capture};
@@ -14,7 +15,10 @@ use support::origin::{NAME, Origin};
 use support::vizard::{Setup, Vizard};
 use support::{KEY, OTHER_KEY};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use vizard::ops::admin::client::Client;
+use vizard::ops::admin::token::TokenHash;
 
 /// A running proxy and its configuration file.
 struct Running {
@@ -29,10 +33,14 @@ const BOB: (&str, Key) = ("bob", OTHER_KEY);
 
 impl Running {
     async fn start(users: &[(&str, Key)]) -> Self {
+        Self::start_with("127.0.0.1:0", users, "").await
+    }
+
+    async fn start_with(listen: &str, users: &[(&str, Key)], more: &str) -> Self {
         let (dc, origin) = (MockDc::start(Role::Echo).await, Origin::make());
         let state = tempfile::tempdir().expect("a temporary folder");
         let file = origin.path().join("vizard.toml");
-        std::fs::write(&file, text(&origin, &dc, "127.0.0.1:0", users, "")).expect("writes the configuration");
+        std::fs::write(&file, text(&origin, &dc, listen, users, more)).expect("writes the configuration");
         let setup = Setup::file(state.path(), &file);
         let proxy = tokio::task::spawn_blocking(move || setup.start()).await.expect("the program starts");
         Self { proxy, dc, origin, state }
@@ -202,6 +210,135 @@ async fn listeners_come_and_go_and_the_others_are_left_alone() {
     old.echo(&[7; 40]).await.unwrap();
     let closed = async { while TcpStream::connect(running.proxy.addr).await.is_ok() {} };
     tokio::time::timeout(PATIENCE, closed).await.expect("the first listener is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_makes_way_for_another_at_the_same_port() {
+    let running = Running::start_with("[::]:0", &[ALICE], "").await;
+    let port = running.proxy.addr.port();
+    let here = SocketAddr::from(([127, 0, 0, 1], port));
+    let enter = async |dice| login(KEY, dice).enter(here).await.expect("a session");
+    let mut old = enter(1).await;
+    let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
+    let beside = format!("{v6}\", \"{v4}");
+    for (dice, listen) in [&v4, &v6, &beside, &v6, &v4].into_iter().enumerate() {
+        running.write(listen, &[ALICE], "");
+        let output = running.reload().await;
+        assert_eq!(output.status.code(), Some(0), "{listen}: {}", said(&output));
+        enter(2 + dice as u64).await.echo(&[7; 40]).await.unwrap_or_else(|end| panic!("{listen}: {end:?}"));
+        old.echo(&[7; 40]).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_made_way_in_vain_is_put_back() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let running = Running::start_with(&format!("127.0.0.2:{port}"), &[ALICE], "").await;
+    let mut old = running.session(KEY, 1).await;
+    // Both are in the way of this, and only one of them is ours.
+    running.write(&format!("0.0.0.0:{port}"), &[ALICE], "");
+    let output = running.reload().await;
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("cannot listen"), "{}", said(&output));
+    running.session(KEY, 2).await.echo(&[7; 40]).await.unwrap();
+    old.echo(&[7; 40]).await.unwrap();
+    drop(taken);
+    assert_eq!(running.reload().await.status.code(), Some(0));
+    running.session(KEY, 3).await.echo(&[7; 40]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_that_has_begun_is_not_cut_by_another_cover() {
+    let running = Running::start(&[ALICE]).await;
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let good = std::fs::read_to_string(running.file()).unwrap();
+    let redirecting = good.replace("[site]", &format!("[site]\nredirect_from = [\"{free}\"]"));
+    running.write_text(&redirecting);
+    assert_eq!(running.reload().await.status.code(), Some(0));
+    let mut browser = TcpStream::connect(free).await.unwrap();
+    browser.write_all(b"GET /a HTTP/1.1\r\n").await.unwrap();
+    for (text, shown) in [
+        (redirecting.replace("[site]", "[site]\nserver_header = \"kite\""), "another cover"),
+        (good.clone(), "no redirect any more"),
+    ] {
+        running.write_text(&text);
+        let output = running.reload().await;
+        assert_eq!(output.status.code(), Some(0), "{shown}: {}", said(&output));
+    }
+    browser.write_all(b"Host: a.test\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    browser.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("Location: https://a.test/a\r\n"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_listener_tells_of_the_cover_that_is_there_now() {
+    let running = Running::start_with("127.0.0.1:0", &[ALICE], "[admin]\n").await;
+    let elsewhere = Running::start(&[BOB]).await;
+    let place = format!("unix:{}", running.state.path().join("admin").display());
+    let admin = Client::at(&place, None, None).unwrap();
+    let cover = async |of: &Client| {
+        let status: Value = of.get("/api/v1/status").await.unwrap();
+        ["kind", "name"].map(|key| status["cover"][key].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(cover(&admin).await, ["site", NAME]);
+    let text = std::fs::read_to_string(running.file()).unwrap();
+    let (start, rest) = text.split_once("[site]").unwrap();
+    let (_, end) = rest.split_once("[telegram").unwrap();
+    let text = format!("{start}[cover]\naddress = \"{}\"\n[telegram{end}", elsewhere.proxy.addr);
+    running.write_text(&text.replace(NAME, "other.example.org"));
+    let output = running.reload().await;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(cover(&admin).await, ["remote", "other.example.org"]);
+    // That the remote cover is away is no fault of the proxy.
+    elsewhere.proxy.kill();
+    let health: Value = admin.get("/api/v1/health").await.unwrap();
+    assert_eq!(health["serving"], true, "{health}");
+    assert!(health["detail"].as_str().unwrap().contains("cover is away"), "{health}");
+}
+
+/// A certificate for this machine, in files that the admin listener is to show.
+fn own_certificate(certificate: &Path, key: &Path) -> String {
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let made = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().self_signed(&pair).unwrap();
+    std::fs::write(key, pair.serialize_pem()).unwrap();
+    std::fs::write(certificate, made.pem()).unwrap();
+    made.pem()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_listener_shows_a_new_certificate_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (certificate, key) = (path("admin.pem"), path("admin.key"));
+    std::fs::write(path("first"), own_certificate(&certificate, &key)).unwrap();
+    let (token, hash) = ("vizard_viewer_x", TokenHash::of("vizard_viewer_x"));
+    let admin = format!(
+        "[admin]\nlisten = \"127.0.0.1:0\"\ncertificate = \"{}\"\nkey = \"{}\"\n[[admin.tokens]]\n\
+         name = \"me\"\nrole = \"viewer\"\nhash = \"{hash}\"\n",
+        certificate.display(),
+        key.display()
+    );
+    let running = Running::start_with("127.0.0.1:0", &[ALICE], &admin).await;
+    let line: Value = serde_json::from_str(&running.proxy.logged("\"admin listener\"").await).unwrap();
+    let url = format!("https://{}", line["address"].as_str().unwrap());
+    let trusting = async |name: &str| {
+        let client = Client::at(&url, Some(&path(name)), Some(token.to_owned().into())).unwrap();
+        client.get::<Value>("/api/v1/status").await.is_ok()
+    };
+    assert!(trusting("first").await);
+    std::fs::write(path("second"), own_certificate(&certificate, &key)).unwrap();
+    let output = running.reload().await;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    running.proxy.logged("admin.certificate").await;
+    assert!(trusting("second").await && !trusting("first").await);
+
+    std::fs::write(&key, "nonsense").unwrap();
+    let output = running.reload().await;
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("cannot speak TLS"), "{}", said(&output));
+    assert!(trusting("second").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,12 +79,18 @@ installed() {
     [[ $(dpkg-query --show --showformat '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }
 
-# A web server that nobody asked for shall not start, now or at the next boot. Debian's packages do not start a masked
+# A server that nobody asked for shall not start, now or at the next boot. Debian's packages do not start a masked
 # unit, and where there is no systemd, no service that the present runlevel is not meant for.
 install() {
-    local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get --quiet --quiet) services=()
-    if [[ -d /run/systemd/system && " $* " == *" nginx-light "* ]]; then services+=(nginx.service); fi
-    if [[ -d /run/systemd/system && " $* " == *" haproxy "* ]]; then services+=(haproxy.service); fi
+    local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get --quiet --quiet) services=() package
+    if [[ -d /run/systemd/system ]]; then
+        for package in "$@"; do
+            case $package in
+                nginx-light) services+=(nginx.service) ;;
+                haproxy | prometheus) services+=("$package.service") ;;
+            esac
+        done
+    fi
     echo "installing $*"
     as_root "${apt[@]}" update
     if ((${#services[@]})); then as_root systemctl mask --quiet --runtime "${services[@]}"; fi

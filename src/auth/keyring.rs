@@ -71,6 +71,8 @@ pub struct Keyring {
     keys: Vec<Arc<Key>>,
     /// Where each stands.
     places: BTreeMap<SecretTag, usize>,
+    /// When the first of them ends.
+    next_end: Option<UnixTime>,
     /// The key of nobody, for work that is done in vain.
     nobody: Mac,
 }
@@ -78,12 +80,24 @@ pub struct Keyring {
 impl Keyring {
     /// A keyring of these keys.
     pub fn new(keys: impl IntoIterator<Item = Key>) -> Self {
-        let keys: Vec<_> = keys.into_iter().map(Arc::new).collect();
+        Self::of(keys.into_iter().map(Arc::new).collect())
+    }
+
+    fn of(keys: Vec<Arc<Key>>) -> Self {
         // Should two secrets share a tag, the one without an end counts.
         let (ending, lasting): (Vec<_>, Vec<_>) =
             keys.iter().enumerate().partition::<Vec<(usize, &Arc<Key>)>, _>(|(_, key)| key.until.is_some());
         let places = ending.into_iter().chain(lasting).map(|(place, key)| (key.tag, place)).collect();
-        Self { keys, places, nobody: Mac::new(&[]) }
+        let next_end = keys.iter().filter_map(|key| key.until).min();
+        Self { keys, places, next_end, nobody: Mac::new(&[]) }
+    }
+
+    /// The keyring without the keys whose time is over, if there are any. What a search takes then is less for everybody,
+    /// so that it still tells nothing of whoever asks.
+    pub(super) fn without_ended(&self, now: UnixTime) -> Option<Self> {
+        let ended = |key: &Arc<Key>| key.standing(now).is_err();
+        self.next_end.filter(|end| now >= *end)?;
+        Some(Self::of(self.keys.iter().filter(|key| !ended(key)).cloned().collect()))
     }
 
     /// What the replay memory has to remember for.

@@ -189,4 +189,22 @@ mod tests {
         assert_eq!(standing(&second, NOW), Err(Refusal::OldSecret));
         assert_eq!(standing(&third, NOW), Err(Refusal::OldSecret));
     }
+
+    #[test]
+    fn a_key_leaves_the_ring_when_its_time_is_over() {
+        let people = People::default();
+        let secret = |byte| Secret::new([byte; 16]);
+        let secrets = [(1, None), (2, Some(NOW)), (3, Some(UnixTime(NOW.0 + 60)))].map(|(n, end)| (secret(n), end));
+        let keyring = people.enrol([Enrolment { secrets: secrets.to_vec(), ..enrolment("alice", Policy::default()) }]);
+        let after = |seconds| UnixTime(NOW.0 + seconds);
+        assert!(keyring.without_ended(after(-1)).is_none());
+        let keyring = keyring.without_ended(NOW).unwrap();
+        let tag = |byte| SecretTag::of(secret(byte).bytes());
+        assert_eq!(keyring.tags(), [tag(1), tag(3)]);
+        assert_eq!(keyring.standing(tag(2), NOW), Err(Refusal::OldSecret), "whoever is inside with it has to go");
+        assert!(keyring.without_ended(after(59)).is_none());
+        let keyring = keyring.without_ended(after(60)).unwrap();
+        assert_eq!(keyring.tags(), [tag(1)]);
+        assert!(keyring.without_ended(after(i64::MAX - NOW.0)).is_none(), "what has no end stays");
+    }
 }

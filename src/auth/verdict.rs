@@ -186,6 +186,17 @@ impl Judge {
         self.rules.store(Arc::new(rules));
     }
 
+    /// Keys whose time is over are searched no more.
+    pub fn forget_ended(&self, now: UnixTime) {
+        // Other rules may come meanwhile; then those are looked at.
+        loop {
+            let rules = self.rules.load();
+            let Some(keyring) = rules.keyring.without_ended(now) else { return };
+            let rest = Rules { keyring, window: rules.window, names: rules.names.clone() };
+            self.rules.compare_and_swap(&rules, Arc::new(rest));
+        }
+    }
+
     /// The rules that hold now.
     pub fn rules(&self) -> Arc<Rules> {
         self.rules.load_full()

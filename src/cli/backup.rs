@@ -68,7 +68,7 @@ struct Lock {
 /// Writes the backup and says what is not in it.
 pub fn backup(arguments: &Backup, environment: &Environment) -> Result<(), Failure> {
     if arguments.to.exists() && !arguments.force {
-        return Err(exists(&[arguments.to.clone()]));
+        return Err(exists(std::slice::from_ref(&arguments.to)));
     }
     let passphrase = match arguments.encrypt || arguments.lock.passphrase_file.is_some() {
         true => Some(arguments.lock.passphrase(true)?),

@@ -6,26 +6,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use tokio::runtime;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::doctor::name::leads;
 use super::invitation::{Host, invitations, port};
 use super::{Failure, health};
-use crate::auth::{Domain, Member, Secret, UnixTime};
+use crate::auth::{Member, Secret, UnixTime};
 use crate::config::edit::{self, EditError};
-use crate::config::{self, Config, Cover, Environment, Flags, units};
+use crate::config::{self, Config, Environment, Flags, units};
 use crate::cover::grade::{Place, grade};
-use crate::cover::remote;
 use crate::net::listen::Address;
 use crate::ops::admin::control::{Changed, Control, Heard, Kind, Links, NewUser, Settings, Trouble};
 use crate::ops::admin::desk::Desk;
 use crate::ops::admin::events::Events;
 use crate::ops::admin::views::moment;
-use crate::ops::admin::{self, Tokens};
+use crate::ops::admin::{self, Keys};
 use crate::ops::alarms::Alarms;
+use crate::ops::audit_log::AuditLog;
 use crate::ops::counts::Counts;
 use crate::ops::links::{Form, OwnAddress};
 use crate::ops::metrics::Metrics;
@@ -51,30 +52,40 @@ pub struct Parts {
     pub events: Arc<Events>,
     /// What has sounded.
     pub alarms: Arc<Alarms>,
+    /// Where actions are noted, if anywhere.
+    pub audit_log: Option<AuditLog>,
     /// Where wishes to reload go.
     pub queue: Queue,
-    /// The tokens that are accepted.
-    pub tokens: Arc<ArcSwap<Tokens>>,
+    /// The tokens and the certificate, if there is a listener.
+    pub keys: Option<Keys>,
     /// What the configuration is loaded from.
     pub origin: (Flags, Environment),
 }
 
+/// The tokens and the certificate of the admin listener, if one is configured.
+pub fn keys(config: &Config) -> Result<Option<Keys>, Failure> {
+    let keys = config.admin.as_ref().map(Keys::open).transpose();
+    keys.map_err(|error| Failure::new(error.to_string(), error.mend()))
+}
+
 /// Opens the admin listener if one is configured, and serves it until the value is dropped.
 pub async fn open(config: &Config, parts: Parts) -> Result<Option<AbortOnDropHandle<()>>, Failure> {
-    let Some(settings) = &config.admin else { return Ok(None) };
-    let listener = admin::open(settings).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
+    let (Some(settings), Some(keys)) = (&config.admin, parts.keys.clone()) else { return Ok(None) };
+    let tokens = Arc::clone(keys.tokens());
+    let listener = admin::open(settings, keys).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
     match listener.address() {
         Some(address) => info!(%address, tls = listener.is_secure(), "admin listener"),
         None => info!(place = %settings.place, "admin listener"),
     }
-    let (counts, events, tokens) = (Arc::clone(&parts.counts), Arc::clone(&parts.events), Arc::clone(&parts.tokens));
+    let (counts, events) = (Arc::clone(&parts.counts), Arc::clone(&parts.events));
+    let audit_log = parts.audit_log.clone();
     let started = parts.handle.status().since;
-    let house = Arc::new(House::new(config, parts));
+    let house = Arc::new(House::new(parts));
     let looked = Arc::clone(&house);
     let metrics = Metrics::new(counts, Arc::new(move || looked.look()), started, settings.per_user_metrics);
-    let desk = Desk::new(house.clone(), tokens, metrics, events, started, listener.is_secure());
+    let desk = Desk::new(house.clone(), tokens, metrics, events, started, listener.is_secure(), audit_log);
     Ok(Some(AbortOnDropHandle::new(tokio::spawn(async move {
-        tokio::join!(listener.serve(desk), house.keep_looking_up());
+        tokio::join!(listener.serve(desk), Arc::clone(&house).keep_looking_up());
     }))))
 }
 
@@ -87,31 +98,26 @@ struct House {
     flags: Flags,
     environment: Environment,
     runtime: runtime::Handle,
-    /// The host that links name, if it is configured.
-    host: Option<String>,
-    name: Domain,
-    remote: Option<remote::Settings>,
     /// 0: not known yet, 1: the cover's name leads here, 2: it leads elsewhere.
     place: AtomicU8,
 }
 
 impl House {
-    fn new(config: &Config, parts: Parts) -> Self {
+    fn new(parts: Parts) -> Self {
         let Parts { handle, counts, alarms, queue, origin: (flags, environment), .. } = parts;
-        let remote = match &config.cover {
-            Cover::Site(_) => None,
-            Cover::Remote(settings) => Some(settings.clone()),
-        };
-        let (host, name) = (config.link.host.clone(), config.domain.clone());
         let (runtime, place) = (runtime::Handle::current(), AtomicU8::new(0));
-        Self { handle, counts, alarms, queue, flags, environment, runtime, host, name, remote, place }
+        Self { handle, counts, alarms, queue, flags, environment, runtime, place }
     }
 
-    async fn keep_looking_up(&self) {
+    /// Looks where the cover's name leads, from time to time and whenever it is another cover.
+    async fn keep_looking_up(self: Arc<Self>) {
+        let mut changes = self.handle.changes();
         loop {
-            let here = leads(self.name.as_str(), self.host.as_deref()).await.here();
+            let (house, cover) = (Arc::clone(&self), self.handle.cover());
+            let host = spawn_blocking(move || house.config().ok()?.link.host).await.ok().flatten();
+            let here = leads(cover.name().as_str(), host.as_deref()).await.here();
             self.place.store(if here { 1 } else { 2 }, Ordering::Relaxed);
-            tokio::time::sleep(LOOK_UP).await;
+            let _ = timeout(LOOK_UP, changes.changed()).await;
         }
     }
 
@@ -231,7 +237,7 @@ impl Control for House {
             },
             cover: CoverState {
                 kind: status.cover.kind,
-                name: self.name.to_string(),
+                name: self.handle.cover().name().to_string(),
                 graded: self.place().filter(|_| visited).map(|place| grade(profile, place)),
                 changes: status.cover.changes,
                 learnt: visited.then_some(UnixTime(profile.learnt)),
@@ -245,8 +251,9 @@ impl Control for House {
 
     fn knock(&self) -> Result<Heard, String> {
         let ways = health::Way::all(&self.open(Purpose::Cover), &self.open(Purpose::Proxied));
+        let cover = self.handle.cover();
         self.runtime
-            .block_on(health::visit(&ways, &self.name, self.remote.as_ref()))
+            .block_on(health::visit(&ways, cover.name(), cover.elsewhere()))
             .map(|said| if said.ends_with("answers") { Heard::Cover } else { Heard::Close })
     }
 

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,6 @@ use crate::config::reload::{Origin, Reloader};
 use crate::config::{Config, Listen, Loaded};
 use crate::net::inherited;
 use crate::net::listen::Address;
-use crate::ops::admin::Tokens;
 use crate::ops::admin::events::Events;
 use crate::ops::control::Control;
 use crate::ops::counts::Counts;
@@ -78,19 +76,19 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
     let (queue, requests) = Queue::new();
     let _control = control(&config.state_dir, &queue);
     greeting::greet(&config, &addresses, format);
-    let tokens = config.admin.as_ref().map(|admin| Tokens::new(admin.tokens.clone())).unwrap_or_default();
-    let tokens = Arc::new(ArcSwap::from_pointee(tokens));
+    let keys = desk::keys(&config)?;
     let parts = desk::Parts {
         handle: handle.clone(),
         counts,
         events,
         alarms: Arc::clone(&misuse.alarms),
+        audit_log: misuse.audit_log.clone(),
         queue: queue.clone(),
-        tokens: Arc::clone(&tokens),
+        keys: keys.clone(),
         origin: (origin.flags.clone(), origin.environment.clone()),
     };
     let _admin = desk::open(&config, parts).await?;
-    let reloader = Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse)).with_tokens(tokens);
+    let reloader = Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse)).with_keys(keys);
     let reloading = AbortOnDropHandle::new(tokio::spawn(reloader.run(queue, requests, hangup)));
     tokio::select! {
         () = handle.serve(listeners) => {}
@@ -116,7 +114,7 @@ fn control(state: &Path, queue: &Queue) -> Option<AbortOnDropHandle<()>> {
 
 /// Who may enter, and what has entered before.
 fn judge(config: &Config, people: &People) -> Result<Judge, Failure> {
-    let rules = parts::rules(config, people);
+    let rules = parts::rules(config, people, SystemTime::now().into());
     let path = config.state_dir.join(REPLAY_FILE);
     let replay = match ReplayMemory::open(&path, &rules.keyring.tags()) {
         Ok((memory, loaded)) => {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{Config, Listen, User};
-use crate::auth::{Enrolment, People, Rules, SecretTag, TimeWindow};
+use crate::auth::{Enrolment, People, Rules, Secret, SecretTag, TimeWindow, UnixTime};
 use crate::cover::grade::IOS_FLIGHT;
 use crate::cover::remote::{Remote, Unusable};
 use crate::cover::site::Site;
@@ -46,12 +46,12 @@ impl fmt::Display for PartError {
 
 impl std::error::Error for PartError {}
 
-/// Who may enter: from now on exactly these, and running sessions hear of it.
-pub fn rules(config: &Config, people: &People) -> Rules {
+/// Who may enter: from now on exactly these, and running sessions hear of it. Secrets whose time is over are left out.
+pub fn rules(config: &Config, people: &People, now: UnixTime) -> Rules {
     let enrolment = |user: &User| Enrolment {
         name: user.name.clone(),
         policy: user.policy.clone(),
-        secrets: user.secrets().map(|(secret, until)| (secret.clone(), until)).collect(),
+        secrets: secrets(user, now).map(|(secret, until)| (secret.clone(), until)).collect(),
     };
     let keyring = people.enrol(config.users.iter().map(enrolment));
     let names = config.accepted_names.clone().map(|further| [vec![config.domain.clone()], further].concat());
@@ -59,8 +59,14 @@ pub fn rules(config: &Config, people: &People) -> Rules {
 }
 
 /// What the replay memory has to remember for.
-pub fn tags(config: &Config) -> Vec<SecretTag> {
-    config.users.iter().flat_map(User::secrets).map(|(secret, _)| SecretTag::of(secret.bytes())).collect()
+pub fn tags(config: &Config, now: UnixTime) -> Vec<SecretTag> {
+    let secrets = config.users.iter().flat_map(|user| secrets(user, now));
+    secrets.map(|(secret, _)| SecretTag::of(secret.bytes())).collect()
+}
+
+/// Those that are good now.
+fn secrets(user: &User, now: UnixTime) -> impl Iterator<Item = (&Secret, Option<UnixTime>)> {
+    user.secrets().filter(move |(_, until)| until.is_none_or(|until| now < until))
 }
 
 /// Settings of the server itself.

@@ -1,13 +1,13 @@
 //! Which differences a running proxy can take, and taking them.
 //!
-//! Everything that can fail comes first and changes nothing: reading the files, opening a new cover, binding new
-//! listeners, loading what was spent under new keys. Only then does anything change, in one step that cannot fail.
+//! Everything that can fail comes first and changes nothing: reading the files, opening a new cover, loading what was spent
+//! under new keys, binding new listeners. Only then does anything change, in one step that cannot fail.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::embedded::Draft;
 use super::parts::{self, Demand, Misuse};
 use super::{Config, Cover, Environment, Flags, LoadError, Loaded};
-use crate::ops::admin::{self, Tokens};
+use crate::ops::admin::{self, Keys};
 use crate::ops::files::Files;
 use crate::ops::lists;
 use crate::ops::logging;
@@ -58,8 +58,8 @@ pub struct Reloader {
     read: Vec<PathBuf>,
     handle: Handle,
     misuse: Arc<Misuse>,
-    /// Those of the admin listener.
-    tokens: Arc<ArcSwap<Tokens>>,
+    /// Those of the admin listener, if there is one.
+    keys: Option<Keys>,
     files: Files,
     touched: mpsc::Receiver<()>,
 }
@@ -68,15 +68,14 @@ impl Reloader {
     /// A reloader for a proxy that runs with `config`, which was loaded from these.
     pub fn new(origin: Origin, config: Config, handle: Handle, misuse: Arc<Misuse>) -> Self {
         let Origin { flags, environment, read, files, touched } = origin;
-        let tokens = Arc::default();
-        let mut reloader = Self { flags, environment, config, read, handle, misuse, tokens, files, touched };
+        let mut reloader = Self { flags, environment, config, read, handle, misuse, keys: None, files, touched };
         reloader.watch_also();
         reloader
     }
 
-    /// Lets these, the tokens of the admin listener, follow the configuration.
-    pub fn with_tokens(self, tokens: Arc<ArcSwap<Tokens>>) -> Self {
-        Self { tokens, ..self }
+    /// Lets these, the tokens and the certificate of the admin listener, follow the configuration.
+    pub fn with_keys(self, keys: Option<Keys>) -> Self {
+        Self { keys, ..self }
     }
 
     /// Carries out wishes, and asks by itself when `hangup` comes and when a file has changed. Runs for as long as it is polled.
@@ -133,19 +132,15 @@ impl Reloader {
         let Fresh { config, read, other_state, warnings } =
             loading.await.map_err(|panic| Refused::for_reason(panic.to_string()))??;
 
+        let now = SystemTime::now().into();
         let mut changed = differences(&self.config, &config);
         let cover = self.cover(&config, &mut changed).await?;
-        let wanted = parts::listeners(&config, self.automatic());
-        let listeners = self
-            .handle
-            .bind(&wanted)
-            .map_err(|error| Refused::for_reason(format!("{error}; name an address that is free")))?;
         let (lists, folder) = (config.misuse.lists.clone(), self.misuse.lists.folder().to_owned());
         let lists = tokio::task::spawn_blocking(move || lists::State::load(lists, &folder))
             .await
             .map_err(|panic| Refused::for_reason(panic.to_string()))?
             .map_err(|error| Refused::for_reason(error.to_string()))?;
-        let (judge, tags) = (Arc::clone(self.handle.judge()), parts::tags(&config));
+        let (judge, tags) = (Arc::clone(self.handle.judge()), parts::tags(&config, now));
         let known = self.handle.judge().rules().keyring.tags();
         let new: Vec<_> = tags.into_iter().filter(|tag| !known.contains(tag)).collect();
         if !new.is_empty() {
@@ -155,16 +150,29 @@ impl Reloader {
                 .map_err(|error| Refused::for_reason(format!("spent hellos of new users cannot be read: {error}")))?;
         }
 
+        let fresh = match (&self.keys, &config.admin) {
+            (Some(keys), Some(admin)) => keys.read(admin),
+            _ => Ok(None),
+        };
+        let fresh = fresh.map_err(|error| Refused::for_reason(format!("{error}; {}", error.mend())))?;
+        // The last that can fail: a listener that is in the way of another may be closed for it.
+        let wanted = parts::listeners(&config, self.automatic());
+        let listeners = self.handle.bind(&wanted).await;
+        let listeners =
+            listeners.map_err(|error| Refused::for_reason(format!("{error}; name an address that is free")))?;
+
         self.misuse.lists.replace(lists);
         self.misuse.alarms.replace(config.misuse.alarms.clone());
-        let rules = parts::rules(&config, self.handle.people());
+        let rules = parts::rules(&config, self.handle.people(), now);
         self.handle.apply(Change { settings: parts::settings(&config), rules, cover, listeners });
         logging::set_level(config.log.level);
         let mut restart = Vec::new();
-        if let Some(admin) = &config.admin {
-            self.tokens.store(Arc::new(Tokens::new(admin.tokens.clone())));
+        if let (Some(keys), Some(admin)) = (&self.keys, &config.admin)
+            && keys.replace(admin, fresh)
+        {
+            changed.push("admin.certificate".into());
         }
-        if without_tokens(&config) != without_tokens(&self.config) {
+        if without_keys(&config) != without_keys(&self.config) {
             restart.push("admin".to_owned());
         }
         if other_state {
@@ -227,6 +235,8 @@ impl Reloader {
         if let Cover::Site(site) = &self.config.cover {
             files.extend([site.certificate.clone(), site.key.clone()]);
         }
+        let admin = self.config.admin.as_ref().and_then(|admin| admin.tls.clone());
+        files.extend(admin.into_iter().flat_map(|(certificate, key)| [certificate, key]));
         files.extend(self.config.misuse.lists.files().map(Path::to_owned));
         files
     }
@@ -298,9 +308,10 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     changed
 }
 
-/// The admin listener without what can be replaced while it runs.
-fn without_tokens(config: &Config) -> Option<admin::Settings> {
-    config.admin.clone().map(|admin| admin::Settings { tokens: Vec::new(), ..admin })
+/// The admin listener without what can be replaced while it runs; of the certificate only whether there is one.
+fn without_keys(config: &Config) -> Option<admin::Settings> {
+    let tls = |admin: &admin::Settings| admin.tls.is_some().then(Default::default);
+    config.admin.clone().map(|admin| admin::Settings { tls: tls(&admin), tokens: Vec::new(), ..admin })
 }
 
 /// Whether visitors of the two meet the very same.

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::auth::{Declined, Domain, Judge, Reason, UnixTime};
 use crate::relay::splice::Splice;
@@ -104,12 +104,17 @@ impl Cover {
         }
     }
 
-    /// Answers plain HTTP with the way to the built-in site, for as long as this is polled. A remote cover has no answer.
-    pub async fn redirect(&self, listener: &TcpListener) {
+    /// Answers a client that speaks plain HTTP with the way to the built-in site. A remote cover has no answer.
+    pub async fn redirect(&self, client: TcpStream, peer: SocketAddr) {
         match &self.place {
-            Place::Site(site) => site.redirect(listener).await,
-            Place::Remote(_) => std::future::pending().await,
+            Place::Site(site) => site.redirect(client, peer).await,
+            Place::Remote(_) => drop(client),
         }
+    }
+
+    /// The name that it is known as.
+    pub fn name(&self) -> &Domain {
+        self.scout.name()
     }
 
     /// `site` or `remote`.
@@ -117,6 +122,14 @@ impl Cover {
         match &self.place {
             Place::Site(_) => "site",
             Place::Remote(_) => "remote",
+        }
+    }
+
+    /// Where it is, if it is a remote one.
+    pub fn elsewhere(&self) -> Option<&remote::Settings> {
+        match &self.place {
+            Place::Site(_) => None,
+            Place::Remote(remote) => Some(remote.settings()),
         }
     }
 

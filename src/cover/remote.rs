@@ -67,6 +67,10 @@ impl Remote {
         Self { settings, addresses: ArcSwap::default() }
     }
 
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     pub(super) fn host_and_port(&self) -> (&str, u16) {
         (&self.settings.host, self.settings.port)
     }

@@ -63,10 +63,11 @@ pub enum Listener {
 const MODE: u32 = 0o660;
 
 impl Listener {
-    /// Listens there. Some names of the service manager stand for several listeners.
-    pub fn open(address: &Address, beside: &[SocketAddr]) -> io::Result<Vec<Self>> {
+    /// Listens there; on the unspecified IPv6 address for both families, if `both` says so. Some names of the service
+    /// manager stand for several listeners.
+    pub fn open(address: &Address, both: bool) -> io::Result<Vec<Self>> {
         match address {
-            Address::Tcp(address) => Ok(vec![Self::Tcp(bind_beside(*address, beside)?)]),
+            Address::Tcp(address) => Ok(vec![Self::Tcp(bind(*address, both)?)]),
             Address::Unix(path) => {
                 unix::bind(path, MODE).map(|(listener, file)| vec![Self::Unix(listener, Some(file))])
             }
@@ -117,14 +118,20 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Listens on all of `addresses`, or fails with the first that cannot be had. The unspecified IPv6 address takes IPv4
 /// clients too, unless the IPv4 one stands beside it, and takes only those on a machine without IPv6.
 pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
-    let bind_one = |address: &SocketAddr| bind_beside(*address, addresses).map_err(|error| (*address, error));
+    let bind_one =
+        |address: &SocketAddr| bind(*address, takes_both(*address, addresses)).map_err(|error| (*address, error));
     addresses.iter().map(bind_one).collect()
 }
 
-/// Listens on one of `addresses`, all of which are listened on.
-pub fn bind_beside(address: SocketAddr, addresses: &[SocketAddr]) -> io::Result<TcpListener> {
-    let ipv4_beside = addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
-    bind(address, !ipv4_beside)
+/// Whether a listener on one of `addresses` takes clients of both families.
+pub fn takes_both(address: SocketAddr, addresses: &[SocketAddr]) -> bool {
+    let ipv4_beside = || addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+    address.ip() == Ipv6Addr::UNSPECIFIED && !ipv4_beside()
+}
+
+/// Whether a listener on the one address can keep another from the other.
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port() && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
 fn bind(address: SocketAddr, dual: bool) -> io::Result<TcpListener> {
@@ -198,7 +205,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_unspecified_address_takes_both_families() {
-        let listener = Listener::open(&at("[::]:0").into(), &[]).unwrap().remove(0);
+        let listener = Listener::open(&at("[::]:0").into(), true).unwrap().remove(0);
         let port = listener.local().unwrap().port();
         TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let (_, peer) = accept(&listener, |error| panic!("{error}")).await;
@@ -209,7 +216,7 @@ mod tests {
     async fn bytes_pass_through_sockets_in_the_file_system() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("front.sock");
-        let listener = Listener::open(&Address::Unix(path.clone()), &[]).unwrap().remove(0);
+        let listener = Listener::open(&Address::Unix(path.clone()), false).unwrap().remove(0);
         let mut front = UnixStream::connect(&path).await.unwrap();
         let (mut client, peer) = accept(&listener, |error| panic!("{error}")).await;
         assert!(peer.ip().is_loopback());

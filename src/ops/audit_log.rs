@@ -1,4 +1,5 @@
-//! The audit log: who was admitted, and who was declined although a key was shown, with the reason and the time.
+//! The audit log: who was admitted, who was declined although a key was shown, and who did what through the admin
+//! listener, with the reason and the time.
 //!
 //! One JSON object a line, in a file for its owner alone, which is begun anew when it is long or old; files that are older
 //! than the operator wants to keep are removed. Mere visitors are not in it: they are the public of a web site. Addresses
@@ -78,7 +79,28 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     actor: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// What somebody did through the admin listener, or was refused. Holds no token and no secret.
+#[derive(Clone, Copy, Debug)]
+pub struct Action<'a> {
+    /// The name of the token.
+    pub actor: &'a str,
+    /// Its role, if the token is known.
+    pub role: Option<&'static str>,
+    /// What was to be done.
+    pub action: &'a str,
+    /// To which user or session; empty if to none.
+    pub on: &'a str,
+    /// Why it was not done.
+    pub error: Option<&'a str>,
 }
 
 /// The log. Cheap to clone; the writer ends, everything written, with the last of them.
@@ -116,10 +138,16 @@ impl AuditLog {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    /// Somebody did something through the admin API: `actor` by name of the token, `user` if it is about one.
-    pub fn action(&self, actor: &str, action: &str, user: Option<&str>) {
-        let line = Line { actor: Some(actor.to_owned()), action: Some(action.to_owned()), ..Line::new("action") };
-        self.put(Line { user: user.map(str::to_owned), ..line });
+    /// Somebody did something through the admin listener, or tried to.
+    pub fn action(&self, Action { actor, role, action, on, error }: Action<'_>) {
+        self.put(Line {
+            actor: Some(actor.to_owned()),
+            role,
+            action: Some(action.to_owned()),
+            on: (!on.is_empty()).then(|| on.to_owned()),
+            error: error.map(str::to_owned),
+            ..Line::new("action")
+        });
     }
 
     fn put(&self, line: Line) {
@@ -166,7 +194,18 @@ impl Observer for AuditLog {
 impl Line {
     fn new(event: &'static str) -> Self {
         let time = format!("{:.3}", Timestamp::now());
-        Self { time, event, user: None, reason: None, address: None, actor: None, action: None }
+        Self {
+            time,
+            event,
+            user: None,
+            reason: None,
+            address: None,
+            actor: None,
+            role: None,
+            action: None,
+            on: None,
+            error: None,
+        }
     }
 }
 
@@ -330,7 +369,7 @@ mod tests {
         let declined = Declined { reason: Reason::Replay, member: Some(member) };
         log.observe(&Event::Declined { from, declined: &declined });
         log.observe(&Event::Declined { from, declined: &Reason::Digest.into() });
-        log.action("ops", "disable", Some("alice"));
+        log.action(Action { actor: "ops", role: Some("operator"), action: "disable user", on: "alice", error: None });
         drop(log);
         writer.join().unwrap();
         assert_eq!(fs::metadata(&settings.file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -343,7 +382,8 @@ mod tests {
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert_eq!((&lines[0]["event"], &lines[0]["user"]), (&"admitted".into(), &"alice".into()));
         assert_eq!((&lines[1]["event"], &lines[1]["reason"]), (&"declined".into(), &"replay".into()));
-        assert_eq!((&lines[2]["actor"], &lines[2]["action"]), (&"ops".into(), &"disable".into()));
+        assert_eq!((&lines[2]["actor"], &lines[2]["action"]), (&"ops".into(), &"disable user".into()));
+        assert_eq!((&lines[2]["on"], &lines[2]["error"]), (&"alice".into(), &serde_json::Value::Null));
         assert!(lines.iter().all(|line| line["address"].is_null() && !line.to_string().contains("192.0")));
         assert!(lines[0]["time"].as_str().unwrap().parse::<Timestamp>().is_ok());
     }
@@ -388,9 +428,10 @@ mod tests {
         let (lines, waiting) = sync_channel(2);
         let addresses = Mutex::new((Addresses::None, Key::new()));
         let log = AuditLog(Arc::new(Shared { lines, dropped: Arc::default(), addresses }));
-        (0..5).for_each(|_| log.action("a", "b", None));
+        let action = Action { actor: "a", role: None, action: "b", on: "", error: None };
+        (0..5).for_each(|_| log.action(action));
         assert_eq!(log.dropped(), 3);
         drop(waiting);
-        log.action("a", "b", None);
+        log.action(action);
     }
 }

@@ -1,10 +1,13 @@
 //! What the rest of the program may know of a running session and do to it: how much it has moved, and that it shall end.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
-use super::tariff::Tariff;
+use tokio::time::{Instant, sleep_until};
+
+use super::tariff::{Leave, Tariff, Way};
 
 /// The outside of one session. Whoever else holds it can read its counters at any time and end the session.
 #[derive(Debug, Default)]
@@ -64,6 +67,32 @@ impl Meter {
         self.tariff.as_deref().filter(|tariff| tariff.is_due())
     }
 
+    /// Counts bytes from the client that were read before there was a session, and waits until they may be moved; says
+    /// whether they may.
+    pub(crate) async fn opened_with(&self, bytes: usize) -> bool {
+        self.add_up(bytes);
+        let mut left = bytes;
+        while left > 0 {
+            let Some(tariff) = self.tariff() else { return true };
+            let leave = poll_fn(|context| match tariff.ask(Way::Up, Instant::now().into_std(), context.waker()) {
+                Leave::Wait if !self.poll_end(context) => Poll::Pending,
+                leave => Poll::Ready(leave),
+            });
+            let most = match leave.await {
+                Leave::Free => left,
+                Leave::Most(most) => usize::try_from(most).unwrap_or(usize::MAX).min(left),
+                Leave::After(later) => {
+                    sleep_until(later.into()).await;
+                    continue;
+                }
+                Leave::Wait | Leave::Over => return false,
+            };
+            tariff.charge(Way::Up, most, Instant::now().into_std());
+            left -= most;
+        }
+        true
+    }
+
     /// Whether [`Meter::end`] was called.
     pub fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Relaxed)
@@ -107,6 +136,47 @@ mod tests {
         meter.end();
         assert_eq!(bell.0.load(Ordering::Relaxed), 1);
         assert!(meter.poll_end(&context));
+    }
+
+    /// Has this much to give, then lets everybody wait, then is over.
+    #[derive(Debug)]
+    struct Purse(AtomicU64, AtomicBool);
+
+    impl Tariff for Purse {
+        fn is_due(&self) -> bool {
+            true
+        }
+
+        fn ask(&self, _: Way, _: std::time::Instant, waker: &Waker) -> Leave {
+            match self.0.load(Ordering::Relaxed) {
+                0 if self.1.swap(true, Ordering::Relaxed) => Leave::Over,
+                0 => {
+                    waker.wake_by_ref();
+                    Leave::Wait
+                }
+                left => Leave::Most(left.min(4)),
+            }
+        }
+
+        fn charge(&self, _: Way, bytes: usize, _: std::time::Instant) {
+            self.0.fetch_sub(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_session_counts_and_is_paid_for() {
+        let free = Meter::default();
+        assert!(free.opened_with(9).await);
+        assert_eq!((free.up(), free.news()), (9, (9, 0)));
+        let purse = Arc::new(Purse(AtomicU64::new(10), AtomicBool::new(false)));
+        let meter = Meter::with_tariff(Arc::clone(&purse) as _);
+        assert!(meter.opened_with(9).await);
+        assert_eq!(purse.0.load(Ordering::Relaxed), 1);
+        assert!(!meter.opened_with(9).await, "more than there was");
+        let purse = Arc::new(Purse(AtomicU64::new(0), AtomicBool::new(false)));
+        let ended = Meter::with_tariff(purse as _);
+        ended.end();
+        assert!(!ended.opened_with(9).await, "nobody waits in a session that shall end");
     }
 
     #[test]

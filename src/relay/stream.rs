@@ -82,8 +82,8 @@ struct Down {
 }
 
 impl Session {
-    /// A session whose header and first payload have been sent. It counts what it moves from now on in `meter`, and ends
-    /// when that says so.
+    /// A session whose header and first payload have been sent and counted. It counts what it moves from now on in
+    /// `meter`, and ends when that says so.
     pub fn new(
         client: TcpStream,
         dc: TcpStream,
@@ -98,7 +98,7 @@ impl Session {
     }
 
     /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`. The counts are of bytes on
-    /// the client's side, without those that opened the session.
+    /// the client's side, without those that opened the session: hellos and the header.
     ///
     /// Half-close is passed on: the end of one direction leaves the other open. Whatever ends a session ends it as the
     /// cover would, with a close alert and a FIN, and never with a reset that the client did not cause; only a caller

@@ -6,9 +6,10 @@ use std::{fmt, io};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::error;
 
 use super::Server;
-use crate::net::listen::{Address, Listener};
+use crate::net::listen::{self, Address, Listener};
 
 /// What a listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,28 +40,63 @@ pub struct Listening {
     pub local: Option<SocketAddr>,
 }
 
-/// Listeners that are wanted from now on, those among them bound that were not open yet. Dropped, it changes nothing.
+/// Listeners that are wanted from now on, those among them bound that were not open yet.
 #[derive(Debug)]
 pub struct Bound {
-    wanted: Vec<Wanted>,
-    fresh: Vec<(Wanted, Vec<Listener>)>,
+    wanted: Vec<Spot>,
+    fresh: Vec<Fresh>,
+}
+
+/// What makes a listener the same as another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Spot {
+    wanted: Wanted,
+    /// Whether clients of both families come to it, which depends on what stands beside it.
+    both: bool,
+}
+
+/// A listener that accepts nobody yet.
+#[derive(Debug)]
+struct Fresh {
+    spot: Spot,
+    listeners: Vec<Listener>,
 }
 
 impl Bound {
     /// Binds all of these.
     pub fn new(wanted: &[Wanted]) -> Result<Self, CannotListen> {
-        Doors::default().bind(wanted)
+        let wanted = Spot::all(wanted);
+        let fresh = wanted.iter().map(Spot::open).collect::<Result<_, _>>()?;
+        Ok(Self { wanted, fresh })
     }
 
     /// The addresses of those that are new, as the system gave them.
     pub fn addresses(&self, purpose: Purpose) -> Vec<SocketAddr> {
-        let fresh = self.fresh.iter().filter(|(wanted, _)| wanted.purpose == purpose);
-        fresh.flat_map(|(_, listeners)| listeners.iter().filter_map(Listener::local)).collect()
+        let fresh = self.fresh.iter().filter(|fresh| fresh.spot.wanted.purpose == purpose);
+        fresh.flat_map(|fresh| fresh.listeners.iter().filter_map(Listener::local)).collect()
     }
 
     /// How many of them are new.
     pub fn fresh(&self) -> usize {
         self.fresh.len()
+    }
+}
+
+impl Spot {
+    fn all(wanted: &[Wanted]) -> Vec<Self> {
+        let tcp: Vec<SocketAddr> = wanted.iter().filter_map(|wanted| wanted.address.tcp()).collect();
+        let both = |wanted: &Wanted| wanted.address.tcp().is_some_and(|address| listen::takes_both(address, &tcp));
+        wanted.iter().map(|wanted| Self { both: both(wanted), wanted: wanted.clone() }).collect()
+    }
+
+    fn open(&self) -> Result<Fresh, CannotListen> {
+        self.open_at(&self.wanted.address)
+    }
+
+    fn open_at(&self, address: &Address) -> Result<Fresh, CannotListen> {
+        let opened = Listener::open(address, self.both);
+        let listeners = opened.map_err(|error| CannotListen { address: self.wanted.address.clone(), error })?;
+        Ok(Fresh { spot: self.clone(), listeners })
     }
 }
 
@@ -89,35 +125,97 @@ pub(super) struct Doors {
 }
 
 struct Door {
-    listening: Listening,
+    spot: Spot,
+    local: Option<SocketAddr>,
     shut: CancellationToken,
+    acceptors: TaskTracker,
+}
+
+impl Door {
+    /// Whether this keeps the other from being opened, and is not wanted as it is.
+    fn is_in_the_way(&self, other: &Spot, wanted: &[Spot]) -> bool {
+        let here = self.local.zip(other.wanted.address.tcp());
+        here.is_some_and(|(here, there)| listen::overlap(here, there)) && !wanted.contains(&self.spot)
+    }
 }
 
 impl Doors {
-    /// Binds those of `wanted` that are not open.
-    pub(super) fn bind(&self, wanted: &[Wanted]) -> Result<Bound, CannotListen> {
+    /// Binds those of `wanted` that are not open. What is in the way of one of them is closed for it, and opened again if
+    /// that was in vain: two listeners on overlapping addresses cannot stand side by side, not even for a moment.
+    pub(super) async fn rebind(&self, server: &Arc<Server>, wanted: &[Wanted]) -> Result<Bound, CannotListen> {
+        let wanted = Spot::all(wanted);
+        let (mut fresh, mut blocked) = (Vec::new(), Vec::new());
+        for spot in self.missing(&wanted) {
+            match spot.open() {
+                Ok(opened) => fresh.push(opened),
+                Err(why) if why.error.kind() == io::ErrorKind::AddrInUse && self.blocks(&spot, &wanted) => {
+                    blocked.push(spot);
+                }
+                Err(why) => return Err(why),
+            }
+        }
+        let freed = self.free(&blocked, &wanted).await;
+        for spot in blocked {
+            match spot.open() {
+                Ok(opened) => fresh.push(opened),
+                Err(why) => {
+                    drop(fresh);
+                    self.put_back(server, freed);
+                    return Err(why);
+                }
+            }
+        }
+        Ok(Bound { wanted, fresh })
+    }
+
+    /// Those that are not open.
+    fn missing(&self, wanted: &[Spot]) -> Vec<Spot> {
         let mut missing = wanted.to_vec();
-        for known in self.list() {
-            if let Some(at) = missing.iter().position(|wanted| *wanted == known.wanted) {
+        for door in self.lock().iter() {
+            if let Some(at) = missing.iter().position(|spot| *spot == door.spot) {
                 missing.swap_remove(at);
             }
         }
-        let all: Vec<SocketAddr> = wanted.iter().filter_map(|wanted| wanted.address.tcp()).collect();
-        let bind = |wanted: Wanted| match Listener::open(&wanted.address, &all) {
-            Ok(listeners) => Ok((wanted, listeners)),
-            Err(error) => Err(CannotListen { address: wanted.address, error }),
-        };
-        Ok(Bound { wanted: wanted.to_vec(), fresh: missing.into_iter().map(bind).collect::<Result<_, _>>()? })
+        missing
+    }
+
+    fn blocks(&self, spot: &Spot, wanted: &[Spot]) -> bool {
+        self.lock().iter().any(|door| door.is_in_the_way(spot, wanted))
+    }
+
+    /// Shuts what is in the way of these, and is done when the addresses are free.
+    async fn free(&self, blocked: &[Spot], wanted: &[Spot]) -> Vec<Door> {
+        let blocks = |door: &mut Door| blocked.iter().any(|spot| door.is_in_the_way(spot, wanted));
+        let freed: Vec<Door> = self.lock().extract_if(.., blocks).collect();
+        for door in &freed {
+            door.shut.cancel();
+            door.acceptors.close();
+            door.acceptors.wait().await;
+        }
+        freed
+    }
+
+    fn put_back(&self, server: &Arc<Server>, freed: Vec<Door>) {
+        if server.stop.is_cancelled() {
+            return;
+        }
+        for Door { spot, local, .. } in freed {
+            let address = local.map_or_else(|| spot.wanted.address.clone(), Address::from);
+            match spot.open_at(&address) {
+                Ok(opened) => self.accept(server, opened),
+                Err(error) => error!(%error, "a listener that was closed for another cannot be opened again"),
+            }
+        }
     }
 
     /// Shuts what is no longer wanted and opens what is new; the others are not touched. Says whether that changed
     /// anything.
     pub(super) fn apply(&self, server: &Arc<Server>, bound: Bound) -> bool {
-        let mut open = self.lock();
         let Bound { mut wanted, fresh } = bound;
+        let mut open = self.lock();
         let before = open.len();
         open.retain(|door| {
-            let still = wanted.iter().position(|wanted| *wanted == door.listening.wanted);
+            let still = wanted.iter().position(|spot| *spot == door.spot);
             match still {
                 Some(at) => _ = wanted.swap_remove(at),
                 None => door.shut.cancel(),
@@ -125,25 +223,28 @@ impl Doors {
             still.is_some()
         });
         let changed = open.len() != before || !fresh.is_empty();
-        for (wanted, listeners) in fresh {
-            let local = listeners.first().and_then(Listener::local);
-            let (shut, purpose) = (CancellationToken::new(), wanted.purpose);
-            for listener in listeners {
-                let (until, server) = (shut.clone(), Arc::clone(server));
-                self.acceptors.spawn(async move {
-                    until
-                        .run_until_cancelled(async {
-                            match purpose {
-                                Purpose::Cover | Purpose::Proxied => server.accept(listener, purpose).await,
-                                Purpose::Redirect => server.redirect(listener).await,
-                            }
-                        })
-                        .await
-                });
-            }
-            open.push(Door { listening: Listening { wanted, local }, shut });
-        }
+        drop(open);
+        fresh.into_iter().for_each(|opened| self.accept(server, opened));
         changed
+    }
+
+    /// Lets clients in.
+    fn accept(&self, server: &Arc<Server>, Fresh { spot, listeners }: Fresh) {
+        let local = listeners.first().and_then(Listener::local);
+        let (shut, acceptors) = (CancellationToken::new(), TaskTracker::new());
+        let purpose = spot.wanted.purpose;
+        for listener in listeners {
+            let (until, server) = (shut.clone(), Arc::clone(server));
+            let accepting = async move {
+                match purpose {
+                    Purpose::Cover | Purpose::Proxied => server.accept(listener, purpose).await,
+                    Purpose::Redirect => server.redirect(listener).await,
+                }
+            };
+            let accepting = async move { until.run_until_cancelled(accepting).await };
+            self.acceptors.spawn(acceptors.track_future(accepting));
+        }
+        self.lock().push(Door { spot, local, shut, acceptors });
     }
 
     /// Shuts all of them, and is done when no client can come any more.
@@ -154,7 +255,8 @@ impl Doors {
     }
 
     pub(super) fn list(&self) -> Vec<Listening> {
-        self.lock().iter().map(|door| door.listening.clone()).collect()
+        let listening = |door: &Door| Listening { wanted: door.spot.wanted.clone(), local: door.local };
+        self.lock().iter().map(listening).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Door>> {

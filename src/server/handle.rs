@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::watch;
 use tracing::info;
 
 use super::doors::{Bound, CannotListen, Listening, Wanted};
@@ -86,14 +87,21 @@ impl Handle {
         self.0.cover()
     }
 
+    /// Tells when the cover or the listeners are others than before.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
     /// The settings as they are now.
     pub fn settings(&self) -> Arc<Settings> {
         self.0.settings()
     }
 
-    /// Binds those of these listeners that are not open, without accepting anybody yet.
-    pub fn bind(&self, wanted: &[Wanted]) -> Result<Bound, CannotListen> {
-        self.0.doors.bind(wanted)
+    /// Binds those of these listeners that are not open, without accepting anybody yet. One that is open, not wanted and
+    /// in the way of another is closed for it, so that nothing but [`Handle::apply`] should follow; it is opened again if
+    /// that was in vain.
+    pub async fn bind(&self, wanted: &[Wanted]) -> Result<Bound, CannotListen> {
+        self.0.doors.rebind(&self.0, wanted).await
     }
 
     /// Where clients and visitors are accepted.

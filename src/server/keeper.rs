@@ -44,6 +44,7 @@ async fn sweep(server: &Server) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        server.judge.forget_ended(SystemTime::now().into());
         end_unwanted(server);
         server.limits.load().tidy();
     }

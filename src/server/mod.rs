@@ -202,16 +202,13 @@ impl Server {
         }
     }
 
-    /// Answers plain HTTP for the built-in site, and for the one after it when the cover is replaced.
+    /// Answers plain HTTP for the built-in site. Who has come stays with the site that was there then.
     async fn redirect(self: &Arc<Self>, listener: Listener) {
-        let Listener::Tcp(listener) = listener else { return };
-        let mut changed = self.changed.subscribe();
         loop {
-            let cover = self.cover();
-            tokio::select! {
-                () = cover.redirect(&listener) => {}
-                _ = changed.changed() => {}
-            }
+            let report = |error: &std::io::Error| warn!(%error, "cannot accept plain HTTP");
+            let (client, peer) = listen::accept(&listener, report).await;
+            let (cover, hurry) = (self.cover(), self.hurry.clone());
+            self.connections.spawn(async move { hurry.run_until_cancelled(cover.redirect(client, peer)).await });
         }
     }
 

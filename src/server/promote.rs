@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rand::seq::IndexedRandom;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tracing::{Instrument, Span, debug, field, info, warn};
 
 use super::Server;
@@ -59,6 +60,7 @@ pub(super) async fn session(
 
     let (header, to_dc) = obfuscated::seal_for_dc(dc.number(), down.dc_keys(), rand::random);
     let mut up = Uplink::new(opened.up, to_dc, record_left);
+    let came_along = leftover.len();
     let first = match first_bytes(&header, &mut up, leftover) {
         Ok(first) => first,
         Err(BadRecord) => {
@@ -66,11 +68,6 @@ pub(super) async fn session(
             return Some(Box::pin(stream::goodbye(client, down, manner)));
         }
     };
-    let far = match reach(&server, dc, &first).await {
-        Ok(far) => far,
-        Err(()) => return Some(Box::pin(stream::goodbye(client, down, manner))),
-    };
-    debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
     let class = admission.class();
     let permit = admission.into_permit();
     let entry = server.sessions.enter(Live {
@@ -83,6 +80,11 @@ pub(super) async fn session(
         key: permit.key(),
         meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
     });
+    // What came along with the header is paid for before it is moved, as everything that follows.
+    let may_move = timeout(settings.idle, entry.live().meter.opened_with(came_along)).await == Ok(true);
+    let far = if may_move { reach(&server, dc, &first).await } else { Err(()) };
+    let Ok(far) = far else { return Some(Box::pin(stream::goodbye(client, down, manner))) };
+    debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
     let session = Session::new(client, far, up, down, manner, Arc::clone(&entry.live().meter));
     Some(Box::pin(relay(server, session, entry, permit, settings.idle).instrument(span_to_the_end())))
 }

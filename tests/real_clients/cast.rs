@@ -1,7 +1,9 @@
 //! Who plays in these tests: the data centre, TDLib, Telegram Desktop, the proxy, and sites that it stands before.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, io, thread};
@@ -220,6 +222,20 @@ impl Proxy {
     /// The link that it printed itself.
     pub fn printed_link(&self) -> Link {
         Link::parse(&self.running.said(Stream::Out)).expect("a link on the standard output")
+    }
+
+    /// What its metrics say now, by name and labels. They are behind the socket in its state directory.
+    pub fn scrape(&self, world: &World) -> BTreeMap<String, f64> {
+        let mut socket = UnixStream::connect(world.path("proxy").join("admin")).unwrap();
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").unwrap();
+        let answer = io::read_to_string(socket).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("# EOF\n"), "{answer}");
+        for address in [IPV4, IPV6, "198.51.100.20", "2001:db8:51::20"] {
+            assert!(!answer.contains(address), "an address is in the metrics: {answer}");
+        }
+        let lines = answer.lines().filter(|line| !line.starts_with('#'));
+        let number = |line: &str| Some((line.rsplit_once(' ')?.0.to_owned(), line.rsplit_once(' ')?.1.parse().ok()?));
+        lines.filter_map(number).collect()
     }
 
     /// The log so far.

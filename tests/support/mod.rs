@@ -16,6 +16,7 @@ pub mod obfuscated;
 pub mod origin;
 pub mod probe;
 pub mod raw_cover;
+pub mod scrape;
 pub mod server;
 pub mod stage;
 pub mod tap;

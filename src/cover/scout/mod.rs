@@ -138,6 +138,11 @@ struct Last {
 }
 
 impl Scout {
+    /// The name of the site.
+    pub(super) fn name(&self) -> &Domain {
+        &self.name
+    }
+
     /// A scout for the site `name`, which begins with what an earlier one kept in the folder `state` about the same cover.
     pub(super) fn new(name: Domain, whose: Whose, state: Option<&Path>) -> Self {
         let store = state.map(|folder| Store::new(folder, whose));

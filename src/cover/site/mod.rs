@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -136,9 +136,9 @@ impl Site {
         self.certificate.ends()
     }
 
-    /// Answers plain HTTP with redirects until the future is dropped.
-    pub async fn redirect(&self, listener: &TcpListener) {
-        redirect::listen(listener, &self.redirect).await
+    /// Answers a client that speaks plain HTTP with redirects. Dropping the future ends the connection.
+    pub async fn redirect(&self, stream: TcpStream, peer: SocketAddr) {
+        redirect::serve(stream, peer, &self.redirect).await;
     }
 }
 

@@ -1,46 +1,22 @@
 //! Plain HTTP, answered with the way to HTTPS.
 
-use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::header::{HOST, HeaderValue, LOCATION};
 use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::net::TcpStream;
 
 use super::answer::{Body, Handler, page};
 use super::visit::{self, Protocol, Visit};
 
-/// Accepts and answers until dropped, and lets go of all its connections then.
-pub(super) async fn listen(listener: &TcpListener, handler: &Arc<Handler>) {
-    let mut visits = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    let visit = Visit { protocol: Protocol::Http1, peer: Some(peer), handler: Arc::clone(handler) };
-                    visits.spawn(serve(visit, stream));
-                }
-                Err(error) => pause(&error).await,
-            },
-            Some(_) = visits.join_next() => {}
-        }
-    }
-}
-
-async fn serve(visit: Visit, stream: TcpStream) {
+/// Answers one client to the end.
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, handler: &Arc<Handler>) {
+    let visit = Visit { protocol: Protocol::Http1, peer: Some(peer), handler: Arc::clone(handler) };
     if let Some(stream) = visit.drive(stream).await {
         visit::linger(stream).await;
     }
-}
-
-/// Without descriptors an immediate retry would only spin.
-async fn pause(error: &io::Error) {
-    tracing::warn!(%error, "cannot accept plain HTTP");
-    sleep(Duration::from_millis(100)).await;
 }
 
 /// The same place over HTTPS. Methods that carry content keep it with 308, which old clients do not know, so that the

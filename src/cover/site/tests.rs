@@ -75,7 +75,7 @@ async fn answered(stream: &mut TlsStream<DuplexStream>) {
 
 /// The upstream's end of the first connection, with the request taken from it.
 async fn asked(listener: std::net::TcpListener) -> tokio::net::TcpStream {
-    let (mut stream, _) = TcpListener::from_std(listener).unwrap().accept().await.unwrap();
+    let (mut stream, _) = tokio::net::TcpListener::from_std(listener).unwrap().accept().await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());

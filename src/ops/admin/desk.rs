@@ -19,6 +19,7 @@ use super::samples::Samples;
 use super::token::Tokens;
 use super::views::Health;
 use crate::auth::UnixTime;
+use crate::ops::audit_log::{Action, AuditLog};
 use crate::ops::metrics::Metrics;
 
 /// What the handlers share.
@@ -39,6 +40,7 @@ pub struct Desk {
     pub started: UnixTime,
     /// Whether the listener speaks TLS.
     pub secure: bool,
+    audit_log: Option<AuditLog>,
     limits: Limits,
     heard: Mutex<Option<(Instant, Health)>>,
 }
@@ -58,6 +60,7 @@ impl Desk {
         events: Arc<Events>,
         started: UnixTime,
         secure: bool,
+        audit_log: Option<AuditLog>,
     ) -> Shared {
         Arc::new(Self {
             control,
@@ -68,6 +71,7 @@ impl Desk {
             logins: Logins::default(),
             started,
             secure,
+            audit_log,
             limits: Limits::default(),
             heard: Mutex::default(),
         })
@@ -87,8 +91,10 @@ impl Desk {
         if !self.limits.may_fail(peer) {
             return Err(Box::new(too_often()));
         }
+        const UNKNOWN: &str = "this token is not known";
         info!(target: AUDIT, "somebody showed a token that is not known");
-        Err(Box::new(unknown("this token is not known", "make one with `vizard token ROLE`")))
+        self.keep(Action { actor: NOBODY, role: None, action: "log in", on: "", error: Some(UNKNOWN) });
+        Err(Box::new(unknown(UNKNOWN, "make one with `vizard token ROLE`")))
     }
 
     /// Does something that may block, and notes who wanted it and what came of it.
@@ -107,15 +113,23 @@ impl Desk {
         outcome
     }
 
-    /// Notes who did what. The names of users stand in the log, secrets never.
-    pub fn note(&self, caller: &Caller, action: &'static str, on: &str, error: Option<&str>) {
+    /// Notes who did what, in the log, among the events and in the audit log. The names of users stand there, secrets
+    /// never.
+    pub fn note(&self, caller: &Caller, action: &str, on: &str, error: Option<&str>) {
         let (by, role) = (caller.name.as_str(), caller.role.label());
         match error {
             None => info!(target: AUDIT, action, on, by, role, "done"),
             Some(error) => info!(target: AUDIT, action, on, by, role, error, "refused"),
         }
+        self.keep(Action { actor: by, role: Some(role), action, on, error });
         let outcome = error.map_or_else(String::new, |error| format!(": {error}"));
         self.events.add("action", Some(by), format!("{action} {on}{outcome}"));
+    }
+
+    fn keep(&self, action: Action<'_>) {
+        if let Some(log) = &self.audit_log {
+            log.action(action);
+        }
     }
 
     /// Whether a visitor is answered.
@@ -139,6 +153,9 @@ impl Desk {
         health
     }
 }
+
+/// Who shows a token that is not known. No token can have this name.
+const NOBODY: &str = "(unknown)";
 
 /// Target of what goes into the log of actions.
 pub const AUDIT: &str = "audit";

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -134,6 +134,9 @@ pub async fn at_least(State((desk, least)): State<(Shared, Role)>, mut request: 
     };
     if caller.role < least {
         let error = format!("the role {} may not do this", caller.role);
+        // The route, not the path: somebody may have put a secret there.
+        let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        desk.note(&caller, &format!("{} {route}", request.method()), "", Some(&error));
         return refuse(StatusCode::FORBIDDEN, &error, &format!("use a token of the role {least}"));
     }
     request.extensions_mut().insert(caller);

@@ -15,6 +15,7 @@ pub mod control;
 pub mod desk;
 pub mod events;
 pub mod guard;
+pub mod keys;
 pub mod listen;
 pub mod login;
 pub mod page;
@@ -32,6 +33,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::{Extension, Router};
 
+pub use self::keys::Keys;
 pub use self::listen::Place;
 pub use self::serve::{Open, StartError, open};
 pub use self::token::{Role, Token, Tokens};

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +14,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -30,7 +25,7 @@ use super::answer::refuse;
 use super::desk::Shared;
 use super::guard::{Peer, too_often};
 use super::listen::{Listener, bind};
-use super::{Place, Refusal, Settings, routes};
+use super::{Keys, Place, Refusal, Settings, routes};
 
 /// Connections at once.
 const MOST: usize = 128;
@@ -86,27 +81,16 @@ impl StartError {
 /// A listener that is bound and can serve.
 pub struct Open {
     listener: Listener,
-    tls: Option<TlsAcceptor>,
+    keys: Keys,
 }
 
-/// Binds the place and reads the certificate.
-pub async fn open(settings: &Settings) -> Result<Open, StartError> {
+/// Binds the place. The keys have been opened with the same settings.
+pub async fn open(settings: &Settings, keys: Keys) -> Result<Open, StartError> {
     if let Some(refusal) = settings.refusal() {
         return Err(StartError::Refused(refusal));
     }
-    let tls = settings.tls.as_ref().map(|(certificate, key)| tls(certificate, key)).transpose();
-    let tls = tls.map_err(|error| StartError::Tls(error.to_string()))?;
     let listener = bind(&settings.place).await.map_err(|error| StartError::Bind(settings.place.clone(), error))?;
-    Ok(Open { listener, tls })
-}
-
-fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, Box<dyn std::error::Error>> {
-    let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<Vec<_>, _>>()?;
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Open { listener, keys })
 }
 
 impl Open {
@@ -120,7 +104,7 @@ impl Open {
 
     /// Whether it speaks TLS.
     pub fn is_secure(&self) -> bool {
-        self.tls.is_some()
+        self.keys.is_secure()
     }
 
     /// Serves for as long as it is polled.
@@ -136,7 +120,7 @@ impl Open {
         let own = rustix::process::geteuid().as_raw();
         loop {
             let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
-            let (router, desk, tls) = (router.clone(), desk.clone(), self.tls.clone());
+            let (router, desk, tls) = (router.clone(), desk.clone(), self.keys.acceptor());
             let accepted = match &self.listener {
                 Listener::Tcp(listener) => listener.accept().await.map(|(stream, from)| {
                     let peer = Peer::Tcp(from.ip());

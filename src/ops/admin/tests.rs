@@ -105,7 +105,7 @@ fn desk() -> (Shared, Arc<Fake>) {
     let tokens = Arc::new(ArcSwap::from_pointee(Tokens::new(Role::ALL.map(token).to_vec())));
     let looked = Arc::clone(&fake);
     let metrics = Metrics::new(Arc::clone(&fake.counts), Arc::new(move || looked.look()), UnixTime(0), true);
-    let desk = Desk::new(fake.clone(), tokens, metrics, Arc::new(Events::default()), UnixTime(0), false);
+    let desk = Desk::new(fake.clone(), tokens, metrics, Arc::new(Events::default()), UnixTime(0), false, None);
     (desk, fake)
 }
 

@@ -73,18 +73,18 @@ struct Guest {
 }
 
 impl Guest {
-    /// The form is one of ours, and the role suffices.
-    fn may(&self, csrf: &str, least: Role) -> Result<(), Box<Response>> {
-        if !self.login.is_ours(csrf) {
-            return Err(Box::new(wrong(
-                StatusCode::FORBIDDEN,
-                "This form is out of date. Go back and load the page anew.",
-            )));
-        }
-        if self.login.caller.role < least {
-            return Err(Box::new(wrong(StatusCode::FORBIDDEN, "Your role may not do this.")));
-        }
-        Ok(())
+    /// The form is one of ours, and the role suffices for the action. If not, that is noted.
+    fn may(&self, desk: &Shared, csrf: &str, least: Role, action: &str) -> Result<(), Box<Response>> {
+        let caller = &self.login.caller;
+        let (noted, told) = if !self.login.is_ours(csrf) {
+            ("the form is out of date", "This form is out of date. Go back and load the page anew.")
+        } else if caller.role < least {
+            ("the role may not do this", "Your role may not do this.")
+        } else {
+            return Ok(());
+        };
+        desk.note(caller, action, "", Some(noted));
+        Err(Box::new(wrong(StatusCode::FORBIDDEN, told)))
     }
 }
 
@@ -147,7 +147,7 @@ fn refused_login(why: &str) -> Response {
 }
 
 async fn log_out(State(desk): State<Shared>, Extension(guest): Extension<Guest>, Form(form): Form<Plain>) -> Response {
-    if let Err(refusal) = guest.may(&form.csrf, Role::Viewer) {
+    if let Err(refusal) = guest.may(&desk, &form.csrf, Role::Viewer, "log out") {
         return *refusal;
     }
     desk.note(&guest.login.caller, "log out", "", None);
@@ -199,7 +199,7 @@ async fn create(
     Extension(guest): Extension<Guest>,
     Form(form): Form<UserForm>,
 ) -> Response {
-    if let Err(refusal) = guest.may(&form.csrf, Role::Operator) {
+    if let Err(refusal) = guest.may(&desk, &form.csrf, Role::Operator, "create user") {
         return *refusal;
     }
     let written = |text: String| (!text.trim().is_empty()).then(|| text.trim().to_owned());
@@ -222,7 +222,7 @@ async fn act(
     Path((name, action)): Path<(String, String)>,
     Form(form): Form<Plain>,
 ) -> Response {
-    if let Err(refusal) = guest.may(&form.csrf, Role::Operator) {
+    if let Err(refusal) = guest.may(&desk, &form.csrf, Role::Operator, "change user") {
         return *refusal;
     }
     type Work = fn(&dyn Control, &str) -> Result<Changed, Trouble>;
@@ -254,7 +254,7 @@ async fn close(
     Path(id): Path<u64>,
     Form(form): Form<Plain>,
 ) -> Response {
-    if let Err(refusal) = guest.may(&form.csrf, Role::Operator) {
+    if let Err(refusal) = guest.may(&desk, &form.csrf, Role::Operator, "close session") {
         return *refusal;
     }
     let work = move |control: &dyn Control| match control.sessions().end(|live| live.id == id) {
@@ -266,7 +266,7 @@ async fn close(
 }
 
 async fn reload(State(desk): State<Shared>, Extension(guest): Extension<Guest>, Form(form): Form<Plain>) -> Response {
-    if let Err(refusal) = guest.may(&form.csrf, Role::Admin) {
+    if let Err(refusal) = guest.may(&desk, &form.csrf, Role::Admin, "reload") {
         return *refusal;
     }
     let outcome = desk.act(&guest.login.caller, "reload", "", |control| control.reload()).await;

@@ -1,0 +1,116 @@
+//! What there is to hear of, and how it is put.
+
+use serde_json::json;
+
+use crate::auth::UnixTime;
+use crate::telegram::DcId;
+
+/// Something that an operator should hear of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Alarm {
+    /// A user comes from many networks: the link may have been handed on.
+    Networks {
+        /// The user.
+        user: String,
+        /// From how many at least.
+        networks: usize,
+    },
+    /// Spent hellos of a user are shown again: somebody has recorded connections and tries them.
+    Replays {
+        /// The user.
+        user: String,
+        /// How many within the hour.
+        count: u32,
+    },
+    /// Far more hellos are declined than usual.
+    Declines {
+        /// How many within ten minutes.
+        count: u64,
+        /// How many are usual.
+        usual: u64,
+    },
+    /// The certificate of the site ends soon, or has ended.
+    Certificate {
+        /// Days that are left; negative afterwards.
+        days: i64,
+    },
+    /// The cover cannot be reached.
+    CoverAway,
+    /// The cover answers otherwise than before.
+    CoverChanged,
+    /// A data centre cannot be reached.
+    DataCentre {
+        /// Which.
+        dc: DcId,
+    },
+    /// A user has spent most or all of a quota.
+    Quota {
+        /// The user.
+        user: String,
+        /// How much of it.
+        percent: u8,
+    },
+}
+
+impl Alarm {
+    /// All names.
+    pub const KINDS: [&str; 8] =
+        ["networks", "replays", "declines", "certificate", "cover away", "cover changed", "data centre", "quota"];
+
+    /// A short name.
+    pub fn kind(&self) -> &'static str {
+        Self::KINDS[self.number()]
+    }
+
+    pub(super) fn number(&self) -> usize {
+        match self {
+            Self::Networks { .. } => 0,
+            Self::Replays { .. } => 1,
+            Self::Declines { .. } => 2,
+            Self::Certificate { .. } => 3,
+            Self::CoverAway => 4,
+            Self::CoverChanged => 5,
+            Self::DataCentre { .. } => 6,
+            Self::Quota { .. } => 7,
+        }
+    }
+
+    /// Whom or what it is about.
+    pub fn subject(&self) -> Option<String> {
+        match self {
+            Self::Networks { user, .. } | Self::Replays { user, .. } => Some(user.clone()),
+            Self::Quota { user, percent } => Some(format!("{user} {percent} %")),
+            Self::DataCentre { dc } => Some(dc.to_string()),
+            _ => None,
+        }
+    }
+
+    /// The alarm in a sentence.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Networks { user, networks } => {
+                format!("{user} came from {networks} networks within a day: the link may have been handed on")
+            }
+            Self::Replays { user, count } => {
+                format!("{count} recorded hellos of {user} were shown again within an hour")
+            }
+            Self::Declines { count, usual } => {
+                format!("{count} hellos were declined within ten minutes, where {usual} are usual")
+            }
+            Self::Certificate { days } if *days < 0 => "the certificate of the site has ended".into(),
+            Self::Certificate { days } => format!("the certificate of the site ends in {days} days"),
+            Self::CoverAway => "the cover cannot be reached".into(),
+            Self::CoverChanged => "the cover answers otherwise than before".into(),
+            Self::DataCentre { dc } => format!("data centre {dc} cannot be reached"),
+            Self::Quota { user, percent } => format!("{user} has used {percent} % of the quota"),
+        }
+    }
+
+    pub(super) fn json(&self, now: UnixTime) -> String {
+        let user = match self {
+            Self::Networks { user, .. } | Self::Replays { user, .. } | Self::Quota { user, .. } => Some(user),
+            _ => None,
+        };
+        json!({ "alarm": self.kind(), "user": user, "text": self.text(), "time": now.0 }).to_string()
+    }
+}
