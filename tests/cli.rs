@@ -271,3 +271,24 @@ fn a_user_that_cannot_be_changed_is_told_why() {
     assert!(code == 2 && err.contains("--config"), "{err}");
     assert_eq!(fs::read_to_string(home.path().join("vizard.toml")).unwrap(), COMMENTED);
 }
+
+#[test]
+fn everybody_gets_another_secret_at_once() {
+    let home = home();
+    let file = home.path().join("vizard.toml");
+    fs::write(&file, COMMENTED).unwrap();
+    let user = |arguments: &[&str]| run(home.path(), &[&["user"], arguments, &["--config", "vizard.toml"]].concat());
+    assert_eq!(user(&["add", "bob"]).0, 0);
+    let before = user(&["link", "bob"]).1;
+    let (code, out, _) = user(&["rotate", "--all", "--keep", "0s"]);
+    assert!(code == 0 && out.contains("alice, bob") && out.matches("  tg://").count() == 2, "{out}");
+    let after = user(&["link", "bob"]).1;
+    assert!(out.contains(&after) && before != after, "{out}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("# secret") && !text.contains("\nsecret = \"00112233445566778899aabbccddeeff\""), "{text}");
+    assert_eq!(user(&["rotate"]).0, 2, "either a name or all");
+    assert_eq!(user(&["rotate", "bob", "--all"]).0, 2);
+    fs::write(&file, "").unwrap();
+    let (code, _, err) = user(&["rotate", "--all"]);
+    assert!(code == 2 && err.contains("state/secret") && err.contains("next: "), "{err}");
+}

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::{Failure, load, output};
+use super::{Failure, load, output, progress};
 use crate::config::embedded::CoverDraft;
 use crate::config::{Draft, Environment, Flags, Listen};
 use crate::cover::remote::leads_to_us;
@@ -17,7 +17,7 @@ const LOOKUP: Duration = Duration::from_secs(5);
 /// Fails with every complaint printed, or says in a few lines what the configuration amounts to.
 pub fn check(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     let loaded = load(flags, environment)?;
-    refuse_loop(&loaded.draft, lookup)?;
+    progress::during("looking up the cover", || refuse_loop(&loaded.draft, lookup))?;
     let name = loaded.path.map_or("the configuration without a file".into(), |path| path.display().to_string());
     let state = match loaded.warnings.complaints().len() {
         0 => "is fine",

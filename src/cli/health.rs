@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::{Failure, load, output};
+use super::{Failure, load, output, progress};
 use crate::auth::Domain;
 use crate::config::embedded::CoverDraft;
 use crate::config::{Environment, Flags, Listen};
@@ -75,7 +75,7 @@ pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     if draft.listen == Listen::Automatic {
         ways = Listen::candidates().iter().flat_map(|one| Way::all(&[(*one).into()], &[])).collect();
     }
-    let outcome = runtime.block_on(visit(&ways, &name, remote.as_ref()));
+    let outcome = progress::during("visiting the proxy", || runtime.block_on(visit(&ways, &name, remote.as_ref())));
     runtime.shutdown_background();
     outcome.map(output::print).map_err(|message| {
         Failure::new(message, "see its log; `vizard health` needs the same flags and variables as `vizard run`")

@@ -47,10 +47,28 @@ impl Arguments {
     pub(super) fn of(user: String, look: Look, settings: Settings) -> Self {
         Self { user: Some(user), look, settings }
     }
+
+    /// The links of all users.
+    pub(super) fn all(look: Look, settings: Settings) -> Self {
+        Self { user: None, look, settings }
+    }
+}
+
+impl Look {
+    /// The same, without a QR code if so wished.
+    pub(super) fn without_qr(self, wished: bool) -> Self {
+        Self { no_qr: self.no_qr || wished, ..self }
+    }
 }
 
 /// Prints the links of one user or of all. Makes the secret if there is none yet, so that the link is good afterwards.
 pub fn link(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
+    output::print(text(arguments, environment)?);
+    Ok(())
+}
+
+/// The same as a text.
+pub(super) fn text(arguments: &Arguments, environment: &Environment) -> Result<String, Failure> {
     let stated = stated_target(&arguments.look)?;
     let mut config = load(&arguments.settings.flags(), environment)?.draft.settle(&mut rand::rng())?;
     config.link.host = stated.0.or(config.link.host);
@@ -62,11 +80,10 @@ pub fn link(arguments: &Arguments, environment: &Environment) -> Result<(), Fail
         return Err(Failure::new("the port is chosen when the proxy starts", "name it: --port PORT"));
     }
     let chosen = chosen(arguments, &config, &host, port)?;
-    output::print(match arguments.look.json {
+    Ok(match arguments.look.json {
         true => as_json(&chosen, &host, port),
         false => as_text(&chosen, &host, draws(&arguments.look)),
-    });
-    Ok(())
+    })
 }
 
 fn no_host() -> Failure {

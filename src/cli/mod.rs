@@ -3,14 +3,19 @@
 //! Every failure ends with the next step to take, and every outcome is one of three exit codes (docs/configuration.md).
 
 mod audit;
+mod backup;
 mod check;
 mod desk;
 mod doctor;
+mod generate;
 pub mod greeting;
 mod health;
+mod init;
 pub mod invitation;
 mod link;
 mod output;
+mod private;
+mod progress;
 mod reload;
 mod remote;
 pub mod run;
@@ -46,6 +51,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// Whether these arguments, the first being the program itself, make a command; otherwise why not. For tests of
+/// documents; nothing is run.
+pub fn understands(arguments: impl IntoIterator<Item = OsString>) -> Result<(), String> {
+    match Arguments::try_parse_from(arguments) {
+        Ok(_) => Ok(()),
+        Err(error) if !error.use_stderr() => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> {
     let outcome = match command {
         Command::Run(settings) => {
@@ -53,12 +68,16 @@ fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> 
             let loaded = load(&settings.flags(), environment)?;
             run::run(origin, loaded)
         }
+        Command::Init(arguments) => return init::init(&arguments, environment),
+        Command::Generate(arguments) => generate::generate(&arguments),
         Command::Check(settings) => check::check(&settings.flags(), environment),
         Command::Secret(arguments) => secret::secret(&arguments, &mut rand::rng()),
         Command::Link(arguments) => link::link(&arguments, environment),
         Command::Audit(arguments) => audit::audit(&arguments, environment),
         Command::Health(settings) => health::health(&settings.flags(), environment),
         Command::User(arguments) => user::user(arguments, environment),
+        Command::Backup(arguments) => backup::backup(&arguments, environment),
+        Command::Restore(arguments) => backup::restore(&arguments, environment),
         Command::Reload(settings) => return reload::reload(&settings.flags(), environment),
         Command::Token(arguments) => token::token(&arguments, &mut rand::rng()),
         Command::Status(arguments) => status::status(&arguments, environment),
@@ -86,6 +105,7 @@ struct Arguments {
 const TEACH: &str = "\
 First link in a minute:
   vizard run                        try it out: makes a secret and a small site, prints the link
+  vizard init                       set it up: asks little, writes the configuration, prints the link
   vizard run --domain example.com   hide behind that site
   vizard check --config FILE        see every mistake of a configuration at once
 
@@ -93,6 +113,12 @@ Every setting can stand in a file; docs/vizard.example.toml has them all.";
 
 #[derive(Subcommand)]
 enum Command {
+    /// Set up: ask little, write the configuration, examine it, print the link
+    ///
+    /// Proposes an answer to every question, and asks none that a flag answers. Without a terminal, or with --yes, the
+    /// proposals hold. Takes over the configuration of another proxy with --import. Exit code 0: done, 1: nothing could be
+    /// written, or it is written and something is broken, 2: wrong usage, or there is a configuration already.
+    Init(init::Arguments),
     /// Run the proxy
     ///
     /// Without any configuration it makes a secret, keeps it in the state directory, serves a built-in site, and prints
@@ -121,6 +147,16 @@ enum Command {
     /// Changes are written into the configuration file, with its comments kept, and a running proxy takes them over by
     /// itself. A user who may not enter meets the cover, as everybody else does.
     User(user::Arguments),
+    /// Write configuration, secrets, usage and the memory of spent hellos into one file
+    ///
+    /// The proxy may run meanwhile. What is kept by others, such as certificates and pages, is not in the file, and is
+    /// named. With --encrypt or --passphrase-file it is encrypted.
+    Backup(backup::Backup),
+    /// Put back what `vizard backup` has written
+    ///
+    /// Refuses while a proxy runs there, and where files would be replaced, unless --force says so. Restore only what you
+    /// have made: a backup says itself where its files go.
+    Restore(backup::Restore),
     /// Have the running proxy read its configuration again
     ///
     /// Speaks to the proxy that has the state directory, and tells what came of it. Exit code 0: the configuration holds,
@@ -141,6 +177,9 @@ enum Command {
     /// Examines configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes
     /// nothing. Exit code 0: fine, 1: there are warnings, 2: something is broken.
     Doctor(doctor::Arguments),
+    /// Make manual pages and completions, for packages
+    #[command(hide = true)]
+    Generate(generate::Arguments),
 }
 
 /// Flags of every command that needs the configuration.

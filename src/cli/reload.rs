@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Failure, code, output};
+use super::{Failure, code, output, progress};
 use crate::config::{self, Environment, Flags};
 use crate::ops::control::{self, Answer};
 use crate::ops::reload::Applied;
@@ -10,7 +10,7 @@ use crate::ops::reload::Applied;
 /// Asks the proxy that runs with this state directory, and tells the outcome. The exit code is its own for each.
 pub fn reload(flags: &Flags, environment: &Environment) -> Result<u8, Failure> {
     let state = config::state_dir(flags, environment)?;
-    match control::ask_to_reload(&state) {
+    match progress::during("the proxy reads its configuration", || control::ask_to_reload(&state)) {
         Ok(Answer::Applied(applied)) => {
             output::print(told(&applied));
             Ok(code::FINE)

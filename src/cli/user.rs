@@ -83,10 +83,14 @@ enum Wish {
         #[command(flatten)]
         place: Place,
     },
-    /// Give a user a new secret, and print it with the link; the old one stays good for a while
+    /// Give a user, or with --all everybody, a new secret, and print it with the link; the old one stays good for a while
     Rotate {
         /// The name
-        name: String,
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        name: Option<String>,
+        /// Everybody in the configuration file
+        #[arg(long)]
+        all: bool,
         /// How long the old secret stays good; 0s ends it at once
         #[arg(long, value_name = "TIME", default_value = KEEP)]
         keep: String,
@@ -232,16 +236,15 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
             edit::disable(&place.file(environment)?, &name)?;
             output::print(format!("{name} may not enter any more"));
         }
-        Wish::Rotate { name, keep, place } => {
+        Wish::Rotate { name, keep, place, .. } => {
             let keep = units::duration(&keep)
                 .or_else(|error| days(&keep).ok_or(error))
                 .map_err(|error| Failure::usage(format!("--keep: {error}"), error.mend()))?;
             let until = UnixTime(now().0.saturating_add(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX)));
-            let secret = Secret::generate(&mut rand::rng());
-            edit::rotate(&place.file(environment)?, &name, &secret, until)?;
-            output::print(format!("{name} has a new secret; the old one is good until {}", moment(until)));
-            output::print(format!("secret: {}", secret.hex()));
-            show_link(&name, &place, environment);
+            match name {
+                Some(name) => rotate(&name, until, &place, environment)?,
+                None => rotate_all(until, &place, environment)?,
+            }
         }
         Wish::Remove { name, place } => {
             edit::remove(&place.file(environment)?, &name)?;
@@ -251,6 +254,27 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
             link::link(&link::Arguments::of(name, look, place.settings()), environment)?;
         }
     }
+    Ok(())
+}
+
+fn rotate(name: &str, until: UnixTime, place: &Place, environment: &Environment) -> Result<(), Failure> {
+    let secret = Secret::generate(&mut rand::rng());
+    edit::rotate(&place.file(environment)?, name, &secret, until)?;
+    output::print(format!("{name} has a new secret; the old one is good until {}", moment(until)));
+    output::print(format!("secret: {}", secret.hex()));
+    show_link(name, place, environment);
+    Ok(())
+}
+
+fn rotate_all(until: UnixTime, place: &Place, environment: &Environment) -> Result<(), Failure> {
+    let names = edit::rotate_all(&place.file(environment)?, until, || Secret::generate(&mut rand::rng()))?;
+    if names.is_empty() {
+        let state = config::state_dir(&place.flags(), environment)?;
+        let next = format!("end the proxy, remove {}, and start it again", state.join("secret").display());
+        return Err(Failure::usage("there are no users in the configuration file: the secret is made up", next));
+    }
+    output::print(format!("new secrets: {}; the old ones are good until {}\n", names.join(", "), moment(until)));
+    names.iter().for_each(|name| show_link(name, place, environment));
     Ok(())
 }
 

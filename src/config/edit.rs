@@ -122,37 +122,71 @@ pub fn disable(file: &Path, name: &str) -> Result<(), EditError> {
 
 /// Gives a user another secret; the present one is good until then. A secret in a file of its own stays in one.
 pub fn rotate(file: &Path, name: &str, secret: &Secret, until: UnixTime) -> Result<(), EditError> {
+    rotate_those(file, until, |_| Ok(vec![(name.to_owned(), secret.clone())])).map(drop)
+}
+
+/// The same for every user of the file, in one step; returns their names. `fresh` makes the secrets.
+pub fn rotate_all(file: &Path, until: UnixTime, mut fresh: impl FnMut() -> Secret) -> Result<Vec<String>, EditError> {
+    rotate_those(file, until, |document| {
+        let Some(users) = document.get("users") else { return Ok(Vec::new()) };
+        let users = users.as_array_of_tables().ok_or(EditError::NoSections)?;
+        let names = users.iter().filter_map(|user| user.get("name").and_then(Item::as_str));
+        Ok(names.map(|name| (name.to_owned(), fresh())).collect())
+    })
+}
+
+fn rotate_those(
+    file: &Path,
+    until: UnixTime,
+    choose: impl FnOnce(&DocumentMut) -> Result<Vec<(String, Secret)>, EditError>,
+) -> Result<Vec<String>, EditError> {
     let until = Timestamp::from_second(until.0).map_or_else(|_| until.0.to_string(), |until| until.to_string());
-    let mut later = None;
+    let (mut later, mut names) = (Vec::new(), Vec::new());
     edit(file, |document, folder| {
-        let table = user(document, name)?;
-        let unreadable = || EditError::NoSecret(name.to_owned());
-        match (table.get("secret_file").and_then(Item::as_str), table.get("secret").and_then(Item::as_str)) {
-            (Some(written), _) => {
-                let (written, path) = (format!("{written}.previous"), folder.join(written));
-                let (old, _) = read_secret_file(&path).map_err(|_| unreadable())?;
-                let old = SecretText::parse(&old).map_err(|_| unreadable())?.secret;
-                replace(&folder.join(&written), &format!("{}\n", old.hex()), 0o600)?;
-                set(table, "previous_secret_file", Some(written.into()));
-                set(table, "previous_secret", None);
-                later = Some(path);
-            }
-            (None, Some(old)) => {
-                let old = SecretText::parse(old).map_err(|_| unreadable())?.secret;
-                set(table, "secret", Some(secret.hex().into()));
-                set(table, "previous_secret", Some(old.hex().into()));
-                set(table, "previous_secret_file", None);
-            }
-            (None, None) => return Err(unreadable()),
+        for (name, secret) in choose(document)? {
+            let path = rotate_in(user(document, &name)?, folder, &name, &secret, &until)?;
+            later.extend(path.map(|path| (path, secret)));
+            names.push(name);
         }
-        set(table, "previous_until", Some(until.as_str().into()));
         Ok(())
     })?;
     // Not before the file knows the previous one: whoever reads in between finds the same secret twice, which is fine.
-    match later {
-        Some(path) => replace(&path, &format!("{}\n", secret.hex()), 0o600),
-        None => Ok(()),
+    for (path, secret) in later {
+        replace(&path, &format!("{}\n", secret.hex()), 0o600)?;
     }
+    Ok(names)
+}
+
+/// Returns the file that the new secret has still to be written to, if it is to stand in one.
+fn rotate_in(
+    table: &mut Table,
+    folder: &Path,
+    name: &str,
+    secret: &Secret,
+    until: &str,
+) -> Result<Option<PathBuf>, EditError> {
+    let unreadable = || EditError::NoSecret(name.to_owned());
+    let mut later = None;
+    match (table.get("secret_file").and_then(Item::as_str), table.get("secret").and_then(Item::as_str)) {
+        (Some(written), _) => {
+            let (written, path) = (format!("{written}.previous"), folder.join(written));
+            let (old, _) = read_secret_file(&path).map_err(|_| unreadable())?;
+            let old = SecretText::parse(&old).map_err(|_| unreadable())?.secret;
+            replace(&folder.join(&written), &format!("{}\n", old.hex()), 0o600)?;
+            set(table, "previous_secret_file", Some(written.into()));
+            set(table, "previous_secret", None);
+            later = Some(path);
+        }
+        (None, Some(old)) => {
+            let old = SecretText::parse(old).map_err(|_| unreadable())?.secret;
+            set(table, "secret", Some(secret.hex().into()));
+            set(table, "previous_secret", Some(old.hex().into()));
+            set(table, "previous_secret_file", None);
+        }
+        (None, None) => return Err(unreadable()),
+    }
+    set(table, "previous_until", Some(until.into()));
+    Ok(later)
 }
 
 /// Takes a user out of the file, with the comments in the section and directly above it.
@@ -396,6 +430,13 @@ level = \"debug\"
         rotate(&path, "alice", &secret(0x44), until).unwrap();
         assert!(text(&path).contains("previous_secret = \"22222222222222222222222222222222\"\n"));
         assert!(!text(&path).contains("001122"));
+        let mut bytes = 0x50..;
+        assert_eq!(rotate_all(&path, until, || secret(bytes.next().unwrap())).unwrap(), ["alice", "bob"]);
+        assert!(text(&path).contains(&format!("secret = \"{}\" # do not show", "50".repeat(16))), "{}", text(&path));
+        assert_eq!(text(&folder.path().join("bob.secret")), format!("{}\n", "51".repeat(16)));
+        assert_eq!(text(&kept), format!("{}\n", "33".repeat(16)));
+        fs::write(&path, "").unwrap();
+        assert!(rotate_all(&path, until, || secret(1)).unwrap().is_empty());
     }
 
     #[test]

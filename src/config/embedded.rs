@@ -220,7 +220,7 @@ fn kept_domain(folder: &Path, random: &mut impl CryptoRng) -> Result<Domain, Sta
 }
 
 /// The host name of this machine if it may be a name that the world knows.
-fn full_host_name() -> Option<String> {
+pub fn full_host_name() -> Option<String> {
     let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
     is_full_name(&name).then_some(name)
 }

@@ -11,6 +11,7 @@
 pub mod edit;
 pub mod embedded;
 pub mod file;
+pub mod import;
 pub mod keys;
 pub mod layer;
 pub mod misuse;
@@ -18,6 +19,7 @@ pub mod parts;
 pub mod reload;
 pub mod report;
 pub mod resolve;
+pub mod starter;
 pub mod units;
 
 use std::net::{Ipv6Addr, SocketAddr};

@@ -106,6 +106,12 @@ async fn converse(mut stream: tokio::net::UnixStream, queue: Queue) {
     let _ = write.write_all(text.as_bytes()).await;
 }
 
+/// Whether a proxy runs with this state directory. Nothing is asked of it.
+pub fn is_held(state: &Path) -> bool {
+    let Ok(folder) = fs::File::open(state) else { return false };
+    UnixStream::connect(PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(FILE)).is_ok()
+}
+
 /// Asks the proxy that runs with this state directory to reload, and waits for the outcome. Blocks.
 ///
 /// Fails with `NotFound` or `ConnectionRefused` if none runs.
@@ -138,6 +144,7 @@ mod tests {
         let (queue, mut requests) = Queue::new();
         let control = Control::open(&state).unwrap();
         assert!(Control::open(&state).is_err(), "another one has it");
+        assert!(is_held(&state));
         assert_eq!(fs::metadata(state.join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
         let serving = tokio::spawn(control.serve(queue));
         let outcomes =
@@ -153,7 +160,7 @@ mod tests {
         }
         serving.abort();
         let _ = serving.await;
-        assert!(!state.join(FILE).exists());
+        assert!(!state.join(FILE).exists() && !is_held(&state));
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod alarms;
 pub mod audit_log;
+pub mod backup;
 pub mod control;
 pub mod counts;
 pub mod files;

@@ -224,6 +224,70 @@ pub fn read(folder: &Path) -> Result<BTreeMap<String, Usage>, UsageError> {
     })
 }
 
+/// The file of this folder as a new one with the same in it, for a backup; a proxy may be writing meanwhile. Nothing if
+/// there is no file.
+pub fn copy(folder: &Path) -> Result<Option<Vec<u8>>, UsageError> {
+    let path = folder.join(FILE);
+    if !path.try_exists().map_err(|error| UsageError(error.to_string()))? {
+        return Ok(None);
+    }
+    guarded(|| match builder().open_read_only(&path) {
+        Ok(database) => written_anew(&database).map(Some),
+        Err(DatabaseError::RepairAborted) => written_anew(&mended_copy(&path)?).map(Some),
+        Err(error) => Err(error.into()),
+    })
+}
+
+fn written_anew(database: &impl ReadableDatabase) -> Result<Vec<u8>, UsageError> {
+    let memory = Shared::default();
+    let copy = Builder::new().set_cache_size(CACHE).create_with_backend(memory.clone())?;
+    let transaction = copy.begin_write()?;
+    let mut table = transaction.open_table(USERS)?;
+    match database.begin_read()?.open_table(USERS) {
+        Ok(rows) => {
+            for row in rows.iter()? {
+                let (name, row) = row?;
+                table.insert(name.value(), row.value())?;
+            }
+        }
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    drop(table);
+    transaction.commit()?;
+    drop(copy);
+    let error = |error: io::Error| UsageError(error.to_string());
+    let mut bytes = vec![0; memory.0.len().map_err(error)?.try_into().unwrap_or_default()];
+    memory.0.read(0, &mut bytes).map_err(error)?;
+    Ok(bytes)
+}
+
+/// A file in memory that outlives its database.
+#[derive(Clone, Debug, Default)]
+struct Shared(Arc<InMemoryBackend>);
+
+impl StorageBackend for Shared {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
 fn mended_copy(path: &Path) -> Result<Database, UsageError> {
     let file = |error: io::Error| UsageError(error.to_string());
     let bytes = fs::read(path).map_err(file)?;
@@ -305,6 +369,25 @@ mod tests {
         let (people, books) = Books::open(folder.path(), |_| true, NOW);
         enrol(&people, "alice", Some(100 * MEGA));
         assert_eq!(people.get("alice").unwrap().usage(NOW), exact);
+        books.unwrap().close();
+    }
+
+    #[test]
+    fn a_copy_has_the_same_in_it_while_somebody_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(copy(folder.path()).unwrap().is_none());
+        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        enrol(&people, "alice", Some(100 * MEGA));
+        use_up(&people, "alice", 30 * MEGA);
+        let bytes = copy(folder.path()).unwrap().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join(FILE), bytes).unwrap();
+        let seen = read(other.path()).unwrap()["alice"];
+        assert!((30 * MEGA..31 * MEGA).contains(&seen.in_period), "{seen:?}");
+        books.unwrap().close();
+        let (people, books) = Books::open(other.path(), |_| true, NOW);
+        enrol(&people, "alice", Some(100 * MEGA));
+        assert!(people.get("alice").unwrap().usage(NOW).in_period >= 30 * MEGA);
         books.unwrap().close();
     }
 

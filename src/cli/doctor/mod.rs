@@ -28,13 +28,14 @@ use indicatif::{MultiProgress, ProgressBar};
 use self::certificate::Chain;
 use self::clock::Skews;
 use self::cover::{Asker, Seen};
-use self::finding::{Check, Finding, Findings};
+pub(super) use self::finding::{Check, Verdict};
+use self::finding::{Finding, Findings};
 use self::front::{Held, LoggedIn};
 use self::name::{Leads, Whose};
 use self::patient::Patient;
 use super::{Failure, Settings, output};
 use crate::auth::UnixTime;
-use crate::config::{self, Cover, Environment, LoadError, Loaded};
+use crate::config::{self, Cover, Environment, Flags, LoadError, Loaded};
 use crate::cover::grade::{Place, grade};
 use crate::cover::profile::Profile;
 use crate::cover::scout::Examined;
@@ -57,16 +58,26 @@ pub struct Arguments {
 
 /// Prints a line for everything that was examined, and returns the exit code: 0 fine, 1 warnings, 2 broken.
 pub fn doctor(arguments: &Arguments, environment: &Environment) -> Result<u8, Failure> {
-    let loaded = config::load(&arguments.settings.flags(), environment);
-    let mut found = vec![configuration(&loaded)];
-    if let Ok(loaded) = loaded {
-        let (patient, trouble) = Patient::of(loaded.draft, arguments.user.as_deref())?;
-        found.extend(trouble);
-        found.extend(examine(&patient, &arguments.skip)?);
-    }
-    let findings: Findings = found.into_iter().filter(|finding| !arguments.skip.contains(&finding.check)).collect();
+    let findings = findings(&arguments.settings.flags(), arguments.user.as_deref(), &arguments.skip, environment)?;
     output::print(if arguments.json { findings.json() } else { findings.text(output::is_colourful_terminal()) });
     Ok(findings.verdict().exit_code())
+}
+
+/// What is found, but for what is to be skipped.
+pub(super) fn findings(
+    flags: &Flags,
+    user: Option<&str>,
+    skip: &[Check],
+    environment: &Environment,
+) -> Result<Findings, Failure> {
+    let loaded = config::load(flags, environment);
+    let mut found = vec![configuration(&loaded)];
+    if let Ok(loaded) = loaded {
+        let (patient, trouble) = Patient::of(loaded.draft, user)?;
+        found.extend(trouble);
+        found.extend(examine(&patient, skip)?);
+    }
+    Ok(found.into_iter().filter(|finding| !skip.contains(&finding.check)).collect())
 }
 
 fn configuration(loaded: &Result<Loaded, LoadError>) -> Finding {

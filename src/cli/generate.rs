@@ -1,0 +1,53 @@
+//! `vizard generate`: manual pages and completions, for those who make packages.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use super::{Failure, output};
+
+/// Flags of `vizard generate`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    wish: Wish,
+}
+
+#[derive(clap::Subcommand)]
+enum Wish {
+    /// Write a manual page for every command into a folder
+    Man {
+        /// The folder, which is made if need be
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Writes or prints what is wished.
+pub fn generate(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.wish {
+        Wish::Man { folder } => man(folder).map_err(|error| {
+            let next = "name a folder that this user may write to";
+            Failure::new(format!("the pages cannot be written to {}: {error}", folder.display()), next)
+        }),
+        Wish::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut super::Arguments::command(), "vizard", &mut text);
+            output::print(String::from_utf8_lossy(&text).trim_end());
+            Ok(())
+        }
+    }
+}
+
+fn man(folder: &PathBuf) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    clap_mangen::generate_to(super::Arguments::command(), folder)
+}

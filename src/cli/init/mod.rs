@@ -1,0 +1,260 @@
+//! `vizard init`: from nothing, or from the configuration of another proxy, to a working link.
+//!
+//! ```text
+//! flags, --import ─▶ Given ┐
+//! this machine ────────────┼▶ interview ─▶ Starter ─▶ text ─▶ file ─▶ doctor ─▶ links
+//! a person, or proposals ──┘
+//! ```
+
+mod ask;
+mod interview;
+mod machine;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use self::ask::{Ask, Nobody, Person};
+use self::interview::{Given, interview};
+use self::machine::ThisMachine;
+use super::doctor::{self, Check};
+use super::link::{self, Look};
+use super::{Failure, Settings, code, output, private};
+use crate::auth::Domain;
+use crate::config::import::{self, Format, ImportError, Imported};
+use crate::config::starter::Content;
+use crate::config::{Environment, Flags, LoadError, load_text, units};
+
+/// Flags of `vizard init`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// File to write; default: /etc/vizard/vizard.toml for root, otherwise vizard.toml here [environment: VIZARD_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder for what must survive a restart, if it shall stand in the file
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The name that links carry: best is your own, which leads to this machine
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
+    /// What strangers meet: the built-in site or a web server elsewhere
+    #[arg(long, value_name = "site|HOST:PORT")]
+    cover: Option<String>,
+    /// PEM file of the certificate chain for the built-in site
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+    /// Have a self-signed certificate made, to try it out
+    #[arg(long, conflicts_with = "certificate")]
+    self_signed: bool,
+    /// Folder with the pages of the built-in site
+    #[arg(long, value_name = "DIR", conflicts_with = "upstream")]
+    folder: Option<PathBuf>,
+    /// Web server that the built-in site passes requests on to, e.g. http://127.0.0.1:8080
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// Accept clients here; may be repeated; default: [::]:443 where that can be had
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<String>,
+    /// Public address or name of this machine, for the links
+    #[arg(long, value_name = "HOST")]
+    link_host: Option<String>,
+    /// A user to make a secret for; may be repeated; default: `first`, or those that are imported
+    #[arg(long, value_name = "NAME")]
+    user: Vec<String>,
+    /// Take over the configuration of another proxy: mtg, telemt, mtprotoproxy or the official MTProxy
+    #[arg(long, value_name = "FILE")]
+    import: Option<PathBuf>,
+    /// Whose configuration that is, where the file does not tell
+    #[arg(long, value_name = "PROXY", requires = "import")]
+    from: Option<Format>,
+    /// Ask nothing: what no flag says is as proposed; so it is too where there is no terminal
+    #[arg(long)]
+    yes: bool,
+    /// Begin anew where there is a configuration; the old one is kept as FILE.old
+    #[arg(long)]
+    force: bool,
+    /// Print the configuration, with its secrets, and write nothing
+    #[arg(long)]
+    print: bool,
+    /// Do not examine the result
+    #[arg(long)]
+    no_check: bool,
+    /// Leave this check out; may be repeated
+    #[arg(long, value_name = "CHECK", value_enum)]
+    skip: Vec<Check>,
+    /// Draw no QR code
+    #[arg(long)]
+    no_qr: bool,
+}
+
+/// Asks what no flag says, writes the configuration, examines it, and prints the links. Exit code 1 also says that it was
+/// written and something is broken.
+pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Failure> {
+    let mut ask: Box<dyn Ask> = match !arguments.yes && Person::is_there() {
+        true => Box::new(Person::default()),
+        false => Box::new(Nobody),
+    };
+    let path = arguments.path(environment);
+    let begins_anew = !arguments.print && may_begin(&path, arguments.force, ask.as_mut())?;
+    let given = arguments.given()?;
+    given.imported.notes.iter().for_each(|note| ask.tell(&format!("- {note}.")));
+    let starter = interview(given, &ThisMachine, ask.as_mut(), &mut rand::rng())?;
+    let text = starter.text();
+    let flags = Flags { config: Some(path.clone()), ..Flags::default() };
+    load_text(&text, Some(path.clone()), &flags, environment).map_err(not_written)?;
+    if arguments.print {
+        output::print(text.trim_end());
+        return Ok(code::FINE);
+    }
+    if begins_anew {
+        keep_old(&path)?;
+    }
+    let written =
+        private::folder(path.parent().unwrap_or(Path::new(""))).and_then(|()| private::put(&path, text.as_bytes()));
+    written.map_err(|error| cannot_write(&path, &error))?;
+    output::print(format!("{} is written.\n", path.display()));
+    let settings = || Settings { config: Some(path.clone()), ..Settings::default() };
+    let look = Look::default().without_qr(arguments.no_qr);
+    // This makes what the first start would make, so that the doctor finds it.
+    let links = link::text(&link::Arguments::all(look, settings()), environment);
+    let broken = !arguments.no_check && !examine(&path, &arguments.skip, environment)?;
+    match links {
+        Ok(links) => output::print(format!("{links}\n")),
+        Err(failure) => output::complain(format!("there is no link yet: {failure}\n")),
+    }
+    output::print(format!("Start it: vizard run --config {}", shell(&path)));
+    output::print(format!("Then see whether it works: vizard doctor --config {}", shell(&path)));
+    if broken {
+        output::complain("next: mend what is broken above; it is written as it is");
+    }
+    Ok(if broken { code::FAILED } else { code::FINE })
+}
+
+impl Arguments {
+    fn path(&self, environment: &Environment) -> PathBuf {
+        let usual = || match rustix::process::geteuid().is_root() {
+            true => PathBuf::from("/etc/vizard/vizard.toml"),
+            false => PathBuf::from("vizard.toml"),
+        };
+        self.config.clone().or_else(|| environment.path("VIZARD_CONFIG")).unwrap_or_else(usual)
+    }
+
+    fn given(&self) -> Result<Given, Failure> {
+        let wrong = |flag: &str, error: units::ValueError| Failure::usage(format!("{flag}: {error}"), error.mend());
+        let domain = self.domain.as_deref().map(str::parse::<Domain>).transpose();
+        let domain = domain.map_err(|error| Failure::usage(format!("--domain: {error}"), error.mend()))?;
+        let remote = self.cover.as_ref().filter(|cover| *cover != "site");
+        if let Some(remote) = remote {
+            units::host_and_port(remote).map_err(|error| wrong("--cover", error))?;
+        }
+        for listen in &self.listen {
+            units::listener(listen).map_err(|error| wrong("--listen", error))?;
+        }
+        let link_host = self.link_host.as_deref().map(units::host).transpose();
+        // The file may be read from anywhere.
+        let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let content = match (&self.folder, &self.upstream) {
+            (Some(folder), _) => Some(Content::Folder(whole(folder))),
+            (None, Some(url)) => Some(Content::Upstream(url.clone())),
+            (None, None) => None,
+        };
+        Ok(Given {
+            state_dir: self.state_dir.as_ref().map(whole),
+            domain,
+            site: self.cover.as_deref() == Some("site"),
+            remote: remote.cloned(),
+            certificate: self.certificate.as_ref().map(whole).zip(self.key.as_ref().map(whole)),
+            self_signed: self.self_signed,
+            content,
+            listen: self.listen.clone(),
+            link_host: link_host.map_err(|error| wrong("--link-host", error))?,
+            users: self.user.clone(),
+            imported: self.import.as_ref().map(|file| imported(file, self.from)).transpose()?.unwrap_or_default(),
+        })
+    }
+}
+
+/// What another proxy's configuration brings.
+fn imported(file: &Path, format: Option<Format>) -> Result<Imported, Failure> {
+    let unreadable = |path: &Path, error: io::Error| {
+        Failure::usage(format!("{} cannot be read: {error}", path.display()), "check the path and its permissions")
+    };
+    let text = read(file).map_err(|error| unreadable(file, error))?;
+    let (format, mut imported) = import::import(&text, format)?;
+    for path in std::mem::take(&mut imported.secret_files) {
+        let text = read(&path).map_err(|error| unreadable(&path, error))?;
+        imported.add_secrets(&text);
+    }
+    if imported.people.is_empty() {
+        return Err(ImportError::NoSecret(format).into());
+    }
+    if imported.tag.take().is_some() {
+        imported.notes.push("the tag of a promoted channel was left out: there are no middle proxies here yet".into());
+    }
+    let count = imported.people.len();
+    output::complain(format!("From the configuration of {format}: {count} user{}.", if count == 1 { "" } else { "s" }));
+    Ok(imported)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    // A wrong path may lead to a device without an end.
+    const LONGEST: u64 = 4 << 20;
+    io::read_to_string(io::Read::take(fs::File::open(path)?, LONGEST))
+}
+
+impl From<ImportError> for Failure {
+    fn from(error: ImportError) -> Self {
+        Self::usage(error.to_string(), error.mend())
+    }
+}
+
+/// Whether there is a configuration that is to be moved away.
+fn may_begin(path: &Path, force: bool, ask: &mut dyn Ask) -> Result<bool, Failure> {
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(false);
+    }
+    let question = format!("{} is there already. Begin anew, and keep it as {}?", path.display(), old(path).display());
+    if force || ask.yes(&question, false).unwrap_or(false) {
+        return Ok(true);
+    }
+    Err(Failure::usage(
+        format!("{} is there already", path.display()),
+        "name another file: --config FILE; or begin anew, which keeps the old one beside it: --force",
+    ))
+}
+
+fn old(path: &Path) -> PathBuf {
+    path.with_file_name(format!("{}.old", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+fn keep_old(path: &Path) -> Result<(), Failure> {
+    fs::rename(path, old(path)).map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(format!("{} cannot be written: {error}", path.display()), "name another file: --config FILE")
+}
+
+fn not_written(error: LoadError) -> Failure {
+    if let LoadError::Complaints(report) = &error {
+        output::report(report);
+    }
+    Failure::new("nothing was written: the configuration would have mistakes", "give other flags or answers")
+}
+
+/// Says what the doctor finds, and whether nothing is broken. Nobody can log in before the start.
+fn examine(path: &Path, skip: &[Check], environment: &Environment) -> Result<bool, Failure> {
+    let flags = Flags { config: Some(path.to_owned()), ..Flags::default() };
+    let skip = [&[Check::Login], skip].concat();
+    let findings = doctor::findings(&flags, None, &skip, environment)?;
+    output::print(findings.text(output::is_colourful_terminal()) + "\n");
+    Ok(findings.verdict() != doctor::Verdict::Broken)
+}
+
+/// A path as it can stand in a command.
+fn shell(path: &Path) -> String {
+    shell_words::quote(&path.to_string_lossy()).into_owned()
+}

@@ -1,0 +1,299 @@
+//! The first configuration file: from answers to text.
+//!
+//! What comes out is meant to be read and changed by people, so it says what each part is for and leaves out what has a
+//! good default.
+
+use std::path::PathBuf;
+
+use super::edit::Changes;
+use crate::auth::{Domain, Secret};
+
+/// What stands in a first configuration file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Starter {
+    /// Folder for what must survive a restart, where it is not the usual one.
+    pub state_dir: Option<PathBuf>,
+    /// The name that links carry; without one, a name is made up at the first start.
+    pub domain: Option<Domain>,
+    /// Where to accept clients; empty lets the program choose.
+    pub listen: Vec<String>,
+    /// Who may enter.
+    pub users: Vec<Person>,
+    /// What links name as the server.
+    pub link_host: Option<String>,
+    /// The port in links, where it is not that of the first listener.
+    pub link_port: Option<u16>,
+    /// What strangers meet.
+    pub cover: Cover,
+}
+
+/// A user of a first configuration file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Person {
+    /// The name.
+    pub name: String,
+    /// The key.
+    pub secret: Secret,
+    /// What the user may do.
+    pub limits: Changes,
+}
+
+impl Person {
+    /// One who may do everything.
+    pub fn new(name: impl Into<String>, secret: Secret) -> Self {
+        Self { name: name.into(), secret, limits: Changes::default() }
+    }
+}
+
+/// What strangers meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cover {
+    /// The built-in site.
+    Site {
+        /// Its certificate.
+        certificate: Certificate,
+        /// What it serves.
+        content: Content,
+        /// Whether plain HTTP on port 80 is answered with a redirect.
+        redirect: bool,
+    },
+    /// A web server elsewhere.
+    Remote {
+        /// Where, as host and port; without one, where the domain leads.
+        address: Option<String>,
+    },
+}
+
+impl Default for Cover {
+    fn default() -> Self {
+        Self::Site { certificate: Certificate::SelfSigned, content: Content::Sample, redirect: false }
+    }
+}
+
+/// The certificate of the built-in site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// One that the first start makes: good for trying out.
+    SelfSigned,
+    /// These files.
+    Files {
+        /// The chain.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+}
+
+/// What the built-in site serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The pages that come with the program: good for trying out.
+    Sample,
+    /// Files below a folder.
+    Folder(PathBuf),
+    /// Another web server over plain HTTP.
+    Upstream(String),
+}
+
+impl Starter {
+    /// The text of the file.
+    pub fn text(&self) -> String {
+        let mut text = HEAD.to_owned();
+        if let Some(folder) = &self.state_dir {
+            text += &format!("\n# What must survive a restart is kept here.\nstate_dir = {}\n", path(folder));
+        }
+        if let Some(domain) = &self.domain {
+            text += &format!("\n# The name that links carry.{}\n", self.about_the_domain());
+            text += &format!("domain = {}\n", quoted(domain.as_str()));
+        } else {
+            text += "\n# The name that links carry. Without one, a name is made up, which is good for trying out.\n";
+            text += "#domain = \"www.example.com\"\n";
+        }
+        if !self.listen.is_empty() {
+            let list: Vec<_> = self.listen.iter().map(|address| quoted(address)).collect();
+            text += &format!("\n# Where clients and visitors are accepted.\nlisten = [{}]\n", list.join(", "));
+        }
+        text += "\n# Who may enter. Give each person a secret: `vizard user add NAME --config THIS_FILE`.\n";
+        text += &self.users.iter().map(section).collect::<Vec<_>>().join("\n");
+        text += &self.link();
+        text += &self.cover.text();
+        text
+    }
+
+    fn about_the_domain(&self) -> &'static str {
+        match self.cover {
+            Cover::Site { .. } => " It should lead to this machine.",
+            Cover::Remote { .. } => " It is that of the site that strangers meet.",
+        }
+    }
+
+    fn link(&self) -> String {
+        if self.link_host.is_none() && self.link_port.is_none() {
+            return String::new();
+        }
+        let mut text = "\n# What links name as the server.\n[link]\n".to_owned();
+        text += &self.link_host.as_ref().map(|host| format!("host = {}\n", quoted(host))).unwrap_or_default();
+        text += &self.link_port.map(|port| format!("port = {port}\n")).unwrap_or_default();
+        text
+    }
+}
+
+const HEAD: &str = "\
+# A configuration of vizard, made by `vizard init`. `vizard check --config THIS_FILE` shows every mistake at once;
+# docs/configuration.md has all keys. A running proxy takes changes over by itself.
+#
+# This file holds secrets: keep it readable for its owner only.
+";
+
+impl Cover {
+    fn text(&self) -> String {
+        match self {
+            Self::Remote { address } => {
+                let mut text =
+                    "\n# What strangers meet: a web server elsewhere, which they are passed on to.\n[cover]\n\
+                                kind = \"remote\"\n"
+                        .to_owned();
+                text += &address.as_ref().map(|address| format!("address = {}\n", quoted(address))).unwrap_or_default();
+                text
+            }
+            Self::Site { certificate, content, redirect } => {
+                let mut text = "\n# What strangers meet: the built-in web server.\n[site]\n".to_owned();
+                text += &match certificate {
+                    Certificate::SelfSigned => "# Without these a self-signed certificate is made, of which browsers \
+                                                warn: good for trying out.\n#certificate = \"fullchain.pem\"\n#key = \
+                                                \"privkey.pem\"\n"
+                        .to_owned(),
+                    Certificate::Files { certificate, key } => format!(
+                        "# Read again when they change.\ncertificate = {}\nkey = {}\n",
+                        path(certificate),
+                        path(key)
+                    ),
+                };
+                text += &match content {
+                    Content::Sample => "# Without this, pages that every such installation begins with. Put your own \
+                                        there.\n#folder = \"public\"\n"
+                        .to_owned(),
+                    Content::Folder(folder) => format!("folder = {}\n", path(folder)),
+                    Content::Upstream(url) => format!("upstream = {}\n", quoted(url)),
+                };
+                if *redirect {
+                    text += "# Plain HTTP is answered with a redirect, as sites do.\nredirect_from = [\"[::]:80\"]\n";
+                }
+                text
+            }
+        }
+    }
+}
+
+fn section(person: &Person) -> String {
+    let mut text = format!("[[users]]\nname = {}\nsecret = {}\n", quoted(&person.name), quoted(&person.secret.hex()));
+    let Changes { enabled, expires, quota, bandwidth_up, bandwidth_down, max_sessions, max_addresses, note, .. } =
+        &person.limits;
+    let texts = [
+        ("expires", expires),
+        ("quota", quota),
+        ("bandwidth_up", bandwidth_up),
+        ("bandwidth_down", bandwidth_down),
+        ("note", note),
+    ];
+    for (key, value) in texts {
+        text += &value.as_ref().map(|value| format!("{key} = {}\n", quoted(value))).unwrap_or_default();
+    }
+    for (key, value) in [("max_sessions", max_sessions), ("max_addresses", max_addresses)] {
+        text += &value.map(|value| format!("{key} = {value}\n")).unwrap_or_default();
+    }
+    text += &enabled.map(|enabled| format!("enabled = {enabled}\n")).unwrap_or_default();
+    text
+}
+
+fn path(path: &std::path::Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Draft, Environment, Flags, load_text};
+
+    fn read_back(starter: &Starter) -> Draft {
+        let environment = Environment::from_iter([("VIZARD_STATE_DIR", "/state")]);
+        let loaded = load_text(&starter.text(), Some("vizard.toml".into()), &Flags::default(), &environment);
+        loaded.unwrap_or_else(|error| panic!("{error}\n{}", starter.text())).draft
+    }
+
+    fn person(name: &str) -> Person {
+        Person::new(name, Secret::new([7; 16]))
+    }
+
+    #[test]
+    fn a_trial_is_what_no_configuration_is() {
+        let draft = read_back(&Starter { users: vec![person("first")], ..Starter::default() });
+        assert_eq!((draft.users[0].name.as_str(), draft.domain), ("first", None));
+        assert_eq!(draft.listen, crate::config::Listen::Automatic);
+        assert!(matches!(draft.cover, crate::config::embedded::CoverDraft::Site { certificate: None, .. }));
+    }
+
+    #[test]
+    fn what_is_answered_is_what_is_read_back() {
+        let limits = Changes {
+            enabled: Some(false),
+            expires: Some("2030-12-31".into()),
+            quota: Some("5GB".into()),
+            bandwidth_up: Some("1MB".into()),
+            bandwidth_down: Some("2MB".into()),
+            max_sessions: Some(60),
+            max_addresses: Some(3),
+            note: Some("says \"hello\"\n".into()),
+            ..Changes::default()
+        };
+        let starter = Starter {
+            state_dir: Some("/srv/a \"quoted\" folder".into()),
+            domain: Some("www.example.com".parse().unwrap()),
+            listen: vec!["[::]:8443".into(), "127.0.0.1:443".into()],
+            users: vec![Person { limits, ..person("alice") }],
+            link_host: Some("2001:db8::1".into()),
+            link_port: Some(443),
+            cover: Cover::Remote { address: Some("192.0.2.1:443".into()) },
+        };
+        let draft = read_back(&starter);
+        assert_eq!(draft.domain.unwrap().as_str(), "www.example.com");
+        assert_eq!((draft.link.host.as_deref(), draft.link.port), (Some("2001:db8::1"), Some(443)));
+        assert_eq!(format!("{:?}", draft.listen), "Given([Tcp([::]:8443), Tcp(127.0.0.1:443)])");
+        let user = &draft.users[0];
+        assert_eq!(user.secret, Secret::new([7; 16]));
+        let policy = &user.policy;
+        assert!(!policy.enabled && policy.expires.is_some() && policy.quota.is_some());
+        assert_eq!((policy.max_sessions, policy.max_addresses), (Some(60), Some(3)));
+        assert_eq!((policy.bandwidth_up, policy.bandwidth_down), (Some(1_000_000), Some(2_000_000)));
+        assert_eq!(policy.note.as_deref(), Some("says \"hello\"\n"));
+        assert!(format!("{:?}", draft.cover).starts_with("Remote"));
+    }
+
+    #[test]
+    fn a_site_of_ones_own_has_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+            folder.path().join(name)
+        };
+        let certificate = Certificate::Files { certificate: file("chain.pem"), key: file("key.pem") };
+        for content in [Content::Folder(folder.path().into()), Content::Upstream("http://127.0.0.1:8080".into())] {
+            let starter = Starter {
+                domain: Some("www.example.com".parse().unwrap()),
+                users: vec![person("alice")],
+                cover: Cover::Site { certificate: certificate.clone(), content, redirect: true },
+                ..Starter::default()
+            };
+            let draft = read_back(&starter);
+            let crate::config::embedded::CoverDraft::Site { certificate, content, redirect_from, .. } = draft.cover
+            else {
+                panic!("no site")
+            };
+            assert!(certificate.is_some() && content.is_some() && redirect_from.len() == 1);
+        }
+    }
+}

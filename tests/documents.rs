@@ -1,0 +1,149 @@
+//! The commands in the documents: each is understood by the program, and what can be run offline is run.
+//!
+//! A block of `sh` or `console` is run unless a comment `<!-- not run: why -->` stands above it. Blocks of one document
+//! are run one after the other in a folder of their own, in which there are `vizard.toml` and the program.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A block of commands.
+struct Block {
+    document: PathBuf,
+    line: usize,
+    text: String,
+    runs: bool,
+}
+
+fn documents() -> Vec<PathBuf> {
+    let mut documents = vec![PathBuf::from("README.md")];
+    let entries = fs::read_dir("docs").unwrap().map(|entry| entry.unwrap().path());
+    documents.extend(entries.filter(|path| path.extension().is_some_and(|it| it == "md")));
+    documents.sort();
+    assert!(documents.len() >= 15, "docs has lost its documents");
+    documents
+}
+
+fn blocks(document: &Path) -> Vec<Block> {
+    let text = fs::read_to_string(document).unwrap();
+    let (mut blocks, mut above, mut open) = (Vec::new(), "", None::<Block>);
+    for (number, line) in text.lines().enumerate() {
+        match (&mut open, line.trim()) {
+            (None, "```sh" | "```console" | "```bash") => {
+                let runs = !above.trim().starts_with("<!-- not run: ");
+                open = Some(Block { document: document.into(), line: number + 1, text: String::new(), runs });
+            }
+            (Some(_), "```") => blocks.extend(open.take()),
+            (Some(block), _) => block.text += &format!("{}\n", command(line)),
+            (None, _) => above = line,
+        }
+    }
+    assert!(open.is_none(), "{}: a block has no end", document.display());
+    blocks
+}
+
+/// A line without the prompt of a `console`.
+fn command(line: &str) -> &str {
+    line.trim_start().strip_prefix("$ ").unwrap_or(line)
+}
+
+/// The calls of the program in a block, as words.
+fn calls(text: &str) -> Vec<Vec<String>> {
+    let joined = text.replace("\\\n", " ");
+    let lines = joined.lines().map(str::trim).filter(|line| line.starts_with("vizard "));
+    let words = lines.map(|line| shell_words::split(line).unwrap_or_else(|error| panic!("{line}: {error}")));
+    // What stands behind a redirection, a pipe or a comment is the shell's.
+    let ours = |word: &String| !["|", "||", "&&", ">", ">>", "#", ";"].contains(&word.as_str());
+    words.map(|words| words.into_iter().take_while(ours).collect()).collect()
+}
+
+#[test]
+fn every_command_is_understood() {
+    let mut count = 0;
+    for block in documents().iter().flat_map(|document| blocks(document)) {
+        for words in calls(&block.text) {
+            let said = words.join(" ");
+            let understood = vizard::cli::understands(words.into_iter().map(OsString::from));
+            let place = format!("{}:{}", block.document.display(), block.line);
+            understood.unwrap_or_else(|error| panic!("{place}: {said}\n{error}"));
+            count += 1;
+        }
+    }
+    assert!(count >= 20, "only {count} commands were found");
+    let wrong = calls("vizard no-such-command --flag | cat\n");
+    assert!(vizard::cli::understands(wrong[0].iter().map(OsString::from)).is_err());
+}
+
+const CONFIG: &str = "\
+domain = \"www.example.com\"
+listen = [\"127.0.0.1:8443\"]
+[[users]]
+name = \"alice\"
+secret = \"00112233445566778899aabbccddeeff\"
+[link]
+host = \"192.0.2.1\"
+[site]
+";
+
+#[test]
+fn what_can_be_run_works() {
+    let mut count = 0;
+    for document in documents() {
+        let home = tempfile::tempdir().unwrap();
+        let bin = home.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_vizard"), bin.join("vizard")).unwrap();
+        fs::write(home.path().join("vizard.toml"), if document.ends_with("users.md") { "" } else { CONFIG }).unwrap();
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        for block in blocks(&document).into_iter().filter(|block| block.runs) {
+            let mut command = Command::new("bash");
+            command.args(["-euo", "pipefail", "-c", &block.text]).current_dir(home.path()).stdin(Stdio::null());
+            command
+                .env_clear()
+                .env("PATH", &path)
+                .env("HOME", home.path())
+                .env("STATE_DIRECTORY", home.path().join("state"));
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            let place = format!("{}:{}", block.document.display(), block.line);
+            assert!(output.status.success(), "{place}\n{}\n{said}", block.text);
+            count += 1;
+        }
+    }
+    assert!(count >= 6, "only {count} blocks were run");
+}
+
+#[test]
+fn what_is_linked_is_there() {
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.contains(' ') || link.is_empty() {
+                continue;
+            }
+            let (path, part) = link.split_once('#').unwrap_or((link, ""));
+            let folder = document.parent().unwrap_or(Path::new(""));
+            let target = if path.is_empty() { document.clone() } else { folder.join(path) };
+            assert!(target.exists(), "{}: {link} is not there", document.display());
+            if !part.is_empty() {
+                let there = fs::read_to_string(&target).unwrap();
+                let anchors = there.lines().filter(|line| line.starts_with('#')).map(anchor);
+                assert!(
+                    anchors.into_iter().any(|anchor| anchor == part),
+                    "{}: {link} has no such heading",
+                    document.display()
+                );
+            }
+        }
+    }
+}
+
+/// What a heading is called in links.
+fn anchor(heading: &str) -> String {
+    let plain = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = plain.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
