@@ -20,5 +20,5 @@ pub use period::Period;
 pub use policy::{Policy, Quota};
 pub use replay::{ReplayMemory, SecretTag};
 pub use secret::{Domain, DomainError, Secret, SecretError, SecretText};
-pub use verdict::{Admission, Declined, Judge, Reason, Rules, Verdict};
+pub use verdict::{Admission, Declined, Inquiry, Judge, Reason, Rules, Verdict};
 pub use window::{TimeWindow, UnixTime};

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::digest::{self, AUTHENTICATED};
-use super::keyring::{Key, Keyring};
+use super::digest::{self, Claim};
+use super::keyring::{Key, Keyring, Search};
 use super::member::{Member, Permit, Refusal};
 use super::replay::ReplayMemory;
 use super::secret::Domain;
@@ -133,7 +133,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Proof that a hello was judged and may be answered. Only [`Judge::judge`] makes one.
+/// Proof that a hello was judged and may be answered. Only the judge makes one.
 #[derive(Debug)]
 pub struct Admission {
     key: Arc<Key>,
@@ -174,6 +174,28 @@ impl Admission {
     }
 }
 
+/// A hello that is being judged, by the rules that held when it came. With many keys that takes long, so it can be done
+/// piece by piece, and others can be served in between; how long it takes says nothing of what comes of it.
+#[derive(Debug)]
+pub struct Inquiry {
+    search: Search,
+    over: bool,
+    rules: Arc<Rules>,
+    class: HelloClass,
+    /// Whether the name in the hello is accepted.
+    named: bool,
+    from: IpAddr,
+    now: UnixTime,
+}
+
+impl Inquiry {
+    /// Does the next piece; says whether that was the last one, so that [`Judge::decide`] will take no time.
+    pub fn go_on(&mut self) -> bool {
+        self.over = self.over || self.rules.keyring.go_on(&mut self.search);
+        self.over
+    }
+}
+
 impl Judge {
     /// A judge with these rules and this memory.
     pub fn new(rules: Rules, replay: ReplayMemory) -> Self {
@@ -202,20 +224,35 @@ impl Judge {
         self.rules.load_full()
     }
 
-    /// Judges a whole hello from this address, and spends it if it is admitted.
+    /// Judges a whole hello from this address at once, and spends it if it is admitted.
     pub fn judge(&self, record: &[u8], from: IpAddr, now: UnixTime) -> Verdict {
-        let hello = match ClientHello::decode(record) {
-            Ok(hello) if hello.offers_tls13 => hello,
-            Ok(_) => return Verdict::Decline(Reason::Form("no TLS 1.3").into()),
-            Err(_) => return Verdict::Decline(Reason::Form("hello").into()),
-        };
-        let class = HelloClass::of(&hello);
-        let authenticator: &[u8; AUTHENTICATED] =
-            hello.random.first_chunk().expect("a random is longer than its authenticated part");
-        match self.examine(&hello, authenticator, from, now) {
-            Ok((key, permit)) => Verdict::Admit(Admission { key, permit, client_random: *hello.random, class }),
+        match self.inquire(record, from, now) {
+            Ok(inquiry) => self.decide(inquiry),
+            Err(declined) => Verdict::Decline(declined),
+        }
+    }
+
+    /// Begins to judge a whole hello from this address; fails if its form already declines it.
+    pub fn inquire(&self, record: &[u8], from: IpAddr, now: UnixTime) -> Result<Inquiry, Declined> {
+        let hello = ClientHello::decode(record).map_err(|_| Reason::Form("hello"))?;
+        if !hello.offers_tls13 {
+            return Err(Reason::Form("no TLS 1.3").into());
+        }
+        let rules = self.rules.load_full();
+        let (class, named) = (HelloClass::of(&hello), rules.accepts_name(hello.server_name));
+        Ok(Inquiry { search: Search::new(Claim::of(&hello)), over: false, rules, class, named, from, now })
+    }
+
+    /// Ends what was begun, with all that is left of it to be done, and spends the hello if it is admitted.
+    pub fn decide(&self, mut inquiry: Inquiry) -> Verdict {
+        while !inquiry.go_on() {}
+        match self.examine(&inquiry) {
+            Ok((key, permit)) => {
+                let client_random = *inquiry.search.claim.random();
+                Verdict::Admit(Admission { key, permit, client_random, class: inquiry.class })
+            }
             Err(declined) => {
-                self.replay.spend_in_vain(authenticator);
+                self.replay.spend_in_vain(inquiry.search.claim.authenticator());
                 Verdict::Decline(declined)
             }
         }
@@ -227,22 +264,16 @@ impl Judge {
         black_box(flight);
     }
 
-    fn examine(
-        &self,
-        hello: &ClientHello<'_>,
-        authenticator: &[u8; AUTHENTICATED],
-        from: IpAddr,
-        now: UnixTime,
-    ) -> Result<(Arc<Key>, Permit), Declined> {
-        let rules = self.rules.load();
-        let (key, claimed) = rules.keyring.find(hello).ok_or(Reason::Digest)?;
+    fn examine(&self, inquiry: &Inquiry) -> Result<(Arc<Key>, Permit), Declined> {
+        let Inquiry { search, rules, named, from, now, .. } = inquiry;
+        let (key, claimed) = rules.keyring.found(search).ok_or(Reason::Digest)?;
         let declined = |reason| Declined::of(reason, key.member());
-        rules.window.check(claimed, now).map_err(|skew| declined(Reason::Time(skew)))?;
-        if !rules.accepts_name(hello.server_name) {
+        rules.window.check(claimed, *now).map_err(|skew| declined(Reason::Time(skew)))?;
+        if !named {
             return Err(declined(Reason::Name));
         }
-        let permit = key.admit(from, now).map_err(|refusal| declined(Reason::Refused(refusal)))?;
-        if !self.replay.spend(key.tag(), authenticator) {
+        let permit = key.admit(*from, *now).map_err(|refusal| declined(Reason::Refused(refusal)))?;
+        if !self.replay.spend(key.tag(), search.claim.authenticator()) {
             return Err(declined(Reason::Replay));
         }
         Ok((Arc::clone(key), permit))

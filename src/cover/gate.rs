@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!            client_data: hello whole, of our form          cover_data/cover_waits: flight whole, stamped, sent
-//!   HELLO ────────────────────────────────────────▶ FLIGHT ─────────────────────────────────────▶ HEADER
+//!   HELLO ───────────────▶ JUDGING ───────────────▶ FLIGHT ─────────────────────────────────────▶ HEADER
 //!     │ anything else                                 │ declined, client speaks, or not such a flight│   │ valid header
 //!     ▼                                               ▼                                 anything else│   ▼
 //!   OPEN ◀────────────────────────────────────────────┴──────────────────────────────────────────────┘  Promotion
 //! ```
 //!
 //! A hello that is of the form of our clients' and declined goes the same way as far as its flight, which is sent as it
-//! came, but not sooner: the time of the first answer must not tell who was let in.
+//! came, but not sooner: the time of the first answer must not tell who was let in. With many secrets judging takes a
+//! while; it is done in pieces ([`Gate::judge_on`]), and what the cover says meanwhile is kept.
 //!
 //! The gate owns no socket and reads no clock: it is told what arrived and says what to do. What it withholds from the
 //! client for a while (a flight that is not whole) it gives back untouched when the connection turns out to be a
@@ -19,11 +20,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::profile::Profile;
-use crate::auth::{Admission, Declined, Judge, Reason, UnixTime, Verdict};
+use crate::auth::{Admission, Declined, Inquiry, Judge, Reason, UnixTime, Verdict};
 use crate::wire::HelloClass;
 use crate::wire::client_hello::{self, HelloCollector};
 use crate::wire::obfuscated::{self, HeaderCollector, Opened, Wrapped};
-use crate::wire::server_flight::FlightCollector;
+use crate::wire::server_flight::{FlightCollector, Unfit};
 
 /// Watches one connection until it is known to be a visit or has proved itself twice.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ pub enum FlightEnd {
 #[derive(Debug)]
 enum Stage {
     Hello(HelloCollector),
+    Judging { inquiry: Box<Inquiry>, flight: FlightCollector },
     Flight { guest: Guest, records: Option<usize>, flight: FlightCollector },
     Header { admission: Admission, header: HeaderCollector, withheld: Vec<u8> },
     Open(Declined),
@@ -129,6 +131,24 @@ impl Gate {
         matches!(&self.stage, Stage::Flight { flight, .. } if flight.may_be_whole())
     }
 
+    /// Whether the hello is still being judged, so that [`Gate::judge_on`] is to be called when others have had a turn.
+    pub fn is_judging(&self) -> bool {
+        matches!(self.stage, Stage::Judging { .. })
+    }
+
+    /// Judges the hello for a moment longer. What this returns goes to the client.
+    pub fn judge_on(&mut self) -> Vec<u8> {
+        let Stage::Judging { inquiry, .. } = &mut self.stage else { return Vec::new() };
+        if !inquiry.go_on() {
+            return Vec::new();
+        }
+        self.settle();
+        match self.flight_step(Ok(())) {
+            FromCover::Send(bytes) => bytes,
+            FromCover::Pass | FromCover::Withhold => Vec::new(),
+        }
+    }
+
     /// Whether it is known how many records the flight has that is under way.
     pub fn flight_is_counted(&self) -> bool {
         matches!(&self.stage, Stage::Flight { records: Some(_), .. })
@@ -141,8 +161,12 @@ impl Gate {
 
     /// The client said this.
     pub fn client_data(&mut self, bytes: &[u8], now: UnixTime) -> FromClient {
+        self.settle();
         let (stage, step) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
-            Stage::Hello(hello) => (self.hello_data(hello, bytes, now), forward()),
+            Stage::Hello(hello) => {
+                self.stage = self.hello_data(hello, bytes, now);
+                return FromClient::Forward { release: self.judge_on() };
+            }
             Stage::Flight { guest, flight, .. } => {
                 (guest.declined(Reason::Early).into(), FromClient::Forward { release: flight.into_bytes() })
             }
@@ -157,7 +181,7 @@ impl Gate {
     pub fn client_end(&mut self) -> Vec<u8> {
         let reason = match self.stage {
             Stage::Hello(_) => Reason::Unfinished("the client ended"),
-            Stage::Flight { .. } => Reason::Early,
+            Stage::Judging { .. } | Stage::Flight { .. } => Reason::Early,
             _ => Reason::Header("the client ended"),
         };
         self.give_up(reason)
@@ -170,14 +194,16 @@ impl Gate {
                 self.stage = Declined::from(Reason::Unfinished("the cover spoke")).into();
                 FromCover::Pass
             }
-            Stage::Flight { records, flight, .. } => {
-                let outcome = flight.feed(bytes);
-                match (*records, outcome) {
-                    // What comes behind the flight in the same piece is no concern of the flight's.
-                    (Some(expected), _) if flight.encrypted_records() >= expected => self.send_flight(expected),
-                    (_, Err(unfit)) => FromCover::Send(self.give_up(Reason::Cover(unfit.0))),
-                    (_, Ok(())) => FromCover::Withhold,
+            Stage::Judging { flight, .. } => match flight.feed(bytes) {
+                Ok(()) => FromCover::Withhold,
+                Err(unfit) => {
+                    self.settle();
+                    self.flight_step(Err(unfit))
                 }
+            },
+            Stage::Flight { flight, .. } => {
+                let fit = flight.feed(bytes);
+                self.flight_step(fit)
             }
             Stage::Header { withheld, .. } => {
                 // A client takes nothing behind the flight before it has spoken.
@@ -193,6 +219,7 @@ impl Gate {
 
     /// The cover has nothing more to say before it hears from the client. Returns what goes to the client, in one write.
     pub fn cover_waits(&mut self) -> Option<Vec<u8>> {
+        self.settle();
         let Stage::Flight { flight, .. } = &self.stage else { return None };
         if flight.is_empty() {
             return None;
@@ -222,17 +249,38 @@ impl Gate {
         match hello.feed(bytes) {
             client_hello::Progress::More => Stage::Hello(hello),
             client_hello::Progress::Foreign(what) => Declined::from(Reason::Form(what)).into(),
-            client_hello::Progress::Whole => match self.judge.judge(&hello.into_record(), self.from, now) {
+            client_hello::Progress::Whole => match self.judge.inquire(&hello.into_record(), self.from, now) {
+                Ok(inquiry) => Stage::Judging { inquiry: inquiry.into(), flight: FlightCollector::default() },
+                Err(declined) => declined.into(),
+            },
+        }
+    }
+
+    /// Comes to a verdict on a hello that is still being judged, at once.
+    fn settle(&mut self) {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Promoted) {
+            Stage::Judging { inquiry, flight } => match self.judge.decide(*inquiry) {
                 Verdict::Admit(admission) => {
                     let records = self.end.records(admission.class());
-                    Stage::Flight { guest: Guest::Admitted(admission), records, flight: FlightCollector::default() }
+                    Stage::Flight { guest: Guest::Admitted(admission), records, flight }
                 }
-                Verdict::Decline(declined) if matches!(declined.reason, Reason::Form(_)) => declined.into(),
                 Verdict::Decline(declined) => {
                     let records = self.end.least_records();
-                    Stage::Flight { guest: Guest::Declined(declined), records, flight: FlightCollector::default() }
+                    Stage::Flight { guest: Guest::Declined(declined), records, flight }
                 }
             },
+            settled => settled,
+        };
+    }
+
+    /// What to do with a flight as far as it has come; `fit` is whether it still can be one.
+    fn flight_step(&mut self, fit: Result<(), Unfit>) -> FromCover {
+        let Stage::Flight { records, flight, .. } = &self.stage else { return FromCover::Pass };
+        match (*records, fit) {
+            // What comes behind the flight in the same piece is no concern of the flight's.
+            (Some(expected), _) if flight.encrypted_records() >= expected => self.send_flight(expected),
+            (_, Err(unfit)) => FromCover::Send(self.give_up(Reason::Cover(unfit.0))),
+            (_, Ok(())) => FromCover::Withhold,
         }
     }
 
@@ -262,7 +310,9 @@ impl Gate {
 
     /// A visit after all. Returns what was withheld from the client.
     fn give_up(&mut self, reason: Reason) -> Vec<u8> {
+        self.settle();
         let (declined, release) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
+            Stage::Judging { flight, .. } => (reason.into(), flight.into_bytes()),
             Stage::Flight { guest, flight, .. } => (guest.declined(reason), flight.into_bytes()),
             Stage::Header { admission, withheld, .. } => (admission.declined(reason), withheld),
             Stage::Open(earlier) => (earlier, Vec::new()),
@@ -361,7 +411,18 @@ mod tests {
     }
 
     fn gate_of(end: FlightEnd) -> Gate {
-        let keyring = Keyring::new([Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")))]);
+        crowded_gate(0, end)
+    }
+
+    /// The same, with so many secrets of others before the one of the vectors.
+    fn crowded_gate(others: u32, end: FlightEnd) -> Gate {
+        let others = (0..others).map(|number| {
+            let mut key = [0x55; 16];
+            key[..4].copy_from_slice(&number.to_le_bytes());
+            Key::new(Member::new(number.to_string()), Secret::new(key))
+        });
+        let ours = Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")));
+        let keyring = Keyring::new(others.chain([ours]));
         let rules = Rules { keyring, window: TimeWindow::new(Duration::from_secs(600)), names: None };
         let judge = Judge::new(rules, ReplayMemory::volatile());
         Gate::new(Arc::new(judge), HERE, end)
@@ -576,5 +637,77 @@ mod tests {
             assert_eq!(bytes.len(), cover_flight().len() - 2048 + sent);
             assert_eq!(gate.cover_went_on(), own == 1);
         }
+    }
+
+    #[test]
+    fn among_many_secrets_the_flight_waits_for_a_verdict_that_takes_as_long_for_all() {
+        let flight = cover_flight();
+        for (end, counted) in [(FlightEnd::Told, false), (gate(Some(1)).end, true)] {
+            let mut turns = Vec::new();
+            for (hello, expected) in
+                [(vector("helloB", "record"), vector("flightB", "bytes")), (stranger(), flight.clone())]
+            {
+                let mut gate = crowded_gate(300, end.clone());
+                assert!(released(gate.client_data(&hello, NOW)).is_empty());
+                assert_eq!(gate.cover_data(&flight), FromCover::Withhold);
+                let mut count = 0;
+                let mut sent = Vec::new();
+                while gate.is_judging() {
+                    assert!(sent.is_empty() && gate.open().is_none() && !gate.flight_may_be_whole());
+                    sent = gate.judge_on();
+                    count += 1;
+                }
+                if !counted {
+                    assert!(sent.is_empty() && gate.flight_may_be_whole());
+                    sent = gate.cover_waits().unwrap();
+                }
+                assert!(sent == expected);
+                turns.push(count);
+            }
+            assert!(turns[0] > 1 && turns[0] == turns[1], "{turns:?}");
+        }
+    }
+
+    #[test]
+    fn what_happens_during_the_search_comes_out_as_it_would_have_behind_it() {
+        let flight = cover_flight();
+        let alert = [0x15, 3, 3, 0, 2, 2, 40];
+        let early = |gate: &mut Gate| released(gate.client_data(b"x", NOW));
+        for (what, happens, reason, whose) in [
+            ("the client speaks", early as fn(&mut Gate) -> Vec<u8>, Reason::Early, Some("somebody")),
+            ("the client ends", |gate| gate.client_end(), Reason::Early, Some("somebody")),
+            ("the cover ends", |gate| gate.cover_end(), Reason::Cover("ended"), Some("somebody")),
+        ] {
+            for hello in [vector("helloB", "record"), stranger()] {
+                let mut gate = crowded_gate(300, FlightEnd::Told);
+                gate.client_data(&hello, NOW);
+                gate.cover_data(&flight[..1000]);
+                assert!(gate.is_judging(), "{what}");
+                assert_eq!(happens(&mut gate), flight[..1000], "{what}");
+                let declined = gate.open().expect(what);
+                let member = declined.member.as_ref().map(|member| member.name());
+                let expected = if hello == stranger() { (Reason::Digest, None) } else { (reason, whose) };
+                assert_eq!((declined.reason, member), expected, "{what}");
+            }
+        }
+        // The cover's silence is asked for, or it says what is no flight.
+        let mut gate = crowded_gate(300, FlightEnd::Told);
+        gate.client_data(&vector("helloB", "record"), NOW);
+        gate.cover_data(&flight);
+        assert_eq!(gate.cover_waits(), Some(vector("flightB", "bytes")));
+        let mut gate = crowded_gate(300, self::gate(Some(1)).end);
+        gate.client_data(&vector("helloB", "record"), NOW);
+        assert_eq!(gate.cover_data(&alert), FromCover::Send(alert.to_vec()));
+        // What comes behind the flight while the hello is judged is withheld as ever.
+        let mut gate = crowded_gate(300, self::gate(Some(1)).end);
+        gate.client_data(&vector("helloB", "record"), NOW);
+        let ticket = [&Header::application_data(200).encode()[..], &[7; 200]].concat();
+        gate.cover_data(&[&flight[..], &ticket].concat());
+        let mut sent = Vec::new();
+        while gate.is_judging() {
+            sent = gate.judge_on();
+        }
+        assert_eq!(sent, vector("flightB", "bytes"));
+        assert!(gate.cover_went_on());
     }
 }

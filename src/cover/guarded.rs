@@ -6,13 +6,14 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 
 use super::gate::{FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::site::{self, Site};
@@ -98,6 +99,15 @@ impl AsyncRead for Guarded {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.gate.is_judging() {
+            let release = this.gate.judge_on();
+            this.outbox.extend_from_slice(&release);
+        }
+        if this.gate.is_judging() {
+            // Others first; the word to go on comes when sockets have been looked at, too.
+            let _ = pin!(yield_now()).poll(context);
+            return Poll::Pending;
+        }
         if let (false, Some(flight)) = (this.open, this.gate.cover_waits()) {
             this.outbox.extend_from_slice(&flight);
         }

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
@@ -277,6 +278,10 @@ impl Watch<'_> {
                     if let Some(bytes) = read {
                         self.cover_said(&bytes).await?;
                     }
+                }
+                () = yield_now(), if self.gate.is_judging() => {
+                    let flight = self.gate.judge_on();
+                    self.tell_client(&flight).await?;
                 }
                 () = sleep(silence), if self.gate.flight_may_be_whole() => {
                     self.scout.note_stale();

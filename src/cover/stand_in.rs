@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use rustls::crypto::aws_lc_rs::kx_group::{X25519, X25519MLKEM768};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::gate::Promotion;
@@ -43,7 +44,15 @@ async fn greet(caller: &mut Caller, profile: &Profile) -> Option<Admission> {
     });
     let verdict = match caller.barred {
         Some(reason) => Verdict::Decline(reason.into()),
-        None => caller.judge.judge(&record, caller.peer.ip(), SystemTime::now().into()),
+        None => match caller.judge.inquire(&record, caller.peer.ip(), SystemTime::now().into()) {
+            Ok(mut inquiry) => {
+                while !inquiry.go_on() {
+                    yield_now().await;
+                }
+                caller.judge.decide(inquiry)
+            }
+            Err(declined) => Verdict::Decline(declined),
+        },
     };
     match (verdict, flight) {
         (Verdict::Admit(admission), Some(mut flight)) => {

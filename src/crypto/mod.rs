@@ -10,4 +10,4 @@ pub mod middle_kdf;
 
 pub use cbc::{Block, CbcDecrypt, CbcEncrypt};
 pub use ctr::{BLOCK, Ctr, Expanded, Iv, Key};
-pub use mac::{DIGEST, Mac};
+pub use mac::{DIGEST, Mac, Message};
