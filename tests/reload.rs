@@ -300,10 +300,11 @@ async fn the_admin_listener_tells_of_the_cover_that_is_there_now() {
 
 /// A certificate for this machine, in files that the admin listener is to show.
 fn own_certificate(certificate: &Path, key: &Path) -> String {
-    let pair = rcgen::KeyPair::generate().unwrap();
-    let made = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().self_signed(&pair).unwrap();
-    std::fs::write(key, pair.serialize_pem()).unwrap();
-    std::fs::write(certificate, made.pem()).unwrap();
+    let pair = rcgen::KeyPair::generate().expect("a key");
+    let made = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
+    let made = made.self_signed(&pair).expect("a certificate");
+    std::fs::write(key, pair.serialize_pem()).expect("writes the key");
+    std::fs::write(certificate, made.pem()).expect("writes the certificate");
     made.pem()
 }
 

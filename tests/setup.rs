@@ -221,7 +221,8 @@ fn every_command_has_a_manual_page_without_a_mistake() {
     assert!(!names.iter().any(|name| name.contains("generate")), "what is hidden has no page: {names:?}");
     if Command::new("man").arg("--version").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "man is missing");
-        return println!("skipped: there is no man here");
+        eprintln!("skipped: there is no man here");
+        return;
     }
     for page in pages {
         let mut command = Command::new("man");
