@@ -1,7 +1,7 @@
 //! The eight goals: what is run for each, and what it is compared with.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::contestants::{Contestant, Cover, Stage, descriptors};
 use crate::link::Door;
@@ -9,7 +9,7 @@ use crate::report::{Limit, Report};
 use crate::scenarios::admissions::{self, Junk, Wait};
 use crate::scenarios::bulk::{self, Bulk};
 use crate::scenarios::fairness::{self, Fairness};
-use crate::scenarios::idle::{self, Idle};
+use crate::scenarios::idle::{self, Idle, Said};
 use crate::scenarios::pingpong::{self, PingPong};
 use crate::scenarios::requests::{self, Requests};
 use crate::scenarios::stuck;
@@ -21,6 +21,8 @@ use Limit::{AtLeast, AtMost};
 pub struct Plan {
     /// Rounds in which contestants take turns.
     pub rounds: usize,
+    /// After this long in one row of rounds no further one is begun.
+    pub patience: Duration,
     /// Bytes of one bulk transfer.
     pub bytes: u64,
     /// Bytes that each idle connection moves once.
@@ -48,6 +50,7 @@ impl Plan {
     pub fn full() -> Self {
         Self {
             rounds: 5,
+            patience: Duration::MAX,
             bytes: 1 << 30,
             each: 1 << 20,
             sessions: 10_000,
@@ -65,6 +68,7 @@ impl Plan {
     pub fn quick() -> Self {
         Self {
             rounds: 1,
+            patience: Duration::MAX,
             bytes: 4 << 20,
             each: 1 << 16,
             sessions: 20,
@@ -76,6 +80,22 @@ impl Plan {
             curve: vec![2, 8],
             secrets: 20,
         }
+    }
+}
+
+impl Plan {
+    /// So many rounds, as far as there is time for them; at least one.
+    fn rounds_of(&self, count: usize) -> impl Iterator<Item = usize> + use<> {
+        let (began, patience) = (Instant::now(), self.patience);
+        (1..=count).take_while(move |round| {
+            let in_time = *round == 1 || began.elapsed() < patience;
+            if in_time {
+                eprintln!("  round {round} of {count} …");
+            } else {
+                eprintln!("  no time for more rounds");
+            }
+            in_time
+        })
     }
 }
 
@@ -120,6 +140,10 @@ impl Run<'_> {
         }
     }
 
+    fn rounds(&self) -> impl Iterator<Item = usize> + use<> {
+        self.plan.rounds_of(self.plan.rounds)
+    }
+
     /// The proxy as its clients meet it.
     fn proxy(&self) -> io::Result<Contestant> {
         match &self.target {
@@ -155,14 +179,22 @@ impl Run<'_> {
     async fn bulk(&mut self, goal: u8, down: bool, most: f64) -> io::Result<()> {
         let lineup = self.lineup()?;
         let all = [1, 16].map(|connections| Bulk { down, connections, bytes: self.plan.bytes });
-        for _ in 0..self.plan.rounds {
+        for _ in self.rounds() {
             for bulk in all {
                 bulk.round("session", &lineup, self.report).await?;
+                if !down {
+                    self.report.add(&bulk.name("session"), bulk::CIPHERS, bulk::CPU, bulk::ciphers()?);
+                }
             }
         }
         for bulk in all {
-            let pair = [&*lineup[lineup.len() - 1].name, "copy"];
-            self.report.check_ratio(goal, &bulk.name("session"), bulk::CPU, pair, AtMost(most));
+            let (name, pair) = (bulk.name("session"), [&*lineup[lineup.len() - 1].name, "copy"]);
+            let [copy, ciphers] = ["copy", bulk::CIPHERS].map(|who| self.report.median(&name, who, bulk::CPU));
+            if let (Some(copy), Some(ciphers)) = (copy, ciphers) {
+                // No relay can be below it, whatever the goal.
+                self.report.add(&name, "floor", "copy and ciphers / copy", (copy + ciphers) / copy);
+            }
+            self.report.check_ratio(goal, &name, bulk::CPU, pair, AtMost(most));
         }
         Ok(())
     }
@@ -203,7 +235,7 @@ impl Run<'_> {
         let messages =
             PingPong { size: 1024, connections: 64.min(self.plan.sessions), messages: self.plan.messages / SHORT };
         let requests = Requests { size: 1024, count: self.plan.clients / SHORT };
-        for _ in 0..self.plan.rounds {
+        for _ in self.rounds() {
             for bulk in &transfers {
                 bulk.round("visit", &lineup, self.report).await?;
             }
@@ -227,6 +259,15 @@ impl Run<'_> {
         let Some(proxy) = self.visited(4)? else { return Ok(()) };
         idle.measure("visitors", &proxy, self.report).await?;
         self.check_idle(4, &idle.name("visitors"), &proxy.name);
+        if self.target.is_some() {
+            return Ok(());
+        }
+        // The goal speaks of those that are passed on; these are what the site costs, with the proxy and without.
+        for said in [Said::Nothing, Said::Hello] {
+            for contestant in [self.stage.bare_site()?, self.stage.vizard(Cover::Site, 1)?] {
+                idle::at_the_site(self.plan.sessions, said, &contestant, self.report).await?;
+            }
+        }
         Ok(())
     }
 
@@ -241,7 +282,7 @@ impl Run<'_> {
                 all.push(PingPong { size, connections: *connections, messages });
             }
         }
-        for _ in 0..self.plan.rounds * SHORT {
+        for _ in self.plan.rounds_of(self.plan.rounds * SHORT) {
             for pingpong in &all {
                 pingpong.round("ping-pong", &lineup, self.report).await?;
             }
@@ -259,7 +300,7 @@ impl Run<'_> {
     async fn admissions(&mut self) -> io::Result<()> {
         if self.target.is_some() {
             let proxy = self.proxy()?;
-            for _ in 0..self.plan.rounds {
+            for _ in self.rounds() {
                 admissions::rate("entering", self.plan.clients, std::slice::from_ref(&proxy), self.report).await?;
             }
             return Ok(());
@@ -272,7 +313,7 @@ impl Run<'_> {
     async fn rate(&mut self) -> io::Result<()> {
         let name = "entering through the built-in site";
         let lineup = [self.stage.bare_site()?, self.stage.vizard(Cover::Site, 1)?];
-        for _ in 0..self.plan.rounds {
+        for _ in self.rounds() {
             admissions::rate(name, self.plan.clients, &lineup, self.report).await?;
         }
         for metric in [admissions::RATE, admissions::PER_CPU] {
@@ -286,7 +327,7 @@ impl Run<'_> {
         let site = self.stage.bare_site()?;
         let relay = self.stage.copy_to(site.addr, site.door.clone())?;
         let proxy = self.stage.vizard(Cover::Remote(site.addr), 1)?;
-        for _ in 0..self.plan.rounds {
+        for _ in self.rounds() {
             for contestant in [&site, &relay, &proxy] {
                 let times = admissions::latency(contestant, Wait::Flight, self.plan.waits, PAUSE).await?;
                 admissions::add_latency(name, &contestant.name, times, self.report);
@@ -299,7 +340,7 @@ impl Run<'_> {
     async fn crowd(&mut self) -> io::Result<()> {
         let names = ["entering, one secret", "entering, many secrets and junk"];
         let (alone, crowded) = (self.stage.vizard(Cover::Site, 1)?, self.stage.vizard(Cover::Site, self.plan.secrets)?);
-        for _ in 0..self.plan.rounds {
+        for _ in self.rounds() {
             let times = admissions::latency(&alone, Wait::Message, self.plan.waits, PAUSE).await?;
             admissions::add_latency(names[0], &alone.name, times, self.report);
             let _junk = Junk::start(crowded.addr, 100);
@@ -337,7 +378,7 @@ impl Run<'_> {
         let bulk = |connections| Bulk { down: true, connections, bytes: self.plan.bytes };
         let pings = |connections| PingPong { size: 1024, connections, messages: self.plan.messages };
         let neighbours = Fairness { connections: 64.min(self.plan.sessions), messages: self.plan.messages / 16 };
-        for _ in 0..self.plan.rounds {
+        for _ in self.rounds() {
             for connections in &self.plan.curve {
                 bulk(*connections).round("scale", &lineup, self.report).await?;
                 pings(*connections).round("scale", &lineup, self.report).await?;

@@ -22,8 +22,7 @@ impl Meter {
         for task in fs::read_dir(format!("/proc/{}/task", self.0))? {
             // A thread may end while this goes on.
             let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            let nanos = text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default();
-            times.push(Duration::from_nanos(nanos));
+            times.push(running(&text));
         }
         Ok(times)
     }
@@ -40,4 +39,13 @@ impl Meter {
     pub fn descriptors(self) -> io::Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.0))?.count())
     }
+}
+
+/// CPU time of the thread that asks.
+pub fn this_thread() -> io::Result<Duration> {
+    Ok(running(&fs::read_to_string("/proc/thread-self/schedstat")?))
+}
+
+fn running(schedstat: &str) -> Duration {
+    Duration::from_nanos(schedstat.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default())
 }

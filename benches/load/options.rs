@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use vizard::audit::captured::{self, Captured};
@@ -30,6 +31,11 @@ pub struct Options {
     /// Rounds in which contestants take turns
     #[arg(long, global = true, value_name = "N")]
     rounds: Option<usize>,
+
+    /// Begin no more rounds once these minutes are nearly used up [default: 5 for each three rows of rounds, of which
+    /// goals 1, 2, 4, 5 and 8 have one, goal 6 three]
+    #[arg(long, global = true, value_name = "N")]
+    minutes: Option<u64>,
 
     /// Idle sessions and visitors, and the end of the curve of goal 8
     #[arg(long, global = true, value_name = "N")]
@@ -137,6 +143,7 @@ impl Options {
     pub fn plan(&self) -> Plan {
         let mut plan = if self.quick { Plan::quick() } else { Plan::full() };
         plan.rounds = self.rounds.unwrap_or(plan.rounds).max(1);
+        plan.patience = self.patience();
         plan.bytes = self.mib.map_or(plan.bytes, |mib| mib.max(1) << 20);
         plan.messages = self.messages.unwrap_or(plan.messages).max(8);
         let most = self.sessions.unwrap_or(plan.sessions).max(1);
@@ -147,6 +154,18 @@ impl Options {
             plan.curve.push(plan.sessions);
         }
         plan
+    }
+
+    /// How long each row of rounds may take. A fifth of the time is for what has no rounds, and for the last one of each.
+    fn patience(&self) -> Duration {
+        let rows = |goal: &u8| match goal {
+            3 | 7 => 0,
+            6 => 3,
+            _ => 1,
+        };
+        let rows: u64 = self.what.goals().iter().map(rows).sum::<u64>().max(1);
+        let minutes = self.minutes.unwrap_or(5 * rows.div_ceil(3));
+        Duration::from_secs(minutes * 48 / rows)
     }
 
     /// The program under test.

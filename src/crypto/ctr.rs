@@ -3,8 +3,9 @@
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-// aws-lc rather than the crates `aes` and `ctr`, as the TLS stack brings it along: bulk from clients cost 1.0 instead of 1.2
-// CPU-seconds per GiB. Those crates use the wide AES instructions only where the compiler is told to.
+// aws-lc rather than the crates `aes` and `ctr`, as the TLS stack brings it along: 8.4 instead of 6.1 GB/s on pieces of
+// 64 KiB (Zen 4), although those crates find the widest AES instructions and aws-lc has none of these for this mode: they
+// lose more by making the counters.
 /// An AES-256 key.
 pub type Key = [u8; 32];
 
@@ -35,62 +36,37 @@ impl Ctr {
         Self { key: *key, iv: *iv, position: offset }
     }
 
-    /// Encrypts or decrypts `data` and advances by its length.
+    /// Encrypts or decrypts `data` and advances by its length. The more at once the better: the key is expanded each time.
     pub fn apply(&mut self, data: &mut [u8]) {
-        self.expand().apply(data);
-    }
-
-    /// The stream with its key expanded, to be applied to several pieces.
-    pub fn expand(&mut self) -> Expanded<'_> {
         let key = UnboundCipherKey::new(&AES_256, &self.key).and_then(EncryptingKey::ctr);
         let key = key.expect("the key has the length that the cipher takes");
-        Expanded { key, first: u128::from_be_bytes(self.iv), position: &mut self.position }
-    }
-}
-
-/// A [`Ctr`] at work.
-pub struct Expanded<'a> {
-    key: EncryptingKey,
-    first: u128,
-    position: &'a mut u64,
-}
-
-impl Expanded<'_> {
-    /// Encrypts or decrypts `data` and advances by its length.
-    pub fn apply(&mut self, data: &mut [u8]) {
-        let used = (*self.position % BLOCK as u64) as usize;
+        let used = (self.position % BLOCK as u64) as usize;
         let (cut, whole) = data.split_at_mut(data.len().min((BLOCK - used) % BLOCK));
         if !cut.is_empty() {
             let mut block = [0; BLOCK];
             let piece = used..used + cut.len();
             block[piece.clone()].copy_from_slice(cut);
-            self.apply_blocks(&mut block);
+            self.apply_blocks(&key, &mut block);
             cut.copy_from_slice(&block[piece]);
-            *self.position += cut.len() as u64;
+            self.position += cut.len() as u64;
         }
         if !whole.is_empty() {
-            self.apply_blocks(whole);
-            *self.position += whole.len() as u64;
+            self.apply_blocks(&key, whole);
+            self.position += whole.len() as u64;
         }
     }
 
     /// Data that begins at the start of the block in which the stream stands.
-    fn apply_blocks(&self, data: &mut [u8]) {
-        let counter = self.first.wrapping_add(u128::from(*self.position / BLOCK as u64));
+    fn apply_blocks(&self, key: &EncryptingKey, data: &mut [u8]) {
+        let counter = u128::from_be_bytes(self.iv).wrapping_add(u128::from(self.position / BLOCK as u64));
         let counter = EncryptionContext::Iv128(counter.to_be_bytes().into());
-        self.key.less_safe_encrypt(data, counter).expect("this mode takes data of any length");
+        key.less_safe_encrypt(data, counter).expect("this mode takes data of any length");
     }
 }
 
 impl std::fmt::Debug for Ctr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Ctr(hidden)")
-    }
-}
-
-impl std::fmt::Debug for Expanded<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Expanded(hidden)")
     }
 }
 
@@ -116,8 +92,7 @@ mod tests {
         assert_eq!(tail, cipher[7..]);
 
         let (mut stream, mut data) = (Ctr::new(&key, &iv), plain);
-        let mut expanded = stream.expand();
-        data[..21].chunks_mut(5).for_each(|piece| expanded.apply(piece));
+        data[..21].chunks_mut(5).for_each(|piece| stream.apply(piece));
         stream.apply(&mut data[21..]);
         assert_eq!(data, cipher);
     }

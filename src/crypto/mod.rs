@@ -9,5 +9,5 @@ mod mac;
 pub mod middle_kdf;
 
 pub use cbc::{Block, CbcDecrypt, CbcEncrypt};
-pub use ctr::{BLOCK, Ctr, Expanded, Iv, Key};
+pub use ctr::{BLOCK, Ctr, Iv, Key};
 pub use mac::{DIGEST, Mac, Message};

@@ -7,6 +7,7 @@
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -47,6 +48,18 @@ pub fn poll_write_with(
     }
 }
 
+/// Ready when the socket has room for much: when a third of its buffer is free, which is when the kernel calls it
+/// writable. It takes less than that too, but then perhaps not all of it.
+pub fn poll_room(to: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let look = || {
+        let mut sockets = [PollFd::new(to, PollFlags::OUT)];
+        let found = poll(&mut sockets, Some(&Timespec::default()))?;
+        // Of an error the next write will tell.
+        if found == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok((1, 1)) }
+    };
+    poll_write_with(to, context, look).map_ok(|_| ())
+}
+
 /// Writes as much as the socket takes now, which may be nothing.
 pub fn write_now(to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     if slices.iter().all(|slice| slice.is_empty()) {
@@ -78,4 +91,126 @@ fn once(
     });
     attempt(known)?;
     Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A socket of the runtime, and its peer.
+    fn pair() -> (TcpStream, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (TcpStream::from_std(ours).unwrap(), peer)
+    }
+
+    /// Reads into this many bytes, and counts the attempt.
+    fn reading<'a>(
+        from: &'a TcpStream,
+        room: usize,
+        calls: &'a mut usize,
+    ) -> impl FnMut() -> io::Result<(usize, usize)> + 'a {
+        move || {
+            *calls += 1;
+            Ok((rustix::io::read(from, &mut vec![0; room][..])?, room))
+        }
+    }
+
+    /// Asks once, whoever may be woken.
+    fn now<T>(ask: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        ask(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test]
+    async fn a_short_read_is_not_asked_for_more_until_there_is_word() {
+        let (ours, mut peer) = pair();
+        let mut calls = 0;
+        peer.write_all(b"four").unwrap();
+        ours.readable().await.unwrap();
+        let read = |room, calls: &mut usize| now(|context| poll_read(&ours, context, reading(&ours, room, calls)));
+        // What fits exactly may not have been all.
+        assert!(matches!(read(3, &mut calls), Poll::Ready(Ok(3))));
+        assert!(matches!(read(3, &mut calls), Poll::Ready(Ok(1))));
+        assert!(read(3, &mut calls).is_pending());
+        assert_eq!(calls, 2);
+        peer.write_all(b"more").unwrap();
+        let more = poll_fn(|context| poll_read(&ours, context, reading(&ours, 9, &mut calls))).await;
+        assert_eq!((more.unwrap(), calls), (4, 3));
+    }
+
+    #[tokio::test]
+    async fn the_end_is_told_as_often_as_it_is_asked_for() {
+        let (ours, mut peer) = pair();
+        let mut calls = 0;
+        peer.write_all(b"last").unwrap();
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        for expected in [4, 0, 0] {
+            let read = poll_fn(|context| poll_read(&ours, context, reading(&ours, 9, &mut calls))).await;
+            assert_eq!(read.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn word_that_comes_during_a_short_read_is_kept() {
+        let ((ours, mut peer), (marker, mut marked)) = (pair(), pair());
+        let (tell, told) = mpsc::channel();
+        tokio::spawn(async move {
+            marker.readable().await.unwrap();
+            tell.send(()).unwrap();
+        });
+        peer.write_all(b"four").unwrap();
+        ours.readable().await.unwrap();
+        // Behind the read and ahead of what is concluded from it more comes, and the runtime hears of it: of this socket
+        // before the other, as the kernel tells it.
+        let read = || -> io::Result<(usize, usize)> {
+            let read = rustix::io::read(&ours, &mut [0; 9])?;
+            peer.write_all(b"more!").unwrap();
+            marked.write_all(b"x").unwrap();
+            told.recv().unwrap();
+            Ok((read, 9))
+        };
+        assert!(matches!(now(|context| poll_read(&ours, context, read)), Poll::Ready(Ok(4))));
+        let mut calls = 0;
+        let more = now(|context| poll_read(&ours, context, reading(&ours, 9, &mut calls)));
+        assert!(matches!(more, Poll::Ready(Ok(5))), "{more:?}");
+    }
+
+    #[tokio::test]
+    async fn a_full_socket_is_not_asked_to_take_more_until_its_peer_has_read() {
+        let (ours, mut peer) = pair();
+        let bytes = vec![7; 1 << 20];
+        ours.writable().await.unwrap();
+        assert!(matches!(now(|context| poll_room(&ours, context)), Poll::Ready(Ok(()))));
+        // To the brim, as far as the runtime has heard.
+        let mut sent = 0;
+        while let Poll::Ready(taken) = now(|context| poll_write(&ours, context, &[IoSlice::new(&bytes)])) {
+            sent += taken.unwrap();
+        }
+        let mut calls = 0;
+        let again = now(|context| {
+            poll_write_with(&ours, context, || {
+                calls += 1;
+                write(&ours, &[IoSlice::new(&bytes)])
+            })
+        });
+        assert!(again.is_pending() && calls == 0);
+        assert!(now(|context| poll_room(&ours, context)).is_pending());
+        assert_eq!(write_now(&ours, &[IoSlice::new(&bytes)]).unwrap(), 0);
+        let reader = std::thread::spawn(move || {
+            peer.read_exact(&mut vec![0; sent]).unwrap();
+            peer
+        });
+        poll_fn(|context| poll_room(&ours, context)).await.unwrap();
+        let taken = poll_fn(|context| poll_write(&ours, context, &[IoSlice::new(b"more")])).await;
+        assert_eq!(taken.unwrap(), 4);
+        drop(reader.join().unwrap());
+    }
 }

@@ -29,13 +29,22 @@ impl Pattern {
             let legal = MIN_ENCRYPTED..=MAX_ENCRYPTED;
             sizes.iter().map(|size| usize::from(*size)).filter(|size| legal.contains(size)).collect()
         };
-        let (sizes, stalled) = (usable(sizes), usable(stalled));
+        let (sizes, mut stalled) = (usable(sizes), usable(stalled));
+        // Where every record has the one size, nothing changes.
+        if stalled == sizes && sizes.len() == 1 {
+            stalled = Arc::new([]);
+        }
         if sizes.is_empty() { Self { stalled, ..Self::default() } } else { Self { sizes, stalled } }
     }
 
     /// The size of the record with this number.
     pub fn size(&self, number: usize) -> usize {
         self.sizes[number % self.sizes.len()]
+    }
+
+    /// Whether the first wait for the client will change the sizes.
+    pub fn heeds_a_stall(&self) -> bool {
+        !self.stalled.is_empty()
     }
 
     /// The client has made us wait. Says whether that changes the sizes from here on.
@@ -93,6 +102,8 @@ mod tests {
         assert!(!pattern.stall());
         assert_eq!([0, 1].map(|number| pattern.size(number)), [300, 300]);
         assert!(!Pattern::seen(&[100], &[3]).stall());
+        assert!(Pattern::seen(&[100], &[200]).heeds_a_stall() && !Pattern::seen(&[100], &[100]).heeds_a_stall());
+        assert!(!pattern.heeds_a_stall(), "there is only one");
     }
 
     #[test]

@@ -361,4 +361,79 @@ mod tests {
         assert_eq!(visitor.read(&mut heard).unwrap(), 10);
         assert_eq!(visitor.read(&mut heard).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
+
+    /// Bytes of which no two places in a row of many are alike.
+    fn pattern(length: usize) -> Vec<u8> {
+        (0..length as u32).map(|number| (number.wrapping_mul(0x9e37_79b9) >> 23) as u8).collect()
+    }
+
+    /// Steps until something has moved.
+    async fn step(flow: &mut Flow, from: &TcpStream, to: &TcpStream) {
+        poll_fn(|context| match flow.step(from, to, context) {
+            Ok(true) => Poll::Ready(()),
+            Ok(false) => Poll::Pending,
+            Err(broke) => panic!("{broke:?}"),
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn much_is_spliced_and_little_is_copied_again() {
+        let ((from, mut sender), (to, mut receiver)) = (pair(), pair());
+        let mut flow = Flow::default();
+        let all = pattern(3 * SMALL + 300);
+        let mut rest = &all[..];
+        // How much comes, and whether the flow takes the next for bulk.
+        let lengths = [(100, false), (SMALL, true), (SMALL + 1, true), (SMALL, false), (98, false), (101, false)];
+        for (length, bulk) in lengths {
+            let (piece, later) = rest.split_at(length);
+            rest = later;
+            sender.write_all(piece).unwrap();
+            while from.peek(&mut vec![0; length]).await.unwrap() < length {}
+            let before = flow.moved;
+            while flow.moved < before + length as u64 || !matches!(flow.held, Held::Nothing) {
+                step(&mut flow, &from, &to).await;
+            }
+            assert_eq!(flow.bulk, bulk, "behind {length}");
+            let mut got = vec![0; length];
+            receiver.read_exact(&mut got).unwrap();
+            assert!(got == piece);
+        }
+        assert!(rest.is_empty());
+        drop(sender);
+        step(&mut flow, &from, &to).await;
+        assert!(flow.is_over() && flow.moved == all.len() as u64);
+        assert_eq!(receiver.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn bulk_and_small_talk_arrive_whole_in_both_directions() {
+        let ((client, visitor), (far, cover)) = (pair(), pair());
+        let all = pattern(24 << 20);
+        // Bulk that its receiver is slow to read, and then little pieces, one after the other.
+        let talk = |mut sender: std::net::TcpStream, mut receiver: std::net::TcpStream| {
+            let sent = all.clone();
+            std::thread::spawn(move || {
+                let writer = std::thread::spawn(move || {
+                    let (bulk, small) = sent.split_at(sent.len() - 1000);
+                    sender.write_all(bulk).unwrap();
+                    small.chunks(7).for_each(|piece| sender.write_all(piece).unwrap());
+                    sender.shutdown(std::net::Shutdown::Write).unwrap();
+                });
+                let mut got = Vec::new();
+                let mut piece = vec![0; 5000];
+                while let count @ 1.. = receiver.read(&mut piece).unwrap() {
+                    got.extend_from_slice(&piece[..count]);
+                }
+                writer.join().unwrap();
+                got
+            })
+        };
+        let up = talk(visitor.try_clone().unwrap(), cover.try_clone().unwrap());
+        let down = talk(cover, visitor);
+        let closed = Splice::new(client, far).run().await;
+        let length = all.len() as u64;
+        assert_eq!(closed, Closed { by: End::Finished, up: length, down: length });
+        assert!(up.join().unwrap() == all && down.join().unwrap() == all);
+    }
 }

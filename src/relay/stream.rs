@@ -2,18 +2,17 @@
 //!
 //! One task moves both directions. It waits for readiness and only then borrows a buffer that all sessions of a thread
 //! share; what a slow receiver does not take at once is the only data a session owns, and while there is any nothing
-//! more is read for that receiver, so back-pressure is the kernel's.
+//! more is read for that receiver, so back-pressure is the kernel's. Clients seldom leave any: in the midst of bulk nothing
+//! is read before their socket has room for it, so those that have stopped reading cost hardly more than those that rest.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::IoSlice;
-use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -31,8 +30,8 @@ const LINGER: Duration = Duration::from_secs(30);
 /// Most reads in one turn of a session, so that a busy one does not starve the others of its thread.
 const TURNS: usize = 8;
 
-/// Records that one read brings without a list of them having to be allocated.
-const SLICES: usize = 32;
+/// Bytes of a read behind which the client's socket is looked at before each further one.
+const MUCH: usize = 16 * 1024;
 
 /// How the cover ends a connection, and where random bytes come from.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +76,8 @@ struct Up {
 #[derive(Debug)]
 struct Down {
     transform: Downlink,
+    /// Whether a read has ever brought much, so that the next one may too.
+    bulk: bool,
     unsent: Unsent,
     open: bool,
 }
@@ -93,7 +94,7 @@ impl Session {
         meter: Arc<Meter>,
     ) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true };
-        let down = Down { transform: down, unsent: Unsent::default(), open: true };
+        let down = Down { transform: down, bulk: false, unsent: Unsent::default(), open: true };
         Self { client, dc, up, down, manner, meter, alive: Instant::now(), later: None, ended: None }
     }
 
@@ -249,6 +250,12 @@ impl Session {
         if !down.open {
             return Ok(moved);
         }
+        if down.bulk && !down.transform.heeds_a_stall() {
+            match ready::poll_room(&self.client, context) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(outcome) => outcome.map_err(|_| End::ClientBroke)?,
+            }
+        }
         let filler = self.manner.filler;
         let tariff = self.meter.tariff();
         let most = match tariff {
@@ -268,6 +275,7 @@ impl Session {
             if let (Some(read), Some(tariff)) = (read, tariff) {
                 tariff.charge(Way::Down, read, Instant::now().into_std());
             }
+            down.bulk |= read.is_some_and(|read| read > MUCH);
             if read.is_none() && down.transform.is_waiting() {
                 down.transform.room(buffer);
             }
@@ -319,11 +327,8 @@ impl Session {
 
 impl Up {
     fn forward(&mut self, dc: &TcpStream, bytes: &mut [u8]) -> Result<(), End> {
-        let mut ranges: SmallVec<[Range<usize>; SLICES]> = SmallVec::new();
-        let outcome = self.transform.transform(bytes, |range| ranges.push(range));
-        let slices: SmallVec<[IoSlice<'_>; SLICES]> =
-            ranges.into_iter().map(|range| IoSlice::new(&bytes[range])).collect();
-        self.unsent.write(dc, &slices).map_err(|_| End::FarBroke)?;
+        let (payload, outcome) = self.transform.transform(bytes);
+        self.unsent.write(dc, &[IoSlice::new(payload)]).map_err(|_| End::FarBroke)?;
         outcome.map_err(|_| End::BadRecord)
     }
 }
@@ -439,6 +444,24 @@ mod tests {
         let (mut session, _client, _dc) = session(&Arc::default()).await;
         let size = size_of::<Session>() + size_of_val(&session.run(IDLE));
         assert!(size <= 1024, "{size} bytes");
+    }
+
+    #[tokio::test]
+    async fn what_a_client_that_stopped_reading_does_not_take_stays_with_the_kernel() {
+        let (mut session, _client, dc) = session(&Arc::default()).await;
+        let mut stream = vec![0; 32 << 20];
+        stream[..4].copy_from_slice(&(16u32 << 20).to_le_bytes());
+        keys().stream().apply(&mut stream);
+        let (mut sent, mut still) = (0, 0);
+        while still < 100 {
+            let taken = dc.try_write(&stream[sent..]).unwrap_or(0);
+            sent += taken;
+            let moved = poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
+            still = if taken > 0 || moved { 0 } else { still + 1 };
+            assert!(session.down.unsent.is_empty(), "after {sent} bytes");
+            tokio::task::yield_now().await;
+        }
+        assert!((1 << 20..stream.len()).contains(&sent), "{sent} bytes got it stuck");
     }
 
     /// Gives clients leave for what it was told to, and remembers what it was charged.

@@ -109,12 +109,8 @@ fn relay(
 
 /// Our header and what the client sent along with its own.
 fn first_bytes(header: &[u8], up: &mut Uplink, mut leftover: Vec<u8>) -> Result<Vec<u8>, BadRecord> {
-    let mut ranges = Vec::new();
-    up.transform(&mut leftover, |range| ranges.push(range))?;
-    Ok(ranges.into_iter().fold(header.to_vec(), |mut bytes, range| {
-        bytes.extend_from_slice(&leftover[range]);
-        bytes
-    }))
+    let (payload, outcome) = up.transform(&mut leftover);
+    outcome.map(|()| [header, payload].concat())
 }
 
 /// Connects and sends the first bytes. Failures are for the operator: the client only sees a session that ends.

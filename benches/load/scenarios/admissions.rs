@@ -9,6 +9,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsConnector;
 use vizard::audit::captured;
@@ -69,14 +70,18 @@ pub async fn rate(name: &str, count: usize, contestants: &[Contestant], report: 
 
 /// A whole handshake, up to the first byte of what the server sends behind it, its tickets.
 async fn handshake(tls: &TlsConnector, addr: SocketAddr) -> io::Result<()> {
-    let stream = connect(addr, 0).await?;
+    visit(tls, addr, 0).await?.set_zero_linger()
+}
+
+/// The same, and the connection stays.
+pub async fn visit(tls: &TlsConnector, addr: SocketAddr, number: usize) -> io::Result<TcpStream> {
+    let stream = connect(addr, number).await?;
     let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
     let mut stream = tls.connect(name, stream).await?;
     // The server's part is over when it has taken the Finished, which its tickets show.
-    let (stream, _) = stream.get_mut();
     let mut byte = [0];
-    stream.read_exact(&mut byte).await?;
-    stream.set_zero_linger()
+    stream.get_mut().0.read_exact(&mut byte).await?;
+    Ok(stream.into_inner().0)
 }
 
 /// What a client waits for.
@@ -159,7 +164,7 @@ impl Drop for Junk {
 }
 
 /// TLS as the load tool speaks it: any certificate will do, it is not what is measured.
-fn connector() -> io::Result<TlsConnector> {
+pub fn connector() -> io::Result<TlsConnector> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -3,8 +3,11 @@
 use std::io;
 use std::time::Instant;
 
+use vizard::crypto::Ctr;
+
 use super::{close, open, with_each};
 use crate::contestants::Contestant;
+use crate::meter;
 use crate::report::Report;
 
 /// Bytes of a GiB.
@@ -14,6 +17,23 @@ pub const GIB: f64 = (1u64 << 30) as f64;
 pub const CPU: &str = "CPU-s/GiB";
 /// See [`CPU`].
 pub const RATE: &str = "GiB/s";
+
+/// What [`ciphers`] is called.
+pub const CIPHERS: &str = "ciphers";
+
+/// CPU time per GiB of what no relay of records can leave out on the way up: each byte out of the client's cipher and into
+/// the data centre's. In pieces as large as the relay's.
+pub fn ciphers() -> io::Result<f64> {
+    const PIECE: usize = 64 << 10;
+    const PIECES: usize = 4096;
+    let mut bytes = vec![0; PIECE];
+    let mut streams = [1, 2].map(|seed| Ctr::new(&[seed; 32], &[seed; 16]));
+    let before = meter::this_thread()?;
+    for _ in 0..PIECES {
+        streams.iter_mut().for_each(|stream| stream.apply(&mut bytes));
+    }
+    Ok((meter::this_thread()? - before).as_secs_f64() * GIB / (PIECE * PIECES) as f64)
+}
 
 /// What to move.
 #[derive(Clone, Copy, Debug)]
