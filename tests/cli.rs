@@ -2,27 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
 
+#[path = "support/command.rs"]
+mod command;
+
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::{Command, Output};
 
-/// The program with nothing from outside but a home directory.
-fn vizard(home: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
-    command.args(arguments).env_clear().env("HOME", home).env("STATE_DIRECTORY", home.join("state")).current_dir(home);
-    command
-}
-
-fn run(home: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = vizard(home, arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
-}
-
-fn home() -> tempfile::TempDir {
-    tempfile::tempdir().unwrap()
-}
+use command::{home, run, vizard};
 
 #[test]
 fn secrets_are_new_each_time_and_come_in_all_forms() {

@@ -2,31 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
 
+#[path = "support/command.rs"]
+mod command;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
+use command::{home, run, vizard};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-
-/// The program with nothing from outside but a home directory.
-fn vizard(home: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
-    command.args(arguments).env_clear().env("HOME", home).env("STATE_DIRECTORY", home.join("state")).current_dir(home);
-    command.stdin(Stdio::null());
-    command
-}
-
-fn run(home: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = vizard(home, arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
-}
-
-fn home() -> tempfile::TempDir {
-    tempfile::tempdir().unwrap()
-}
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777

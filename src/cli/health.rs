@@ -67,14 +67,10 @@ pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}"), "try again"))?;
-    let clients: Vec<Address> = match &draft.listen {
-        Listen::Given(addresses) => addresses.clone(),
-        Listen::Automatic => Vec::new(),
+    let ways: Vec<Way> = match &draft.listen {
+        Listen::Given(addresses) => Way::all(addresses, &draft.proxied.listen),
+        Listen::Automatic => Listen::candidates().iter().flat_map(|one| Way::all(&[(*one).into()], &[])).collect(),
     };
-    let mut ways = Way::all(&clients, &draft.proxied.listen);
-    if draft.listen == Listen::Automatic {
-        ways = Listen::candidates().iter().flat_map(|one| Way::all(&[(*one).into()], &[])).collect();
-    }
     let outcome = progress::during("visiting the proxy", || runtime.block_on(visit(&ways, &name, remote.as_ref())));
     runtime.shutdown_background();
     outcome.map(output::print).map_err(|message| {

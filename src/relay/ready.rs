@@ -97,20 +97,11 @@ fn once(
 mod tests {
     use std::future::poll_fn;
     use std::io::{Read, Write};
-    use std::net::TcpListener;
     use std::sync::mpsc;
     use std::task::Waker;
 
+    use super::super::testing::pair;
     use super::*;
-
-    /// A socket of the runtime, and its peer.
-    fn pair() -> (TcpStream, std::net::TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (ours, _) = listener.accept().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        (TcpStream::from_std(ours).unwrap(), peer)
-    }
 
     /// Reads into this many bytes, and counts the attempt.
     fn reading<'a>(

@@ -329,18 +329,9 @@ impl Pipe {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::TcpListener;
 
+    use super::super::testing::pair;
     use super::*;
-
-    /// Two ends of a connection: one for the relay, one for the test.
-    fn pair() -> (TcpStream, std::net::TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (ours, _) = listener.accept().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        (TcpStream::from_std(ours).unwrap(), peer)
-    }
 
     fn reset(stream: std::net::TcpStream) {
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();

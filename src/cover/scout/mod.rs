@@ -53,6 +53,7 @@ use crate::wire::record::CLOSE_NOTIFY;
 pub use self::examine::Examined;
 pub use self::keep::Whose;
 pub use self::knock::{Reaction, knock};
+pub use visitor::AnyCertificate;
 
 /// The encrypted part of a cover's first flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Deadlines and closing, over in-memory pipes and with a clock that does not wait.
 
 use super::*;
+use crate::cover::scout::AnyCertificate;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
@@ -277,7 +278,7 @@ async fn offering(
     let serving = scene.serve(ours);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Credulous));
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate));
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|one| one.to_vec()).collect();
     let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -289,45 +290,6 @@ async fn offered(scene: &Scene, name: &str, alpn: &[&[u8]]) -> io::Result<(Optio
     let (stream, _) = offering(scene, name, alpn).await?;
     let session = stream.get_ref().1;
     Ok((session.alpn_protocol().map(<[u8]>::to_vec), session.peer_certificates().unwrap()[0].clone()))
-}
-
-/// Like an authority, which looks into the certificate of a challenge and asks nobody who signed it.
-#[derive(Debug)]
-struct Credulous;
-
-impl rustls::client::danger::ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls_pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        vec![rustls::SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
 }
 
 #[tokio::test]
