@@ -88,9 +88,12 @@ impl Pebble {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pebble runs");
         let pebble = Self { child, ports, root: trust.file("root.pem") };
         let end = Instant::now() + Duration::from_secs(30);
-        while tokio::net::TcpStream::connect(("127.0.0.1", ports.api)).await.is_err() {
-            assert!(Instant::now() < end, "pebble never listens");
-            tokio::task::yield_now().await;
+        // It opens them one after the other.
+        for port in [ports.api, ports.management] {
+            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                assert!(Instant::now() < end, "pebble never listens");
+                tokio::task::yield_now().await;
+            }
         }
         pebble
     }
