@@ -23,6 +23,7 @@ use crate::ops::control::Control;
 use crate::ops::counts::Counts;
 use crate::ops::logging;
 use crate::ops::reload::Queue;
+use crate::ops::service_manager::ServiceManager;
 use crate::ops::usage::Books;
 use crate::server::event::Observer;
 use crate::server::{Bound, CannotListen, Purpose, Server};
@@ -53,7 +54,7 @@ pub fn run(origin: Origin, loaded: Loaded) -> Result<(), Failure> {
 }
 
 async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logging::Format) -> Result<(), Failure> {
-    let stop = stop_on_signal()?;
+    let (stop, manager) = (stop_on_signal()?, ServiceManager::of_this_process());
     // From now on it does not end the program, however early it comes.
     let hangup = signal(SignalKind::hangup()).map_err(unheard)?;
     let is_user = |name: &str| config.users.iter().any(|user| user.name == name);
@@ -69,8 +70,8 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
         observers.extend([counts.clone() as Arc<dyn Observer>, events.clone()]);
     }
     let observer = Arc::new(observers);
-    let handle =
-        Server::handle(parts::settings(&config), cover, judge, people, observer, Arc::clone(&misuse.lists) as _, stop);
+    let barrier = Arc::clone(&misuse.lists) as _;
+    let handle = Server::handle(parts::settings(&config), cover, judge, people, observer, barrier, stop.clone());
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?ours, users = config.users.len(), "started");
 
     let (queue, requests) = Queue::new();
@@ -88,11 +89,21 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
         origin: (origin.flags.clone(), origin.environment.clone()),
     };
     let _admin = desk::open(&config, parts).await?;
-    let reloader = Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse)).with_keys(keys);
+    let reloader =
+        Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse)).with_keys(keys).telling(manager.clone());
     let reloading = AbortOnDropHandle::new(tokio::spawn(reloader.run(queue, requests, hangup)));
+    let stopping = async {
+        stop.cancelled().await;
+        manager.stopping(handle.settings().drain);
+        std::future::pending().await
+    };
+    // Clients that come from now on wait in the listeners' queues, if at all.
+    manager.ready();
     tokio::select! {
         () = handle.serve(listeners) => {}
         () = misuse.keep(&handle) => {}
+        () = manager.keep(&handle) => {}
+        () = stopping => {}
     }
     drop(reloading);
     if let Some(books) = books {
@@ -200,6 +211,10 @@ fn log_panics() {
 /// Every connection takes two descriptors; the usual soft limit of 1024 would be the end of the five hundredth.
 pub(super) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
+    // Also asking in vain may be forbidden.
+    if limit.current == limit.maximum {
+        return;
+    }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         warn!(%error, limit = limit.current, "the limit of open files could not be raised");
     }

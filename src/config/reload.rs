@@ -20,6 +20,7 @@ use crate::ops::files::Files;
 use crate::ops::lists;
 use crate::ops::logging;
 use crate::ops::reload::{Applied, Queue, Refused, Request, Source};
+use crate::ops::service_manager::ServiceManager;
 use crate::server::Purpose;
 use crate::server::handle::{Change, Handle};
 
@@ -60,6 +61,7 @@ pub struct Reloader {
     misuse: Arc<Misuse>,
     /// Those of the admin listener, if there is one.
     keys: Option<Keys>,
+    manager: ServiceManager,
     files: Files,
     touched: mpsc::Receiver<()>,
 }
@@ -68,7 +70,8 @@ impl Reloader {
     /// A reloader for a proxy that runs with `config`, which was loaded from these.
     pub fn new(origin: Origin, config: Config, handle: Handle, misuse: Arc<Misuse>) -> Self {
         let Origin { flags, environment, read, files, touched } = origin;
-        let mut reloader = Self { flags, environment, config, read, handle, misuse, keys: None, files, touched };
+        let (keys, manager) = (None, ServiceManager::default());
+        let mut reloader = Self { flags, environment, config, read, handle, misuse, keys, manager, files, touched };
         reloader.watch_also();
         reloader
     }
@@ -76,6 +79,11 @@ impl Reloader {
     /// Lets these, the tokens and the certificate of the admin listener, follow the configuration.
     pub fn with_keys(self, keys: Option<Keys>) -> Self {
         Self { keys, ..self }
+    }
+
+    /// Lets this one hear of each reload.
+    pub fn telling(self, manager: ServiceManager) -> Self {
+        Self { manager, ..self }
     }
 
     /// Carries out wishes, and asks by itself when `hangup` comes and when a file has changed. Runs for as long as it is polled.
@@ -106,7 +114,9 @@ impl Reloader {
     async fn reload(&mut self, source: Source) -> Result<Applied, Refused> {
         // Before the files are read: what changes meanwhile is noticed afterwards.
         self.watch();
+        self.manager.reloading();
         let outcome = self.attempt().await;
+        self.manager.ready();
         match &outcome {
             Ok(Applied { changed, restart, warnings }) => {
                 info!(source = source.label(), changed = changed.join(", "), "the configuration was read again");

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod nets;
 pub mod process;
 pub mod reload;
+pub mod service_manager;
 pub mod snapshot;
 pub mod tally;
 pub mod usage;

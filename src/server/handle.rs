@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::info;
 
 use super::doors::{Bound, CannotListen, Listening, Wanted};
@@ -12,6 +14,9 @@ use super::{Server, Settings, keeper};
 use crate::auth::{Judge, People, Rules, UnixTime};
 use crate::cover::site::acme::Standing;
 use crate::cover::{Cover, profile::Profile};
+
+/// How long a sign of life may take; it usually takes less than a millisecond.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// A running server. Cheap to clone.
 #[derive(Clone)]
@@ -143,6 +148,14 @@ impl Handle {
         self.0.stop.is_cancelled()
     }
 
+    /// Whether the server gives a sign of life within a few seconds: it is asked to look after its connections out of turn,
+    /// for which it takes every lock that connections take.
+    pub async fn is_alive(&self) -> bool {
+        let mut beats = self.0.beats.subscribe();
+        self.0.asked.notify_one();
+        timeout(SIGN_OF_LIFE, beats.changed()).await.is_ok()
+    }
+
     /// How the server is doing.
     pub fn status(&self) -> Status {
         let cover = self.cover();
@@ -174,7 +187,7 @@ impl Handle {
         server.connections.close();
         let grace = server.settings().drain;
         info!(connections = server.connections.len(), grace_seconds = grace.as_secs(), "stopping");
-        if tokio::time::timeout(grace, server.connections.wait()).await.is_err() {
+        if timeout(grace, server.connections.wait()).await.is_err() {
             server.hurry.cancel();
             server.connections.wait().await;
         }

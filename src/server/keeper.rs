@@ -38,15 +38,20 @@ async fn watch_cover(server: &Server) {
 }
 
 /// Finds the sessions whose time is over, those that were on their way in when the rules changed, and those of addresses
-/// that are barred since.
+/// that are barred since. Each round is a sign of life.
 async fn sweep(server: &Server) {
     let mut ticks = interval(SWEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = server.asked.notified() => {}
+        }
         server.judge.forget_ended(SystemTime::now().into());
         end_unwanted(server);
         server.limits.load().tidy();
+        let _ = server.doors.list();
+        server.beats.send_replace(());
     }
 }
 

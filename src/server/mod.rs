@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -80,6 +80,10 @@ pub struct Server {
     hurry: CancellationToken,
     /// Tells that the cover or the listeners are others than before.
     changed: watch::Sender<()>,
+    /// Tells each time that everything which connections need was found in order.
+    beats: watch::Sender<()>,
+    /// Asks for that out of turn.
+    asked: Notify,
     since: UnixTime,
     /// How many clients found a remote cover away.
     away: Arc<AtomicU64>,
@@ -127,6 +131,8 @@ impl Server {
             stop,
             hurry: CancellationToken::new(),
             changed: watch::Sender::new(()),
+            beats: watch::Sender::new(()),
+            asked: Notify::new(),
             since: SystemTime::now().into(),
             away,
         })

@@ -1,5 +1,6 @@
 //! The program under test as its operator runs it.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,9 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Setup {
     args: Vec<String>,
+    environment: Vec<(String, OsString)>,
 }
 
 impl Setup {
+    fn run() -> Self {
+        Self { args: vec!["run".to_owned()], environment: Vec::new() }
+    }
+
     /// `cover` is `site` or an address.
     pub fn new(state: &Path, cover: &str) -> Self {
         Self::bare(state).arg("--cover", cover)
@@ -30,14 +36,12 @@ impl Setup {
 
     /// The cover stands in a configuration file.
     pub fn bare(state: &Path) -> Self {
-        let setup = Self { args: vec!["run".to_owned()] };
-        setup.arg("--state-dir", state.display()).arg("--listen", "127.0.0.1:0").arg("--log", "json")
+        Self::run().arg("--state-dir", state.display()).arg("--listen", "127.0.0.1:0").arg("--log", "json")
     }
 
     /// All but the state directory stands in a configuration file.
     pub fn file(state: &Path, file: &Path) -> Self {
-        let setup = Self { args: vec!["run".to_owned()] };
-        setup.arg("--state-dir", state.display()).arg("--config", file.display()).arg("--log", "json")
+        Self::run().arg("--state-dir", state.display()).arg("--config", file.display()).arg("--log", "json")
     }
 
     /// The built-in site with the files of `origin`.
@@ -53,6 +57,12 @@ impl Setup {
 
     pub fn arg(mut self, name: &str, value: impl ToString) -> Self {
         self.args.extend([name.to_owned(), value.to_string()]);
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn set(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
         self
     }
 
@@ -76,7 +86,12 @@ impl Setup {
     /// Starts the program and waits until it says that it accepts connections.
     pub fn start(&self) -> Vizard {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
-        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(&self.args)
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program runs");
         let log = Arc::new(Mutex::new(Vec::new()));
         let (tell, lines) = mpsc::channel();
