@@ -13,7 +13,7 @@
 //!  cover leg ◀───────────── pass-through ◀──── header not valid ──── gate: the cover's own flight, re-stamped
 //!                          the site answers,                                           │ header valid
 //!                          byte for byte                                               ▼
-//!                                                      Session ─▶ telegram::direct ─▶ relay::stream
+//!                                                      Session ─▶ telegram::Upstream ─▶ relay::stream
 //! ```
 //!
 //! Imports point one way: `crypto < wire < {auth, net, relay} < {cover, telegram} < server < ops < config < audit < cli`.

@@ -1,47 +1,19 @@
-//! Connecting to one of several addresses: staggered attempts, the first success wins (RFC 8305 §5).
+//! A TCP connection to one of several addresses of which nothing is known beforehand.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 
-/// How long one attempt has before the next begins beside it (RFC 8305 §8).
-const STAGGER: Duration = Duration::from_millis(250);
+use super::health::Health;
+use super::race::race;
 
-/// Connects to whichever address answers first, trying them in order. A dead address costs the stagger, not a time-out.
+/// Connects to whichever address answers first, trying them in order. A dead address costs a moment, not a time-out.
 ///
 /// Fails with the first attempt's error when all have failed, or with `TimedOut` after `patience`.
 pub async fn dial(addresses: &[SocketAddr], patience: Duration) -> io::Result<TcpStream> {
-    timeout(patience, race(addresses)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut waiting = addresses.iter().copied();
-    let Some(first) = waiting.next() else {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "no address"));
-    };
-    if waiting.len() == 0 {
-        return TcpStream::connect(first).await;
-    }
-    let mut failure = None;
-    let mut attempts = JoinSet::new();
-    attempts.spawn(TcpStream::connect(first));
-    loop {
-        let next_may_begin = if waiting.len() > 0 { STAGGER } else { Duration::MAX };
-        match timeout(next_may_begin, attempts.join_next()).await {
-            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
-            Ok(Some(Ok(Err(error)))) => _ = failure.get_or_insert(error),
-            Ok(Some(Err(join))) => _ = failure.get_or_insert(io::Error::other(join)),
-            Ok(None) if waiting.len() == 0 => return Err(failure.unwrap_or_else(|| io::ErrorKind::NotFound.into())),
-            Ok(None) | Err(_) => {}
-        }
-        if let Some(address) = waiting.next() {
-            attempts.spawn(TcpStream::connect(address));
-        }
-    }
+    Ok(race(addresses, &Health::default(), patience, TcpStream::connect).await?.1)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::{Server, Settings, keeper};
 use crate::auth::{Judge, People, Rules, UnixTime};
 use crate::cover::site::acme::Standing;
 use crate::cover::{Cover, profile::Profile};
+use crate::telegram::Upstream;
 
 /// How long a sign of life may take; it usually takes less than a millisecond.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
@@ -95,6 +96,11 @@ impl Handle {
         self.0.cover()
     }
 
+    /// The way to Telegram.
+    pub fn upstream(&self) -> &Upstream {
+        &self.0.upstream
+    }
+
     /// Tells when the cover or the listeners are others than before.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.0.changed.subscribe()
@@ -123,6 +129,7 @@ impl Handle {
         let Change { settings, rules, cover, listeners } = change;
         let server = &self.0;
         server.limit(&settings.limits);
+        server.upstream.replace(settings.telegram.clone());
         server.settings.store(Arc::new(settings));
         server.judge.replace_rules(rules);
         let mut changed = cover.is_some();

@@ -31,7 +31,7 @@ use crate::cover::{Cover, Witness};
 use crate::net::listen::{self, Listener};
 use crate::net::proxy_protocol::{self, NoHeader};
 use crate::relay::sizing::Patterns;
-use crate::telegram;
+use crate::telegram::{self, Upstream};
 use crate::wire::HelloClass;
 use doors::Doors;
 use event::{Doorbell, Observer};
@@ -63,6 +63,7 @@ pub struct Settings {
 pub struct Server {
     settings: ArcSwap<Settings>,
     cover: ArcSwap<Cover>,
+    upstream: Upstream,
     judge: Arc<Judge>,
     people: Arc<People>,
     sessions: Arc<Sessions>,
@@ -118,6 +119,7 @@ impl Server {
             limits: ArcSwap::from_pointee(Limits::new(settings.limits.clone(), Arc::clone(&counts))),
             counts,
             barrier,
+            upstream: Upstream::new(settings.telegram.clone()),
             settings: ArcSwap::from_pointee(settings),
             cover: ArcSwap::from_pointee(cover),
             judge: Arc::new(judge),

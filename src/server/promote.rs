@@ -19,11 +19,11 @@ use crate::auth::Permit;
 use crate::cover::Cover;
 use crate::cover::gate::Promotion;
 use crate::net::sockopt;
+use crate::relay::End;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
 use crate::relay::meter::Meter;
 use crate::relay::stream::{self, Manner, Session};
-use crate::telegram::DcId;
-use crate::telegram::direct::{self, DirectError};
+use crate::telegram::{DcId, ReachError, Reached};
 use crate::wire::obfuscated;
 use crate::wire::record::CLOSE_NOTIFY;
 
@@ -84,9 +84,10 @@ pub(super) async fn session(
     let may_move = timeout(settings.idle, entry.live().meter.opened_with(came_along)).await == Ok(true);
     let far = if may_move { reach(&server, dc, &first).await } else { Err(()) };
     let Ok(far) = far else { return Some(Box::pin(stream::goodbye(client, down, manner))) };
-    debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "session");
-    let session = Session::new(client, far, up, down, manner, Arc::clone(&entry.live().meter));
-    Some(Box::pin(relay(server, session, entry, permit, settings.idle).instrument(span_to_the_end())))
+    let Reached { stream, address } = far;
+    debug!(%address, "session");
+    let session = Session::new(client, stream, up, down, manner, Arc::clone(&entry.live().meter));
+    Some(Box::pin(relay(server, session, address, entry, permit, settings.idle).instrument(span_to_the_end())))
 }
 
 /// The place inside and the one on the list are given back at the end.
@@ -94,6 +95,7 @@ pub(super) async fn session(
 fn relay(
     server: Arc<Server>,
     mut session: Session,
+    address: SocketAddr,
     entry: Entry,
     permit: Permit,
     idle: Duration,
@@ -102,6 +104,9 @@ fn relay(
         let since = Instant::now();
         let closed = session.run(idle).await;
         debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
+        if closed.by == End::FarBroke && closed.down == 0 {
+            server.upstream.broke(address);
+        }
         let (member, dc) = (permit.member(), entry.live().dc);
         server.observer.observe(&Event::SessionOver { member, dc, closed, lasted: since.elapsed() });
     }
@@ -114,23 +119,23 @@ fn first_bytes(header: &[u8], up: &mut Uplink, mut leftover: Vec<u8>) -> Result<
 }
 
 /// Connects and sends the first bytes. Failures are for the operator: the client only sees a session that ends.
-async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<TcpStream, ()> {
+async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<Reached, ()> {
     let since = Instant::now();
-    let failed = match direct::connect(&server.settings().telegram, dc).await {
-        Ok(mut far) => match far.write_all(first).await {
+    let failed = match server.upstream.connect(dc).await {
+        Ok(mut far) => match far.stream.write_all(first).await {
             Ok(()) => {
                 server.observer.observe(&Event::Dialled { dc, took: since.elapsed() });
                 return Ok(far);
             }
-            Err(error) => DirectError::Unreachable(error),
+            Err(error) => ReachError::Unreachable(error),
         },
         Err(error) => error,
     };
-    let unknown = matches!(failed, DirectError::Unknown);
+    let unknown = matches!(failed, ReachError::Unknown);
     server.observer.observe(&Event::Undialled { dc, unknown });
     match failed {
-        DirectError::Unknown => info!("the client asked for a data centre that does not exist"),
-        DirectError::Unreachable(error) => warn!(%error, "the data centre cannot be reached"),
+        ReachError::Unknown => info!("the client asked for a data centre that does not exist"),
+        ReachError::Unreachable(error) => warn!(%error, "the data centre cannot be reached"),
     }
     Err(())
 }
@@ -152,6 +157,7 @@ mod tests {
         let down = Downlink::new(keys, Pattern::default());
         let server = server();
         let from = [192, 0, 2, 2].into();
+        let from_dc = SocketAddr::from(([192, 0, 2, 3], 443));
         let permit = Member::new("somebody").admit(from, UnixTime(0)).unwrap();
         let entry = server.sessions.enter(Live {
             id: 1,
@@ -164,7 +170,8 @@ mod tests {
             meter: Arc::default(),
         });
         let session = Session::new(socket().await, socket().await, up, down, manner, Arc::default());
-        let size = size_of_val(&relay(Arc::clone(&server), session, entry, permit, Duration::from_secs(1800)));
+        let idle = Duration::from_secs(1800);
+        let size = size_of_val(&relay(Arc::clone(&server), session, from_dc, entry, permit, idle));
         assert!(size <= 1024, "{size} bytes");
     }
 }

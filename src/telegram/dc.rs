@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use super::{Family, Settings};
+use crate::net::race::interleaved;
 
 /// A data centre as clients name it: 1 to 5 and 203 production, 10001 to 10003 test; negative: its media cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,7 +60,8 @@ const BUILT_IN: &[(i16, &[&str])] = &[
 impl Settings {
     /// Addresses of a data centre in the order in which they are to be tried; empty if there is no such data centre.
     ///
-    /// An override for the number as the client wrote it comes first, then one without its sign, then what is built in.
+    /// An override for the number as the client wrote it comes first, then one without its sign, then what is built in: of
+    /// that, the families take turns. What an override says is tried as it says.
     pub fn addresses(&self, dc: DcId) -> Vec<SocketAddr> {
         if let Some(given) = self.overrides.get(&dc).or_else(|| self.overrides.get(&dc.unsigned())) {
             return given.clone();
@@ -72,7 +74,7 @@ impl Settings {
             .map(|address: IpAddr| SocketAddr::new(address, PORT))
             .collect();
         addresses.sort_by_key(|address| address.is_ipv4() != (self.prefer == Family::Ipv4));
-        addresses
+        interleaved(&addresses)
     }
 }
 
@@ -100,10 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn the_preferred_family_comes_first() {
+    fn the_preferred_family_comes_first_and_then_they_take_turns() {
         let settings = Settings { prefer: Family::Ipv6, ..Settings::default() };
         assert_eq!(addresses(&settings, 1), ["[2001:b28:f23d:f001::a]:443", "149.154.175.50:443"]);
         assert_eq!(addresses(&Settings::default(), 1), ["149.154.175.50:443", "[2001:b28:f23d:f001::a]:443"]);
+        let turns = ["149.154.167.51:443", "[2001:67c:4e8:f002::a]:443", "95.161.76.100:443"];
+        assert_eq!(addresses(&Settings::default(), 2), turns);
     }
 
     #[test]

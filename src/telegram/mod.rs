@@ -1,13 +1,14 @@
 //! Reaching Telegram.
 
 pub mod dc;
-pub mod direct;
 pub mod ping;
+pub mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 pub use dc::DcId;
+pub use upstream::{ReachError, Reached, Upstream};
 
 /// Which data centres there are and how to choose among their addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
