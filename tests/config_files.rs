@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 use vizard::config::keys::{FREE_TABLES, KEYS};
 use vizard::config::{Environment, Flags, LoadError, Loaded, load, load_text};
 use vizard::ops::alarms::Settings as Alarms;
+use vizard::telegram::Settings as Telegram;
 
 fn environment() -> Environment {
     [("VIZARD_STATE_DIR", "/state")].into_iter().collect()
@@ -197,7 +198,10 @@ fn the_defaults_in_the_example_are_the_defaults() {
     assert_eq!((all.misuse.lists.refresh, all.misuse.lists.allow_only), (none.misuse.lists.refresh, false));
     assert_eq!(all.misuse.limits.excess, none.misuse.limits.excess);
     assert_eq!((all.log.level, all.log.client_addresses), (none.log.level, none.log.client_addresses));
-    assert_eq!((all.accepted_names, all.telegram.prefer), (none.accepted_names, none.telegram.prefer));
+    assert_eq!(all.accepted_names, none.accepted_names);
+    let (all_telegram, none_telegram) = (all.telegram, none.telegram);
+    assert!(!all_telegram.overrides.is_empty());
+    assert_eq!(Telegram { overrides: BTreeMap::new(), ..all_telegram }, none_telegram);
 }
 
 #[test]

@@ -231,6 +231,7 @@ impl Control for House {
             listen: [self.open(Purpose::Cover), self.open(Purpose::Proxied)].concat(),
             sessions: status.sessions,
             moved: self.sessions().moved(),
+            ready: self.handle.upstream().ready(),
             replay: Replay {
                 entries: judge.replay.len(),
                 unsaved: health.unsaved,

@@ -27,6 +27,7 @@ use crate::ops::service_manager::ServiceManager;
 use crate::ops::usage::Books;
 use crate::server::event::Observer;
 use crate::server::{Bound, CannotListen, Purpose, Server};
+use crate::telegram::lists;
 
 /// File in the state directory that remembers spent hellos.
 pub(super) const REPLAY_FILE: &str = "replay";
@@ -89,6 +90,7 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
         origin: (origin.flags.clone(), origin.environment.clone()),
     };
     let _admin = desk::open(&config, parts).await?;
+    let lists = lists::Keeper::open(config.state_dir.join("telegram"), handle.upstream().clone());
     let reloader =
         Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse)).with_keys(keys).telling(manager.clone());
     let reloading = AbortOnDropHandle::new(tokio::spawn(reloader.run(queue, requests, hangup)));
@@ -104,6 +106,7 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
         () = misuse.keep(&handle) => {}
         () = manager.keep(&handle) => {}
         () = stopping => {}
+        () = lists.keep() => {}
     }
     drop(reloading);
     if let Some(books) = books {

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{FREE_TABLES, KEYS, suggestion};
 use super::layer::{
     AcmeWritten, AdminWritten, CoverWritten, Layer, LimitsWritten, NamesWritten, PreviousWritten, ProxiedWritten,
-    SiteWritten, TokenWritten, UserWritten, Written,
+    SiteWritten, TelegramWritten, TokenWritten, UserWritten, Written,
 };
 use super::misuse::MisuseWritten;
 use super::report::{Complaint, Origin, quoted};
@@ -119,8 +119,13 @@ impl Reader {
             layer.accept_names = self.names(hello, "accept_names");
         }
         if let Some((telegram, _)) = self.section(top, "telegram") {
-            layer.prefer = self.text(telegram, "prefer");
-            layer.addresses = self.addresses(telegram);
+            layer.telegram = TelegramWritten {
+                prefer: self.text(telegram, "prefer"),
+                addresses: self.addresses(telegram),
+                warm: self.number(telegram, "warm"),
+                refresh: self.switch(telegram, "refresh"),
+                lists: self.text(telegram, "lists"),
+            };
         }
         if let Some((session, _)) = self.section(top, "session") {
             layer.idle = self.duration(session, "idle");

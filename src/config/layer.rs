@@ -42,8 +42,7 @@ pub struct Layer {
     pub cover_choice: Option<Written<String>>,
     pub cover: Option<CoverWritten>,
     pub site: Option<SiteWritten>,
-    pub prefer: Option<Written<String>>,
-    pub addresses: Vec<(Written<String>, Vec<Written<String>>)>,
+    pub telegram: TelegramWritten,
     pub idle: Option<Written<String>>,
     pub drain: Option<Written<String>>,
     pub fillers: Option<Vec<Written<String>>>,
@@ -125,6 +124,32 @@ pub struct ProxiedWritten {
     pub from: Option<Vec<Written<String>>>,
 }
 
+/// The section `[telegram]`.
+#[derive(Default)]
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct TelegramWritten {
+    pub prefer: Option<Written<String>>,
+    pub addresses: Vec<(Written<String>, Vec<Written<String>>)>,
+    pub warm: Option<Written<String>>,
+    pub refresh: Option<Written<bool>>,
+    pub lists: Option<Written<String>>,
+}
+
+impl TelegramWritten {
+    fn over(self, below: Self) -> Self {
+        let mut addresses = below.addresses;
+        addresses.retain(|(number, _)| !self.addresses.iter().any(|(ours, _)| ours.value == number.value));
+        addresses.extend(self.addresses);
+        Self {
+            prefer: self.prefer.or(below.prefer),
+            addresses,
+            warm: self.warm.or(below.warm),
+            refresh: self.refresh.or(below.refresh),
+            lists: self.lists.or(below.lists),
+        }
+    }
+}
+
 /// The section `[cover]`.
 #[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
 pub struct CoverWritten {
@@ -164,9 +189,6 @@ impl Layer {
     /// The values of `self`, and those of `below` where `self` has none. Lists are not joined, except that data centres
     /// are taken one by one.
     pub fn over(self, below: Self) -> Self {
-        let mut addresses = below.addresses;
-        addresses.retain(|(number, _)| !self.addresses.iter().any(|(ours, _)| ours.value == number.value));
-        addresses.extend(self.addresses);
         Self {
             state_dir: self.state_dir.or(below.state_dir),
             admin: self.admin.or(below.admin),
@@ -181,8 +203,7 @@ impl Layer {
             cover_choice: self.cover_choice.or(below.cover_choice),
             cover: self.cover.or(below.cover),
             site: self.site.or(below.site),
-            prefer: self.prefer.or(below.prefer),
-            addresses,
+            telegram: self.telegram.over(below.telegram),
             idle: self.idle.or(below.idle),
             drain: self.drain.or(below.drain),
             fillers: self.fillers.or(below.fillers),
@@ -226,7 +247,10 @@ impl Flags {
             users: some(self.secrets.iter().map(|text| user("command line", "--secret", ' ', text)).collect()),
             link_host: one("--link-host", &self.link_host),
             cover_choice: one("--cover", &self.cover),
-            addresses: data_centres(self.data_centres.iter().map(|value| flag("--dc", value)), complaints),
+            telegram: TelegramWritten {
+                addresses: data_centres(self.data_centres.iter().map(|value| flag("--dc", value)), complaints),
+                ..TelegramWritten::default()
+            },
             log_format: one("--log", &self.log),
             ..Layer::default()
         }

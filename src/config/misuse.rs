@@ -126,7 +126,7 @@ impl Resolver<'_> {
         sources
     }
 
-    fn url(&mut self, text: &Written<String>) -> bool {
+    pub(super) fn url(&mut self, text: &Written<String>) -> bool {
         let fit = text.value.parse::<Uri>().is_ok_and(|url| https::is_fit(&url));
         if !fit {
             let mend = "write \"https://HOST/PATH\"; plain http is for this machine only";

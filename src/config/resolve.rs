@@ -3,9 +3,9 @@
 pub mod acme;
 mod admin;
 mod listeners;
+mod telegram;
 mod users;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,6 @@ use super::{LinkTarget, Listen, Log, LogFormat};
 use crate::auth::{Domain, DomainError};
 use crate::cover::remote::{self, ProxyProtocol};
 use crate::cover::site::Content;
-use crate::telegram::{self, DcId, Family};
 use crate::wire::HelloClass;
 
 /// What is used where nothing is written.
@@ -107,10 +106,7 @@ impl Resolver<'_> {
             },
             time_window: self.value(layer.time_window, units::some_duration).unwrap_or(defaults::TIME_WINDOW),
             cover,
-            telegram: telegram::Settings {
-                overrides: self.data_centres(layer.addresses),
-                prefer: self.choice(layer.prefer, FAMILIES).unwrap_or_default(),
-            },
+            telegram: self.telegram(layer.telegram),
             idle: self.value(layer.idle, units::some_duration).unwrap_or(defaults::IDLE),
             drain: self.value(layer.drain, units::duration).unwrap_or(defaults::DRAIN),
             fillers: self.fillers(layer.fillers),
@@ -358,30 +354,6 @@ impl Resolver<'_> {
         fine.then_some(written.value)
     }
 
-    fn data_centres(
-        &mut self,
-        written: Vec<(Written<String>, Vec<Written<String>>)>,
-    ) -> BTreeMap<DcId, Vec<SocketAddr>> {
-        let mut overrides = BTreeMap::new();
-        for (number, texts) in written {
-            let addresses: Vec<_> = texts.iter().filter_map(|text| self.check(text, units::socket_address)).collect();
-            match number.value.parse::<DcId>() {
-                Ok(id) if id.number() != 0 => {
-                    if texts.is_empty() && self.whole {
-                        let what = "this data centre has no address";
-                        self.complaints.push(Complaint::new(&number.at, what, "name one, or remove the line"));
-                    }
-                    overrides.insert(id, addresses);
-                }
-                _ => {
-                    let mend = "write a number such as 2, -2 for its media, 203 or 10002 for a test centre";
-                    self.complaints.push(Complaint::new(&number.at, "not the number of a data centre", mend));
-                }
-            }
-        }
-        overrides
-    }
-
     fn domain(&mut self, written: &Written<String>) -> Option<Domain> {
         let complain = |error: DomainError| Complaint::new(&written.at, error.to_string(), error.mend());
         written.value.parse().map_err(|error| self.complaints.push(complain(error))).ok()
@@ -431,7 +403,6 @@ enum Kind {
 
 const KINDS: &[(&str, Kind)] = &[("site", Kind::Site), ("remote", Kind::Remote)];
 const PROXY_PROTOCOLS: &[(&str, ProxyProtocol)] = &[("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
-const FAMILIES: &[(&str, Family)] = &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
 const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 const LEVELS: &[(&str, tracing::Level)] = &[
     ("error", tracing::Level::ERROR),

@@ -52,6 +52,8 @@ pub enum ValueError {
     BandwidthRange,
     /// Not a whole number from 1 on.
     Count,
+    /// Not a whole number from 0 to 64.
+    UpTo64,
     /// Neither a network nor an address.
     Network,
 }
@@ -86,6 +88,7 @@ impl ValueError {
             Self::Bandwidth => "write bits or bytes in a second: \"10Mbit\", \"1.5MB\"",
             Self::BandwidthRange => "write 8kbit (1kB) or more",
             Self::Count => "write a whole number from 1 on, or remove the line: then there is no limit",
+            Self::UpTo64 => "write a whole number from 0 to 64",
             Self::Network => "write an address or a network: \"192.0.2.0/24\", \"2001:db8::/32\", \"192.0.2.7\"",
             Self::DurationRange => "write something between a millisecond and ten years",
         }
@@ -111,6 +114,7 @@ impl fmt::Display for ValueError {
             Self::Bandwidth => "not a rate",
             Self::BandwidthRange => "this rate is too small to work with",
             Self::Count => "not a number that can be a limit",
+            Self::UpTo64 => "this number is out of range",
             Self::Network => "neither a network nor an address",
             Self::DurationRange => "this length of time is out of range",
         })
@@ -264,6 +268,11 @@ pub fn count(text: &str) -> Result<u32, ValueError> {
     text.parse().ok().filter(|count| *count != 0).ok_or(ValueError::Count)
 }
 
+/// A number of connections from 0 to 64.
+pub fn up_to_64(text: &str) -> Result<u8, ValueError> {
+    text.parse().ok().filter(|number| *number <= 64).ok_or(ValueError::UpTo64)
+}
+
 /// A network, or an address as the network that holds nothing else.
 pub fn network(text: &str) -> Result<IpNet, ValueError> {
     let text = text.trim();
@@ -371,5 +380,7 @@ mod tests {
         assert_eq!(network("192.0.2.0/33"), Err(ValueError::Network));
         assert_eq!(count("0"), Err(ValueError::Count));
         assert_eq!(count("18"), Ok(18));
+        assert_eq!((up_to_64("0"), up_to_64("64")), (Ok(0), Ok(64)));
+        assert_eq!((up_to_64("65"), up_to_64("-1")), (Err(ValueError::UpTo64), Err(ValueError::UpTo64)));
     }
 }

@@ -3,6 +3,7 @@
 //! Plain HTTP is spoken to this machine only. Nothing in a request says which program sends it.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
@@ -16,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,7 +28,11 @@ use super::dial;
 #[derive(Clone)]
 pub struct Client {
     tls: Arc<ClientConfig>,
+    reach: Arc<dyn Fn(Vec<SocketAddr>) -> Reaching + Send + Sync>,
 }
+
+/// A connection to one of several addresses that is being opened.
+pub type Reaching = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
 /// What an answer may cost.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +94,13 @@ impl Client {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider);
         let versions = builder.with_safe_default_protocol_versions().expect("the provider has what TLS needs");
-        Self { tls: Arc::new(versions.with_root_certificates(roots).with_no_client_auth()) }
+        let tls = Arc::new(versions.with_root_certificates(roots).with_no_client_auth());
+        Self { tls, reach: Arc::new(|addresses| Box::pin(async move { directly(&addresses).await })) }
+    }
+
+    /// The same, but servers elsewhere are reached like this.
+    pub fn reaching(self, reach: impl Fn(Vec<SocketAddr>) -> Reaching + Send + Sync + 'static) -> Self {
+        Self { reach: Arc::new(reach), ..self }
     }
 
     /// What is at `url`.
@@ -159,15 +171,19 @@ impl Client {
         if !target.secure && !addresses.iter().all(|address| address.ip().to_canonical().is_loopback()) {
             return Err(Error::Unfit);
         }
-        // The caller's limit of time is the shorter one.
-        let stream = dial::dial(&addresses, Duration::from_secs(60)).await.map_err(Error::Connection)?;
         if !target.secure {
-            return exchange(stream, request, most).await;
+            return exchange(directly(&addresses).await.map_err(Error::Connection)?, request, most).await;
         }
+        let stream = (self.reach)(addresses).await.map_err(Error::Connection)?;
         let name = ServerName::try_from(target.host).map_err(|_| Error::Unfit)?;
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         exchange(connector.connect(name, stream).await.map_err(Error::Connection)?, request, most).await
     }
+}
+
+/// The caller's limit of time is the shorter one.
+async fn directly(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    dial::dial(addresses, Duration::from_secs(60)).await
 }
 
 impl fmt::Debug for Client {

@@ -1,5 +1,7 @@
 //! Best-effort socket options: a socket without them still works, so failures are not reported.
 
+use std::io;
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -30,6 +32,20 @@ pub fn keep_alive(stream: &TcpStream) {
     let _ = socket.set_tcp_user_timeout(Some(KEEPALIVE_AFTER + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES));
 }
 
+/// Notices within half a minute that the peer has vanished of a connection on which nothing is sent.
+pub fn notice_soon(stream: &TcpStream) {
+    let seconds = Duration::from_secs;
+    let soon = TcpKeepalive::new().with_time(seconds(15)).with_interval(seconds(5)).with_retries(3);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&soon);
+}
+
+/// Whether a connection is open and nothing has come over it that was not read. Asks the kernel, and not what the runtime
+/// has heard of it so far.
+pub fn is_at_rest(stream: &TcpStream) -> bool {
+    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +58,30 @@ mod tests {
         let socket = SockRef::from(&stream);
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(600)));
+    }
+
+    #[tokio::test]
+    async fn whatever_comes_ends_the_rest_of_a_connection() {
+        use tokio::io::AsyncWriteExt;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for manner in ["speaks", "ends", "breaks"] {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut far, _) = listener.accept().await.unwrap();
+            assert!(is_at_rest(&stream) && is_at_rest(&far));
+            match manner {
+                "speaks" => far.write_all(b"?").await.unwrap(),
+                "ends" => far.shutdown().await.unwrap(),
+                _ => {
+                    far.set_zero_linger().unwrap();
+                    drop(far);
+                }
+            }
+            let noticed = async {
+                while is_at_rest(&stream) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), noticed).await.expect(manner);
+        }
     }
 }

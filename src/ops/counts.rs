@@ -31,6 +31,8 @@ pub struct Counts {
     pub cover_away: AtomicU64,
     /// Data centres that were reached.
     pub dialled: Tally<DcId>,
+    /// Those for which a connection stood ready.
+    pub dialled_warm: AtomicU64,
     /// Data centres that were not; `None`: there is no such one.
     pub undialled: Tally<Option<DcId>>,
     /// Ends of sessions and of pass-throughs.
@@ -92,6 +94,7 @@ impl Default for Counts {
             declined: Tally::default(),
             cover_away: AtomicU64::default(),
             dialled: Tally::default(),
+            dialled_warm: AtomicU64::default(),
             undialled: Tally::default(),
             ends: Tally::default(),
             passed_up: AtomicU64::default(),
@@ -149,8 +152,9 @@ impl Observer for Counts {
                 self.admitted.count(class);
                 self.handshake.observe(took.as_secs_f64());
             }
-            Event::Dialled { dc, took } => {
+            Event::Dialled { dc, took, warm } => {
                 self.dialled.count(dc);
+                add(&self.dialled_warm, warm.into());
                 self.dial.observe(took.as_secs_f64());
             }
             // The number of one that does not exist was chosen by a client.
@@ -195,12 +199,14 @@ mod tests {
         let class = HelloClass::ChromeHybrid;
         counts.observe(&Event::Admitted { from, member: &member, class, took });
         let (dc, far) = (DcId::new(2), DcId::new(-31_000));
-        counts.observe(&Event::Dialled { dc, took });
+        counts.observe(&Event::Dialled { dc, took, warm: false });
+        counts.observe(&Event::Dialled { dc, took, warm: true });
         counts.observe(&Event::Undialled { dc, unknown: false });
         counts.observe(&Event::Undialled { dc: far, unknown: true });
         let closed = Closed { by: End::ClientBroke, up: 1, down: 1 };
         counts.observe(&Event::SessionOver { member: &member, dc, closed, lasted: took });
         assert_eq!(counts.visitors(), 2);
+        assert_eq!((counts.dialled.list(), counts.dialled_warm.load(Ordering::Relaxed)), (vec![(dc, 2)], 1));
         let reasons: Vec<_> = counts.declined.list().into_iter().map(|(why, n)| (why.reason, why.refusal, n)).collect();
         assert_eq!(reasons, [("form", "", 2), ("refused", "disabled", 1)]);
         assert_eq!(counts.undialled.list(), [(None, 1), (Some(dc), 1)], "a client's number is no key");

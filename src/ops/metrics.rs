@@ -76,7 +76,7 @@ impl Collector for Source {
         let mut page = Page(encoder);
         let seen = (self.look)();
         self.connections(&mut page, &seen)?;
-        self.telegram(&mut page)?;
+        self.telegram(&mut page, &seen)?;
         state(&mut page, &seen)?;
         self.cover(&mut page, &seen)?;
         if self.per_user {
@@ -134,12 +134,21 @@ impl Source {
         )
     }
 
-    fn telegram(&self, page: &mut Page<'_>) -> fmt::Result {
+    fn telegram(&self, page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
         page.counters(
             "vizard_dc_dials",
             "Data centres reached for sessions",
             self.counts.dialled.list().into_iter().map(|(dc, count)| ([("dc", dc.to_string())], count)),
         )?;
+        // The later number is read first, so that one in between does not make the difference negative.
+        let hits = self.counts.dialled_warm.load(Ordering::Relaxed);
+        let misses = self.counts.dialled.sum().saturating_sub(hits);
+        page.counters(
+            "vizard_dc_warm",
+            "Sessions by whether a connection to their data centre stood ready",
+            [("hit", hits), ("miss", misses)].map(|(outcome, n)| ([("outcome", outcome.to_owned())], n)),
+        )?;
+        page.gauge("vizard_dc_warm_open", "Connections to data centres that stand ready", seen.ready)?;
         let name = |dc: Option<_>| dc.map_or_else(|| "unknown".to_owned(), |dc: crate::telegram::DcId| dc.to_string());
         page.counters(
             "vizard_dc_dial_failures",
@@ -298,7 +307,8 @@ mod tests {
         let alarm = AlarmState { name: "replay", count: 2, text: String::new(), last: None };
         let moved = Moved { up: 7, down: 9 };
         let acme = Standing { issued: 1, failed: 5, failures: 2, next: Some(UnixTime(1_700_000_600)) };
-        let seen = Snapshot { users: vec![alice], sessions: 1, alarms: vec![alarm], moved, ..Snapshot::default() };
+        let seen =
+            Snapshot { users: vec![alice], sessions: 1, alarms: vec![alarm], moved, ready: 3, ..Snapshot::default() };
         let seen = Snapshot { acme: Some(acme), ..seen };
         let text = scrape(seen.clone(), true);
         for line in [
@@ -310,6 +320,8 @@ mod tests {
             "vizard_session_bytes_total{direction=\"down\"} 9\n",
             "vizard_user_bytes_total{user=\"al\\\"ice\",direction=\"up\"} 7\n",
             "vizard_user_quota_used_bytes{user=\"al\\\"ice\"} 40\n",
+            "vizard_dc_warm_total{outcome=\"miss\"} 0\n",
+            "vizard_dc_warm_open 3\n",
             "vizard_alarms_total{alarm=\"replay\"} 2\n",
             "vizard_acme_orders_total{outcome=\"failed\"} 5\n",
             "vizard_acme_failures 2\n",

@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub sessions: usize,
     /// What sessions have moved since the start.
     pub moved: Moved,
+    /// Connections to data centres that stand ready.
+    pub ready: usize,
     /// The memory of spent hellos.
     pub replay: Replay,
     /// The cover.

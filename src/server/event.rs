@@ -52,6 +52,8 @@ pub enum Event<'a> {
         dc: DcId,
         /// How long it took.
         took: Duration,
+        /// Whether a connection stood ready.
+        warm: bool,
     },
     /// A session has no data centre.
     Undialled {

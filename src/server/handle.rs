@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::doors::{Bound, CannotListen, Listening, Wanted};
@@ -189,7 +190,10 @@ impl Handle {
         let server = &self.0;
         server.doors.apply(server, listeners);
         let keeper = tokio::spawn(keeper::keep(Arc::clone(server)));
+        let upstream = server.upstream.clone();
+        let warm = AbortOnDropHandle::new(tokio::spawn(async move { upstream.keep_warm().await }));
         server.stop.cancelled().await;
+        drop(warm);
         server.doors.shut().await;
         server.connections.close();
         let grace = server.settings().drain;

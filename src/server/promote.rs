@@ -23,7 +23,7 @@ use crate::relay::End;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
 use crate::relay::meter::Meter;
 use crate::relay::stream::{self, Manner, Session};
-use crate::telegram::{DcId, ReachError, Reached};
+use crate::telegram::{DcId, ReachError, Reached, Upstream};
 use crate::wire::obfuscated;
 use crate::wire::record::CLOSE_NOTIFY;
 
@@ -84,7 +84,7 @@ pub(super) async fn session(
     let may_move = timeout(settings.idle, entry.live().meter.opened_with(came_along)).await == Ok(true);
     let far = if may_move { reach(&server, dc, &first).await } else { Err(()) };
     let Ok(far) = far else { return Some(Box::pin(stream::goodbye(client, down, manner))) };
-    let Reached { stream, address } = far;
+    let Reached { stream, address, .. } = far;
     debug!(%address, "session");
     let session = Session::new(client, stream, up, down, manner, Arc::clone(&entry.live().meter));
     Some(Box::pin(relay(server, session, address, entry, permit, settings.idle).instrument(span_to_the_end())))
@@ -121,14 +121,11 @@ fn first_bytes(header: &[u8], up: &mut Uplink, mut leftover: Vec<u8>) -> Result<
 /// Connects and sends the first bytes. Failures are for the operator: the client only sees a session that ends.
 async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<Reached, ()> {
     let since = Instant::now();
-    let failed = match server.upstream.connect(dc).await {
-        Ok(mut far) => match far.stream.write_all(first).await {
-            Ok(()) => {
-                server.observer.observe(&Event::Dialled { dc, took: since.elapsed() });
-                return Ok(far);
-            }
-            Err(error) => ReachError::Unreachable(error),
-        },
+    let failed = match open(&server.upstream, dc, first).await {
+        Ok(far) => {
+            server.observer.observe(&Event::Dialled { dc, took: since.elapsed(), warm: far.warm });
+            return Ok(far);
+        }
         Err(error) => error,
     };
     let unknown = matches!(failed, ReachError::Unknown);
@@ -138,6 +135,17 @@ async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<Reached, ()> {
         ReachError::Unreachable(error) => warn!(%error, "the data centre cannot be reached"),
     }
     Err(())
+}
+
+/// A connection that took the first bytes. One that stood ready may be dead, which shows here at the latest.
+async fn open(upstream: &Upstream, dc: DcId, first: &[u8]) -> Result<Reached, ReachError> {
+    let mut far = upstream.connect(dc).await?;
+    let mut sent = far.stream.write_all(first).await;
+    if sent.is_err() && far.warm {
+        far = upstream.connect_anew(dc).await?;
+        sent = far.stream.write_all(first).await;
+    }
+    sent.map(|()| far).map_err(ReachError::Unreachable)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub struct DcId(i16);
 
 impl DcId {
     /// The number as it stands in an obfuscated2 header.
-    pub fn new(number: i16) -> Self {
+    pub const fn new(number: i16) -> Self {
         Self(number)
     }
 
@@ -58,17 +58,26 @@ const BUILT_IN: &[(i16, &[&str])] = &[
 ];
 
 impl Settings {
+    /// The number under which the addresses of a data centre stand: it is the same for its media, unless that has addresses
+    /// of its own. `None` if there is no such data centre.
+    pub fn centre(&self, dc: DcId) -> Option<DcId> {
+        let numbers = [dc, dc.unsigned()];
+        let given = numbers.into_iter().find(|number| self.overrides.contains_key(number));
+        given.or_else(|| BUILT_IN.iter().map(|(number, _)| DcId(*number)).find(|number| *number == dc.unsigned()))
+    }
+
     /// Addresses of a data centre in the order in which they are to be tried; empty if there is no such data centre.
     ///
     /// An override for the number as the client wrote it comes first, then one without its sign, then what is built in: of
     /// that, the families take turns. What an override says is tried as it says.
     pub fn addresses(&self, dc: DcId) -> Vec<SocketAddr> {
-        if let Some(given) = self.overrides.get(&dc).or_else(|| self.overrides.get(&dc.unsigned())) {
+        let Some(centre) = self.centre(dc) else { return Vec::new() };
+        if let Some(given) = self.overrides.get(&centre) {
             return given.clone();
         }
-        let built_in = BUILT_IN.iter().find(|(number, _)| *number == dc.unsigned().0);
-        let mut addresses: Vec<SocketAddr> = built_in
-            .into_iter()
+        let mut addresses: Vec<SocketAddr> = BUILT_IN
+            .iter()
+            .filter(|(number, _)| *number == centre.0)
             .flat_map(|(_, texts)| *texts)
             .filter_map(|text| text.parse().ok())
             .map(|address: IpAddr| SocketAddr::new(address, PORT))

@@ -1,22 +1,42 @@
 //! Reaching Telegram.
 
 pub mod dc;
+pub mod lists;
 pub mod ping;
+mod pool;
 pub mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 pub use dc::DcId;
-pub use upstream::{ReachError, Reached, Upstream};
+pub use upstream::{Need, ReachError, Reached, Upstream};
 
 /// Which data centres there are and how to choose among their addresses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Addresses that replace the built-in ones, by the number as a client states it (negative: media).
     pub overrides: BTreeMap<DcId, Vec<SocketAddr>>,
     /// Which family is tried first.
     pub prefer: Family,
+    /// Most connections that stand ready for each data centre; with none, every session dials.
+    pub warm: u8,
+    /// Whether Telegram's lists are fetched.
+    pub refresh: bool,
+    /// Where they are: a URL without their names.
+    pub lists: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            overrides: BTreeMap::new(),
+            prefer: Family::default(),
+            warm: 8,
+            refresh: true,
+            lists: "https://core.telegram.org".into(),
+        }
+    }
 }
 
 /// Address family that is tried first.
