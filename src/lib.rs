@@ -14,6 +14,7 @@
 //!                          the site answers,                                           │ header valid
 //!                          byte for byte                                               ▼
 //!                                                      Session ─▶ telegram::Upstream ─▶ relay::stream
+//!                                                              └▶ telegram::middle ─▶ relay::packets
 //! ```
 //!
 //! Imports point one way: `crypto < wire < {auth, net, relay} < {cover, telegram} < server < ops < config < audit < cli`.

@@ -162,8 +162,16 @@ const SECRETS: [&str; 2] = ["bob.secret", "webhook.token"];
 
 fn load_example(text: &str) -> Result<Loaded, LoadError> {
     let folder = tempfile::tempdir().unwrap();
-    let files =
-        ["fullchain.pem", "privkey.pem", "deny.netset", "allow.netset", "country.mmdb", "authority.pem", "eab.key"];
+    let files = [
+        "fullchain.pem",
+        "privkey.pem",
+        "deny.netset",
+        "allow.netset",
+        "country.mmdb",
+        "authority.pem",
+        "eab.key",
+        "proxy-secret",
+    ];
     for name in files.into_iter().chain(SECRETS) {
         fs::write(folder.path().join(name), "fedcba9876543210fedcba9876543210").unwrap();
     }

@@ -19,7 +19,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use cast::{Desktop, IPV4, IPV6, Link, Nginx, Proxy, Tdlib, Telegram};
+use cast::{Desktop, IPV4, IPV6, Link, Middle, Nginx, Proxy, Tdlib, Telegram};
 use world::{Place, World};
 
 const EVERYTHING: &str = "ping,test,session,files";
@@ -72,6 +72,20 @@ fn tdlib_moves_files_before_a_remote_rustls_cover_over_ipv6() {
     Tdlib::behind(&world, &proxy.link(IPV6), Some(&telegram)).with(&LARGE).passes(EVERYTHING);
     proxy.close();
     site.close();
+}
+
+/// Its packets are unwrapped and wrapped again on the way, and its quick acks are asked for and passed on.
+#[test]
+fn tdlib_moves_files_through_middle_proxies() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let middle = Middle::open(&world);
+    let proxy = Proxy::open(&world, "site", &["--config", middle.configuration()]);
+    let some = ["--megabytes", "10", "--timeout", "300"];
+    Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&some).passes(EVERYTHING);
+    let tags = middle.tags();
+    assert!(tags.len() >= 3 && tags.iter().all(|tag| tag == Middle::TAG), "{tags:?}");
+    proxy.close();
 }
 
 /// nginx sends several encrypted records, which TDLib only takes as one.

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::member::Refusal;
 use super::period::Period;
 use super::window::UnixTime;
+use crate::wire::rpc::AdTag;
 
 /// What a member may do. The default is everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +30,33 @@ pub struct Policy {
     pub allow: Vec<IpNet>,
     /// Where the member may not come from, even if that is allowed.
     pub deny: Vec<IpNet>,
+    /// In whose name the member's sessions go, which shows a channel to the member.
+    pub ad_tag: Tagging,
     /// What the operator wants to remember.
     pub note: Option<String>,
+}
+
+/// Which tag a member's sessions carry. Sessions with a tag go through middle proxies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tagging {
+    /// That of everybody, if there is one.
+    #[default]
+    AsAll,
+    /// One of the member's own.
+    Own(AdTag),
+    /// None, whatever there is for everybody.
+    Without,
+}
+
+impl Tagging {
+    /// The tag, given the one of everybody.
+    pub fn or(self, of_all: Option<AdTag>) -> Option<AdTag> {
+        match self {
+            Self::AsAll => of_all,
+            Self::Own(tag) => Some(tag),
+            Self::Without => None,
+        }
+    }
 }
 
 /// How much may be moved in which time, both ways together.
@@ -54,6 +80,7 @@ impl Default for Policy {
             max_addresses: None,
             allow: Vec::new(),
             deny: Vec::new(),
+            ad_tag: Tagging::AsAll,
             note: None,
         }
     }
@@ -90,6 +117,16 @@ mod tests {
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_767_225_600);
+
+    #[test]
+    fn a_tag_of_ones_own_or_none_goes_before_that_of_all() {
+        let (all, own) = (Some(AdTag([1; 16])), AdTag([2; 16]));
+        assert_eq!(
+            [Tagging::AsAll.or(all), Tagging::Own(own).or(all), Tagging::Without.or(all)],
+            [all, Some(own), None]
+        );
+        assert_eq!([Tagging::AsAll.or(None), Tagging::Own(own).or(None)], [None, Some(own)]);
+    }
 
     #[test]
     fn each_limit_has_its_own_refusal() {

@@ -210,6 +210,7 @@ fn user(member: &Member, now: UnixTime) -> UserState {
         quota,
         max_sessions: policy.max_sessions.map(Into::into),
         max_addresses: policy.max_addresses.map(Into::into),
+        ad_tag: units::tagging_text(policy.ad_tag),
     }
 }
 
@@ -249,6 +250,7 @@ impl Control for House {
             acme: status.cover.acme,
             users: self.handle.people().list().iter().map(|member| user(member, now)).collect(),
             alarms: self.alarms.sounded(),
+            middle: self.handle.middle().standing(),
             draining: status.draining,
         }
     }

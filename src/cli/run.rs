@@ -32,6 +32,9 @@ use crate::telegram::lists;
 /// File in the state directory that remembers spent hellos.
 pub(super) const REPLAY_FILE: &str = "replay";
 
+/// Folder in the state directory for Telegram's lists.
+pub(super) const LISTS_FOLDER: &str = "telegram";
+
 /// Runs the proxy until SIGTERM or SIGINT. `origin` is what the configuration was loaded from, and is loaded from again.
 pub fn run(origin: Origin, loaded: Loaded) -> Result<(), Failure> {
     let config = loaded.draft.settle(&mut rand::rng())?;
@@ -90,7 +93,7 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
         origin: (origin.flags.clone(), origin.environment.clone()),
     };
     let _admin = desk::open(&config, parts).await?;
-    let lists = lists::Keeper::open(config.state_dir.join("telegram"), handle.upstream().clone());
+    let lists = lists::Keeper::open(config.state_dir.join(LISTS_FOLDER), handle.upstream().clone());
     let reloader =
         Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse)).with_keys(keys).telling(manager.clone());
     let reloading = AbortOnDropHandle::new(tokio::spawn(reloader.run(queue, requests, hangup)));

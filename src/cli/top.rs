@@ -303,6 +303,7 @@ mod tests {
             addresses: 1,
             max_sessions: None,
             max_addresses: None,
+            ad_tag: None,
             bytes: Bytes { up: 1000, down },
             quota: None,
         };

@@ -153,6 +153,9 @@ struct Limits {
     /// A network that the user may not come from; may be repeated
     #[arg(long, value_name = "NETWORK")]
     deny: Vec<String>,
+    /// Tag of a promoted channel, from @MTProxybot; `none` for none, "" for the one of everybody
+    #[arg(long, value_name = "TAG")]
+    ad_tag: Option<String>,
     /// What to remember
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
@@ -171,6 +174,7 @@ impl From<Limits> for Changes {
             max_addresses: limits.max_addresses,
             allow: list(limits.allow),
             deny: list(limits.deny),
+            ad_tag: limits.ad_tag,
             note: limits.note,
         }
     }
@@ -357,6 +361,7 @@ fn show(name: &str, as_json: bool, secret: bool, place: &Place, environment: &En
         ("most addresses", count(max_addresses)),
         ("allowed networks", networks(&user.policy.allow)),
         ("denied networks", networks(&user.policy.deny)),
+        ("promoted channel", units::tagging_text(user.policy.ad_tag)),
         ("moved up", Some(size(usage.up))),
         ("moved down", Some(size(usage.down))),
         ("note", user.policy.note.clone()),
@@ -407,6 +412,7 @@ fn object(user: &User, usage: Usage, now: UnixTime) -> Value {
         "max_addresses": policy.max_addresses,
         "allow": networks(&policy.allow),
         "deny": networks(&policy.deny),
+        "ad_tag": units::tagging_text(policy.ad_tag),
         "note": policy.note,
         "previous_until": user.previous.as_ref().map(|(_, until)| moment(*until)),
         "usage": {

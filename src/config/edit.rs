@@ -217,6 +217,8 @@ fn change_table(table: &mut Table, changes: &Changes) {
         ("max_addresses", changes.max_addresses.as_ref().map(count)),
         ("allow", changes.allow.as_ref().map(list)),
         ("deny", changes.deny.as_ref().map(list)),
+        // Here `none` is a value, and only nothing takes it away.
+        ("ad_tag", changes.ad_tag.as_ref().map(|tag| (!tag.trim().is_empty()).then(|| Value::from(tag.trim())))),
         ("note", changes.note.as_ref().map(text)),
     ];
     for (key, changed) in changed {

@@ -23,8 +23,9 @@ use crate::cover::site::Content;
 use crate::cover::site::acme::{self, Authority};
 use crate::cover::{remote, site};
 use crate::ops::admin;
-use crate::telegram;
+use crate::telegram::{self, middle};
 use crate::wire::HelloClass;
+use crate::wire::rpc::AdTag;
 
 /// A valid configuration that may have gaps. Reading one changes nothing on this machine; [`Draft::settle`] does.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub struct Draft {
     pub time_window: Duration,
     pub cover: CoverDraft,
     pub telegram: telegram::Settings,
+    pub ad_tag: Option<AdTag>,
+    pub middle: middle::Settings,
     pub idle: Duration,
     pub drain: Duration,
     pub fillers: Vec<HelloClass>,
@@ -106,6 +109,8 @@ impl Draft {
             time_window: self.time_window,
             cover,
             telegram: self.telegram,
+            ad_tag: self.ad_tag,
+            middle: self.middle,
             idle: self.idle,
             drain: self.drain,
             fillers: self.fillers,

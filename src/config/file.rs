@@ -8,8 +8,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{FREE_TABLES, KEYS, suggestion};
 use super::layer::{
-    AcmeWritten, AdminWritten, CoverWritten, Layer, LimitsWritten, NamesWritten, PreviousWritten, ProxiedWritten,
-    SiteWritten, TelegramWritten, TokenWritten, UserWritten, Written,
+    AcmeWritten, AdminWritten, CoverWritten, Layer, LimitsWritten, MiddleWritten, NamesWritten, PreviousWritten,
+    ProxiedWritten, SiteWritten, TelegramWritten, TokenWritten, UserWritten, Written,
 };
 use super::misuse::MisuseWritten;
 use super::report::{Complaint, Origin, quoted};
@@ -93,6 +93,7 @@ impl Reader {
         let mut layer = Layer {
             state_dir: self.path(top, "state_dir"),
             domain: self.text(top, "domain"),
+            ad_tag: self.text(top, "ad_tag"),
             listen: self.texts(top, "listen"),
             users: self.users(top),
             site: self.site(top),
@@ -121,10 +122,19 @@ impl Reader {
         if let Some((telegram, _)) = self.section(top, "telegram") {
             layer.telegram = TelegramWritten {
                 prefer: self.text(telegram, "prefer"),
-                addresses: self.addresses(telegram),
+                addresses: self.addresses(telegram, "telegram"),
                 warm: self.number(telegram, "warm"),
                 refresh: self.switch(telegram, "refresh"),
                 lists: self.text(telegram, "lists"),
+            };
+        }
+        if let Some((middle, _)) = self.section(top, "middle") {
+            layer.middle = MiddleWritten {
+                secret_file: self.path(middle, "secret_file"),
+                addresses: self.addresses(middle, "middle"),
+                public_addresses: self.texts(middle, "public_addresses").unwrap_or_default(),
+                stun: self.text(middle, "stun"),
+                client_addresses: self.switch(middle, "client_addresses"),
             };
         }
         if let Some((session, _)) = self.section(top, "session") {
@@ -224,6 +234,7 @@ impl Reader {
                 max_addresses: self.number(table, "max_addresses"),
                 allow: self.texts(table, "allow"),
                 deny: self.texts(table, "deny"),
+                ad_tag: self.text(table, "ad_tag"),
                 note: self.text(table, "note"),
             },
             at: Origin::File(element.span()),
@@ -311,10 +322,10 @@ impl Reader {
         })
     }
 
-    fn addresses(&mut self, telegram: Table<'_, '_>) -> Vec<(Written<String>, Vec<Written<String>>)> {
-        let Some(value) = telegram.get("addresses") else { return Vec::new() };
+    fn addresses(&mut self, owner: Table<'_, '_>, name: &str) -> Vec<(Written<String>, Vec<Written<String>>)> {
+        let Some(value) = owner.get("addresses") else { return Vec::new() };
         let Some(table) = value.get_ref().as_table() else {
-            self.wrong_kind(value, "a `[telegram.addresses]` section");
+            self.wrong_kind(value, &format!("a `[{name}.addresses]` section"));
             return Vec::new();
         };
         let entry = |(key, value): (&Spanned<_>, Value<'_, '_>)| {

@@ -2,6 +2,7 @@
 
 /// Every key that a file may have, as a dotted path. Elements of an array of tables go by the name of the array.
 pub const KEYS: &[&str] = &[
+    "ad_tag",
     "admin",
     "admin.certificate",
     "admin.key",
@@ -57,6 +58,12 @@ pub const KEYS: &[&str] = &[
     "log.client_addresses",
     "log.format",
     "log.level",
+    "middle",
+    "middle.addresses",
+    "middle.client_addresses",
+    "middle.public_addresses",
+    "middle.secret_file",
+    "middle.stun",
     "proxy_protocol",
     "proxy_protocol.from",
     "proxy_protocol.listen",
@@ -87,6 +94,7 @@ pub const KEYS: &[&str] = &[
     "telegram.refresh",
     "telegram.warm",
     "users",
+    "users.ad_tag",
     "users.allow",
     "users.bandwidth_down",
     "users.bandwidth_up",
@@ -106,7 +114,7 @@ pub const KEYS: &[&str] = &[
 ];
 
 /// Keys with a table of names that are free.
-pub const FREE_TABLES: &[&str] = &["telegram.addresses"];
+pub const FREE_TABLES: &[&str] = &["middle.addresses", "telegram.addresses"];
 
 /// The advice for a key that is not known in the section `section` (empty: top of the file).
 pub fn suggestion(section: &str, name: &str) -> String {

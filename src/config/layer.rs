@@ -31,6 +31,7 @@ pub struct Layer {
     pub state_dir: Option<Written<PathBuf>>,
     pub admin: Option<AdminWritten>,
     pub domain: Option<Written<String>>,
+    pub ad_tag: Option<Written<String>>,
     pub listen: Option<Vec<Written<String>>>,
     pub proxied: Option<ProxiedWritten>,
     pub users: Option<Vec<UserWritten>>,
@@ -43,6 +44,7 @@ pub struct Layer {
     pub cover: Option<CoverWritten>,
     pub site: Option<SiteWritten>,
     pub telegram: TelegramWritten,
+    pub middle: MiddleWritten,
     pub idle: Option<Written<String>>,
     pub drain: Option<Written<String>>,
     pub fillers: Option<Vec<Written<String>>>,
@@ -85,6 +87,7 @@ pub struct LimitsWritten {
     pub max_addresses: Option<Written<String>>,
     pub allow: Option<Vec<Written<String>>>,
     pub deny: Option<Vec<Written<String>>>,
+    pub ad_tag: Option<Written<String>>,
     pub note: Option<Written<String>>,
 }
 
@@ -150,6 +153,17 @@ impl TelegramWritten {
     }
 }
 
+/// The section `[middle]`.
+#[derive(Default)]
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct MiddleWritten {
+    pub secret_file: Option<Written<PathBuf>>,
+    pub addresses: Vec<(Written<String>, Vec<Written<String>>)>,
+    pub public_addresses: Vec<Written<String>>,
+    pub stun: Option<Written<String>>,
+    pub client_addresses: Option<Written<bool>>,
+}
+
 /// The section `[cover]`.
 #[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
 pub struct CoverWritten {
@@ -193,6 +207,7 @@ impl Layer {
             state_dir: self.state_dir.or(below.state_dir),
             admin: self.admin.or(below.admin),
             domain: self.domain.or(below.domain),
+            ad_tag: self.ad_tag.or(below.ad_tag),
             listen: self.listen.or(below.listen),
             proxied: self.proxied.or(below.proxied),
             users: self.users.or(below.users),
@@ -211,6 +226,7 @@ impl Layer {
             log_level: self.log_level.or(below.log_level),
             client_addresses: self.client_addresses.or(below.client_addresses),
             // Only a file has these sections, and a file is below everything.
+            middle: below.middle,
             misuse: below.misuse,
         }
     }

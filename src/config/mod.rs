@@ -38,8 +38,9 @@ use crate::cover::{remote, site};
 use crate::net::listen::Address;
 use crate::ops::admin;
 pub use crate::ops::logging::{Format as LogFormat, Settings as Log};
-use crate::telegram;
+use crate::telegram::{self, middle};
 use crate::wire::HelloClass;
+use crate::wire::rpc::AdTag;
 
 /// Everything that `vizard run` needs to know.
 #[derive(Debug)]
@@ -66,6 +67,10 @@ pub struct Config {
     pub cover: Cover,
     /// Data centres.
     pub telegram: telegram::Settings,
+    /// The tag of those users who have none of their own.
+    pub ad_tag: Option<AdTag>,
+    /// Middle proxies, through which sessions with a tag go.
+    pub middle: middle::Settings,
     /// A session without a byte in either direction for this long is ended.
     pub idle: Duration,
     /// How long sessions may go on after SIGTERM.

@@ -22,6 +22,7 @@ use crate::ops::lists::{self, Lists};
 use crate::server::event::Observer;
 use crate::server::handle::Handle;
 use crate::server::{self, Purpose, Wanted};
+use crate::telegram::middle;
 
 /// A part that could not be made.
 #[derive(Debug)]
@@ -73,6 +74,8 @@ fn secrets(user: &User, now: UnixTime) -> impl Iterator<Item = (&Secret, Option<
 pub fn settings(config: &Config) -> server::Settings {
     server::Settings {
         telegram: config.telegram.clone(),
+        middle: middle(config),
+        ad_tag: config.ad_tag,
         idle: config.idle,
         drain: config.drain,
         fillers: config.fillers.clone(),
@@ -80,6 +83,16 @@ pub fn settings(config: &Config) -> server::Settings {
         limits: config.misuse.limits.clone(),
         believed: config.proxied.from.clone(),
     }
+}
+
+/// Settings for middle proxies, with what other sections say about the same things.
+pub fn middle(config: &Config) -> middle::Settings {
+    // Of a remote cover the name leads elsewhere, and a made-up name nowhere.
+    let ours = matches!(config.cover, super::Cover::Site(_)) && !config.made_up.domain;
+    let name = config.link.host.clone().or(ours.then(|| config.domain.to_string()));
+    let mut settings = config.middle.clone();
+    (settings.prefer, settings.own.name) = (config.telegram.prefer, name);
+    settings
 }
 
 /// The listeners; `automatic` is what [`Listen::Automatic`] came to.

@@ -291,6 +291,8 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         ("link", old.link != new.link),
         ("cover", old.cover != new.cover),
         ("telegram", old.telegram != new.telegram),
+        ("ad_tag", old.ad_tag != new.ad_tag),
+        ("middle", old.middle != new.middle),
         ("session.idle", old.idle != new.idle),
         ("session.drain", old.drain != new.drain),
         ("session.fillers", old.fillers != new.fillers),

@@ -3,6 +3,7 @@
 pub mod acme;
 mod admin;
 mod listeners;
+mod middle;
 mod telegram;
 mod users;
 
@@ -107,6 +108,8 @@ impl Resolver<'_> {
             time_window: self.value(layer.time_window, units::some_duration).unwrap_or(defaults::TIME_WINDOW),
             cover,
             telegram: self.telegram(layer.telegram),
+            ad_tag: self.value(layer.ad_tag, units::ad_tag),
+            middle: self.middle(layer.middle),
             idle: self.value(layer.idle, units::some_duration).unwrap_or(defaults::IDLE),
             drain: self.value(layer.drain, units::duration).unwrap_or(defaults::DRAIN),
             fillers: self.fillers(layer.fillers),

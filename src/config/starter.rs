@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::edit::Changes;
 use crate::auth::{Domain, Secret};
+use crate::wire::rpc::AdTag;
 
 /// What stands in a first configuration file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Starter {
     pub listen: Vec<String>,
     /// Who may enter.
     pub users: Vec<Person>,
+    /// The tag of a promoted channel.
+    pub ad_tag: Option<AdTag>,
     /// What links name as the server.
     pub link_host: Option<String>,
     /// The port in links, where it is not that of the first listener.
@@ -113,6 +116,9 @@ impl Starter {
             let list: Vec<_> = self.listen.iter().map(|address| quoted(address)).collect();
             text += &format!("\n# Where clients and visitors are accepted.\nlisten = [{}]\n", list.join(", "));
         }
+        if let Some(tag) = &self.ad_tag {
+            text += &format!("\n# Whose channel Telegram shows to the users of this proxy.\nad_tag = \"{tag}\"\n");
+        }
         text += "\n# Who may enter. Give each person a secret: `vizard user add NAME --config THIS_FILE`.\n";
         text += &self.users.iter().map(section).collect::<Vec<_>>().join("\n");
         text += &self.link();
@@ -187,13 +193,24 @@ impl Cover {
 
 fn section(person: &Person) -> String {
     let mut text = format!("[[users]]\nname = {}\nsecret = {}\n", quoted(&person.name), quoted(&person.secret.hex()));
-    let Changes { enabled, expires, quota, bandwidth_up, bandwidth_down, max_sessions, max_addresses, note, .. } =
-        &person.limits;
+    let Changes {
+        enabled,
+        expires,
+        quota,
+        bandwidth_up,
+        bandwidth_down,
+        max_sessions,
+        max_addresses,
+        ad_tag,
+        note,
+        ..
+    } = &person.limits;
     let texts = [
         ("expires", expires),
         ("quota", quota),
         ("bandwidth_up", bandwidth_up),
         ("bandwidth_down", bandwidth_down),
+        ("ad_tag", ad_tag),
         ("note", note),
     ];
     for (key, value) in texts {
@@ -247,6 +264,7 @@ mod tests {
             bandwidth_down: Some("2MB".into()),
             max_sessions: Some(60),
             max_addresses: Some(3),
+            ad_tag: Some("none".into()),
             note: Some("says \"hello\"\n".into()),
             ..Changes::default()
         };
@@ -257,6 +275,7 @@ mod tests {
             users: vec![Person { limits, ..person("alice") }],
             link_host: Some("2001:db8::1".into()),
             link_port: Some(443),
+            ad_tag: Some(AdTag([0xab; 16])),
             cover: Cover::Remote { address: Some("192.0.2.1:443".into()) },
         };
         let draft = read_back(&starter);
@@ -269,6 +288,7 @@ mod tests {
         assert!(!policy.enabled && policy.expires.is_some() && policy.quota.is_some());
         assert_eq!((policy.max_sessions, policy.max_addresses), (Some(60), Some(3)));
         assert_eq!((policy.bandwidth_up, policy.bandwidth_down), (Some(1_000_000), Some(2_000_000)));
+        assert_eq!((draft.ad_tag, policy.ad_tag), (starter.ad_tag, crate::auth::Tagging::Without));
         assert_eq!(policy.note.as_deref(), Some("says \"hello\"\n"));
         assert!(format!("{:?}", draft.cover).starts_with("Remote"));
     }

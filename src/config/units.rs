@@ -12,8 +12,9 @@ use jiff::civil::{Date, Time};
 use jiff::fmt::friendly::SpanParser;
 use jiff::tz::Offset;
 
-use crate::auth::{Period, Quota, UnixTime};
+use crate::auth::{Period, Quota, Tagging, UnixTime};
 use crate::net::listen::Address;
+use crate::wire::rpc::AdTag;
 
 /// Why a text is not the value that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,10 @@ pub enum ValueError {
     UpTo64,
     /// Neither a network nor an address.
     Network,
+    /// Not an address.
+    Address,
+    /// Not the tag of a promoted channel.
+    AdTag,
 }
 
 impl ValueError {
@@ -90,6 +95,10 @@ impl ValueError {
             Self::Count => "write a whole number from 1 on, or remove the line: then there is no limit",
             Self::UpTo64 => "write a whole number from 0 to 64",
             Self::Network => "write an address or a network: \"192.0.2.0/24\", \"2001:db8::/32\", \"192.0.2.7\"",
+            Self::Address => "write an address: \"192.0.2.7\", \"2001:db8::7\"",
+            Self::AdTag => {
+                "write the 32 hexadecimal digits that @MTProxybot gives to a proxy, or \"none\" for a user without a tag"
+            }
             Self::DurationRange => "write something between a millisecond and ten years",
         }
     }
@@ -116,6 +125,8 @@ impl fmt::Display for ValueError {
             Self::Count => "not a number that can be a limit",
             Self::UpTo64 => "this number is out of range",
             Self::Network => "neither a network nor an address",
+            Self::Address => "not an address",
+            Self::AdTag => "not the tag of a promoted channel",
             Self::DurationRange => "this length of time is out of range",
         })
     }
@@ -280,6 +291,30 @@ pub fn network(text: &str) -> Result<IpNet, ValueError> {
     network.map(|network| network.trunc()).ok_or(ValueError::Network)
 }
 
+/// An address without a port.
+pub fn address(text: &str) -> Result<IpAddr, ValueError> {
+    text.trim().parse::<IpAddr>().map(|address| address.to_canonical()).map_err(|_| ValueError::Address)
+}
+
+/// The tag of a promoted channel.
+pub fn ad_tag(text: &str) -> Result<AdTag, ValueError> {
+    text.trim().parse().map_err(|_| ValueError::AdTag)
+}
+
+/// The tag of one user: one of the user's own, or `none`.
+pub fn tagging(text: &str) -> Result<Tagging, ValueError> {
+    if text.trim() == "none" { Ok(Tagging::Without) } else { ad_tag(text).map(Tagging::Own) }
+}
+
+/// A tag as [`tagging`] reads it; nothing where the one of everybody counts.
+pub fn tagging_text(tagging: Tagging) -> Option<String> {
+    match tagging {
+        Tagging::AsAll => None,
+        Tagging::Own(tag) => Some(tag.to_string()),
+        Tagging::Without => Some("none".to_owned()),
+    }
+}
+
 /// How long until something is done again: a minute to a year.
 pub fn interval(text: &str) -> Result<Duration, ValueError> {
     const MINUTE: Duration = Duration::from_secs(60);
@@ -378,9 +413,23 @@ mod tests {
         assert_eq!(network("192.0.2.7/24").unwrap().to_string(), "192.0.2.0/24");
         assert_eq!(network("2001:db8::1").unwrap().to_string(), "2001:db8::1/128");
         assert_eq!(network("192.0.2.0/33"), Err(ValueError::Network));
+        assert_eq!(address("::ffff:192.0.2.7"), Ok([192, 0, 2, 7].into()));
+        assert_eq!(address("192.0.2.7:1"), Err(ValueError::Address));
         assert_eq!(count("0"), Err(ValueError::Count));
         assert_eq!(count("18"), Ok(18));
         assert_eq!((up_to_64("0"), up_to_64("64")), (Ok(0), Ok(64)));
         assert_eq!((up_to_64("65"), up_to_64("-1")), (Err(ValueError::UpTo64), Err(ValueError::UpTo64)));
+    }
+
+    #[test]
+    fn tags_are_digits_or_none_at_all() {
+        let tag = AdTag([0xab; 16]);
+        assert_eq!(ad_tag(&"aB".repeat(16)), Ok(tag));
+        for known in [Tagging::Own(tag), Tagging::Without] {
+            assert_eq!(tagging(&tagging_text(known).unwrap()), Ok(known));
+        }
+        for text in ["", "none", "ab", "g0112233445566778899aabbccddeeff"] {
+            assert_eq!(ad_tag(text), Err(ValueError::AdTag), "{text}");
+        }
     }
 }

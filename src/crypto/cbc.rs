@@ -1,5 +1,4 @@
-//! AES-256-CBC over whole blocks, in place: the two directions of a link to a middle proxy. Not yet used by the running
-//! proxy, which reaches data centres directly.
+//! AES-256-CBC over whole blocks, in place: the two directions of a link to a middle proxy.
 
 use aes::cipher::{Array, BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
 use aes::{Aes256Dec, Aes256Enc};

@@ -1,5 +1,4 @@
-//! Key schedule of a link to a middle proxy (docs/protocol.md, "Middle-proxy links"). Not yet used by the running proxy,
-//! which reaches data centres directly.
+//! Key schedule of a link to a middle proxy (docs/protocol.md, "Middle-proxy links").
 //!
 //! ```text
 //! s     their nonce ‖ our nonce ‖ our time ‖ their IPv4 ‖ our port ‖ "CLIENT" or "SERVER" ‖ our IPv4 ‖ their port
@@ -22,7 +21,7 @@ use super::kdf::KeyIv;
 
 /// The secret that Telegram publishes for all middle proxies. Every proxy has the same one, but it is no business of a
 /// log: hidden in `Debug`, wiped when dropped.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct MiddleSecret(Vec<u8>);
 
 impl MiddleSecret {

@@ -8,4 +8,5 @@ pub mod listen;
 pub mod proxy_protocol;
 pub mod race;
 pub mod sockopt;
+pub mod stun;
 pub mod unix;

@@ -18,7 +18,9 @@ use prometheus_client::registry::{Registry, Unit};
 use super::counts::Counts;
 use super::process::Process;
 use super::snapshot::Snapshot;
+use super::tally::Tally;
 use crate::auth::UnixTime;
+use crate::telegram::DcId;
 
 /// Users beyond these have no metrics of their own; each takes seven lines of a scrape.
 pub const MOST_USERS: usize = 500;
@@ -149,11 +151,24 @@ impl Source {
             [("hit", hits), ("miss", misses)].map(|(outcome, n)| ([("outcome", outcome.to_owned())], n)),
         )?;
         page.gauge("vizard_dc_warm_open", "Connections to data centres that stand ready", seen.ready)?;
-        let name = |dc: Option<_>| dc.map_or_else(|| "unknown".to_owned(), |dc: crate::telegram::DcId| dc.to_string());
+        let name = |dc: Option<_>| dc.map_or_else(|| "unknown".to_owned(), |dc: DcId| dc.to_string());
         page.counters(
             "vizard_dc_dial_failures",
             "Data centres that could not be reached; unknown: there is no such one",
             self.counts.undialled.list().into_iter().map(|(dc, count)| ([("dc", name(dc))], count)),
+        )?;
+        let by_dc =
+            |tally: &Tally<DcId>| tally.list().into_iter().map(|(dc, n)| ([("dc", dc.to_string())], n)).collect();
+        let (seated, unseated): (Vec<_>, Vec<_>) = (by_dc(&self.counts.seated), by_dc(&self.counts.unseated));
+        page.counters("vizard_middle_sessions", "Sessions that went through middle proxies", seated)?;
+        let help = "Sessions with a tag that went the direct way because there was no link to a middle proxy";
+        page.counters("vizard_middle_fallbacks", help, unseated)?;
+        page.counter("vizard_middle_link_failures", "Links to middle proxies that failed to open", seen.middle.failed)?;
+        page.gauge("vizard_middle_links", "Links to middle proxies that are open", seen.middle.links)?;
+        page.gauge(
+            "vizard_middle_waiting_bytes",
+            "Bytes from middle proxies that wait for clients",
+            seen.middle.waiting,
         )
     }
 

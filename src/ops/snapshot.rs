@@ -5,6 +5,7 @@ use crate::cover::grade::Graded;
 use crate::cover::site::acme::Standing;
 use crate::net::listen::Address;
 use crate::server::sessions::Moved;
+use crate::telegram::middle;
 
 /// The running proxy at one moment. Holds no secret and no client's address.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub users: Vec<UserState>,
     /// What somebody should look at.
     pub alarms: Vec<AlarmState>,
+    /// How it stands with middle proxies.
+    pub middle: middle::Standing,
     /// Whether the proxy accepts no more and waits for its sessions.
     pub draining: bool,
 }
@@ -86,6 +89,8 @@ pub struct UserState {
     pub max_sessions: Option<u64>,
     /// Most addresses at once.
     pub max_addresses: Option<u64>,
+    /// Tag of a promoted channel, or `none`; nothing where the one of everybody counts.
+    pub ad_tag: Option<String>,
 }
 
 /// A quota.

@@ -25,7 +25,8 @@ pub struct BadRecord;
 #[derive(Debug)]
 pub struct Uplink {
     from_client: Ctr,
-    to_dc: Ctr,
+    /// None where whoever gets the payload is to read it.
+    to_dc: Option<Ctr>,
     header: [u8; HEADER],
     header_length: usize,
     record_left: usize,
@@ -34,7 +35,17 @@ pub struct Uplink {
 impl Uplink {
     /// An uplink in the midst of a record of which `record_left` payload bytes are still to come.
     pub fn new(from_client: Ctr, to_dc: Ctr, record_left: usize) -> Self {
-        Self { from_client, to_dc, header: [0; HEADER], header_length: 0, record_left }
+        Self { to_dc: Some(to_dc), ..Self::in_clear(from_client, record_left) }
+    }
+
+    /// The same with the payload in clear.
+    pub fn in_clear(from_client: Ctr, record_left: usize) -> Self {
+        Self { from_client, to_dc: None, header: [0; HEADER], header_length: 0, record_left }
+    }
+
+    /// From here on the payload is encrypted anew with this.
+    pub fn encrypt(&mut self, to_dc: Ctr) {
+        self.to_dc = Some(to_dc);
     }
 
     /// Turns what the client sent into what the data centre is to get, and gives it: the payload, moved together at the
@@ -62,7 +73,9 @@ impl Uplink {
         };
         let payload = &mut bytes[..length];
         self.from_client.apply(payload);
-        self.to_dc.apply(payload);
+        if let Some(to_dc) = &mut self.to_dc {
+            to_dc.apply(payload);
+        }
         (payload, outcome)
     }
 

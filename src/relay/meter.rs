@@ -73,24 +73,36 @@ impl Meter {
         self.add_up(bytes);
         let mut left = bytes;
         while left > 0 {
-            let Some(tariff) = self.tariff() else { return true };
-            let leave = poll_fn(|context| match tariff.ask(Way::Up, Instant::now().into_std(), context.waker()) {
-                Leave::Wait if !self.poll_end(context) => Poll::Pending,
-                leave => Poll::Ready(leave),
-            });
-            let most = match leave.await {
-                Leave::Free => left,
-                Leave::Most(most) => usize::try_from(most).unwrap_or(usize::MAX).min(left),
-                Leave::After(later) => {
-                    sleep_until(later.into()).await;
-                    continue;
-                }
-                Leave::Wait | Leave::Over => return false,
-            };
-            tariff.charge(Way::Up, most, Instant::now().into_std());
+            let Some(most) = self.leave(Way::Up).await else { return false };
+            let most = most.min(left);
+            self.charge(Way::Up, most);
             left -= most;
         }
         true
+    }
+
+    /// Waits until bytes may be moved this way, and says how many at most; `None` if none may any more.
+    pub(super) async fn leave(&self, way: Way) -> Option<usize> {
+        loop {
+            let Some(tariff) = self.tariff() else { return Some(usize::MAX) };
+            let leave = poll_fn(|context| match tariff.ask(way, Instant::now().into_std(), context.waker()) {
+                Leave::Wait if !self.poll_end(context) => Poll::Pending,
+                leave => Poll::Ready(leave),
+            });
+            match leave.await {
+                Leave::Free => return Some(usize::MAX),
+                Leave::Most(most) => return Some(usize::try_from(most).unwrap_or(usize::MAX)),
+                Leave::After(later) => sleep_until(later.into()).await,
+                Leave::Wait | Leave::Over => return None,
+            }
+        }
+    }
+
+    /// So many bytes were moved this way.
+    pub(super) fn charge(&self, way: Way, bytes: usize) {
+        if let Some(tariff) = self.tariff() {
+            tariff.charge(way, bytes, Instant::now().into_std());
+        }
     }
 
     /// Whether [`Meter::end`] was called.

@@ -1,11 +1,12 @@
 //! Moving bytes: order, back-pressure, half-close, counts. Knows no configuration.
 //!
-//! [`halves`] are the pure transforms of a session, [`stream`] moves a session's bytes through them, [`splice`] copies
-//! untouched in both directions, [`sizing`] says how data is cut into records, [`meter`] is what others see of a session,
-//! [`tariff`] what a session asks of others.
+//! [`halves`] are the pure transforms of a session, [`stream`] moves a session's bytes through them and [`packets`] its
+//! packets, [`splice`] copies untouched in both directions, [`sizing`] says how data is cut into records, [`meter`] is what
+//! others see of a session, [`tariff`] what a session asks of others.
 
 pub mod halves;
 pub mod meter;
+pub mod packets;
 mod ready;
 pub mod sizing;
 pub mod splice;
@@ -37,6 +38,10 @@ pub enum End {
     FarBroke,
     /// The client sent something that is no record of application data.
     BadRecord,
+    /// The client sent something that is no packet of its protocol, where packets are looked at.
+    BadPacket,
+    /// More was waiting for the client than may wait.
+    Slow,
     /// Nothing moved for too long.
     Idle,
     /// The proxy ended it, see [`meter::Meter::end`].
@@ -51,6 +56,8 @@ impl End {
             Self::ClientBroke => "client_broke",
             Self::FarBroke => "far_broke",
             Self::BadRecord => "bad_record",
+            Self::BadPacket => "bad_packet",
+            Self::Slow => "slow",
             Self::Idle => "idle",
             Self::Closed => "closed",
         }

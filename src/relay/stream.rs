@@ -44,7 +44,7 @@ pub struct Manner {
 
 impl Manner {
     /// What stands in for the close alert, where the stream allows for it.
-    fn close_alert(self, down: &mut Downlink) -> Vec<u8> {
+    pub(super) fn close_alert(self, down: &mut Downlink) -> Vec<u8> {
         self.close_alert.and_then(|length| down.nops(length.into(), self.filler)).unwrap_or_default()
     }
 }
@@ -336,12 +336,22 @@ impl Up {
 /// Ends a session that has no data centre as the cover would end one: with a close alert and a FIN. What the client still
 /// sends is thrown away.
 pub async fn goodbye(client: TcpStream, mut down: Downlink, manner: Manner) {
-    let alert = manner.close_alert(&mut down);
-    let throw_away = async {
+    part(&client, &manner.close_alert(&mut down)).await;
+}
+
+/// Sends these last bytes and a FIN. What the client still sends is thrown away.
+pub(super) async fn part(client: &TcpStream, mut last: &[u8]) {
+    let write = async {
         // If the client is gone already, nobody is left to be told.
-        if client.writable().await.is_ok() && client.try_write(&alert).is_ok() {
-            shut(&client);
+        while !last.is_empty() && client.writable().await.is_ok() {
+            match attempt(client.try_write(last)) {
+                Ok(taken) => last = &last[taken.unwrap_or(0)..],
+                Err(_) => return,
+            }
         }
+        shut(client);
+    };
+    let throw_away = async {
         while client.readable().await.is_ok() {
             let read = with_buffer(|buffer| attempt(client.try_read(buffer)));
             if matches!(read, Err(_) | Ok(Some(0))) {
@@ -349,7 +359,7 @@ pub async fn goodbye(client: TcpStream, mut down: Downlink, manner: Manner) {
             }
         }
     };
-    let _ = tokio::time::timeout(LINGER, throw_away).await;
+    let _ = tokio::time::timeout(LINGER, async { tokio::join!(write, throw_away) }).await;
 }
 
 /// How much may be read now; `None` if nothing may, and then the task is woken when that changes, or at `later`. Nothing
@@ -378,7 +388,7 @@ fn leave(
 }
 
 /// Lends the thread's buffer for the length of a call.
-fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     thread_local! {
         static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; FRAMING_BUFFER].into_boxed_slice());
     }

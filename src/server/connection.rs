@@ -104,6 +104,8 @@ pub(super) mod tests {
     pub(in super::super) fn server() -> Arc<Server> {
         let settings = server::Settings {
             telegram: telegram::Settings::default(),
+            middle: telegram::middle::Settings::default(),
+            ad_tag: None,
             idle: Duration::from_secs(1800),
             drain: Duration::from_secs(10),
             fillers: Vec::new(),

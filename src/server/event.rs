@@ -62,6 +62,18 @@ pub enum Event<'a> {
         /// Whether there is no such data centre.
         unknown: bool,
     },
+    /// A session has a place on a link to a middle proxy.
+    Seated {
+        /// Its data centre.
+        dc: DcId,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A session was to go through a middle proxy, and goes the direct way because there is no link.
+    Unseated {
+        /// Its data centre.
+        dc: DcId,
+    },
     /// A session has ended.
     SessionOver {
         /// Whose it was.

@@ -16,6 +16,7 @@ use crate::auth::{Judge, People, Rules, UnixTime};
 use crate::cover::site::acme::Standing;
 use crate::cover::{Cover, profile::Profile};
 use crate::telegram::Upstream;
+use crate::telegram::middle::Middle;
 
 /// How long a sign of life may take; it usually takes less than a millisecond.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
@@ -92,6 +93,11 @@ impl Handle {
         &self.0.people
     }
 
+    /// Links to middle proxies: to be told which there are, and asked how it stands.
+    pub fn middle(&self) -> &Arc<Middle> {
+        &self.0.middle
+    }
+
     /// The cover as it is now.
     pub fn cover(&self) -> Arc<Cover> {
         self.0.cover()
@@ -131,6 +137,7 @@ impl Handle {
         let server = &self.0;
         server.limit(&settings.limits);
         server.upstream.replace(settings.telegram.clone());
+        server.middle.apply(settings.middle.clone());
         server.settings.store(Arc::new(settings));
         server.judge.replace_rules(rules);
         let mut changed = cover.is_some();
@@ -144,6 +151,7 @@ impl Handle {
             server.changed.send_replace(());
         }
         keeper::end_unwanted(server);
+        keeper::ask_for_lists(server);
     }
 
     /// Accepts no more; what is going on has the time that the settings promise it, then [`Handle::serve`] returns.

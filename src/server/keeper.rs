@@ -8,7 +8,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
 use super::Server;
-use crate::auth::Refusal;
+use crate::auth::{Member, Refusal};
+use crate::telegram::Need;
+use crate::telegram::middle::Directory;
 
 /// How often spent hellos are forced to the disk.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -21,7 +23,31 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs for as long as it is polled.
 pub(super) async fn keep(server: Arc<Server>) {
-    tokio::join!(watch_cover(&server), keep_replay_memory(&server), sweep(&server));
+    tokio::join!(watch_cover(&server), keep_replay_memory(&server), sweep(&server), follow_lists(&server));
+}
+
+/// Tells the links which middle proxies Telegram publishes.
+async fn follow_lists(server: &Server) {
+    let mut lists = server.upstream.lists();
+    ask_for_lists(server);
+    loop {
+        let published = Directory::published(&lists.borrow_and_update());
+        if let Some(directory) = published {
+            server.middle.publish(directory);
+        }
+        if lists.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Has Telegram's lists fetched if somebody has a tag and they are not stated.
+pub(super) fn ask_for_lists(server: &Server) {
+    let settings = server.settings();
+    let tagged = |member: &Arc<Member>| member.policy().ad_tag.or(settings.ad_tag).is_some();
+    if settings.middle.directory(None).is_none() && server.people.list().iter().any(tagged) {
+        server.upstream.want_lists(Need::Soon);
+    }
 }
 
 /// Keeps what is known of the cover fresh, whichever cover it is.

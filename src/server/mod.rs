@@ -31,8 +31,10 @@ use crate::cover::{Cover, Witness};
 use crate::net::listen::{self, Listener};
 use crate::net::proxy_protocol::{self, NoHeader};
 use crate::relay::sizing::Patterns;
+use crate::telegram::middle::{self, Middle};
 use crate::telegram::{self, Upstream};
 use crate::wire::HelloClass;
+use crate::wire::rpc::AdTag;
 use doors::Doors;
 use event::{Doorbell, Observer};
 use handle::Handle;
@@ -44,6 +46,10 @@ use sessions::Sessions;
 pub struct Settings {
     /// Data centres.
     pub telegram: telegram::Settings,
+    /// Middle proxies.
+    pub middle: middle::Settings,
+    /// The tag of those users who have none of their own; sessions of users with a tag go through middle proxies.
+    pub ad_tag: Option<AdTag>,
     /// A session without a byte in either direction for this long is ended.
     pub idle: Duration,
     /// How long connections may go on after the proxy was told to stop.
@@ -68,6 +74,7 @@ pub struct Server {
     people: Arc<People>,
     sessions: Arc<Sessions>,
     patterns: Patterns,
+    middle: Arc<Middle>,
     observer: Arc<dyn Observer>,
     witness: Arc<dyn Witness>,
     limits: ArcSwap<Limits>,
@@ -120,6 +127,7 @@ impl Server {
             counts,
             barrier,
             upstream: Upstream::new(settings.telegram.clone()),
+            middle: Arc::new(Middle::new(settings.middle.clone())),
             settings: ArcSwap::from_pointee(settings),
             cover: ArcSwap::from_pointee(cover),
             judge: Arc::new(judge),

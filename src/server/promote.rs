@@ -19,13 +19,17 @@ use crate::auth::Permit;
 use crate::cover::Cover;
 use crate::cover::gate::Promotion;
 use crate::net::sockopt;
-use crate::relay::End;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
 use crate::relay::meter::Meter;
+use crate::relay::packets::{self, Packer, Unpacker};
 use crate::relay::stream::{self, Manner, Session};
+use crate::relay::{Closed, End};
+use crate::telegram::middle::{self, Caller};
 use crate::telegram::{DcId, ReachError, Reached, Upstream};
 use crate::wire::obfuscated;
+use crate::wire::packets::Framing;
 use crate::wire::record::CLOSE_NOTIFY;
+use crate::wire::rpc::AdTag;
 
 /// Connects the client to the data centre that its header names. What this returns moves their bytes until they are done.
 pub(super) async fn session(
@@ -58,10 +62,9 @@ pub(super) async fn session(
         return None;
     }
 
-    let (header, to_dc) = obfuscated::seal_for_dc(dc.number(), down.dc_keys(), rand::random);
-    let mut up = Uplink::new(opened.up, to_dc, record_left);
+    let mut up = Uplink::in_clear(opened.up, record_left);
     let came_along = leftover.len();
-    let first = match first_bytes(&header, &mut up, leftover) {
+    let first = match first_payload(&mut up, leftover) {
         Ok(first) => first,
         Err(BadRecord) => {
             info!("the client sent no data record");
@@ -81,13 +84,82 @@ pub(super) async fn session(
         meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
     });
     // What came along with the header is paid for before it is moved, as everything that follows.
-    let may_move = timeout(settings.idle, entry.live().meter.opened_with(came_along)).await == Ok(true);
-    let far = if may_move { reach(&server, dc, &first).await } else { Err(()) };
-    let Ok(far) = far else { return Some(Box::pin(stream::goodbye(client, down, manner))) };
-    let Reached { stream, address, .. } = far;
-    debug!(%address, "session");
-    let session = Session::new(client, stream, up, down, manner, Arc::clone(&entry.live().meter));
-    Some(Box::pin(relay(server, session, address, entry, permit, settings.idle).instrument(span_to_the_end())))
+    if timeout(settings.idle, entry.live().meter.opened_with(came_along)).await != Ok(true) {
+        return Some(Box::pin(stream::goodbye(client, down, manner)));
+    }
+    let entered = Entered { server, client, up, down, manner, first, entry, permit, idle: settings.idle };
+    match entered.permit.member().policy().ad_tag.or(settings.ad_tag) {
+        None => entered.direct(dc).await,
+        Some(tag) => match sit(&entered.server, dc, peer, tag).await {
+            Some(port) => Some(entered.promoted(port)),
+            None => entered.direct(dc).await,
+        },
+    }
+}
+
+/// A client that is inside, with everything that its session needs but a far side.
+struct Entered {
+    server: Arc<Server>,
+    client: TcpStream,
+    up: Uplink,
+    down: Downlink,
+    manner: Manner,
+    /// What the client sent along with its header, in clear.
+    first: Vec<u8>,
+    entry: Entry,
+    permit: Permit,
+    idle: Duration,
+}
+
+impl Entered {
+    /// To the data centre itself.
+    async fn direct(self, dc: DcId) -> Option<Rest> {
+        let Self { server, client, mut up, down, manner, mut first, entry, permit, idle } = self;
+        let (header, mut to_dc) = obfuscated::seal_for_dc(dc.number(), down.dc_keys(), rand::random);
+        to_dc.apply(&mut first);
+        up.encrypt(to_dc);
+        let Ok(far) = reach(&server, dc, &[&header[..], &first].concat()).await else {
+            return Some(Box::pin(stream::goodbye(client, down, manner)));
+        };
+        let Reached { stream, address, .. } = far;
+        debug!(%address, "session");
+        let session = Session::new(client, stream, up, down, manner, Arc::clone(&entry.live().meter));
+        Some(Box::pin(relay(server, session, address, entry, permit, idle).instrument(span_to_the_end())))
+    }
+
+    /// Through a middle proxy.
+    fn promoted(self, port: middle::Port) -> Rest {
+        let Self { server, client, up, down, manner, first, entry, permit, idle } = self;
+        debug!(address = %port.address(), "session through a middle proxy");
+        let (up, down) = (Unpacker::new(up, FRAMING, &first), Packer::new(down, FRAMING));
+        let session = packets::Session::new(client, up, down, manner, Arc::clone(&entry.live().meter), port);
+        let session = async move {
+            let since = Instant::now();
+            let closed = session.run(idle).await;
+            over(&server, &entry, &permit, closed, since);
+        };
+        Box::pin(session.instrument(span_to_the_end()))
+    }
+}
+
+/// The only one inside fake TLS.
+const FRAMING: Framing = Framing::Padded;
+
+/// A seat on a link to a middle proxy, or none: then the client goes the direct way, and the operator is told.
+async fn sit(server: &Server, dc: DcId, peer: SocketAddr, tag: AdTag) -> Option<middle::Port> {
+    let since = Instant::now();
+    let client = server.middle.tells_addresses().then_some(peer);
+    match server.middle.sit(dc, Caller { client, framing: FRAMING, tag }).await {
+        Ok(port) => {
+            server.observer.observe(&Event::Seated { dc, took: since.elapsed() });
+            Some(port)
+        }
+        Err(why) => {
+            server.observer.observe(&Event::Unseated { dc });
+            info!(%why, "no middle proxy: the session goes the direct way, without the promoted channel");
+            None
+        }
+    }
 }
 
 /// The place inside and the one on the list are given back at the end.
@@ -103,19 +175,23 @@ fn relay(
     async move {
         let since = Instant::now();
         let closed = session.run(idle).await;
-        debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
         if closed.by == End::FarBroke && closed.down == 0 {
             server.upstream.broke(address);
         }
-        let (member, dc) = (permit.member(), entry.live().dc);
-        server.observer.observe(&Event::SessionOver { member, dc, closed, lasted: since.elapsed() });
+        over(&server, &entry, &permit, closed, since);
     }
 }
 
-/// Our header and what the client sent along with its own.
-fn first_bytes(header: &[u8], up: &mut Uplink, mut leftover: Vec<u8>) -> Result<Vec<u8>, BadRecord> {
+fn over(server: &Server, entry: &Entry, permit: &Permit, closed: Closed, since: Instant) {
+    debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
+    let (member, dc) = (permit.member(), entry.live().dc);
+    server.observer.observe(&Event::SessionOver { member, dc, closed, lasted: since.elapsed() });
+}
+
+/// What the client sent along with its header, in clear.
+fn first_payload(up: &mut Uplink, mut leftover: Vec<u8>) -> Result<Vec<u8>, BadRecord> {
     let (payload, outcome) = up.transform(&mut leftover);
-    outcome.map(|()| [header, payload].concat())
+    outcome.map(|()| payload.to_vec())
 }
 
 /// Connects and sends the first bytes. Failures are for the operator: the client only sees a session that ends.

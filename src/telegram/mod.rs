@@ -2,6 +2,7 @@
 
 pub mod dc;
 pub mod lists;
+pub mod middle;
 pub mod ping;
 mod pool;
 pub mod upstream;

@@ -1,5 +1,5 @@
 //! The three ways in which clients and data centres frame MTProto packets (docs/protocol.md, "Frames"), and which
-//! packets a middle proxy may be given. Not yet used by the running proxy, which hands frames on unread.
+//! packets a middle proxy may be given. Sessions that reach their data centre directly hand frames on unread.
 //!
 //! ```text
 //! abridged       n ‖ packet of 4·n bytes                       n below 127; top bit set: a quick ack is asked for

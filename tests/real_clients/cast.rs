@@ -66,6 +66,58 @@ impl Telegram {
     }
 }
 
+/// Middle proxies in front of Telegram: `mock_middle.py`, for every data centre and its media cluster.
+pub struct Middle {
+    log: PathBuf,
+    configuration: PathBuf,
+    _running: Running,
+}
+
+impl Middle {
+    /// Whose channel it is.
+    pub const TAG: &'static str = "00112233445566778899aabbccddeeff";
+
+    /// Listens when this returns.
+    pub fn open(world: &World) -> Self {
+        const HOST: &str = "149.154.161.144";
+        const CENTRES: [(u16, &str); 5] = [
+            (1, "149.154.175.50"),
+            (2, "149.154.167.51"),
+            (3, "149.154.175.100"),
+            (4, "149.154.167.91"),
+            (5, "149.154.171.5"),
+        ];
+        let (log, secret, configuration) =
+            (world.path("middle.jsonl"), world.path("proxy-secret"), world.path("middle.toml"));
+        fs::write(&secret, [0x5c; 128]).unwrap();
+        let mut command = world.python(Place::Internet, "mock_middle.py");
+        command.arg("--secret").arg(&secret).arg("--log").arg(&log);
+        let mut text = format!("ad_tag = \"{}\"\n[middle]\nsecret_file = {secret:?}\n[middle.addresses]\n", Self::TAG);
+        for (number, address) in CENTRES {
+            command
+                .arg(format!("{}={number}@{address}", 8000 + number))
+                .arg(format!("{}=-{number}@{address}", 8100 + number));
+            text += &format!("{number} = [\"{HOST}:{}\"]\n-{number} = [\"{HOST}:{}\"]\n", 8000 + number, 8100 + number);
+        }
+        fs::write(&configuration, text).unwrap();
+        let running = Running::start("the middle proxies", command);
+        running.wait_for(Stream::Out, |line| (line == "ready").then_some(()));
+        Self { log, configuration, _running: running }
+    }
+
+    /// The file that leads a proxy here.
+    pub fn configuration(&self) -> &str {
+        self.configuration.to_str().unwrap()
+    }
+
+    /// Tags of all clients that came.
+    pub fn tags(&self) -> Vec<String> {
+        let tag =
+            |line: &str| serde_json::from_str::<Value>(line).unwrap()["tag"].as_str().unwrap_or_default().to_owned();
+        fs::read_to_string(&self.log).unwrap().lines().map(tag).collect()
+    }
+}
+
 /// The proxy as a link names it.
 pub struct Link {
     /// Host name or address.

@@ -11,6 +11,7 @@ pub mod fake_tls;
 pub mod fork;
 pub mod hello;
 pub mod mock_dc;
+pub mod mock_middle;
 pub mod nginx;
 pub mod obfuscated;
 pub mod origin;

@@ -33,6 +33,8 @@ pub enum Check {
     Records,
     /// The data centres answer.
     Telegram,
+    /// Links to middle proxies come about, where somebody has a tag.
+    Middle,
 }
 
 impl Check {
@@ -52,6 +54,7 @@ impl Check {
             Self::PostQuantum => "post-quantum",
             Self::Records => "records",
             Self::Telegram => "telegram",
+            Self::Middle => "middle",
         }
     }
 }

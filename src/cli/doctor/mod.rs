@@ -17,6 +17,7 @@ mod finding;
 mod front;
 mod local;
 mod login;
+mod middle;
 pub(super) mod name;
 mod patient;
 
@@ -126,6 +127,7 @@ struct Facts {
     cover: Option<Seen>,
     issue: Option<acme::Issue>,
     centres: Vec<centres::Asked>,
+    middle: Option<middle::Asked>,
     now: UnixTime,
 }
 
@@ -176,9 +178,13 @@ impl Facts {
                 false => Vec::new(),
             }
         };
-        let ((listeners, logins), redirects, leads, cover, centres) =
-            tokio::join!(front, redirects, leads, cover, centres);
-        Self { listeners, redirects, logins, leads, cover, issue, centres, now: SystemTime::now().into() }
+        let middle = async {
+            let settings = patient.middle.as_ref().filter(|_| wants(&[Check::Middle]))?;
+            Some(during(&progress, "middle proxies", middle::ask(settings, patient.published().as_ref())).await)
+        };
+        let ((listeners, logins), redirects, leads, cover, centres, middle) =
+            tokio::join!(front, redirects, leads, cover, centres, middle);
+        Self { listeners, redirects, logins, leads, cover, issue, centres, middle, now: SystemTime::now().into() }
     }
 
     fn judge(&self, patient: &Patient) -> Vec<Finding> {
@@ -192,6 +198,7 @@ impl Facts {
         }
         found.extend(self.issue.iter().flat_map(acme::issue));
         found.extend(self.centres.iter().map(centres::centre));
+        found.extend(self.middle.iter().flat_map(middle::middle));
         found.push(clock::clock(self.skews(patient), patient.time_window));
         found.extend(self.judge_name(patient));
         found.extend(self.judge_cover(patient));

@@ -13,11 +13,14 @@ use super::name::Whose;
 use crate::auth::{Domain, SecretTag};
 use crate::cli::Failure;
 use crate::cli::invitation::expected_listeners;
+use crate::cli::run::LISTS_FOLDER;
 use crate::config::embedded::CoverDraft;
+use crate::config::parts;
 use crate::config::report::quoted;
 use crate::config::{Cover, Draft, User};
 use crate::cover::site;
-use crate::telegram;
+use crate::telegram::middle::{self, Directory};
+use crate::telegram::{self, lists};
 
 /// What is to be examined.
 pub struct Patient {
@@ -31,6 +34,8 @@ pub struct Patient {
     pub cover: Option<Cover>,
     /// Data centres.
     pub telegram: telegram::Settings,
+    /// Middle proxies, if anybody has a tag.
+    pub middle: Option<middle::Settings>,
     /// How far a client's clock may be off.
     pub time_window: Duration,
     /// The host that links name, where it is configured.
@@ -48,10 +53,14 @@ impl Patient {
         let (state_dir, settled) = (draft.state_dir.clone(), missing.is_empty() && draft.state_dir.is_dir());
         let (listeners, time_window) = (expected_listeners(&draft.listen), draft.time_window);
         let (telegram, host) = (draft.telegram.clone(), draft.link.host.clone());
+        let tagged = draft.users.iter().any(|user| user.policy.ad_tag.or(draft.ad_tag).is_some())
+            || (draft.users.is_empty() && draft.ad_tag.is_some());
+        let mut middle = tagged.then(|| draft.middle.clone());
         let as_it_is = Gathered::of(&draft);
         let (gathered, trouble) = match settled.then(|| draft.settle(&mut rand::rng())) {
             None => (as_it_is, None),
             Some(Ok(config)) => {
+                middle = middle.map(|_| parts::middle(&config));
                 let made_up = config.made_up.domain;
                 (
                     Gathered { users: config.users, domain: Some(config.domain), cover: Some(config.cover), made_up },
@@ -70,6 +79,7 @@ impl Patient {
             domain,
             cover,
             telegram,
+            middle,
             time_window,
             host,
             made_up_domain,
@@ -83,6 +93,11 @@ impl Patient {
     /// What can be said of the state directory.
     pub fn findings(&self) -> Vec<Finding> {
         local::state(&self.state_dir, &look_at_state(&self.state_dir, self.missing.clone(), &self.tags))
+    }
+
+    /// Where Telegram says that middle proxies are, as far as a running proxy has fetched that.
+    pub fn published(&self) -> Option<Directory> {
+        Directory::published(&lists::stored(&self.state_dir.join(LISTS_FOLDER)))
     }
 
     /// Whose the domain is.

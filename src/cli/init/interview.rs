@@ -105,6 +105,7 @@ pub fn interview(
         users: talk.users(given.users, given.imported.people, random)?,
         link_host,
         link_port: given.imported.link_port,
+        ad_tag: given.imported.tag,
         cover,
     })
 }

@@ -191,8 +191,12 @@ fn imported(file: &Path, format: Option<Format>) -> Result<Imported, Failure> {
     if imported.people.is_empty() {
         return Err(ImportError::NoSecret(format).into());
     }
-    if imported.tag.take().is_some() {
-        imported.notes.push("the tag of a promoted channel was left out: there are no middle proxies here yet".into());
+    if imported.tag.is_some() {
+        imported.notes.push(
+            "the tag of the promoted channel was taken over: sessions go through Telegram's middle proxies, see \
+             docs/promoted-channel.md"
+                .into(),
+        );
     }
     let count = imported.people.len();
     output::complain(format!("From the configuration of {format}: {count} user{}.", if count == 1 { "" } else { "s" }));

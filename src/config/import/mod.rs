@@ -15,6 +15,7 @@ use super::edit::Changes;
 use super::starter::Person;
 use super::units;
 use crate::auth::{Domain, SecretText};
+use crate::wire::rpc::AdTag;
 
 /// Whose configuration it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -56,7 +57,7 @@ pub struct Imported {
     /// Where strangers are passed on to, as host and port, if it is not where the domain leads.
     pub cover: Option<String>,
     /// The tag of a promoted channel.
-    pub tag: Option<String>,
+    pub tag: Option<AdTag>,
     /// Files with further secrets, one on each line, which are to be read and given to [`Imported::add_secrets`].
     pub secret_files: Vec<PathBuf>,
     /// What is different now, or was left out, as sentences. They hold no secret.
@@ -177,6 +178,13 @@ impl Imported {
         }
     }
 
+    fn set_tag(&mut self, text: &str) {
+        match units::ad_tag(text) {
+            Ok(tag) => self.tag = Some(tag),
+            Err(error) => self.note(format!("the tag was left out: {error}")),
+        }
+    }
+
     fn set_cover(&mut self, host: &str, port: u16) {
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         match units::host_and_port(&address) {
@@ -276,6 +284,7 @@ mod tests {
 
     const ALICE: &str = "000102030405060708090a0b0c0d0e0f";
     const BOB: &str = "101112131415161718191a1b1c1d1e1f";
+    const TAG: AdTag = AdTag([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
 
     #[test]
     fn mtg() {
@@ -302,6 +311,7 @@ mod tests {
         assert_eq!((it.people[0].secret.hex().as_str(), it.people[1].secret.hex().as_str()), (ALICE, BOB));
         let limits = &it.people[0].limits;
         assert_eq!((limits.max_sessions, limits.max_addresses), (Some(100), Some(3)));
+        assert_eq!(limits.ad_tag.as_deref(), Some("100f0e0d0c0b0a090807060504030201"));
         assert_eq!(limits.expires.as_deref(), Some("2078-01-01T00:00:00Z"));
         assert_eq!(limits.quota.as_deref(), Some("10737418240B"));
         assert_eq!(it.people[1].limits, Changes::default());
@@ -309,7 +319,7 @@ mod tests {
         assert_eq!(it.listen, ["[::]:8443"]);
         assert_eq!((it.link_host.as_deref(), it.link_port), (Some("proxy.example.com"), Some(443)));
         assert_eq!(it.cover.as_deref(), Some("192.0.2.1:443"));
-        assert_eq!(it.tag.as_deref(), Some("0102030405060708090a0b0c0d0e0f10"));
+        assert_eq!(it.tag, Some(TAG));
         for part in [
             "`broken` is none",
             "is called bob-next-door",
@@ -336,7 +346,7 @@ mod tests {
             (it.listen.as_slice(), it.cover.as_deref()),
             (&["192.0.2.10:443".to_owned()][..], Some("192.0.2.1:443"))
         );
-        assert_eq!(it.tag.as_deref(), Some("0102030405060708090a0b0c0d0e0f10"));
+        assert_eq!(it.tag, Some(TAG));
         for part in ["METRICS_PORT", "SECRET_OF_CAROL", "TO_CLT_BUFSIZE"] {
             assert!(said(&it, part), "{part}: {:#?}", it.notes);
         }
@@ -350,10 +360,7 @@ mod tests {
         assert_eq!((it.people[0].secret.hex().as_str(), it.people[1].secret.hex().as_str()), (ALICE, BOB));
         assert_eq!(it.listen, ["[::]:443", "[::]:8443"]);
         assert_eq!(it.domain.as_ref().unwrap().as_str(), "www.example.com");
-        assert_eq!(
-            (it.tag.as_deref(), it.link_host.as_deref()),
-            (Some("0102030405060708090a0b0c0d0e0f10"), Some("203.0.113.7"))
-        );
+        assert_eq!((it.tag, it.link_host.as_deref()), (Some(TAG), Some("203.0.113.7")));
         assert!(said(&it, "cdn.example.com") && !said(&it, "-u"), "{:#?}", it.notes);
     }
 

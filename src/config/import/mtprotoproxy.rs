@@ -59,7 +59,9 @@ pub(super) fn read(text: &str) -> Option<Imported> {
         it.add(name, secret.text().unwrap_or_default(), limits);
     }
     it.set_domain(string("TLS_DOMAIN").unwrap_or(USUAL_DOMAIN));
-    it.tag = string("AD_TAG").map(str::to_owned);
+    if let Some(tag) = string("AD_TAG") {
+        it.set_tag(tag);
+    }
     if let Some(host) = string("MY_DOMAIN") {
         it.set_link_host(host);
     }

@@ -45,7 +45,7 @@ pub(super) fn read(text: &str) -> Option<Imported> {
                 it.add(&name, &value(), Changes::default());
             }
             "--mtproto-secret-file" => it.secret_files.push(value().into()),
-            "-P" | "--proxy-tag" => it.tag = Some(value()),
+            "-P" | "--proxy-tag" => it.set_tag(&value()),
             "-D" | "--domain" => domains.push(value()),
             "-H" | "--http-ports" => {
                 ports.extend(value().split(',').filter_map(|port| port.trim().parse::<u16>().ok()))

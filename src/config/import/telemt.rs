@@ -4,6 +4,7 @@ use toml::{Table, Value};
 
 use super::{Imported, leaves};
 use crate::config::edit::Changes;
+use crate::config::units;
 
 /// What is taken over, or works here without being asked for.
 const KNOWN: &[&str] = &[
@@ -37,6 +38,7 @@ const SECTIONS: &[&str] = &[
     "access.user_data_quota.",
     "access.user_max_unique_ips.",
     "access.user_enabled.",
+    "access.user_ad_tags.",
 ];
 
 /// What here is like something there.
@@ -77,7 +79,9 @@ pub(super) fn read(text: &str) -> Option<Imported> {
             further.escape_debug()
         ));
     }
-    it.tag = string("general.ad_tag").map(str::to_owned);
+    if let Some(tag) = string("general.ad_tag") {
+        it.set_tag(tag);
+    }
     if let Some(host) = string("general.links.public_host") {
         it.set_link_host(host);
     }
@@ -139,10 +143,14 @@ fn limits(it: &mut Imported, name: &str, table: &Table) -> Changes {
     };
     Changes {
         enabled: of("access.user_enabled").and_then(Value::as_bool).filter(|enabled| !enabled),
-        expires: expires.filter(|text| crate::config::units::moment(text).is_ok()),
+        expires: expires.filter(|text| units::moment(text).is_ok()),
         quota: quota.and_then(|bytes| it.quota(name, bytes)),
         max_sessions: count("access.user_max_tcp_conns").filter(|count| *count != 0),
         max_addresses: count("access.user_max_unique_ips").filter(|count| *count != 0),
+        ad_tag: of("access.user_ad_tags")
+            .and_then(Value::as_str)
+            .filter(|tag| units::ad_tag(tag).is_ok())
+            .map(Into::into),
         ..Changes::default()
     }
 }

@@ -23,7 +23,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn data_centres(
+    pub(super) fn data_centres(
         &mut self,
         written: Vec<(Written<String>, Vec<Written<String>>)>,
     ) -> BTreeMap<DcId, Vec<SocketAddr>> {

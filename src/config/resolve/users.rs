@@ -150,6 +150,7 @@ impl Resolver<'_> {
             max_addresses: self.value(written.max_addresses, units::count),
             allow: self.networks(written.allow),
             deny: self.networks(written.deny),
+            ad_tag: self.value(written.ad_tag, units::tagging).unwrap_or_default(),
             note: written.note.map(|note| note.value),
         }
     }

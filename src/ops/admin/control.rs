@@ -91,6 +91,8 @@ pub struct Settings {
     pub allow: Option<Vec<String>>,
     /// Networks that the user may not come from.
     pub deny: Option<Vec<String>>,
+    /// Tag of a promoted channel, 32 hexadecimal digits; `none`: none for this user; empty: that of everybody.
+    pub ad_tag: Option<String>,
     /// What to remember; empty: nothing.
     pub note: Option<String>,
 }

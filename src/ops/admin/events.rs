@@ -97,7 +97,10 @@ impl Observer for Events {
                 let what = if unknown { "does not exist" } else { "cannot be reached" };
                 self.add("dc_unreachable", None, format!("data centre {dc} {what}"));
             }
-            Event::Accepted | Event::VisitOver { .. } | Event::Dialled { .. } => {}
+            Event::Unseated { dc } => {
+                self.add("middle_fallback", None, format!("data centre {dc} was reached directly: no middle proxy"));
+            }
+            Event::Accepted | Event::VisitOver { .. } | Event::Dialled { .. } | Event::Seated { .. } => {}
         }
     }
 }

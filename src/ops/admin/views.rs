@@ -65,6 +65,9 @@ pub struct Status {
     pub session_ends: BTreeMap<String, u64>,
     /// Data centres.
     pub data_centres: Vec<DataCentre>,
+    /// Middle proxies.
+    #[serde(default)]
+    pub middle: Middle,
     /// The cover.
     pub cover: Cover,
     /// The memory of spent hellos.
@@ -110,6 +113,21 @@ pub struct DataCentre {
     pub failed: u64,
     /// Sessions now.
     pub sessions: usize,
+}
+
+/// Links to middle proxies, which sessions with a tag go through.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Middle {
+    /// Links that are open.
+    pub links: u64,
+    /// Sessions that went through them since the start.
+    pub sessions: u64,
+    /// Sessions with a tag that went the direct way instead.
+    pub fallbacks: u64,
+    /// Bytes that wait for clients.
+    pub waiting_bytes: usize,
+    /// Links that could not be opened.
+    pub failures: u64,
 }
 
 /// The cover.
@@ -182,6 +200,9 @@ pub struct User {
     pub max_sessions: Option<u64>,
     /// Most networks at once.
     pub max_addresses: Option<u64>,
+    /// Tag of a promoted channel, or `none`; null where the one of everybody counts.
+    #[serde(default)]
+    pub ad_tag: Option<String>,
     /// Bytes that were moved, ever.
     pub bytes: Bytes,
     /// The quota.
@@ -258,6 +279,13 @@ impl Status {
             hellos: counts.admitted.list().into_iter().map(|(class, n)| (class.label().to_owned(), n)).collect(),
             session_ends: ends.map(|(end, n)| (end.by.to_owned(), n)).collect(),
             data_centres: data_centres(control),
+            middle: Middle {
+                links: seen.middle.links,
+                sessions: counts.seated.sum(),
+                fallbacks: counts.unseated.sum(),
+                waiting_bytes: seen.middle.waiting,
+                failures: seen.middle.failed,
+            },
             cover: cover(&seen, !counts.cover_is_away(), load(&counts.cover_away)),
             replay: ReplayMemory {
                 entries: seen.replay.entries,
@@ -322,6 +350,7 @@ impl From<&UserState> for User {
             addresses: user.addresses,
             max_sessions: user.max_sessions,
             max_addresses: user.max_addresses,
+            ad_tag: user.ad_tag.clone(),
             bytes: Bytes { up: user.up, down: user.down },
             quota: user.quota.as_ref().map(Quota::from),
         }

@@ -164,8 +164,8 @@ fn pause(failures: u32, dice: u16) -> Duration {
     usual.mul_f64(0.9 + 0.2 * f64::from(dice) / f64::from(u16::MAX))
 }
 
-/// What was kept and is good.
-fn stored(folder: &Path) -> Lists {
+/// What was kept in this folder and is good. Blocks.
+pub fn stored(folder: &Path) -> Lists {
     let mut lists = Lists::default();
     for what in ALL {
         let mut body = Vec::new();

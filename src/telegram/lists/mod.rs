@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 
 use zeroize::Zeroizing;
 
-pub use keeper::Keeper;
+pub use keeper::{Keeper, stored};
 
 use super::DcId;
 

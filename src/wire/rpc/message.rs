@@ -1,6 +1,10 @@
 //! Payloads: a word that says what follows, and its fields.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
 use super::opening::{Handshake, HandshakeError, Nonce};
 use crate::wire::DecodeError;
@@ -125,10 +129,40 @@ pub struct Request<'a> {
     pub framing: Framing,
     /// Whether the client asks for a quick ack of this packet.
     pub quick_ack: bool,
-    /// In whose name the proxy runs, for the channel that Telegram shows to its users.
-    pub tag: Option<[u8; 16]>,
+    /// In whose name the proxy runs.
+    pub tag: Option<AdTag>,
     /// The packet.
     pub packet: ClientPacket<'a>,
+}
+
+/// In whose name a proxy runs, for the channel that Telegram shows to its users: what @MTProxybot gives to whoever
+/// registers a proxy. Read and written as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AdTag(pub [u8; 16]);
+
+impl fmt::Debug for AdTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AdTag({self})")
+    }
+}
+
+impl fmt::Display for AdTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        HEXLOWER.encode_display(&self.0).fmt(f)
+    }
+}
+
+/// These are not 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoTag;
+
+impl FromStr for AdTag {
+    type Err = NoTag;
+
+    fn from_str(text: &str) -> Result<Self, NoTag> {
+        let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| NoTag)?;
+        bytes.try_into().map(Self).map_err(|_| NoTag)
+    }
 }
 
 mod flag {
@@ -170,7 +204,7 @@ impl<'a> Request<'a> {
         if let Some(tag) = &self.tag {
             out.extend_from_slice(&(TAG_RECORD as u32).to_le_bytes());
             out.extend_from_slice(&TAG_HEAD);
-            out.extend_from_slice(tag);
+            out.extend_from_slice(&tag.0);
             out.extend_from_slice(&TAG_FILL);
         }
         out.extend_from_slice(self.packet.bytes());
@@ -199,10 +233,10 @@ fn framing(flags: u32) -> Result<Framing, DecodeError> {
     }
 }
 
-fn decode_tag(body: &mut Cursor<'_>) -> Result<[u8; 16], DecodeError> {
+fn decode_tag(body: &mut Cursor<'_>) -> Result<AdTag, DecodeError> {
     let length = word(body, "tag record")?;
     let head = *body.array("tag record")?;
-    let tag = *body.array("tag")?;
+    let tag = AdTag(*body.array("tag")?);
     let fill = *body.array("tag record")?;
     let well_formed = length as usize == TAG_RECORD && head == TAG_HEAD && fill == TAG_FILL;
     well_formed.then_some(tag).ok_or(DecodeError::Malformed("tag record"))
@@ -293,7 +327,7 @@ mod tests {
             ours: "203.0.113.7:40000".parse().unwrap(),
             framing: Framing::Padded,
             quick_ack: false,
-            tag: Some(unhex("00112233445566778899aabbccddeeff").try_into().unwrap()),
+            tag: Some("00112233445566778899aabbccddeeff".parse().unwrap()),
             packet: ClientPacket::examine(packet).unwrap(),
         }
     }
@@ -406,7 +440,7 @@ mod tests {
     fn any_request(packet: &[u8], fields: (u64, IpAddr, u16, bool, Option<[u8; 16]>), framing: Framing) -> Request<'_> {
         let (id, ip, port, quick_ack, tag) = fields;
         let client = SocketAddr::new(ip.to_canonical(), port);
-        Request { connection: ConnectionId(id), client, framing, quick_ack, tag, ..request(packet) }
+        Request { connection: ConnectionId(id), client, framing, quick_ack, tag: tag.map(AdTag), ..request(packet) }
     }
 
     proptest! {

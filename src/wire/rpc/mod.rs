@@ -1,5 +1,4 @@
-//! What a proxy and a middle proxy say to each other (docs/protocol.md, "Middle-proxy links"). Not yet used by the
-//! running proxy, which reaches data centres directly.
+//! What a proxy and a middle proxy say to each other (docs/protocol.md, "Middle-proxy links").
 //!
 //! [`frame`] cuts the stream into numbered, checksummed payloads and back; [`message`] says what a payload means;
 //! [`opening`] holds the two messages with which a link begins and the rules by which each end accepts the other's.
@@ -23,7 +22,7 @@ pub mod message;
 pub mod opening;
 
 pub use frame::{Checksum, FrameReader, FrameWriter, pad_to_block};
-pub use message::{Answer, ConnectionId, Message, Request};
+pub use message::{AdTag, Answer, ConnectionId, Message, NoTag, Request};
 pub use opening::{Handshake, HandshakeError, Nonce, ProcessId, Unacceptable};
 
 #[cfg(test)]

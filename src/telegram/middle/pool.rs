@@ -1,0 +1,191 @@
+//! The links to the middle proxies of one data centre: as few as will do, opened when somebody needs one.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use super::link::{self, Link, OpenError};
+use super::port::{Caller, Port};
+use super::{Common, Directory, Unavailable};
+
+/// Clients of a link from which on another one is opened.
+const CROWD: usize = 250;
+
+/// Most links to one data centre.
+const MOST: usize = 8;
+
+/// How long a link may take from the first packet to the end of its handshake, the search for our address included.
+const PATIENCE: Duration = Duration::from_millis(3500);
+
+/// How long nobody tries after a failure: the first time, and at most. Clients go the direct way meanwhile.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// Links to these addresses.
+#[derive(Debug)]
+pub struct Pool {
+    addresses: Vec<SocketAddr>,
+    state: Mutex<State>,
+    /// Something of the state is other than before.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    links: Vec<Arc<Link>>,
+    dialling: bool,
+    /// How many links were tried, for beginning with another address each time.
+    tried: usize,
+    failures: u32,
+    rest: Option<(Instant, String)>,
+    retired: bool,
+}
+
+enum Look {
+    Take(Arc<Link>),
+    Wait,
+    Rest(String),
+}
+
+impl Pool {
+    pub(super) fn new(addresses: Vec<SocketAddr>) -> Self {
+        Self { addresses, state: Mutex::default(), changed: watch::Sender::new(()) }
+    }
+
+    /// A seat on the link with the fewest clients; waits while the first one is being opened.
+    pub(super) async fn sit(
+        self: &Arc<Self>,
+        common: &Arc<Common>,
+        directory: &Arc<Directory>,
+        caller: Caller,
+    ) -> Result<Port, Unavailable> {
+        let mut news = self.changed.subscribe();
+        loop {
+            match self.look(common, directory) {
+                Look::Take(link) => {
+                    if let Some(port) = Port::on(&link, rand::random(), caller) {
+                        return Ok(port);
+                    }
+                }
+                Look::Wait => _ = news.changed().await,
+                Look::Rest(why) => return Err(Unavailable::Failed(why)),
+            }
+        }
+    }
+
+    fn look(self: &Arc<Self>, common: &Arc<Common>, directory: &Arc<Directory>) -> Look {
+        let mut state = self.lock();
+        if state.retired {
+            return Look::Rest("middle proxies have just changed".to_owned());
+        }
+        state.links.retain(|link| link.is_open());
+        let best = state.links.iter().min_by_key(|link| link.seats.count()).cloned();
+        state.rest.take_if(|(until, _)| *until <= Instant::now());
+        let rest = state.rest.as_ref().map(|(_, why)| why.clone());
+        let wanted = best.as_ref().is_none_or(|link| link.seats.count() >= CROWD && state.links.len() < MOST);
+        if wanted && !state.dialling && rest.is_none() {
+            state.dialling = true;
+            tokio::spawn(Arc::clone(self).dial(Arc::clone(common), Arc::clone(directory)));
+        }
+        match (best, rest) {
+            (Some(link), _) => Look::Take(link),
+            (None, Some(why)) => Look::Rest(why),
+            (None, None) => Look::Wait,
+        }
+    }
+
+    async fn dial(self: Arc<Self>, common: Arc<Common>, directory: Arc<Directory>) {
+        let outcome = timeout(PATIENCE, self.open(&common, &directory)).await.unwrap_or(Err(OpenError::TooSlow));
+        let mut state = self.lock();
+        state.dialling = false;
+        match outcome {
+            Ok(link) => {
+                (state.failures, state.rest) = (0, None);
+                if state.retired {
+                    link.retire();
+                }
+                state.links.push(link);
+            }
+            Err(error) => {
+                common.found.forget();
+                common.counts.failed();
+                let rest = rest(state.failures).mul_f64(rand::random_range(0.75..1.25));
+                let why = error.to_string();
+                if state.failures == 0 {
+                    warn!(addresses = ?self.addresses, "there is no link to a middle proxy: {why}");
+                } else {
+                    debug!(addresses = ?self.addresses, failures = state.failures, "still no link: {why}");
+                }
+                state.failures = state.failures.saturating_add(1);
+                state.rest = Some((Instant::now() + rest, why));
+            }
+        }
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    async fn open(self: &Arc<Self>, common: &Arc<Common>, directory: &Directory) -> Result<Arc<Link>, OpenError> {
+        let mut addresses = self.addresses.clone();
+        {
+            let mut state = self.lock();
+            addresses.rotate_left(state.tried % self.addresses.len().max(1));
+            state.tried = state.tried.wrapping_add(1);
+        }
+        let settings = common.settings.load_full();
+        let fresh = link::dial(&addresses, &directory.secret, (&settings.own, &common.found), common.start).await?;
+        let theirs = fresh.theirs;
+        let (link, running) = Link::start(fresh, Arc::clone(&common.waiting));
+        info!(%theirs, "a link to a middle proxy is open");
+        common.counts.opened();
+        let (pool, common) = (Arc::downgrade(self), Arc::clone(common));
+        tokio::spawn(async move {
+            let why = running.await;
+            info!(%theirs, "a link to a middle proxy is over: {why}");
+            common.counts.closed();
+            if let Some(pool) = pool.upgrade() {
+                pool.lock().links.retain(|link| !link.is_over());
+            }
+        });
+        Ok(link)
+    }
+
+    /// The middle proxies or their secret are others now. Whoever has a seat keeps it.
+    pub(super) fn retire(&self) {
+        let mut state = self.lock();
+        state.retired = true;
+        state.links.iter().for_each(|link| link.retire());
+    }
+
+    /// There may be hope again.
+    pub(super) fn take_heart(&self) {
+        let mut state = self.lock();
+        (state.failures, state.rest) = (0, None);
+    }
+
+    /// How many clients sit on the links that take any.
+    pub(super) fn clients(&self) -> usize {
+        self.lock().links.iter().map(|link| link.seats.count()).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn rest(failures: u32) -> Duration {
+    FIRST_REST.saturating_mul(1 << failures.min(10)).min(LONGEST_REST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rests_grow_and_end_growing() {
+        assert_eq!([0, 1, 5, 6, 1000].map(|failures| rest(failures).as_secs()), [1, 2, 32, 60, 60]);
+    }
+}
