@@ -37,7 +37,8 @@ async fn stage(dc: &MockDc) -> Stage {
     let users: String = (0..USERS).map(user).collect();
     let stage = Stage::with(Kind::Site, origin, |setup| {
         let known = std::fs::read_to_string(&file).expect("the configuration");
-        std::fs::write(&file, format!("{known}[admin]\n{users}")).expect("writes the configuration");
+        std::fs::write(&file, format!("{known}[telegram]\nwarm = 0\n[admin]\n{users}"))
+            .expect("writes the configuration");
         setup.domain(NAME).dc(2, dc.addr)
     });
     let stage = stage.await.expect("the site needs nothing installed");

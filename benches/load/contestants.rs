@@ -194,7 +194,8 @@ impl Stage {
             text += &user(&format!("other{number}"), &key);
         }
         text += &user("load", &KEY);
-        text += &format!("[telegram.addresses]\n2 = [\"{}\"]\n", self.dc.addr);
+        // Connections that stand ready would be taken for what sessions left behind.
+        text += &format!("[telegram]\nwarm = 0\n[telegram.addresses]\n2 = [\"{}\"]\n", self.dc.addr);
         match cover {
             Cover::Site => {
                 let [certificate, key, folder] = ["cert.pem", "key.pem", "www"].map(file);

@@ -76,7 +76,9 @@ struct Up {
 #[derive(Debug)]
 struct Down {
     transform: Downlink,
-    /// Whether a read has ever brought much, so that the next one may too.
+    /// Whether a read has ever brought anything.
+    heard: bool,
+    /// Whether one has ever brought much, so that the next one may too.
     bulk: bool,
     unsent: Unsent,
     open: bool,
@@ -94,7 +96,7 @@ impl Session {
         meter: Arc<Meter>,
     ) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true };
-        let down = Down { transform: down, bulk: false, unsent: Unsent::default(), open: true };
+        let down = Down { transform: down, heard: false, bulk: false, unsent: Unsent::default(), open: true };
         Self { client, dc, up, down, manner, meter, alive: Instant::now(), later: None, ended: None }
     }
 
@@ -112,6 +114,11 @@ impl Session {
             reset_on_close(&self.dc);
         }
         Closed { by, up: self.meter.up(), down: self.meter.down() }
+    }
+
+    /// Whether the data centre has ever said anything.
+    pub fn heard(&self) -> bool {
+        self.down.heard
     }
 
     fn poll(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, idle: Duration) -> Poll<End> {
@@ -275,6 +282,7 @@ impl Session {
             if let (Some(read), Some(tariff)) = (read, tariff) {
                 tariff.charge(Way::Down, read, Instant::now().into_std());
             }
+            down.heard |= read.is_some_and(|read| read > 0);
             down.bulk |= read.is_some_and(|read| read > MUCH);
             if read.is_none() && down.transform.is_waiting() {
                 down.transform.room(buffer);

@@ -175,7 +175,7 @@ fn relay(
     async move {
         let since = Instant::now();
         let closed = session.run(idle).await;
-        if closed.by == End::FarBroke && closed.down == 0 {
+        if closed.by == End::FarBroke && !session.heard() {
             server.upstream.broke(address);
         }
         over(&server, &entry, &permit, closed, since);

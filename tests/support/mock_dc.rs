@@ -1,6 +1,7 @@
 //! A data centre on loopback: reads the header of each connection, notes it, and plays one role.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::dice::Dice;
@@ -61,11 +62,19 @@ pub struct MockDc {
 struct Log {
     seen: Mutex<Vec<Seen>>,
     news: Notify,
+    /// How many have connected, and how many of them are still there.
+    came: AtomicUsize,
+    there: AtomicUsize,
 }
 
 impl MockDc {
     pub async fn start(role: Role) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::at("127.0.0.1:0".parse().expect("an address"), role).await
+    }
+
+    /// At an address of a network in which it is free.
+    pub async fn at(addr: SocketAddr, role: Role) -> Self {
+        let listener = TcpListener::bind(addr).await.expect("the address is free");
         let addr = listener.local_addr().expect("an address");
         let log = Arc::new(Log::default());
         let task = tokio::spawn(accept(listener, role, log.clone()));
@@ -75,6 +84,20 @@ impl MockDc {
     /// Every connection with a whole header so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.log.seen.lock().expect("no panic while logging").clone()
+    }
+
+    /// Ends, with all its connections; the address is free when this returns.
+    pub async fn end(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+        while self.connections().1 > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// How many connections came so far, those without a header too, and how many of them are still there.
+    pub fn connections(&self) -> (usize, usize) {
+        (self.log.came.load(Ordering::SeqCst), self.log.there.load(Ordering::SeqCst))
     }
 
     /// Waits until the log satisfies `enough`; gives the log either way.
@@ -137,12 +160,33 @@ impl Drop for Silent {
     }
 }
 
+/// All connections end with this.
 async fn accept(listener: TcpListener, role: Role, log: Arc<Log>) {
+    let mut serving = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let log = log.clone();
-        tokio::spawn(async move {
+        log.came.fetch_add(1, Ordering::SeqCst);
+        let there = There::new(&log);
+        serving.spawn(async move {
+            let _there = there;
             let _ = Peer::serve(stream, role, log).await;
         });
+    }
+}
+
+/// A connection that is there; what it is made of goes before this value.
+struct There(Arc<Log>);
+
+impl There {
+    fn new(log: &Arc<Log>) -> Self {
+        log.there.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(log))
+    }
+}
+
+impl Drop for There {
+    fn drop(&mut self) {
+        self.0.there.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

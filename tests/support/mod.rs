@@ -12,6 +12,7 @@ pub mod fork;
 pub mod hello;
 pub mod mock_dc;
 pub mod mock_middle;
+pub mod network;
 pub mod nginx;
 pub mod obfuscated;
 pub mod origin;
