@@ -200,6 +200,7 @@ fn the_defaults_in_the_example_are_the_defaults() {
     let all = load_example(&example_uncommented()).unwrap().draft;
     let none = load_example("").unwrap().draft;
     assert_eq!((all.time_window, all.idle, all.drain), (none.time_window, none.idle, none.drain));
+    assert_eq!((all.handover, all.sandbox.enabled), (none.handover, none.sandbox.enabled));
     let (all_alarms, none_alarms) = (all.misuse.alarms, none.misuse.alarms);
     assert!(all_alarms.webhook.is_some());
     assert_eq!(Alarms { webhook: None, ..all_alarms }, none_alarms);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use support::KEY;
 use support::dice::Dice;
-use support::fake_tls::{End, Login, PATIENCE, Refused, Session, authentic};
+use support::fake_tls::{End, Login, PATIENCE, Refused, Session, authentic, whole_flight};
 use support::hello::{self, RANDOM, capture};
 use support::mock_dc::{MockDc, Role};
 use support::stage::{BOTH, Kind, Stage};
@@ -59,17 +59,6 @@ async fn enter_or_not(login: Arc<Login>, proxy: SocketAddr, start: Arc<Barrier>)
     let flight = support::fake_tls::Flight { bytes, hello: 0, data: 0 };
     let session = login.session(stream, flight);
     (shape, if ours { echoes(session).await } else { is_turned_away(session).await })
-}
-
-/// The record heads of ServerHello, CCS and one data record.
-fn whole_flight(mut bytes: &[u8]) -> Option<Vec<(u8, usize)>> {
-    let mut shape = Vec::new();
-    for _ in 0..3 {
-        let length = usize::from(u16::from_be_bytes([*bytes.get(3)?, *bytes.get(4)?]));
-        shape.push((bytes[0], length));
-        bytes = bytes.get(5 + length..)?;
-    }
-    Some(shape)
 }
 
 async fn echoes(mut session: Session) -> bool {

@@ -54,6 +54,17 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// What was moved since it was `before`; in another period all of that.
+    pub fn beyond(self, before: Self) -> Self {
+        let period = if self.since == before.since { before.in_period } else { 0 };
+        Self {
+            up: self.up.saturating_sub(before.up),
+            down: self.down.saturating_sub(before.down),
+            in_period: self.in_period.saturating_sub(period),
+            since: self.since,
+        }
+    }
+
     /// The same, seen from `now`: a period that is over has taken its sum along.
     pub fn seen(self, policy: &Policy, now: UnixTime) -> Self {
         match policy.quota {
@@ -141,6 +152,16 @@ impl Ledger {
         self.changed = true;
     }
 
+    /// So much was moved in another process, `in_period` of it in the present period.
+    pub fn add(&mut self, policy: &Policy, moved: Usage, now: UnixTime) {
+        self.count(policy, moved.up, moved.down, now);
+        if let Some(quota) = policy.quota {
+            self.turn(quota, now);
+            self.usage.in_period = self.usage.in_period.saturating_add(moved.in_period);
+            self.changed = true;
+        }
+    }
+
     /// Whether nothing is left of the quota.
     pub fn is_spent(&mut self, policy: &Policy, now: UnixTime) -> bool {
         policy.quota.is_some_and(|quota| self.usage(policy, now).in_period >= quota.bytes)
@@ -149,6 +170,11 @@ impl Ledger {
     /// What was moved, seen from `now`.
     pub fn usage(&self, policy: &Policy, now: UnixTime) -> Usage {
         self.usage.seen(policy, now)
+    }
+
+    /// What was moved, as it is.
+    pub fn exact(&self) -> Usage {
+        self.usage
     }
 
     /// What has to be written, if anything: with the next grant, or exactly as it is.

@@ -65,6 +65,19 @@ impl People {
         member.ledger().restore(usage);
     }
 
+    /// What everybody has moved, those included who are no members any more.
+    pub fn moved(&self) -> BTreeMap<String, Usage> {
+        let known = self.known();
+        known.iter().map(|(name, member)| (name.clone(), member.ledger().exact())).collect()
+    }
+
+    /// So much was moved by a member in another process.
+    pub fn add(&self, name: &str, moved: Usage, now: UnixTime) {
+        if let Some(member) = self.known().get(name) {
+            member.ledger().add(&member.policy(), moved, now);
+        }
+    }
+
     /// From now on exactly these are members; the keyring is for [`super::Rules`]. Members that are known keep their
     /// counters, those that are not named any more are removed.
     pub fn enrol(&self, enrolments: impl IntoIterator<Item = Enrolment>) -> Keyring {

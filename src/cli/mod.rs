@@ -9,6 +9,7 @@ mod desk;
 mod doctor;
 mod generate;
 pub mod greeting;
+mod handover;
 mod health;
 mod init;
 pub mod invitation;
@@ -23,6 +24,7 @@ mod secret;
 mod status;
 mod token;
 mod top;
+mod upgrade;
 mod user;
 
 use std::ffi::OsString;
@@ -63,10 +65,10 @@ pub fn understands(arguments: impl IntoIterator<Item = OsString>) -> Result<(), 
 
 fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> {
     let outcome = match command {
-        Command::Run(settings) => {
+        Command::Run(Run { settings, take_over }) => {
             let origin = config::reload::Origin::watched(settings.flags(), environment.clone());
             let loaded = load(&settings.flags(), environment)?;
-            run::run(origin, loaded)
+            run::run(origin, loaded, take_over)
         }
         Command::Init(arguments) => return init::init(&arguments, environment),
         Command::Generate(arguments) => generate::generate(&arguments),
@@ -78,6 +80,7 @@ fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> 
         Command::User(arguments) => user::user(arguments, environment),
         Command::Backup(arguments) => backup::backup(&arguments, environment),
         Command::Restore(arguments) => backup::restore(&arguments, environment),
+        Command::Upgrade(arguments) => upgrade::upgrade(&arguments, environment),
         Command::Reload(settings) => return reload::reload(&settings.flags(), environment),
         Command::Token(arguments) => token::token(&arguments, &mut rand::rng()),
         Command::Status(arguments) => status::status(&arguments, environment),
@@ -123,7 +126,7 @@ enum Command {
     ///
     /// Without any configuration it makes a secret, keeps it in the state directory, serves a built-in site, and prints
     /// the link to hand out. Flags go before environment variables, those before the file.
-    Run(Settings),
+    Run(Run),
     /// Check a configuration and print every complaint
     ///
     /// Changes nothing. Exit code 0: fine, 1: there are complaints, 2: the file cannot be read.
@@ -162,6 +165,12 @@ enum Command {
     /// Speaks to the proxy that has the state directory, and tells what came of it. Exit code 0: the configuration holds,
     /// 1: it was refused and nothing has changed, 2: no proxy runs there.
     Reload(Settings),
+    /// Have a new process take over from the running proxy, without refusing a connection
+    ///
+    /// The new process is of the program that this command is, so install that first; it reads the configuration and takes
+    /// the listeners, then the old one ends when its sessions have. To be called with the flags of `vizard run`. Under
+    /// systemd: `systemctl reload vizard`.
+    Upgrade(upgrade::Arguments),
     /// Make a token for the admin listener
     ///
     /// Prints the token, once, and the lines for the configuration, which hold its hash.
@@ -180,6 +189,16 @@ enum Command {
     /// Make manual pages and completions, for packages
     #[command(hide = true)]
     Generate(generate::Arguments),
+}
+
+/// Flags of `vizard run`.
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    settings: Settings,
+    /// Take over from the proxy that runs with this state directory; what `vizard upgrade` does
+    #[arg(long)]
+    take_over: bool,
 }
 
 /// Flags of every command that needs the configuration.

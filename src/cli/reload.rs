@@ -15,6 +15,7 @@ pub fn reload(flags: &Flags, environment: &Environment) -> Result<u8, Failure> {
             output::print(told(&applied));
             Ok(code::FINE)
         }
+        Ok(Answer::Who(_)) => Err(Failure::new("the proxy did not understand", "see its log")),
         Ok(Answer::Refused(refused)) => Err(Failure::new(
             format!("refused, and nothing has changed\n  {}", refused.complaints.join("\n  ")),
             "mend what is said above; `vizard check` shows the places",

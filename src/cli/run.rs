@@ -1,32 +1,38 @@
 //! `vizard run`: builds the parts from the configuration and runs the server.
 
 use std::io;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use super::handover::{self, Departure, Front};
 use super::{Failure, desk, greeting};
-use crate::auth::{Judge, People, ReplayMemory};
+use crate::auth::{Judge, ReplayMemory};
 use crate::config::parts::{self, Demand, Misuse, PartError};
 use crate::config::reload::{Origin, Reloader};
-use crate::config::{Config, Listen, Loaded};
+use crate::config::{Config, Listen, Loaded, places};
 use crate::net::inherited;
 use crate::net::listen::Address;
 use crate::ops::admin::events::Events;
 use crate::ops::control::Control;
 use crate::ops::counts::Counts;
+use crate::ops::handover::Taking;
 use crate::ops::logging;
 use crate::ops::reload::Queue;
+use crate::ops::sandbox::{self, Places, Wall, Walls};
 use crate::ops::service_manager::ServiceManager;
 use crate::ops::usage::Books;
 use crate::server::event::Observer;
-use crate::server::{Bound, CannotListen, Purpose, Server};
+use crate::server::{Bound, CannotListen, Passed, Purpose, Server};
 use crate::telegram::lists;
 
 /// File in the state directory that remembers spent hellos.
@@ -35,20 +41,23 @@ pub(super) const REPLAY_FILE: &str = "replay";
 /// Folder in the state directory for Telegram's lists.
 pub(super) const LISTS_FOLDER: &str = "telegram";
 
-/// Runs the proxy until SIGTERM or SIGINT. `origin` is what the configuration was loaded from, and is loaded from again.
-pub fn run(origin: Origin, loaded: Loaded) -> Result<(), Failure> {
+/// Runs the proxy until SIGTERM or SIGINT, or until the last connection has ended after another process has taken over.
+/// `origin` is what the configuration was loaded from, and is loaded from again.
+pub fn run(origin: Origin, loaded: Loaded, take_over: bool) -> Result<(), Failure> {
     let config = loaded.draft.settle(&mut rand::rng())?;
     let format = logging::start(&config.log)
         .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
     log_panics();
     raise_descriptor_limit();
     inherited::take_note();
+    let open = shut_in(&config, loaded.path.as_deref(), &loaded.files);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"))?;
     let misuse = Arc::new(Misuse::open(&config)?);
-    let outcome = runtime.block_on(serve(config, origin.and(loaded.files), Arc::clone(&misuse), format));
+    let prepared = Prepared { origin: origin.and(loaded.files), open, format, take_over };
+    let outcome = runtime.block_on(serve(config, prepared, Arc::clone(&misuse)));
     // A task that waits for a name to be resolved would hold the program back.
     runtime.shutdown_timeout(Duration::from_secs(1));
     if let Ok(misuse) = Arc::try_unwrap(misuse) {
@@ -57,17 +66,49 @@ pub fn run(origin: Origin, loaded: Loaded) -> Result<(), Failure> {
     outcome
 }
 
-async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logging::Format) -> Result<(), Failure> {
-    let (stop, manager) = (stop_on_signal()?, ServiceManager::of_this_process());
+/// Puts up the sandbox, if there shall be one, and says what it leaves open. There must be no second thread yet.
+fn shut_in(config: &Config, file: Option<&Path>, read: &[PathBuf]) -> Option<Places> {
+    if !config.sandbox.enabled {
+        return None;
+    }
+    let open = places::open(config, file, read);
+    let Walls { files, calls } = sandbox::enter(&open);
+    match (&files, &calls) {
+        (Wall::Missing(_), _) | (_, Wall::Missing(_)) => warn!(%files, %calls, "the sandbox has a gap"),
+        _ => info!(%files, %calls, "sandbox"),
+    }
+    Some(open).filter(|_| !matches!(files, Wall::Missing(_)))
+}
+
+/// What the program has done before there was a second thread.
+struct Prepared {
+    origin: Origin,
+    /// What the sandbox leaves open, if there is one.
+    open: Option<Places>,
+    format: logging::Format,
+    /// Whether to take over from a running proxy.
+    take_over: bool,
+}
+
+async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Result<(), Failure> {
+    let Prepared { mut origin, open, format, take_over } = prepared;
+    origin.start();
+    let stop = stop_on_signal()?;
     // From now on it does not end the program, however early it comes.
     let hangup = signal(SignalKind::hangup()).map_err(unheard)?;
-    let is_user = |name: &str| config.users.iter().any(|user| user.name == name);
-    let (people, books) = Books::open(&config.state_dir, is_user, SystemTime::now().into());
-    let judge = judge(&config, &people)?;
-    let listeners = bind(&config)?;
+    let mut taking = if take_over { Some(handover::ask(&config.state_dir).await?) } else { None };
+    let manager = ServiceManager::of_this_process(taking.as_ref().and_then(|taking| taking.watchdog));
+    let listeners = bind(&config, taking.as_mut().map(Taking::passed).unwrap_or_default())?;
     let addresses = listeners.addresses(Purpose::Cover);
     let ours = [&addresses[..], &listeners.addresses(Purpose::Proxied)].concat();
     let cover = parts::open_cover(&config, &ours, Demand::Start).await?;
+    let replay = spent(&config, take_over)?;
+    if let Some(asked) = taking.take() {
+        taking = Some(handover::ready(asked).await?);
+    }
+    let is_user = |name: &str| config.users.iter().any(|user| user.name == name);
+    let (people, books) = Books::open(&config.state_dir, is_user, SystemTime::now().into());
+    let judge = Judge::new(parts::rules(&config, &people, SystemTime::now().into()), replay);
     let (counts, events) = (Arc::new(Counts::default()), Arc::new(Events::default()));
     let mut observers = misuse.observers();
     if config.admin.is_some() {
@@ -78,8 +119,20 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
     let handle = Server::handle(parts::settings(&config), cover, judge, people, observer, barrier, stop.clone());
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?ours, users = config.users.len(), "started");
 
+    let accept = |listeners| {
+        handle.open(listeners);
+        let handle = handle.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move { handle.serve().await }))
+    };
+    // Who takes over accepts first: the other process waits for that before it leaves what only one can have.
+    let (mut serving, mut listeners) = (None, Some(listeners));
+    if let Some(taking) = taking {
+        serving = listeners.take().map(accept);
+        handover::taken(taking, &handle).await?;
+    }
     let (queue, requests) = Queue::new();
-    let _control = control(&config.state_dir, &queue);
+    let (takers, taking_over) = mpsc::channel(1);
+    let control = control(&config.state_dir, &queue, takers);
     greeting::greet(&config, &addresses, format);
     let keys = desk::keys(&config)?;
     let parts = desk::Parts {
@@ -92,10 +145,16 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
         keys: keys.clone(),
         origin: (origin.flags.clone(), origin.environment.clone()),
     };
-    let _admin = desk::open(&config, parts).await?;
+    let admin = match desk::open(&config, parts).await {
+        Err(failure) if take_over => {
+            error!(%failure, "there is no admin listener");
+            None
+        }
+        opened => opened?,
+    };
     let lists = lists::Keeper::open(config.state_dir.join(LISTS_FOLDER), handle.upstream().clone());
-    let reloader =
-        Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse)).with_keys(keys).telling(manager.clone());
+    let reloader = Reloader::new(origin, config, handle.clone(), Arc::clone(&misuse));
+    let reloader = reloader.with_keys(keys).telling(manager.clone()).within(open);
     let reloading = AbortOnDropHandle::new(tokio::spawn(reloader.run(queue, requests, hangup)));
     let stopping = async {
         stop.cancelled().await;
@@ -103,15 +162,24 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
         std::future::pending().await
     };
     // Clients that come from now on wait in the listeners' queues, if at all.
-    manager.ready();
+    if take_over {
+        manager.took_over()
+    } else {
+        manager.ready()
+    }
+    let Some(serving) = serving.or_else(|| listeners.take().map(accept)) else { return Ok(()) };
+    let (departure, front) = (Departure::default(), Front { control, admin, reloading });
+    // In this order: where nothing goes on, stopping and having stopped are one.
     tokio::select! {
-        () = handle.serve(listeners) => {}
+        biased;
+        () = stopping => {}
+        _ = serving => {}
         () = misuse.keep(&handle) => {}
         () = manager.keep(&handle) => {}
-        () = stopping => {}
+        () = departure.wait(taking_over, &handle, &manager, books.as_ref(), front) => {}
         () = lists.keep() => {}
     }
-    drop(reloading);
+    departure.tell(&handle);
     if let Some(books) = books {
         let _ = tokio::task::spawn_blocking(|| books.close()).await;
     }
@@ -119,9 +187,9 @@ async fn serve(config: Config, origin: Origin, misuse: Arc<Misuse>, format: logg
 }
 
 /// Opens the control socket, without which the proxy runs as well.
-fn control(state: &Path, queue: &Queue) -> Option<AbortOnDropHandle<()>> {
+fn control(state: &Path, queue: &Queue, takers: mpsc::Sender<UnixStream>) -> Option<AbortOnDropHandle<()>> {
     match Control::open(state) {
-        Ok(control) => Some(AbortOnDropHandle::new(tokio::spawn(control.serve(queue.clone())))),
+        Ok(control) => Some(AbortOnDropHandle::new(tokio::spawn(control.serve(queue.clone(), takers)))),
         Err(error) => {
             warn!(%error, "there is no control socket, so `vizard reload` will not work; SIGHUP does");
             None
@@ -129,38 +197,45 @@ fn control(state: &Path, queue: &Queue) -> Option<AbortOnDropHandle<()>> {
     }
 }
 
-/// Who may enter, and what has entered before.
-fn judge(config: &Config, people: &People) -> Result<Judge, Failure> {
-    let rules = parts::rules(config, people, SystemTime::now().into());
+/// What has entered before; another process may be spending too if it is `shared`.
+fn spent(config: &Config, shared: bool) -> Result<ReplayMemory, Failure> {
+    let tags = parts::tags(config, SystemTime::now().into());
+    let open = if shared { ReplayMemory::open_shared } else { ReplayMemory::open };
     let path = config.state_dir.join(REPLAY_FILE);
-    let replay = match ReplayMemory::open(&path, &rules.keyring.tags()) {
+    match open(&path, &tags) {
         Ok((memory, loaded)) => {
             info!(entries = loaded.entries, others = loaded.others, "spent hellos loaded");
             if loaded.damaged > 0 {
                 warn!(damaged = loaded.damaged, "parts of the file of spent hellos cannot be read and were skipped");
             }
-            memory
+            Ok(memory)
         }
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
-            return Err(Failure::new(
+            Err(Failure::new(
                 format!("{}: {error}", path.display()),
                 "move the file away, or name another folder with --state-dir",
-            ));
+            ))
         }
         Err(error) => {
             error!(%error, path = %path.display(), "spent hellos cannot be kept on disk: a restart will forget them");
-            ReplayMemory::volatile()
+            Ok(ReplayMemory::volatile())
         }
-    };
-    Ok(Judge::new(rules, replay))
+    }
 }
 
-/// Binds all listeners; of those that the proxy may choose itself, the first that can be had.
-fn bind(config: &Config) -> Result<Bound, Failure> {
+/// Binds all listeners but those that were passed on; of those that the proxy may choose itself, the first that can be had.
+fn bind(config: &Config, passed: Vec<Passed>) -> Result<Bound, Failure> {
     let [first, second] = Listen::candidates();
-    let bound = match (Bound::new(&parts::listeners(config, first)), &config.listen) {
-        (Err(_), Listen::Automatic) => Bound::new(&parts::listeners(config, second)),
-        (bound, _) => bound,
+    let chosen = |address: SocketAddr| passed.iter().any(|passed| passed.wanted.address == Address::Tcp(address));
+    let bound = match &config.listen {
+        Listen::Automatic if passed.is_empty() => {
+            Bound::new(&parts::listeners(config, first)).or_else(|_| Bound::new(&parts::listeners(config, second)))
+        }
+        // What the other process has chosen stays.
+        Listen::Automatic => {
+            Bound::taken(&parts::listeners(config, if chosen(second) { second } else { first }), passed)
+        }
+        Listen::Given(_) => Bound::taken(&parts::listeners(config, first), passed),
     };
     bound.map_err(|CannotListen { address, error }| cannot_listen(&address, &error))
 }

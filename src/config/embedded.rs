@@ -22,7 +22,7 @@ use crate::auth::{DomainError, Secret};
 use crate::cover::site::Content;
 use crate::cover::site::acme::{self, Authority};
 use crate::cover::{remote, site};
-use crate::ops::admin;
+use crate::ops::{admin, sandbox};
 use crate::telegram::{self, middle};
 use crate::wire::HelloClass;
 use crate::wire::rpc::AdTag;
@@ -48,8 +48,10 @@ pub struct Draft {
     pub middle: middle::Settings,
     pub idle: Duration,
     pub drain: Duration,
+    pub handover: Duration,
     pub fillers: Vec<HelloClass>,
     pub misuse: Misuse,
+    pub sandbox: sandbox::Settings,
     pub log: Log,
 }
 
@@ -113,8 +115,10 @@ impl Draft {
             middle: self.middle,
             idle: self.idle,
             drain: self.drain,
+            handover: self.handover,
             fillers: self.fillers,
             misuse: self.misuse,
+            sandbox: self.sandbox,
             log: self.log,
             made_up,
         })

@@ -140,7 +140,13 @@ impl Reader {
         if let Some((session, _)) = self.section(top, "session") {
             layer.idle = self.duration(session, "idle");
             layer.drain = self.duration(session, "drain");
+            layer.handover = self.duration(session, "handover");
             layer.fillers = self.texts(session, "fillers");
+        }
+        if let Some((sandbox, _)) = self.section(top, "sandbox") {
+            layer.sandbox.enabled = self.switch(sandbox, "enabled");
+            let read = self.texts(sandbox, "read").unwrap_or_default();
+            layer.sandbox.read = read.into_iter().map(|text| Written::new(text.value.into(), text.at)).collect();
         }
         if let Some((log, _)) = self.section(top, "log") {
             layer.log_format = self.text(log, "format");

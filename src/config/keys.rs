@@ -67,9 +67,13 @@ pub const KEYS: &[&str] = &[
     "proxy_protocol",
     "proxy_protocol.from",
     "proxy_protocol.listen",
+    "sandbox",
+    "sandbox.enabled",
+    "sandbox.read",
     "session",
     "session.drain",
     "session.fillers",
+    "session.handover",
     "session.idle",
     "site",
     "site.acme",
@@ -170,7 +174,7 @@ mod tests {
             suggestion("site", "state_dir"),
             "`state_dir` belongs to the top of the file, before the first section"
         );
-        assert_eq!(suggestion("session", "colour"), "remove it; known here: `drain`, `fillers`, `idle`");
+        assert_eq!(suggestion("session", "colour"), "remove it; known here: `drain`, `fillers`, `handover`, `idle`");
     }
 
     #[test]

@@ -47,11 +47,13 @@ pub struct Layer {
     pub middle: MiddleWritten,
     pub idle: Option<Written<String>>,
     pub drain: Option<Written<String>>,
+    pub handover: Option<Written<String>>,
     pub fillers: Option<Vec<Written<String>>>,
     pub log_format: Option<Written<String>>,
     pub log_level: Option<Written<String>>,
     pub client_addresses: Option<Written<bool>>,
     pub misuse: MisuseWritten,
+    pub sandbox: SandboxWritten,
 }
 
 /// One `[[users]]` section or one `NAME=SECRET`.
@@ -89,6 +91,14 @@ pub struct LimitsWritten {
     pub deny: Option<Vec<Written<String>>>,
     pub ad_tag: Option<Written<String>>,
     pub note: Option<Written<String>>,
+}
+
+/// The section `[sandbox]`.
+#[derive(Default)]
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct SandboxWritten {
+    pub enabled: Option<Written<bool>>,
+    pub read: Vec<Written<PathBuf>>,
 }
 
 /// The two shapes of `hello.accept_names`.
@@ -221,6 +231,7 @@ impl Layer {
             telegram: self.telegram.over(below.telegram),
             idle: self.idle.or(below.idle),
             drain: self.drain.or(below.drain),
+            handover: self.handover.or(below.handover),
             fillers: self.fillers.or(below.fillers),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),
@@ -228,6 +239,7 @@ impl Layer {
             // Only a file has these sections, and a file is below everything.
             middle: below.middle,
             misuse: below.misuse,
+            sandbox: below.sandbox,
         }
     }
 }

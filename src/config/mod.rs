@@ -16,6 +16,7 @@ pub mod keys;
 pub mod layer;
 pub mod misuse;
 pub mod parts;
+pub mod places;
 pub mod reload;
 pub mod report;
 pub mod resolve;
@@ -36,8 +37,8 @@ use ipnet::IpNet;
 use crate::auth::{Domain, Policy, Secret, UnixTime};
 use crate::cover::{remote, site};
 use crate::net::listen::Address;
-use crate::ops::admin;
 pub use crate::ops::logging::{Format as LogFormat, Settings as Log};
+use crate::ops::{admin, sandbox};
 use crate::telegram::{self, middle};
 use crate::wire::HelloClass;
 use crate::wire::rpc::AdTag;
@@ -75,10 +76,14 @@ pub struct Config {
     pub idle: Duration,
     /// How long sessions may go on after SIGTERM.
     pub drain: Duration,
+    /// How long sessions may go on after another process has taken over.
+    pub handover: Duration,
     /// Classes of clients that get records of NOP frames behind their header, in place of the cover's session tickets.
     pub fillers: Vec<HelloClass>,
     /// What is done about misuse.
     pub misuse: misuse::Misuse,
+    /// The walls around the proxy.
+    pub sandbox: sandbox::Settings,
     /// Logging.
     pub log: Log,
     /// What nobody configured.

@@ -78,6 +78,7 @@ pub fn settings(config: &Config) -> server::Settings {
         ad_tag: config.ad_tag,
         idle: config.idle,
         drain: config.drain,
+        handover: config.handover,
         fillers: config.fillers.clone(),
         log_addresses: config.log.client_addresses,
         limits: config.misuse.limits.clone(),

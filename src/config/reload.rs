@@ -14,12 +14,13 @@ use tracing::{info, warn};
 
 use super::embedded::Draft;
 use super::parts::{self, Demand, Misuse};
-use super::{Config, Cover, Environment, Flags, LoadError, Loaded};
+use super::{Config, Cover, Environment, Flags, LoadError, Loaded, places};
 use crate::ops::admin::{self, Keys};
 use crate::ops::files::Files;
 use crate::ops::lists;
 use crate::ops::logging;
 use crate::ops::reload::{Applied, Queue, Refused, Request, Source};
+use crate::ops::sandbox::Places;
 use crate::ops::service_manager::ServiceManager;
 use crate::server::Purpose;
 use crate::server::handle::{Change, Handle};
@@ -43,6 +44,11 @@ impl Origin {
         Self { flags, environment, read: Vec::new(), files, touched }
     }
 
+    /// From now on what happens to it is noticed, and what has happened. Takes a thread.
+    pub fn start(&mut self) {
+        self.files.start();
+    }
+
     /// These were read besides.
     pub fn and(self, read: Vec<PathBuf>) -> Self {
         Self { read, ..self }
@@ -62,6 +68,8 @@ pub struct Reloader {
     /// Those of the admin listener, if there is one.
     keys: Option<Keys>,
     manager: ServiceManager,
+    /// What the sandbox leaves open, if there is one.
+    open: Option<Places>,
     files: Files,
     touched: mpsc::Receiver<()>,
 }
@@ -70,8 +78,9 @@ impl Reloader {
     /// A reloader for a proxy that runs with `config`, which was loaded from these.
     pub fn new(origin: Origin, config: Config, handle: Handle, misuse: Arc<Misuse>) -> Self {
         let Origin { flags, environment, read, files, touched } = origin;
-        let (keys, manager) = (None, ServiceManager::default());
-        let mut reloader = Self { flags, environment, config, read, handle, misuse, keys, manager, files, touched };
+        let (keys, manager, open) = (None, ServiceManager::default(), None);
+        let mut reloader =
+            Self { flags, environment, config, read, handle, misuse, keys, manager, open, files, touched };
         reloader.watch_also();
         reloader
     }
@@ -84,6 +93,11 @@ impl Reloader {
     /// Lets this one hear of each reload.
     pub fn telling(self, manager: ServiceManager) -> Self {
         Self { manager, ..self }
+    }
+
+    /// Tells it that only these places are open.
+    pub fn within(self, open: Option<Places>) -> Self {
+        Self { open, ..self }
     }
 
     /// Carries out wishes, and asks by itself when `hangup` comes and when a file has changed. Runs for as long as it is polled.
@@ -139,8 +153,11 @@ impl Reloader {
             (self.flags.clone(), self.environment.clone(), self.config.state_dir.clone());
         // Files are read and, for a site without content, written.
         let loading = tokio::task::spawn_blocking(move || settle(&flags, &environment, running));
-        let Fresh { config, read, other_state, warnings } =
-            loading.await.map_err(|panic| Refused::for_reason(panic.to_string()))??;
+        let Fresh { config, read, other_state, warnings } = loading
+            .await
+            .map_err(|panic| Refused::for_reason(panic.to_string()))?
+            .map_err(|why| self.explained(why))?;
+        self.stays_inside(&config, &read)?;
 
         let now = SystemTime::now().into();
         let mut changed = differences(&self.config, &config);
@@ -191,12 +208,34 @@ impl Reloader {
         if config.misuse.audit_log != self.config.misuse.audit_log {
             restart.push("audit_log".to_owned());
         }
+        if config.sandbox != self.config.sandbox {
+            restart.push("sandbox".to_owned());
+        }
         if config.log.format != self.config.log.format {
             restart.push("log.format".to_owned());
         }
         (self.config, self.read) = (config, read);
         self.watch_also();
         Ok(Applied { changed, restart, warnings })
+    }
+
+    /// Refuses what the sandbox would not let happen: it cannot be opened again from inside.
+    fn stays_inside(&self, config: &Config, read: &[PathBuf]) -> Result<(), Refused> {
+        let Some(open) = &self.open else { return Ok(()) };
+        let file = super::path(&self.flags, &self.environment);
+        let wanted = places::of(config, file.as_deref(), read);
+        open.lack(&wanted).map_or(Ok(()), |path| {
+            Err(Refused::for_reason(format!("{} is outside of the sandbox; {OUTSIDE}", path.display())))
+        })
+    }
+
+    /// What a new place looks like from inside the sandbox is a file that may not be read.
+    fn explained(&self, mut refused: Refused) -> Refused {
+        let denied = std::io::Error::from(rustix::io::Errno::ACCESS).to_string();
+        if self.open.is_some() && refused.complaints.iter().any(|complaint| complaint.contains(&denied)) {
+            refused.complaints.push(format!("this may be for the sandbox; {OUTSIDE}"));
+        }
+        refused
     }
 
     /// The cover, if it is another; one that stays reads its certificate again.
@@ -254,6 +293,9 @@ impl Reloader {
     }
 }
 
+/// The mend for a place that was not named at the start.
+const OUTSIDE: &str = "it is put up at the start for the places that are named then: restart the proxy";
+
 /// What was read, as far as a running proxy can take it.
 struct Fresh {
     config: Config,
@@ -295,6 +337,7 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         ("middle", old.middle != new.middle),
         ("session.idle", old.idle != new.idle),
         ("session.drain", old.drain != new.drain),
+        ("session.handover", old.handover != new.handover),
         ("session.fillers", old.fillers != new.fillers),
         ("limits", old.misuse.limits != new.misuse.limits),
         ("lists", old.misuse.lists != new.misuse.lists),

@@ -14,13 +14,14 @@ use std::{fmt, fs, io};
 
 use super::embedded::{CoverDraft, Draft, default_state_dir};
 use super::keys::nearest;
-use super::layer::{CoverWritten, Environment, Layer, NamesWritten, SiteWritten, Written};
+use super::layer::{CoverWritten, Environment, Layer, NamesWritten, SandboxWritten, SiteWritten, Written};
 use super::report::{Complaint, Origin};
 use super::units::{self, ValueError};
 use super::{LinkTarget, Listen, Log, LogFormat};
 use crate::auth::{Domain, DomainError};
 use crate::cover::remote::{self, ProxyProtocol};
 use crate::cover::site::Content;
+use crate::ops::sandbox;
 use crate::wire::HelloClass;
 
 /// What is used where nothing is written.
@@ -35,6 +36,8 @@ pub mod defaults {
     pub const IDLE: Duration = Duration::from_secs(30 * 60);
     /// `session.drain`
     pub const DRAIN: Duration = Duration::from_secs(10);
+    /// `session.handover`
+    pub const HANDOVER: Duration = Duration::from_secs(10 * 60);
     /// `session.fillers`: the classes of the clients that were tried.
     pub const FILLERS: [HelloClass; 2] = [HelloClass::ChromeHybrid, HelloClass::Padded517];
     /// `log.level`
@@ -112,8 +115,10 @@ impl Resolver<'_> {
             middle: self.middle(layer.middle),
             idle: self.value(layer.idle, units::some_duration).unwrap_or(defaults::IDLE),
             drain: self.value(layer.drain, units::duration).unwrap_or(defaults::DRAIN),
+            handover: self.value(layer.handover, units::duration).unwrap_or(defaults::HANDOVER),
             fillers: self.fillers(layer.fillers),
             misuse: self.misuse(layer.misuse),
+            sandbox: self.sandbox(layer.sandbox),
             log: Log {
                 format: self.choice(layer.log_format, FORMATS),
                 level: self.choice(layer.log_level, LEVELS).unwrap_or(defaults::LEVEL),
@@ -306,6 +311,16 @@ impl Resolver<'_> {
             Err(error) => self.unusable(&at, "this file cannot be read", &error),
         }
         None
+    }
+
+    fn sandbox(&mut self, written: SandboxWritten) -> sandbox::Settings {
+        let enabled = written.enabled.is_none_or(|enabled| enabled.value);
+        let read = written.read.into_iter().filter_map(|path| {
+            let (at, path) = (path.at.clone(), self.path(path));
+            let found = fs::metadata(&path);
+            found.map_err(|error| self.unusable(&at, "this is not there", &error)).ok().map(|_| path)
+        });
+        sandbox::Settings { enabled, read: read.collect() }
     }
 
     fn folder(&mut self, written: Written<PathBuf>) -> Option<PathBuf> {

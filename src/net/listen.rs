@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,6 +72,42 @@ impl Listener {
                 unix::bind(path, MODE).map(|(listener, file)| vec![Self::Unix(listener, Some(file))])
             }
             Address::Systemd(name) => Ok(inherited::named(name)?.into_iter().map(Self::from).collect()),
+        }
+    }
+
+    /// A listener on this address that another process has opened and passed on. A file that belongs to it stays that
+    /// process's; see [`Listener::leave_file`].
+    pub fn adopt(address: &Address, socket: OwnedFd) -> io::Result<Self> {
+        let unix = |path: Option<&PathBuf>, socket: OwnedFd| -> io::Result<Self> {
+            let listener = std::os::unix::net::UnixListener::from(socket);
+            listener.set_nonblocking(true)?;
+            let listener = Self::Unix(UnixListener::from_std(listener)?, path.map(|path| unix::Removed::later(path)));
+            listener.leave_file(true);
+            Ok(listener)
+        };
+        match address {
+            Address::Unix(path) => unix(Some(path), socket),
+            Address::Systemd(_) if Socket::from(socket.try_clone()?).local_addr()?.is_unix() => unix(None, socket),
+            Address::Tcp(_) | Address::Systemd(_) => {
+                let listener = std::net::TcpListener::from(socket);
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener).map(Self::Tcp)
+            }
+        }
+    }
+
+    /// The same socket once more, for another process.
+    pub fn pass(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// Leaves a file that goes with this to another process, or takes it back.
+    pub fn leave_file(&self, left: bool) {
+        if let Self::Unix(_, Some(file)) = self {
+            file.keep(left);
         }
     }
 

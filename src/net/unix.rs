@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -14,11 +15,28 @@ pub const LONGEST_PATH: usize = 107;
 
 /// A file that goes with this value.
 #[derive(Debug)]
-pub struct Removed(PathBuf);
+pub struct Removed {
+    path: PathBuf,
+    kept: AtomicBool,
+}
+
+impl Removed {
+    /// Takes charge of a file.
+    pub fn later(path: &Path) -> Self {
+        Self { path: path.to_owned(), kept: false.into() }
+    }
+
+    /// Leaves the file, or takes charge of it again: somebody else has it or not.
+    pub fn keep(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Removed {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if !self.kept.load(Ordering::Relaxed) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -39,7 +57,7 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Removed)> {
     let listener = UnixListener::bind(&hidden)?;
     fs::set_permissions(&hidden, fs::Permissions::from_mode(mode))?;
     fs::rename(&hidden, path)?;
-    Ok((listener, Removed(path.to_owned())))
+    Ok((listener, Removed::later(path)))
 }
 
 /// Whether somebody listens there, busy or not.

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
+use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::reload::{Applied, Queue, Refused, Source};
@@ -22,6 +23,12 @@ const FILE: &str = "control";
 
 /// What is asked for.
 const RELOAD: &str = "reload";
+
+/// Another process wants to take over; from then on it is [`super::handover`]'s.
+pub(super) const TAKE_OVER: &str = "take-over";
+
+/// Who runs here.
+const WHO: &str = "who";
 
 /// Longest line that is read as a wish.
 const LONGEST: u64 = 256;
@@ -40,6 +47,34 @@ pub enum Answer {
     Applied(Applied),
     /// Nothing has changed.
     Refused(Refused),
+    /// This is who runs.
+    Who(Identity),
+}
+
+/// A running proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Number of the process.
+    pub process: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Device and number of the program's file, which differ when another was put in its place.
+    pub program: Option<(u64, u64)>,
+    /// Whether a service manager looks after it.
+    pub managed: bool,
+}
+
+impl Identity {
+    /// That of this process.
+    pub fn of_this_process() -> Self {
+        let program = fs::metadata("/proc/self/exe").ok().map(|found| (found.dev(), found.ino()));
+        Self {
+            process: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            program,
+            managed: std::env::var_os("NOTIFY_SOCKET").is_some(),
+        }
+    }
 }
 
 /// The socket of the running proxy. The file goes with this value.
@@ -65,11 +100,11 @@ impl Control {
         Ok(Self { listener, path })
     }
 
-    /// Answers until dropped.
-    pub async fn serve(self, queue: Queue) {
+    /// Answers until dropped. Processes that want to take over are passed on to `takers`.
+    pub async fn serve(self, queue: Queue, takers: mpsc::Sender<UnixStream>) {
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => _ = tokio::spawn(converse(stream, queue.clone())),
+                Ok((stream, _)) => _ = tokio::spawn(converse(stream, queue.clone(), takers.clone())),
                 Err(error) => {
                     warn!(%error, "the control socket does not work");
                     tokio::time::sleep(PATIENCE).await;
@@ -85,7 +120,7 @@ impl Drop for Control {
     }
 }
 
-async fn converse(mut stream: tokio::net::UnixStream, queue: Queue) {
+async fn converse(mut stream: tokio::net::UnixStream, queue: Queue, takers: mpsc::Sender<UnixStream>) {
     let ours = rustix::process::geteuid().as_raw();
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == ours || peer.uid() == 0 => {}
@@ -100,26 +135,53 @@ async fn converse(mut stream: tokio::net::UnixStream, queue: Queue) {
             Ok(applied) => Answer::Applied(applied),
             Err(refused) => Answer::Refused(refused),
         },
+        WHO => Answer::Who(Identity::of_this_process()),
+        TAKE_OVER => return pass_on(stream, &takers).await,
         _ => Answer::Refused(Refused::for_reason("this version of the proxy does not know the command")),
     };
     let text = serde_json::to_string(&answer).unwrap_or_default() + "\n";
     let _ = write.write_all(text.as_bytes()).await;
 }
 
+async fn pass_on(stream: tokio::net::UnixStream, takers: &mpsc::Sender<UnixStream>) {
+    let blocking = stream.into_std().and_then(|stream| stream.set_nonblocking(false).map(|()| stream));
+    match blocking {
+        // The one before it is still being served.
+        Ok(stream) => _ = takers.try_send(stream),
+        Err(error) => warn!(%error, "another process cannot take over"),
+    }
+}
+
 /// Whether a proxy runs with this state directory. Nothing is asked of it.
 pub fn is_held(state: &Path) -> bool {
-    let Ok(folder) = fs::File::open(state) else { return false };
-    UnixStream::connect(PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(FILE)).is_ok()
+    connect(state).is_ok()
+}
+
+/// The other end of the socket of the proxy that runs with this state directory.
+pub(super) fn connect(state: &Path) -> io::Result<UnixStream> {
+    let folder = fs::File::open(state)?;
+    UnixStream::connect(PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(FILE))
 }
 
 /// Asks the proxy that runs with this state directory to reload, and waits for the outcome. Blocks.
 ///
 /// Fails with `NotFound` or `ConnectionRefused` if none runs.
 pub fn ask_to_reload(state: &Path) -> io::Result<Answer> {
-    let folder = fs::File::open(state)?;
-    let mut stream = UnixStream::connect(PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(FILE))?;
+    ask(state, RELOAD)
+}
+
+/// Asks who runs with this state directory. Blocks.
+pub fn ask_who(state: &Path) -> io::Result<Identity> {
+    match ask(state, WHO)? {
+        Answer::Who(identity) => Ok(identity),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the running proxy does not say who it is")),
+    }
+}
+
+fn ask(state: &Path, wish: &str) -> io::Result<Answer> {
+    let mut stream = connect(state)?;
     stream.set_read_timeout(Some(OUTCOME))?;
-    writeln!(stream, "{RELOAD}")?;
+    writeln!(stream, "{wish}")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     if line.is_empty() {
@@ -146,7 +208,10 @@ mod tests {
         assert!(Control::open(&state).is_err(), "another one has it");
         assert!(is_held(&state));
         assert_eq!(fs::metadata(state.join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
-        let serving = tokio::spawn(control.serve(queue));
+        let serving = tokio::spawn(control.serve(queue, mpsc::channel(1).0));
+        let place = state.clone();
+        let who = tokio::task::spawn_blocking(move || ask_who(&place).unwrap()).await.unwrap();
+        assert_eq!(who, Identity::of_this_process());
         let outcomes =
             [Ok(Applied { changed: vec!["listen".into()], ..Applied::default() }), Err(Refused::for_reason("no"))];
         for outcome in outcomes {

@@ -17,6 +17,7 @@ const QUIET: Duration = Duration::from_millis(500);
 
 /// Files that are watched, and how they were when they were last looked at.
 pub struct Files {
+    tell: mpsc::Sender<()>,
     debouncer: Option<Debouncer<RecommendedWatcher, RecommendedCache>>,
     folders: BTreeSet<PathBuf>,
     stamps: BTreeMap<PathBuf, Option<Stamp>>,
@@ -32,10 +33,16 @@ struct Stamp {
 }
 
 impl Files {
-    /// Watches nothing yet. Something is sent whenever there was an event in a folder; [`Files::changed`] says whether it
-    /// means anything.
+    /// Looks at nothing yet. Once [`Files::start`] was called, something is sent whenever there was an event in a folder;
+    /// [`Files::changed`] says whether it means anything.
     pub fn new() -> (Self, mpsc::Receiver<()>) {
         let (tell, told) = mpsc::channel(1);
+        (Self { tell, debouncer: None, folders: BTreeSet::new(), stamps: BTreeMap::new() }, told)
+    }
+
+    /// From now on events are sent. That takes a thread, while files can be looked at before there is a second one.
+    pub fn start(&mut self) {
+        let tell = self.tell.clone();
         let heard = move |events: DebounceEventResult| {
             let matters = |kind: EventKind| !matches!(kind, EventKind::Access(_));
             if events.map_or(true, |events| events.iter().any(|event| matters(event.kind))) {
@@ -43,10 +50,13 @@ impl Files {
                 let _ = tell.try_send(());
             }
         };
-        let debouncer = new_debouncer(QUIET, None, heard)
+        self.debouncer = new_debouncer(QUIET, None, heard)
             .inspect_err(|error| warn!(%error, "files cannot be watched: changes take `vizard reload` or SIGHUP"))
             .ok();
-        (Self { debouncer, folders: BTreeSet::new(), stamps: BTreeMap::new() }, told)
+        self.attend();
+        if self.changed() {
+            let _ = self.tell.try_send(());
+        }
     }
 
     /// From now on these are watched. Call it before they are read: a change in between is then told.
@@ -63,6 +73,11 @@ impl Files {
             (file, stamp)
         };
         self.stamps = files.into_iter().map(stamp).collect();
+        self.attend();
+    }
+
+    /// Waits for events in the folders of all files, and in no others.
+    fn attend(&mut self) {
         let folders: BTreeSet<PathBuf> = self.stamps.keys().map(|file| folder_of(file)).collect();
         let Some(debouncer) = &mut self.debouncer else { return };
         for gone in self.folders.difference(&folders) {
@@ -124,6 +139,11 @@ mod tests {
         let file = folder.path().join("a.toml");
         fs::write(&file, "one").unwrap();
         let (mut files, mut told) = Files::new();
+        files.watch([file.clone()]);
+        fs::write(&file, "other").unwrap();
+        files.start();
+        told.recv().await.unwrap();
+        assert!(files.changed(), "what changed before the start is told too");
         files.watch([file.clone()]);
         fs::write(folder.path().join("b"), "x").unwrap();
         told.recv().await.unwrap();

@@ -28,10 +28,12 @@ struct Inner {
 }
 
 impl ServiceManager {
-    /// The one that the environment names.
-    pub fn of_this_process() -> Self {
+    /// The one that the environment names. `watchdog` is how often it wants to hear of a process that this one takes over
+    /// from; of processes that it did not start itself it does not say so.
+    pub fn of_this_process(watchdog: Option<Duration>) -> Self {
         let there = std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty());
-        Self(Arc::new(Inner { there, watchdog: sd_notify::watchdog_enabled(), hushed: false.into() }))
+        let watchdog = sd_notify::watchdog_enabled().or(watchdog);
+        Self(Arc::new(Inner { there, watchdog, hushed: false.into() }))
     }
 
     /// How often it wants to hear that the proxy is alive.
@@ -42,6 +44,17 @@ impl ServiceManager {
     /// Clients can come.
     pub fn ready(&self) {
         self.tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
+    }
+
+    /// Clients can come, and this is the process that matters from now on.
+    pub fn took_over(&self) {
+        let main = NotifyState::MainPid(std::process::id());
+        self.tell(&[main, NotifyState::Ready, NotifyState::Status("has taken over")]);
+    }
+
+    /// From now on another process speaks.
+    pub fn hush(&self) {
+        self.0.hushed.store(true, Ordering::Release);
     }
 
     /// The configuration is being read again; [`ServiceManager::ready`] is to follow.

@@ -12,7 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, SystemTime};
 use std::{fmt, fs, io};
@@ -94,6 +94,23 @@ impl Books {
         Ok((people, Self { bell, writing }))
     }
 
+    /// Writes the exact numbers and leaves the file to another process. Blocks. From then on nothing is written, and nobody
+    /// waits for it.
+    pub fn pause(&self) {
+        let mut leave = self.bell.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        *leave = Lease::Asked;
+        self.bell.call();
+        while *leave == Lease::Asked && !self.writing.is_finished() {
+            leave = self.bell.left.wait_timeout(leave, EVERY).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Goes on writing: the other process has left the file.
+    pub fn resume(&self) {
+        *self.bell.lease.lock().unwrap_or_else(PoisonError::into_inner) = Lease::Ours;
+        self.bell.call();
+    }
+
     /// Writes the exact numbers and closes the books. Blocks; to be called when nothing moves any more.
     pub fn close(self) {
         self.bell.closing.store(true, Ordering::Release);
@@ -107,6 +124,18 @@ impl Books {
 struct Bell {
     thread: OnceLock<Thread>,
     closing: AtomicBool,
+    lease: Mutex<Lease>,
+    left: Condvar,
+}
+
+/// Whose file it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Lease {
+    #[default]
+    Ours,
+    /// Another process's, as soon as it is written to the end.
+    Asked,
+    Theirs,
 }
 
 impl Bank for Bell {
@@ -121,7 +150,16 @@ fn keep(mut store: Store, people: &People, bell: &Bell) {
     let mut failing = false;
     loop {
         let closing = bell.closing.load(Ordering::Acquire);
-        let pages = people.pages(closing);
+        let lease = *bell.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        if lease == Lease::Theirs {
+            people.pages(false).into_iter().for_each(Page::lost);
+            if closing {
+                return;
+            }
+            thread::park_timeout(EVERY);
+            continue;
+        }
+        let pages = people.pages(closing || lease == Lease::Asked);
         let outcome = match pages.is_empty() {
             true => Ok(()),
             false => guarded(|| store.write(&pages, SystemTime::now().into())),
@@ -136,6 +174,12 @@ fn keep(mut store: Store, people: &People, bell: &Bell) {
         }
         failing = outcome.is_err() || (failing && pages.is_empty());
         pages.into_iter().for_each(|page| if outcome.is_ok() { page.kept() } else { page.lost() });
+        if lease == Lease::Asked {
+            store.open = None;
+            *bell.lease.lock().unwrap_or_else(PoisonError::into_inner) = Lease::Theirs;
+            bell.left.notify_all();
+            continue;
+        }
         if closing {
             return;
         }

@@ -108,6 +108,7 @@ pub(super) mod tests {
             ad_tag: None,
             idle: Duration::from_secs(1800),
             drain: Duration::from_secs(10),
+            handover: Duration::from_secs(10),
             fillers: Vec::new(),
             log_addresses: false,
             limits: limits::Settings::default(),

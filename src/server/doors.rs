@@ -1,6 +1,7 @@
 //! The listeners of the running proxy, which can be opened and shut one by one.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io};
 
@@ -40,6 +41,17 @@ pub struct Listening {
     pub local: Option<SocketAddr>,
 }
 
+/// A listener that one process passes on to another.
+#[derive(Debug)]
+pub struct Passed {
+    /// What it is for, and what was asked for.
+    pub wanted: Wanted,
+    /// Whether clients of both families come to it.
+    pub both: bool,
+    /// The sockets.
+    pub sockets: Vec<OwnedFd>,
+}
+
 /// Listeners that are wanted from now on, those among them bound that were not open yet.
 #[derive(Debug)]
 pub struct Bound {
@@ -70,6 +82,20 @@ impl Bound {
         Ok(Self { wanted, fresh })
     }
 
+    /// The same, where another process passes on what it has open; what is not wanted of that is closed.
+    pub fn taken(wanted: &[Wanted], mut passed: Vec<Passed>) -> Result<Self, CannotListen> {
+        let wanted = Spot::all(wanted);
+        let mut open = |spot: &Spot| {
+            let same = |passed: &Passed| (&passed.wanted, passed.both) == (&spot.wanted, spot.both);
+            match passed.iter().position(same) {
+                Some(at) => spot.adopt(passed.swap_remove(at)),
+                None => spot.open(),
+            }
+        };
+        let fresh = wanted.iter().map(&mut open).collect::<Result<_, _>>()?;
+        Ok(Self { wanted, fresh })
+    }
+
     /// The addresses of those that are new, as the system gave them.
     pub fn addresses(&self, purpose: Purpose) -> Vec<SocketAddr> {
         let fresh = self.fresh.iter().filter(|fresh| fresh.spot.wanted.purpose == purpose);
@@ -91,6 +117,14 @@ impl Spot {
 
     fn open(&self) -> Result<Fresh, CannotListen> {
         self.open_at(&self.wanted.address)
+    }
+
+    fn adopt(&self, passed: Passed) -> Result<Fresh, CannotListen> {
+        let address = &self.wanted.address;
+        let sockets = passed.sockets.into_iter().map(|socket| Listener::adopt(address, socket));
+        let listeners: io::Result<Vec<_>> = sockets.collect();
+        let listeners = listeners.map_err(|error| CannotListen { address: address.clone(), error })?;
+        Ok(Fresh { spot: self.clone(), listeners })
     }
 
     fn open_at(&self, address: &Address) -> Result<Fresh, CannotListen> {
@@ -126,12 +160,20 @@ pub(super) struct Doors {
 
 struct Door {
     spot: Spot,
+    listeners: Vec<Arc<Listener>>,
     local: Option<SocketAddr>,
     shut: CancellationToken,
     acceptors: TaskTracker,
 }
 
 impl Door {
+    /// Accepts nobody any more, from when this is done on.
+    async fn end(&self) {
+        self.shut.cancel();
+        self.acceptors.close();
+        self.acceptors.wait().await;
+    }
+
     /// Whether this keeps the other from being opened, and is not wanted as it is.
     fn is_in_the_way(&self, other: &Spot, wanted: &[Spot]) -> bool {
         let here = self.local.zip(other.wanted.address.tcp());
@@ -187,10 +229,10 @@ impl Doors {
     async fn free(&self, blocked: &[Spot], wanted: &[Spot]) -> Vec<Door> {
         let blocks = |door: &mut Door| blocked.iter().any(|spot| door.is_in_the_way(spot, wanted));
         let freed: Vec<Door> = self.lock().extract_if(.., blocks).collect();
-        for door in &freed {
-            door.shut.cancel();
-            door.acceptors.close();
-            door.acceptors.wait().await;
+        let mut freed = freed;
+        for door in &mut freed {
+            door.end().await;
+            door.listeners.clear();
         }
         freed
     }
@@ -234,11 +276,15 @@ impl Doors {
 
     /// Lets clients in.
     fn accept(&self, server: &Arc<Server>, Fresh { spot, listeners }: Fresh) {
-        let local = listeners.first().and_then(Listener::local);
+        self.watch(server, spot, listeners.into_iter().map(Arc::new).collect());
+    }
+
+    fn watch(&self, server: &Arc<Server>, spot: Spot, listeners: Vec<Arc<Listener>>) {
+        let local = listeners.first().and_then(|listener| listener.local());
         let (shut, acceptors) = (CancellationToken::new(), TaskTracker::new());
         let purpose = spot.wanted.purpose;
-        for listener in listeners {
-            let (until, server) = (shut.clone(), Arc::clone(server));
+        for listener in &listeners {
+            let (until, server, listener) = (shut.clone(), Arc::clone(server), Arc::clone(listener));
             let accepting = async move {
                 match purpose {
                     Purpose::Cover | Purpose::Proxied => server.accept(listener, purpose).await,
@@ -248,7 +294,40 @@ impl Doors {
             let accepting = async move { until.run_until_cancelled(accepting).await };
             self.acceptors.spawn(acceptors.track_future(accepting));
         }
-        self.lock().push(Door { spot, local, shut, acceptors });
+        self.lock().push(Door { spot, listeners, local, shut, acceptors });
+    }
+
+    /// All that is open, once more for another process.
+    pub(super) fn pass(&self) -> io::Result<Vec<Passed>> {
+        let passed = |door: &Door| {
+            let sockets: io::Result<_> = door.listeners.iter().map(|listener| listener.pass()).collect();
+            Ok(Passed { wanted: door.spot.wanted.clone(), both: door.spot.both, sockets: sockets? })
+        };
+        self.lock().iter().map(passed).collect()
+    }
+
+    /// Accepts nobody for now. Whoever comes waits in the listeners' queues, for whichever process accepts next.
+    pub(super) async fn pause(&self) {
+        let paused: Vec<Door> = self.lock().drain(..).collect();
+        for door in &paused {
+            door.end().await;
+        }
+        self.lock().extend(paused);
+        self.leave_files(true);
+    }
+
+    /// Leaves the files of sockets to another process, or takes them over.
+    pub(super) fn leave_files(&self, left: bool) {
+        self.lock().iter().flat_map(|door| &door.listeners).for_each(|listener| listener.leave_file(left));
+    }
+
+    /// Goes on accepting.
+    pub(super) fn resume(&self, server: &Arc<Server>) {
+        let paused: Vec<Door> = self.lock().drain(..).collect();
+        for Door { spot, listeners, .. } in paused {
+            self.watch(server, spot, listeners);
+        }
+        self.leave_files(false);
     }
 
     /// Shuts all of them, and is done when no client can come any more.

@@ -1,5 +1,6 @@
 //! What others may ask of a running server, and do to it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-use super::doors::{Bound, CannotListen, Listening, Wanted};
+use super::doors::{Bound, CannotListen, Listening, Passed, Wanted};
 use super::sessions::Sessions;
 use super::{Server, Settings, keeper};
 use crate::auth::{Judge, People, Rules, UnixTime};
@@ -159,9 +160,37 @@ impl Handle {
         self.0.stop.cancel();
     }
 
-    /// Whether [`Handle::drain`] was called.
+    /// Whether [`Handle::drain`] or [`Handle::hand_over`] was called.
     pub fn is_draining(&self) -> bool {
-        self.0.stop.is_cancelled()
+        self.0.stop.is_cancelled() || self.0.handed.is_cancelled()
+    }
+
+    /// The listeners once more, for another process that takes over.
+    pub fn pass(&self) -> io::Result<Vec<Passed>> {
+        self.0.doors.pass()
+    }
+
+    /// Everything that another process has passed on is this one's from now on, also files of sockets.
+    pub fn own(&self) {
+        self.0.doors.leave_files(false);
+    }
+
+    /// Accepts nobody for now, and lets another process spend hellos beside this one.
+    pub async fn pause(&self) {
+        self.0.doors.pause().await;
+        self.0.judge.replay.share(true);
+    }
+
+    /// Accepts again: the other process has not taken over.
+    pub fn resume(&self) {
+        self.0.judge.replay.share(false);
+        self.0.doors.resume(&self.0);
+    }
+
+    /// Leaves the clients that come to the other process. What is going on has the time that the settings promise it for
+    /// this, then [`Handle::serve`] returns.
+    pub fn hand_over(&self) {
+        self.0.handed.cancel();
     }
 
     /// Whether the server gives a sign of life within a few seconds: it is asked to look after its connections out of turn,
@@ -193,17 +222,33 @@ impl Handle {
         }
     }
 
-    /// Serves on these listeners until [`Handle::drain`] is called, then gives what is going on the time it was promised.
-    pub async fn serve(&self, listeners: Bound) {
+    /// Accepts clients on these listeners; [`Handle::serve`] is to follow.
+    pub fn open(&self, listeners: Bound) {
+        self.0.doors.apply(&self.0, listeners);
+    }
+
+    /// Serves until [`Handle::drain`] or [`Handle::hand_over`] is called, then gives what is going on the time it was
+    /// promised.
+    pub async fn serve(&self) {
         let server = &self.0;
-        server.doors.apply(server, listeners);
         let keeper = tokio::spawn(keeper::keep(Arc::clone(server)));
         let upstream = server.upstream.clone();
         let warm = AbortOnDropHandle::new(tokio::spawn(async move { upstream.keep_warm().await }));
-        server.stop.cancelled().await;
+        tokio::select! {
+            () = server.stop.cancelled() => {}
+            () = server.handed.cancelled() => {}
+        }
         drop(warm);
         server.doors.shut().await;
         server.connections.close();
+        if !server.stop.is_cancelled() {
+            let grace = server.settings().handover;
+            info!(connections = server.connections.len(), grace_seconds = grace.as_secs(), "leaving");
+            tokio::select! {
+                () = server.stop.cancelled() => {}
+                over = timeout(grace, server.connections.wait()) => if over.is_err() { server.hurry.cancel() },
+            }
+        }
         let grace = server.settings().drain;
         info!(connections = server.connections.len(), grace_seconds = grace.as_secs(), "stopping");
         if timeout(grace, server.connections.wait()).await.is_err() {

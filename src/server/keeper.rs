@@ -50,7 +50,7 @@ pub(super) fn ask_for_lists(server: &Server) {
     }
 }
 
-/// Keeps what is known of the cover fresh, whichever cover it is.
+/// Keeps what is known of the cover fresh, whichever cover it is, until another process does.
 async fn watch_cover(server: &Server) {
     let mut changed = server.changed.subscribe();
     loop {
@@ -59,6 +59,7 @@ async fn watch_cover(server: &Server) {
         tokio::select! {
             () = cover.watch(&listeners) => {}
             _ = changed.changed() => {}
+            () = server.handed.cancelled() => return,
         }
     }
 }

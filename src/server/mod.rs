@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Span, field, info_span, warn};
 
-pub use doors::{Bound, CannotListen, Listening, Purpose, Wanted};
+pub use doors::{Bound, CannotListen, Listening, Passed, Purpose, Wanted};
 
 use crate::auth::{Judge, People, UnixTime};
 use crate::cover::{Cover, Witness};
@@ -54,6 +54,8 @@ pub struct Settings {
     pub idle: Duration,
     /// How long connections may go on after the proxy was told to stop.
     pub drain: Duration,
+    /// How long they may go on after another process has taken over.
+    pub handover: Duration,
     /// Classes of clients that get records of NOP frames behind their header, in place of the cover's session tickets.
     pub fillers: Vec<HelloClass>,
     /// Whether the log may show clients' addresses.
@@ -84,6 +86,8 @@ pub struct Server {
     connections: TaskTracker,
     /// No more clients.
     stop: CancellationToken,
+    /// Another process accepts the clients.
+    handed: CancellationToken,
     /// The period of grace is over.
     hurry: CancellationToken,
     /// Tells that the cover or the listeners are others than before.
@@ -109,7 +113,7 @@ const HEADER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Server {
     /// A proxy in front of this cover, with this judge at the door, for these people; `observer` is told what happens,
-    /// `barrier` knows who is not judged. It accepts nobody before [`Handle::serve`], and no more once `stop` is cancelled.
+    /// `barrier` knows who is not judged. It accepts nobody before [`Handle::open`], and no more once `stop` is cancelled.
     pub fn handle(
         settings: Settings,
         cover: Cover,
@@ -139,6 +143,7 @@ impl Server {
             doors: Doors::default(),
             connections: TaskTracker::new(),
             stop,
+            handed: CancellationToken::new(),
             hurry: CancellationToken::new(),
             changed: watch::Sender::new(()),
             beats: watch::Sender::new(()),
@@ -166,7 +171,7 @@ impl Server {
         self.cover.load_full()
     }
 
-    async fn accept(self: &Arc<Self>, listener: Listener, purpose: Purpose) {
+    async fn accept(self: &Arc<Self>, listener: Arc<Listener>, purpose: Purpose) {
         loop {
             self.room().await;
             let report = |error: &std::io::Error| warn!(%error, "cannot accept connections");
@@ -219,7 +224,7 @@ impl Server {
     }
 
     /// Answers plain HTTP for the built-in site. Who has come stays with the site that was there then.
-    async fn redirect(self: &Arc<Self>, listener: Listener) {
+    async fn redirect(self: &Arc<Self>, listener: Arc<Listener>) {
         loop {
             let report = |error: &std::io::Error| warn!(%error, "cannot accept plain HTTP");
             let (client, peer) = listen::accept(&listener, report).await;

@@ -91,6 +91,17 @@ impl Login {
     }
 }
 
+/// The record heads of ServerHello, CCS and one data record, once they are whole.
+pub fn whole_flight(mut bytes: &[u8]) -> Option<Vec<(u8, usize)>> {
+    let mut shape = Vec::new();
+    for _ in 0..3 {
+        let length = usize::from(u16::from_be_bytes([*bytes.get(3)?, *bytes.get(4)?]));
+        shape.push((bytes[0], length));
+        bytes = bytes.get(5 + length..)?;
+    }
+    Some(shape)
+}
+
 /// A client that has entered.
 pub struct Session {
     pub up: Up,

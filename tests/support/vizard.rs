@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -66,6 +66,11 @@ impl Setup {
         self
     }
 
+    pub fn flag(mut self, name: &str) -> Self {
+        self.args.push(name.to_owned());
+        self
+    }
+
     pub fn domain(self, name: &str) -> Self {
         self.arg("--domain", name)
     }
@@ -83,16 +88,21 @@ impl Setup {
         self.domain(NAME).user("alice", key)
     }
 
+    /// Lets the program end by itself.
+    pub fn output(&self) -> Output {
+        self.command().output().expect("the program runs")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
+        command.args(&self.args).envs(self.environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Starts the program and waits until it says that it accepts connections.
     pub fn start(&self) -> Vizard {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
-        command
-            .args(&self.args)
-            .envs(self.environment.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program runs");
+        let mut child = self.command().spawn().expect("the program runs");
         let log = Arc::new(Mutex::new(Vec::new()));
         let (tell, lines) = mpsc::channel();
         let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
@@ -159,10 +169,25 @@ impl Vizard {
         rustix::process::kill_process(id, rustix::process::Signal::HUP).expect("it runs");
     }
 
+    /// Whether it has not ended.
+    pub fn is_running(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    }
+
+    /// The way it ends by itself.
+    pub async fn ended(self) -> ExitStatus {
+        tokio::task::spawn_blocking(move || self.wait()).await.expect("it ends")
+    }
+
     /// SIGTERM, then the way it ended.
-    pub fn terminate(mut self) -> ExitStatus {
+    pub fn terminate(self) -> ExitStatus {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
+        self.wait()
+    }
+
+    fn wait(mut self) -> ExitStatus {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().expect("it is our child") {
@@ -170,7 +195,7 @@ impl Vizard {
             }
             thread::yield_now();
         }
-        panic!("still running {PATIENCE:?} after SIGTERM");
+        panic!("still running after {PATIENCE:?}");
     }
 
     /// SIGKILL, and gone when this returns.

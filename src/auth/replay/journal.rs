@@ -11,12 +11,14 @@
 //! a torn write, which could hurt a second writer: the record is simply written again, and readers step over the rest.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::hint::black_box;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use super::{Health, Key, SecretTag};
 
@@ -49,6 +51,8 @@ struct State {
     refused_write: Option<io::Error>,
     /// Apart from the other, since a write that works says nothing about a sync that failed.
     refused_sync: Option<io::Error>,
+    /// How far the file was read; what comes behind may be another process's.
+    seen: u64,
 }
 
 impl Journal {
@@ -73,6 +77,7 @@ impl Journal {
         loop {
             let read = retry(|| self.file.read_at(&mut buffer[kept..], offset))?;
             if read == 0 {
+                self.state().seen = offset - kept as u64;
                 return Ok(scanner.finish(kept));
             }
             offset += read as u64;
@@ -98,6 +103,49 @@ impl Journal {
         } else {
             state.write(&self.file);
         }
+    }
+
+    /// Writes the record if `is_new` says so, in one step that no process which does the same can come between; before it
+    /// asks, it hands over what others have written.
+    pub(super) fn append_among_others(
+        &self,
+        record: Record,
+        learn: impl FnMut(Record),
+        is_new: impl FnOnce() -> bool,
+    ) -> bool {
+        let mut state = self.state();
+        let _turn = Turn::take(&self.file);
+        state.catch_up(&self.file, learn);
+        let new = is_new();
+        if new {
+            state.backlog.push(record.encode());
+            state.write(&self.file);
+        }
+        new
+    }
+
+    /// Takes as long as [`Journal::append_among_others`] and changes nothing but what was learnt.
+    pub(super) fn append_in_vain_among_others(
+        &self,
+        record: Record,
+        learn: impl FnMut(Record),
+        is_new: impl FnOnce() -> bool,
+    ) {
+        let mut state = self.state();
+        let _turn = Turn::take(&self.file);
+        state.catch_up(&self.file, learn);
+        black_box((record.encode(), is_new()));
+        if state.backlog.front().is_none() {
+            let _ = retry(|| self.in_place.write_at(HEADER, 0));
+        } else {
+            state.write(&self.file);
+        }
+    }
+
+    /// All that is in the file now is this process's, or was read.
+    pub(super) fn settle_seen(&self) {
+        let mut state = self.state();
+        state.seen = self.file.metadata().map_or(state.seen, |found| found.len());
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
@@ -157,7 +205,46 @@ impl Journal {
     }
 }
 
+/// The turn of one process among those that share a file.
+struct Turn<'f>(&'f File);
+
+impl<'f> Turn<'f> {
+    /// Waits for the others, who are quick; one that was stopped in its turn is not waited for.
+    fn take(file: &'f File) -> Self {
+        const TRIES: u32 = 2000;
+        for _ in 0..TRIES {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_micros(50)),
+                // Some file systems have no locks; then it is as if nobody shared.
+                Ok(()) | Err(TryLockError::Error(_)) => break,
+            }
+        }
+        Self(file)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 impl State {
+    /// Hands over the records behind what was seen, this process's own among them. What cannot be read is tried again.
+    fn catch_up(&mut self, file: &File, mut learn: impl FnMut(Record)) {
+        const PIECE: usize = 64 * BLOCK;
+        let (mut scanner, mut buffer) = (Scanner::default(), [0; PIECE]);
+        // The header is no record; a file that is new may hold nothing else.
+        self.seen = self.seen.max(BLOCK as u64);
+        loop {
+            let Ok(read) = retry(|| file.read_at(&mut buffer, self.seen)) else { return };
+            self.seen += scanner.feed(&buffer[..read], &mut learn) as u64;
+            if read < PIECE {
+                return;
+            }
+        }
+    }
+
     /// Writes what waits, oldest first, until the file has it all or refuses.
     fn write(&mut self, mut file: &File) {
         while let Some(waiting) = self.backlog.front() {

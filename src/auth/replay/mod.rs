@@ -31,8 +31,10 @@
 //! loses what waits.
 //!
 //! **Two processes on one file** both append safely on a local file system, since every record is one write with
-//! `O_APPEND` and readers find records at any offset. Neither learns what the other spends after its own start, unless
-//! it calls [`ReplayMemory::learn`]; a hello spent at one may pass once at the other.
+//! `O_APPEND` and readers find records at any offset. While one takes over from the other, both may spend, and no hello
+//! twice: both are then [`ReplayMemory::share`]d, and each step is taken under a lock on the file, after what the other has
+//! written was read. That costs some system calls, so it is done for no longer. Two that do not share learn nothing of each
+//! other; a hello spent at one may pass once at the other.
 //!
 //! What this leaves out: nothing is ever deleted, 16 bytes of disk an entry. Someone who holds a valid secret can search
 //! for hellos that share their first 16 bits and so lengthen one shard; each costs him 65,536 digests and us a longer
@@ -41,6 +43,7 @@
 mod journal;
 mod set;
 
+use std::sync::{PoisonError, RwLock};
 use std::{fmt, hint::black_box, io, path::Path};
 
 use sha2::{Digest, Sha256};
@@ -65,6 +68,8 @@ impl SecretTag {
 pub struct ReplayMemory {
     set: Set,
     journal: Option<Journal>,
+    /// Whether another process may spend too. Whoever spends holds it, so that it changes between two steps.
+    shared: RwLock<bool>,
 }
 
 impl ReplayMemory {
@@ -79,12 +84,20 @@ impl ReplayMemory {
         let (others, damaged) = read_entries(&journal, tags, |key| filling.push(key))?;
         let set = filling.finish();
         let loaded = Loaded { entries: set.len(), others, damaged };
-        Ok((Self { set, journal: Some(journal) }, loaded))
+        Ok((Self { set, journal: Some(journal), shared: false.into() }, loaded))
+    }
+
+    /// The same beside a process that spends from the same file and shares it.
+    pub fn open_shared(path: &Path, tags: &[SecretTag]) -> io::Result<(Self, Loaded)> {
+        let (memory, loaded) = Self::open(path, tags)?;
+        // What the other has written since is read with the first step.
+        *memory.shared.write().unwrap_or_else(PoisonError::into_inner) = true;
+        Ok((memory, loaded))
     }
 
     /// A memory without a file, which ends with the process. For tests and benches.
     pub fn volatile() -> Self {
-        Self { set: Filling::new().finish(), journal: None }
+        Self { set: Filling::new().finish(), journal: None, shared: false.into() }
     }
 
     /// Loads the entries of further secrets from the file, before the first hello under one of them is judged. A secret
@@ -103,6 +116,16 @@ impl ReplayMemory {
     /// Costs one small write(2) when the answer is true, and none when it is false.
     pub fn spend(&self, tag: SecretTag, authenticator: &[u8; 28]) -> bool {
         let key = key_of(authenticator);
+        let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);
+        if let (true, Some(journal)) = (*shared, &self.journal) {
+            // What is known here already costs no more than when nobody shares.
+            return !self.set.contains(key)
+                && journal.append_among_others(
+                    Record { tag, key },
+                    |other| _ = self.set.insert(other.key),
+                    || self.set.insert(key),
+                );
+        }
         let new = self.set.insert(key);
         if let (true, Some(journal)) = (new, &self.journal) {
             journal.append(Record { tag, key });
@@ -113,10 +136,27 @@ impl ReplayMemory {
     /// What a hello costs that is not spent: as long as [`ReplayMemory::spend`] takes to say yes, and nothing changes.
     pub fn spend_in_vain(&self, authenticator: &[u8; 28]) {
         let key = key_of(authenticator);
+        let record = Record { tag: SecretTag(0), key };
+        let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);
         black_box(self.set.contains(key));
-        if let Some(journal) = &self.journal {
-            journal.append_in_vain(Record { tag: SecretTag(0), key });
+        match &self.journal {
+            Some(journal) if *shared => {
+                let contains = || black_box(self.set.contains(key));
+                journal.append_in_vain_among_others(record, |other| _ = self.set.insert(other.key), contains);
+            }
+            Some(journal) => journal.append_in_vain(record),
+            None => {}
         }
+    }
+
+    /// From now on another process may spend from the same file, once it shares too: what was spent here is in the file
+    /// when this returns, and every later step takes in what the other has written. `false`: the other has ended.
+    pub fn share(&self, shared: bool) {
+        let mut held = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(journal), true) = (&self.journal, shared && !*held) {
+            journal.settle_seen();
+        }
+        *held = shared;
     }
 
     /// Writes what waits and asks the disk to keep what was written since the last call: after it only a broken disk
@@ -332,5 +372,30 @@ mod tests {
         let (both, loaded) = ReplayMemory::open(&path, &[TAG]).unwrap();
         assert_eq!(loaded, Loaded { entries: 4000, others: 0, damaged: 0 });
         assert_eq!(spend_range(&both, TAG, 0..4000), 0);
+    }
+
+    #[test]
+    fn of_two_processes_that_share_exactly_one_is_first() {
+        const COUNT: u64 = 3000;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        let (old, _) = ReplayMemory::open(&path, &[TAG]).unwrap();
+        assert_eq!(spend_range(&old, TAG, 0..100), 100);
+        let (new, _) = ReplayMemory::open_shared(&path, &[TAG]).unwrap();
+        assert_eq!(spend_range(&old, TAG, 100..200), 100, "before it shares, after the other has opened the file");
+        old.share(true);
+        assert_eq!(spend_range(&new, TAG, 0..200), 0);
+        new.spend_in_vain(&authenticator(0));
+        let wins: Vec<usize> = thread::scope(|scope| {
+            let race = |memory| scope.spawn(move || spend_range(memory, TAG, 200..COUNT));
+            [race(&old), race(&new), race(&old), race(&new)].map(|racer| racer.join().unwrap()).into()
+        });
+        assert_eq!(wins.iter().sum::<usize>() as u64, COUNT - 200, "{wins:?}");
+        drop(old);
+        new.share(false);
+        assert_eq!(spend_range(&new, TAG, 0..COUNT + 1), 1);
+        drop(new);
+        let (_, loaded) = ReplayMemory::open(&path, &[TAG]).unwrap();
+        assert_eq!(loaded, Loaded { entries: COUNT as usize + 1, others: 0, damaged: 0 });
     }
 }
