@@ -28,7 +28,9 @@ COPY --from=build /image/vizard /vizard
 # A new volume takes its owner from the folder that it covers. The user is a number because there is no /etc/passwd.
 COPY --from=build --chown=65532:65532 /image/state /state
 USER 65532:65532
-ENV VIZARD_STATE_DIR=/state
+# Ports are published by their number, so another one instead of 443 would be no help: the container ends and says why.
+# This goes before `listen` in a file, unless it is set to nothing.
+ENV VIZARD_STATE_DIR=/state VIZARD_LISTEN=[::]:443
 VOLUME /state
 EXPOSE 443
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["/vizard", "health"]

@@ -38,6 +38,7 @@ fn the_image_builds_and_runs() {
     describes_itself(&image);
     is_unhealthy_without_a_proxy(&image);
     serves_without_privileges_and_stops_when_told(&image);
+    listens_on_no_other_port(&image);
     keeps_its_secret(&image);
     resolves_names(&image);
 }
@@ -63,6 +64,8 @@ fn describes_itself(image: &Image) {
     assert_eq!(config["Cmd"], json!(["run"]));
     assert_eq!(config["Healthcheck"]["Test"], json!(["CMD", "/vizard", "health"]));
     assert_eq!(config["Volumes"], json!({ "/state": {} }));
+    let environment = config["Env"].as_array().unwrap();
+    assert!(environment.contains(&json!("VIZARD_LISTEN=[::]:443")), "{environment:?}");
     assert_eq!(config["ExposedPorts"], json!({ "443/tcp": {} }));
     assert_eq!(config["Labels"]["org.opencontainers.image.title"], "vizard");
 }
@@ -94,6 +97,15 @@ fn serves_without_privileges_and_stops_when_told(image: &Image) {
 
     proxy.stop();
     assert_eq!(proxy.end().code(), Some(0));
+}
+
+/// Another port than the one that is published would be there for nobody.
+fn listens_on_no_other_port(image: &Image) {
+    let mut proxy = Container::new(image);
+    for set in ["bounding", "permitted", "inheritable", "effective", "ambient"] {
+        proxy.spec["process"]["capabilities"][set] = json!([]);
+    }
+    assert_eq!(proxy.start().end().code(), Some(1));
 }
 
 fn keeps_its_secret(image: &Image) {
