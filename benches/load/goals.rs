@@ -316,9 +316,7 @@ impl Run<'_> {
         for _ in self.rounds() {
             admissions::rate(name, self.plan.clients, &lineup, self.report).await?;
         }
-        for metric in [admissions::RATE, admissions::PER_CPU] {
-            self.report.check_ratio(6, name, metric, ["vizard", "site"], AtLeast(0.8));
-        }
+        self.report.check_ratio(6, name, admissions::RATE, ["vizard", "site"], AtLeast(0.8));
         Ok(())
     }
 

@@ -18,7 +18,7 @@ pub const BLOCK: usize = 16;
 /// One direction of an AES-256-CTR stream: 128-bit big-endian counter, encryption and decryption are the same.
 ///
 /// It is kept as key and position, since many streams rest most of the time and an expanded key takes a kilobyte.
-#[derive(Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Ctr {
     key: Key,
     iv: Iv,

@@ -98,7 +98,7 @@ fn data_record(header: Header) -> Result<usize, BadRecord> {
 }
 
 /// Data centre to client.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Downlink {
     /// What the data centre encrypts with.
     keys: KeyIv,
@@ -117,7 +117,7 @@ pub struct Downlink {
 }
 
 /// A downlink that had to insert bytes: position in the client's keystream and in the data centre's no longer agree.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Moved {
     from_dc: Ctr,
     to_client: Ctr,
@@ -200,6 +200,12 @@ impl Downlink {
         self.pattern.heeds_a_stall()
     }
 
+    /// Memory for what waits.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.kept.capacity()
+    }
+
     /// Whether anything waits that must go out when the data centre has nothing more to say for now.
     pub fn is_waiting(&self) -> bool {
         self.kept.len() > self.lead && self.tracker.place() != Place::Inside
@@ -210,7 +216,7 @@ impl Downlink {
         self.room_for(usize::MAX, buffer)
     }
 
-    /// The same, with room for so many bytes at most.
+    /// The same, with room for so many bytes at most: for whole records, if there are that many.
     pub fn room_for<'b>(&mut self, most: usize, buffer: &'b mut [u8]) -> SmallVec<[IoSliceMut<'b>; RECORDS]> {
         let mut left = most;
         let mut slices: SmallVec<[IoSliceMut<'b>; RECORDS]> = SmallVec::new();
@@ -222,6 +228,9 @@ impl Downlink {
                 let (kept, free) = payload.split_at_mut(self.kept.len());
                 kept.copy_from_slice(&self.kept);
                 payload = free;
+            }
+            if number > 0 && payload.len() > left {
+                break;
             }
             let length = payload.len().min(left);
             left -= length;
@@ -261,10 +270,8 @@ impl Downlink {
         }
         let end = layout[..full].last().map_or(0, |(start, size)| start + size);
         match self.tracker.place() {
-            place if rest == 0 => {
-                if place != Place::Inside {
-                    self.kept = Vec::new();
-                }
+            _ if rest == 0 => {
+                self.kept = Vec::new();
                 end
             }
             place if place == Place::Inside || more => {
@@ -493,6 +500,14 @@ mod tests {
 
     fn token() -> Vec<u8> {
         vec![0xf1, 0xde, 0xbc, 0x9a]
+    }
+
+    #[test]
+    fn room_is_for_whole_records_where_there_may_be_one() {
+        let mut downlink = Downlink::new(keys(3), Pattern::seen(&[100, 200], &[]));
+        let mut buffer = vec![0; FRAMING_BUFFER];
+        let mut room = |most| -> usize { downlink.room_for(most, &mut buffer).iter().map(|slice| slice.len()).sum() };
+        assert_eq!([50, 100, 299, 300, 399].map(&mut room), [50, 100, 100, 300, 300]);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! One task moves both directions. It waits for readiness and only then borrows a buffer that all sessions of a thread
 //! share; what a slow receiver does not take at once is the only data a session owns, and while there is any nothing
-//! more is read for that receiver, so back-pressure is the kernel's. Clients seldom leave any: in the midst of bulk nothing
-//! is read before their socket has room for it, so those that have stopped reading cost hardly more than those that rest.
+//! more is read for that receiver, so back-pressure is the kernel's. Clients seldom leave any: in the midst of bulk no more
+//! is read than their socket has room for, so those that have stopped reading cost hardly more than those that rest.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::net::RecvFlags;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -22,6 +23,7 @@ use super::ready;
 use super::tariff::{Leave, Tariff, Way};
 use super::unsent::Unsent;
 use super::{Closed, End, attempt, reset_on_close, shut};
+use crate::wire::record::MAX_ENCRYPTED;
 
 /// How long a client may take to end its side after we have ended ours. What it still sends is thrown away: closing with
 /// unread data would be a reset.
@@ -30,8 +32,8 @@ const LINGER: Duration = Duration::from_secs(30);
 /// Most reads in one turn of a session, so that a busy one does not starve the others of its thread.
 const TURNS: usize = 8;
 
-/// Bytes of a read behind which the client's socket is looked at before each further one.
-const MUCH: usize = 16 * 1024;
+/// What a client's socket is taken to have room for without a look at it.
+const LITTLE: usize = MAX_ENCRYPTED;
 
 /// How the cover ends a connection, and where random bytes come from.
 #[derive(Clone, Copy, Debug)]
@@ -78,8 +80,8 @@ struct Down {
     transform: Downlink,
     /// Whether a read has ever brought anything.
     heard: bool,
-    /// Whether one has ever brought much, so that the next one may too.
-    bulk: bool,
+    /// How much the client's socket has room for, as far as that is known.
+    room: usize,
     unsent: Unsent,
     open: bool,
 }
@@ -96,7 +98,7 @@ impl Session {
         meter: Arc<Meter>,
     ) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true };
-        let down = Down { transform: down, heard: false, bulk: false, unsent: Unsent::default(), open: true };
+        let down = Down { transform: down, heard: false, room: LITTLE, unsent: Unsent::default(), open: true };
         Self { client, dc, up, down, manner, meter, alive: Instant::now(), later: None, ended: None }
     }
 
@@ -257,11 +259,21 @@ impl Session {
         if !down.open {
             return Ok(moved);
         }
-        if down.bulk && !down.transform.heeds_a_stall() {
-            match ready::poll_room(&self.client, context) {
-                Poll::Pending => return Ok(moved),
-                Poll::Ready(outcome) => outcome.map_err(|_| End::ClientBroke)?,
-            }
+        // Where a watcher is to see at which byte the socket was full, it is written to until it is: by single records once
+        // there is little room, and what it refuses as a whole was never taken from the data centre's socket.
+        let until_full = down.transform.heeds_a_stall();
+        let mut before = None;
+        if down.room < LITTLE {
+            down.room = if until_full {
+                let room = ready::room(&self.client).map_err(|_| End::ClientBroke)?;
+                before = room.is_none().then(|| down.transform.clone());
+                room.unwrap_or(LITTLE).max(LITTLE)
+            } else {
+                match ready::poll_room(&self.client, context) {
+                    Poll::Pending => return Ok(moved),
+                    Poll::Ready(room) => room.map_err(|_| End::ClientBroke)?.max(LITTLE),
+                }
+            };
         }
         let filler = self.manner.filler;
         let tariff = self.meter.tariff();
@@ -271,7 +283,11 @@ impl Session {
         };
         let read = with_buffer(|buffer| {
             let into = || {
-                let mut room = down.transform.room_for(most.unwrap_or(0), buffer);
+                let mut room = down.transform.room_for(most.unwrap_or(0).min(down.room), buffer);
+                if before.is_some() {
+                    let (_, read) = rustix::net::recv(&self.dc, &mut *room[0], RecvFlags::PEEK)?;
+                    return Ok((read, read));
+                }
                 let read = rustix::io::readv(&self.dc, &mut room)?;
                 Ok((read, room.iter().map(|slice| slice.len()).sum()))
             };
@@ -279,11 +295,7 @@ impl Session {
                 None | Some(Poll::Pending) => None,
                 Some(Poll::Ready(read)) => Some(read.map_err(|_| End::FarBroke)?),
             };
-            if let (Some(read), Some(tariff)) = (read, tariff) {
-                tariff.charge(Way::Down, read, Instant::now().into_std());
-            }
             down.heard |= read.is_some_and(|read| read > 0);
-            down.bulk |= read.is_some_and(|read| read > MUCH);
             if read.is_none() && down.transform.is_waiting() {
                 down.transform.room(buffer);
             }
@@ -292,7 +304,24 @@ impl Session {
                 let length = down.transform.frame(buffer, read.unwrap_or(0), filler);
                 let records = IoSlice::new(&buffer[..length]);
                 let taken = down.unsent.write(&self.client, &[records]).map_err(|_| End::ClientBroke)?;
+                down.room = down.room.saturating_sub(length);
                 self.meter.add_down(taken);
+                if taken == 0
+                    && length > 0
+                    && let Some(before) = before.take()
+                {
+                    down.unsent.clear();
+                    down.transform = before;
+                    down.transform.client_is_slow();
+                    moved = true;
+                    return Ok(None);
+                }
+            }
+            if let (Some(read), true) = (read, before.is_some()) {
+                rustix::net::recv(&self.dc, &mut buffer[..read], RecvFlags::TRUNC).map_err(|_| End::FarBroke)?;
+            }
+            if let (Some(read), Some(tariff)) = (read, tariff) {
+                tariff.charge(Way::Down, read, Instant::now().into_std());
             }
             Ok(read)
         })?;
@@ -464,9 +493,10 @@ mod tests {
         assert!(size <= 1024, "{size} bytes");
     }
 
-    #[tokio::test]
-    async fn what_a_client_that_stopped_reading_does_not_take_stays_with_the_kernel() {
-        let (mut session, _client, dc) = session(&Arc::default()).await;
+    /// A client stops reading, and then takes all that was sent meanwhile; returns how much the session held by then.
+    async fn stuck(pattern: Pattern) -> usize {
+        let (mut session, client, dc) = session(&Arc::default()).await;
+        session.down.transform = Downlink::new(keys(), pattern);
         let mut stream = vec![0; 32 << 20];
         stream[..4].copy_from_slice(&(16u32 << 20).to_le_bytes());
         keys().stream().apply(&mut stream);
@@ -476,10 +506,35 @@ mod tests {
             sent += taken;
             let moved = poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
             still = if taken > 0 || moved { 0 } else { still + 1 };
-            assert!(session.down.unsent.is_empty(), "after {sent} bytes");
             tokio::task::yield_now().await;
         }
         assert!((1 << 20..stream.len()).contains(&sent), "{sent} bytes got it stuck");
+        let held = session.down.unsent.held() + session.down.transform.held();
+        let (mut wire, mut payload) = (Vec::new(), Vec::new());
+        while sent - payload.len() > 2 * MAX_ENCRYPTED {
+            let _ = client.try_read_buf(&mut wire);
+            while let Some((header, rest)) = wire.split_first_chunk::<HEADER>()
+                && let Some(record) = rest.get(..Header::decode(*header).length.into())
+            {
+                payload.extend_from_slice(record);
+                wire.drain(..HEADER + record.len());
+            }
+            poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
+            tokio::task::yield_now().await;
+        }
+        assert!(payload == stream[..payload.len()], "something was lost or repeated");
+        held
+    }
+
+    #[tokio::test]
+    async fn what_a_client_that_stopped_reading_does_not_take_stays_with_the_kernel() {
+        assert_eq!(stuck(Pattern::default()).await, 0);
+    }
+
+    #[tokio::test]
+    async fn of_records_that_change_with_a_stall_only_one_may_be_cut() {
+        let held = stuck(Pattern::seen(&[16_401], &[16_401, 8_000])).await;
+        assert!(held <= HEADER + MAX_ENCRYPTED, "{held} bytes");
     }
 
     /// Gives clients leave for what it was told to, and remembers what it was charged.

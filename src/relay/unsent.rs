@@ -26,6 +26,12 @@ impl Unsent {
         self.bytes.is_empty()
     }
 
+    /// Memory for what is left.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Writes the slices, in order, as far as the socket takes them now, and keeps the rest; returns how much it took.
     /// Must not be called while there is something left.
     pub fn write(&mut self, to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {

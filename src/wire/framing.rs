@@ -17,7 +17,7 @@ const MAX_FRAME: u32 = 1 << 25;
 pub const NOP: std::ops::RangeInclusive<usize> = 8..=15;
 
 /// Follows an encrypted stream from frame to frame, decrypting nothing but the four bytes that say how long each is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FrameTracker {
     keys: KeyIv,
     position: u64,
