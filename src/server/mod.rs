@@ -125,13 +125,14 @@ impl Server {
     ) -> Handle {
         let counts = Arc::<Counts>::default();
         let away = Arc::new(AtomicU64::new(0));
+        let upstream = Upstream::new(settings.telegram.clone());
         let witness = Arc::new(Doorbell { observer: Arc::clone(&observer), away: Arc::clone(&away) });
         Handle::new(Self {
             limits: ArcSwap::from_pointee(Limits::new(settings.limits.clone(), Arc::clone(&counts))),
             counts,
             barrier,
-            upstream: Upstream::new(settings.telegram.clone()),
-            middle: Arc::new(Middle::new(settings.middle.clone())),
+            middle: Arc::new(Middle::new(settings.middle.clone(), upstream.clone())),
+            upstream,
             settings: ArcSwap::from_pointee(settings),
             cover: ArcSwap::from_pointee(cover),
             judge: Arc::new(judge),

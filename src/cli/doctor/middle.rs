@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::finding::{Check, Finding};
+use crate::telegram::Upstream;
 use crate::telegram::middle::{Directory, Settings, link, own};
 
 /// How long a link may take.
@@ -29,7 +30,7 @@ pub struct Link {
 }
 
 /// Opens a link to each place, and closes it again.
-pub async fn ask(settings: &Settings, published: Option<&Directory>) -> Asked {
+pub async fn ask(upstream: &Upstream, settings: &Settings, published: Option<&Directory>) -> Asked {
     let Some(directory) = settings.directory(published) else { return Asked::Nowhere };
     let mut places: Vec<(Vec<i16>, Vec<_>)> = Vec::new();
     for dc in directory.clusters.keys() {
@@ -41,10 +42,10 @@ pub async fn ask(settings: &Settings, published: Option<&Directory>) -> Asked {
     }
     let mut links = JoinSet::new();
     for (numbers, addresses) in places {
-        let (secret, own) = (directory.secret.clone(), settings.own.clone());
+        let (upstream, secret, own) = (upstream.clone(), directory.secret.clone(), settings.own.clone());
         links.spawn(async move {
             let (begin, found) = (Instant::now(), own::Found::default());
-            let dialling = link::dial(&addresses, &secret, (&own, &found), SystemTime::now().into());
+            let dialling = link::dial(&upstream, &addresses, &secret, (&own, &found), SystemTime::now().into());
             let outcome = match timeout(PATIENCE, dialling).await {
                 Ok(Ok(fresh)) => Ok(Link { took: begin.elapsed(), ours: fresh.ours.ip() }),
                 Ok(Err(error)) => Err(error.to_string()),

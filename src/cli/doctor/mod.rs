@@ -40,6 +40,7 @@ use crate::config::{self, Cover, Environment, Flags, LoadError, Loaded};
 use crate::cover::grade::{Place, grade};
 use crate::cover::profile::Profile;
 use crate::cover::scout::Examined;
+use crate::telegram::Upstream;
 
 /// Flags of `vizard doctor`.
 #[derive(clap::Args)]
@@ -180,7 +181,8 @@ impl Facts {
         };
         let middle = async {
             let settings = patient.middle.as_ref().filter(|_| wants(&[Check::Middle]))?;
-            Some(during(&progress, "middle proxies", middle::ask(settings, patient.published().as_ref())).await)
+            let (upstream, published) = (Upstream::new(patient.telegram.clone()), patient.published());
+            Some(during(&progress, "middle proxies", middle::ask(&upstream, settings, published.as_ref())).await)
         };
         let ((listeners, logins), redirects, leads, cover, centres, middle) =
             tokio::join!(front, redirects, leads, cover, centres, middle);

@@ -24,9 +24,9 @@ use super::own::{self, Found};
 use super::seats::{Delivery, Seats, Waiting};
 use crate::auth::UnixTime;
 use crate::crypto::middle_kdf::MiddleSecret;
-use crate::net::{self, sockopt};
 use crate::relay::End;
 use crate::relay::packets::Reply;
+use crate::telegram::Upstream;
 use crate::wire::DecodeError;
 use crate::wire::rpc::{ConnectionId, FrameWriter, Message};
 
@@ -36,9 +36,6 @@ const OUTBOX: usize = 4 << 20;
 
 /// Most bytes in an outbox before messages that nobody needs are left out.
 const CROWDED: usize = 256 << 10;
-
-/// How long the connection of a link may take.
-pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often a link on which nothing comes is asked whether it is still there, give or take a fifth.
 const PING_EVERY: Duration = Duration::from_secs(25);
@@ -102,18 +99,17 @@ pub struct Fresh {
     pub theirs: SocketAddr,
 }
 
-/// Opens a link to one of these addresses. The caller limits the time; only the connection has a limit here.
+/// Opens a link to one of these addresses. The caller limits the time.
 pub async fn dial(
+    upstream: &Upstream,
     addresses: &[SocketAddr],
     secret: &MiddleSecret,
     (own, found): (&own::Settings, &Found),
     start: UnixTime,
 ) -> Result<Fresh, OpenError> {
-    let mut stream = net::dial::dial(addresses, PATIENCE).await.map_err(OpenError::Unreachable)?;
-    sockopt::no_delay(&stream);
-    sockopt::keep_alive(&stream);
-    let (local, theirs) = (stream.local_addr(), stream.peer_addr());
-    let (local, theirs) = (local.map_err(OpenError::Unreachable)?, theirs.map_err(OpenError::Unreachable)?);
+    let reached = upstream.dial(addresses).await.map_err(OpenError::Unreachable)?;
+    let (mut stream, theirs) = (reached.stream, reached.address);
+    let local = stream.local_addr().map_err(OpenError::Unreachable)?;
     let ours = SocketAddr::new(own.seen(local.ip(), theirs.ip(), found).await, local.port());
     let terms = Terms { secret, ours, theirs, now: SystemTime::now().into(), start };
     let (inlet, outlet) = open(&mut stream, terms, rand::random()).await?;
@@ -453,7 +449,8 @@ mod tests {
         let theirs = secret.clone();
         let far = tokio::spawn(async move { Far::answer(listener.accept().await.unwrap().0, theirs).await });
         let (own, found) = (own::Settings::default(), Found::default());
-        let fresh = dial(&[address], &secret, (&own, &found), UnixTime(1)).await.unwrap();
+        let upstream = Upstream::new(crate::telegram::Settings::default());
+        let fresh = dial(&upstream, &[address], &secret, (&own, &found), UnixTime(1)).await.unwrap();
         let (link, running) = Link::start(fresh, Arc::default());
         (link, tokio::spawn(running), far.await.unwrap())
     }

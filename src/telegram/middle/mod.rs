@@ -32,7 +32,7 @@ use tracing::info;
 pub use port::{Caller, Port};
 
 use super::lists::Lists;
-use super::{DcId, Family};
+use super::{DcId, Family, Upstream};
 use crate::auth::UnixTime;
 use crate::crypto::middle_kdf::MiddleSecret;
 use own::Found;
@@ -155,6 +155,7 @@ pub struct Middle {
 /// What all pools share.
 #[derive(Debug)]
 struct Common {
+    upstream: Upstream,
     settings: ArcSwap<Settings>,
     waiting: Arc<Waiting>,
     found: Found,
@@ -187,10 +188,11 @@ impl Counts {
 const PATIENCE: Duration = Duration::from_secs(4);
 
 impl Middle {
-    /// No links yet.
-    pub fn new(settings: Settings) -> Self {
+    /// No links yet; they will be dialled by `upstream`.
+    pub fn new(settings: Settings, upstream: Upstream) -> Self {
         let directory = settings.directory(None).map(Arc::new);
         let common = Common {
+            upstream,
             settings: ArcSwap::from_pointee(settings),
             waiting: Arc::default(),
             found: Found::default(),
@@ -345,7 +347,7 @@ mod tests {
             framing: crate::wire::packets::Framing::Padded,
             tag: crate::wire::rpc::AdTag([1; 16]),
         };
-        let middle = Middle::new(Settings::default());
+        let middle = Middle::new(Settings::default(), Upstream::new(crate::telegram::Settings::default()));
         let outcome = middle.sit(DcId::new(2), caller).await.map(|_| ());
         assert_eq!(outcome, Err(Unavailable::NoDirectory));
         middle.publish(published());

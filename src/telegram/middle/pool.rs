@@ -136,7 +136,8 @@ impl Pool {
             state.tried = state.tried.wrapping_add(1);
         }
         let settings = common.settings.load_full();
-        let fresh = link::dial(&addresses, &directory.secret, (&settings.own, &common.found), common.start).await?;
+        let own = (&settings.own, &common.found);
+        let fresh = link::dial(&common.upstream, &addresses, &directory.secret, own, common.start).await?;
         let theirs = fresh.theirs;
         let (link, running) = Link::start(fresh, Arc::clone(&common.waiting));
         info!(%theirs, "a link to a middle proxy is open");
