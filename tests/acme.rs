@@ -138,6 +138,29 @@ async fn a_certificate_is_issued_by_plain_http() {
     is_issued_and_outlives_a_restart("challenge = \"http-01\"").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_issued_for_what_init_has_written() {
+    if !installed(PEBBLE) {
+        return;
+    }
+    let bed = Bed::lay("");
+    let (listen, roots) = (format!("127.0.0.1:{}", bed.ports.tls), bed.trust.file("root.pem"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
+    command.args(["init", "--yes", "--force", "--domain", NAME, "--acme", "--acme-challenge", "tls-alpn-01"]);
+    command.args(["--skip", "telegram", "--skip", "name", "--acme-directory", &bed.ports.directory()]);
+    command.args(["--acme-ca-file", &roots, "--listen", &listen, "--folder"]).arg(bed.origin.folder());
+    let command = command.arg("--config").arg(bed.file()).arg("--state-dir").arg(bed.state.path());
+    let output = command.output().expect("the program runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("has not been asked yet") && said.contains(&format!("server={NAME}&port=")), "{said}");
+
+    let authority = bed.authority().await;
+    let proxy = bed.proxy().await;
+    proxy.logged("a certificate was issued").await;
+    assert!(bed.page(authority.root().await).await.expect("a certificate to trust").ends_with(PAGE));
+}
+
 /// The authority that comes back has forgotten the account, so that is made anew as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_certificate_is_renewed_while_it_is_served() {

@@ -259,6 +259,25 @@ fn paths(owner: &str, table: &DeTable<'_>, found: &mut BTreeSet<String>) {
     }
 }
 
+/// The text of a document with another table below this mark.
+fn with_table(document: &str, origin: &str, table: &str) -> String {
+    let (begin, end) = (format!("<!-- from {origin} -->\n"), "<!-- to here -->");
+    let (before, rest) = document.split_once(&begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    format!("{before}{begin}\n{table}\n{end}{after}")
+}
+
+#[test]
+fn the_exit_codes_in_the_documents_are_those_of_the_program() {
+    const DOCUMENT: &str = "docs/configuration.md";
+    let written = fs::read_to_string(DOCUMENT).unwrap();
+    let made = with_table(&written, "src/cli/teach.rs", &vizard::cli::exit_codes());
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(DOCUMENT, &made).unwrap();
+    }
+    assert!(fs::read_to_string(DOCUMENT).unwrap() == made, "{DOCUMENT} has other exit codes; BLESS=1 writes them anew");
+}
+
 fn survives(text: &str) -> Result<(), TestCaseError> {
     match load_text(text, Some("file.toml".into()), &Flags::default(), &environment()) {
         Ok(loaded) => prop_assert_eq!(loaded.warnings.errors(), 0),

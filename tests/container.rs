@@ -40,7 +40,47 @@ fn the_image_builds_and_runs() {
     serves_without_privileges_and_stops_when_told(&image);
     listens_on_no_other_port(&image);
     keeps_its_secret(&image);
+    runs_as_composed(&image);
     resolves_names(&image);
+}
+
+/// `docs/deploy/compose.yaml`, as the program that reads such files understands it.
+fn composition() -> Value {
+    let read = text(Command::new("docker-compose").args(["--file", "docs/deploy/compose.yaml", "config"]));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("compose.yaml");
+    fs::write(&file, read).unwrap();
+    let convert = "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout)";
+    serde_json::from_str(&text(Command::new("python3").args(["-c", convert]).arg(&file))).unwrap()
+}
+
+#[test]
+fn the_composition_gives_nothing_but_what_it_takes() {
+    if Command::new("docker-compose").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "docker-compose is missing");
+        let _ = writeln!(io::stderr(), "skipped the_composition_gives_nothing_but_what_it_takes: no docker-compose");
+        return;
+    }
+    let composition = composition();
+    let service = &composition["services"]["vizard"];
+    for (key, value) in [
+        ("user", json!(format!("{USER}:{USER}"))),
+        ("read_only", json!(true)),
+        ("cap_drop", json!(["ALL"])),
+        ("cap_add", json!(["NET_BIND_SERVICE"])),
+        ("security_opt", json!(["no-new-privileges:true"])),
+        ("environment", json!({ "VIZARD_CONFIG": CONFIG })),
+        ("sysctls", json!({ UNPRIVILEGED_PORTS.0: UNPRIVILEGED_PORTS.1 })),
+    ] {
+        assert_eq!(service[key], value, "{key}");
+    }
+    assert_eq!(service["healthcheck"]["test"], json!(["CMD", "/vizard", "health"]));
+    for limit in ["mem_limit", "cpus", "pids_limit", "stop_grace_period"] {
+        assert!(!service[limit].is_null(), "{limit} is not there");
+    }
+    let volumes: Vec<_> = service["volumes"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(volumes.contains(&"state:/state:rw") && volumes.len() == 2, "{volumes:?}");
+    assert!(volumes.iter().any(|volume| volume.ends_with(":/config:ro")), "{volumes:?}");
 }
 
 fn holds_one_static_program(image: &Image) {
@@ -123,6 +163,24 @@ fn keeps_its_secret(image: &Image) {
     assert_eq!(first, link());
 }
 
+/// Docker hands a capability to root only, so what lets others have port 443 is a setting of the container's network.
+fn runs_as_composed(image: &Image) {
+    let folder = image.folder("config");
+    fs::write(folder.join("vizard.toml"), "listen = [\"0.0.0.0:443\"]\n[site]\n").unwrap();
+    let proxy = Container::new(image)
+        .without_capabilities()
+        .mount(&folder, Path::new(CONFIG).parent().unwrap().to_str().unwrap())
+        .set(&format!("VIZARD_CONFIG={CONFIG}"))
+        .start();
+    proxy.wait_until_ready();
+    let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
+    assert!(status.lines().any(|line| line == "CapEff:\t0000000000000000"), "{status}");
+    let health = proxy.exec(&["/vizard", "health"]);
+    assert!(health.status.success(), "{health:?}");
+    proxy.stop();
+    assert_eq!(proxy.end().code(), Some(0));
+}
+
 /// A remote cover needs names, and a static glibc among no files at all is not known for finding them.
 fn resolves_names(image: &Image) {
     let cover = Container::new(image)
@@ -151,6 +209,9 @@ fn resolves_names(image: &Image) {
 const USER: u32 = 65532;
 /// The state directory, seen from the root.
 const STATE: &str = "state";
+/// The configuration of `docs/deploy/compose.yaml`, and its setting for ports below 1024.
+const CONFIG: &str = "/config/vizard.toml";
+const UNPRIVILEGED_PORTS: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "443");
 /// The capability's bit in `/proc/PID/status`.
 const NET_BIND_SERVICE: u64 = 1 << 10;
 /// How long a container may take to say something; a start takes well under a second.
@@ -255,6 +316,17 @@ impl<'i> Container<'i> {
 
     fn set(mut self, variable: &str) -> Self {
         self.spec["process"]["env"].as_array_mut().unwrap().push(variable.into());
+        self
+    }
+
+    fn without_capabilities(mut self) -> Self {
+        let none = json!([]);
+        let bounding = self.spec["process"]["capabilities"]["bounding"].take();
+        self.spec["process"]["capabilities"] = json!({
+            "bounding": bounding, "permitted": none, "inheritable": none, "effective": none, "ambient": none,
+        });
+        let (setting, value) = UNPRIVILEGED_PORTS;
+        self.spec["linux"]["sysctl"] = json!({ setting: value });
         self
     }
 

@@ -5,9 +5,9 @@
 #   bash tests/run.sh --quick    installs nothing and leaves out the image and real Telegram software; other tests
 #                                skip themselves where a program is missing
 #
-# Takes the packages below by apt, with sudo unless it is root, and TDLib and Node by pip into the target folder, where a
-# cover on BoringSSL is built too. Nothing that it installs is left running. Only the test of the image needs root, and
-# only that gets it.
+# Takes the packages below by apt, with sudo unless it is root, TDLib and Node by pip and cargo-deb by cargo into the target
+# folder, where a cover on BoringSSL is built too. Nothing that it installs is left running. Only the test of the image
+# and the life of the package need root, and only those get it.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,6 +28,7 @@ main() {
         phase packages
         phase telegram
         phase boring
+        phase packer
         # From here on a test that lacks something fails instead of skipping itself.
         export CI=${CI:-true}
     fi
@@ -117,6 +118,14 @@ boring() {
     cargo fmt "${manifest[@]}" --check
     cargo clippy "${options[@]}" -- -D warnings
     cargo build "${options[@]}"
+}
+
+# What makes the Debian package; a minute and a half the first time.
+packer() {
+    cargo install --quiet cargo-deb --version 3.8.0 --locked --root "$TARGET/tools"
+    # Test programs run in the folder of the manifest, which may be where this is not relative to.
+    PATH=$(cd "$TARGET/tools/bin" && pwd):$PATH
+    export PATH
 }
 
 formatting() {

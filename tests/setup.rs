@@ -32,12 +32,9 @@ fn a_configuration_is_written_once_and_its_links_are_printed() {
     let flags = ["--listen", "127.0.0.1:8443", "--link-host", "proxy.example.com", "--user", "alice", "--user", "bob"];
     let (code, out, err) = init(home.path(), &flags);
     assert_eq!(code, 0, "{out}{err}");
-    for part in [
-        "vizard.toml is written",
-        "alice\n  tg://proxy?server=proxy.example.com&port=8443",
-        "bob\n",
-        "vizard run --config",
-    ] {
+    for part in
+        ["vizard.toml is written", "alice\n  tg://proxy?server=proxy.example.com&port=8443", "bob\n", "Start it:\n  "]
+    {
         assert!(out.contains(part), "{part} in {out}");
     }
     assert!(!out.contains('\x1b'), "no QR code into a pipe");
@@ -57,6 +54,42 @@ fn a_configuration_is_written_once_and_its_links_are_printed() {
 }
 
 #[test]
+fn a_file_that_sets_nothing_is_no_configuration() {
+    let home = home();
+    let file = home.path().join("vizard.toml");
+    fs::write(&file, "# Nothing is set yet.\n\n").unwrap();
+    let flags = ["--listen", "127.0.0.1:8443", "--link-host", "192.0.2.1"];
+    let (code, _, err) = init(home.path(), &flags);
+    assert!(code == 0 && fs::read_to_string(&file).unwrap().contains("[[users]]"), "{err}");
+    assert!(!home.path().join("vizard.toml.old").exists());
+    for text in ["domain = \"www.example.com\"\n", "this is not TOML"] {
+        fs::write(&file, text).unwrap();
+        assert_eq!(init(home.path(), &flags).0, 2, "{text}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    }
+}
+
+#[test]
+fn a_unit_of_systemd_is_written_where_it_is_wished() {
+    let home = home();
+    let unit = home.path().join("vizard.service");
+    let flags = ["--listen", "127.0.0.1:8443", "--link-host", "192.0.2.1", "--unit", "vizard.service"];
+    let (code, out, err) = init(home.path(), &flags);
+    assert!(
+        code == 0 && out.contains("  systemctl link ") && out.contains("\n  systemctl enable --now vizard"),
+        "{out}{err}"
+    );
+    let text = fs::read_to_string(&unit).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_vizard")).display();
+    let config = home.path().join("vizard.toml");
+    assert!(text.contains(&format!("\nExecStart={program} run --config {}\n", config.display())), "{text}");
+
+    fs::remove_file(&config).unwrap();
+    let (code, _, err) = init(home.path(), &flags);
+    assert!(code == 2 && err.contains("vizard.service is there already") && !config.exists(), "{err}");
+}
+
+#[test]
 fn nothing_is_written_where_it_is_only_printed_or_would_be_mistaken() {
     let home = home();
     let (code, out, err) = init(home.path(), &["--print", "--domain", "www.example.com", "--cover", "192.0.2.1:443"]);
@@ -66,6 +99,11 @@ fn nothing_is_written_where_it_is_only_printed_or_would_be_mistaken() {
         (&["--domain", "a.b"][..], "--domain"),
         (&["--domain", "www.example.com", "--certificate", "no.pem", "--key", "no.key"], "no.pem"),
         (&["--certificate", "no.pem"], "--key"),
+        (&["--acme"], "--domain"),
+        (&["--acme-staging", "--domain", "www.example.com"], "--acme"),
+        (&["--acme", "--self-signed", "--domain", "www.example.com"], "--self-signed"),
+        (&["--acme", "--acme-email", "nobody", "--domain", "www.example.com"], "not an email address"),
+        (&["--acme", "--acme-directory", "http://ca.example.net", "--domain", "www.example.com"], "not an authority"),
         (&["--cover", "somewhere"], "--cover"),
         (&["--listen", "443"], "--listen"),
         (&["--user", "a b", "--link-host", "h"], "letters"),
@@ -76,6 +114,24 @@ fn nothing_is_written_where_it_is_only_printed_or_would_be_mistaken() {
         assert!(code != 0 && err.contains(part), "{flags:?}: {code} {out}{err}");
     }
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_certificate_is_to_be_issued_where_a_flag_agrees_to_it() {
+    let home = home();
+    let flags = ["--print", "--domain", "www.example.com", "--listen", "[::]:443"];
+    let (code, out, err) = init(home.path(), &[&flags[..], &["--acme"]].concat());
+    assert!(code == 0 && out.contains("\n[site.acme]\n"), "{out}{err}");
+    assert!(err.contains("will connect to port 443 of www.example.com"), "{err}");
+    let more = ["--acme", "--acme-staging", "--acme-email", "you@example.com", "--acme-challenge", "http-01"];
+    let (code, out, err) = init(home.path(), &[&flags[..], &more].concat());
+    assert_eq!(code, 0, "{err}");
+    for line in
+        ["staging = true", "email = \"you@example.com\"", "challenge = \"http-01\"", "redirect_from = [\"[::]:80\"]"]
+    {
+        assert!(out.lines().any(|found| found == line), "{line} in {out}");
+    }
+    assert!(!out.contains("link]"), "links name the domain: {out}");
 }
 
 #[test]
@@ -240,4 +296,14 @@ fn completions_know_commands_and_flags() {
         assert!(code == 0 && script.contains("doctor"), "{shell}");
     }
     assert_eq!(run(home.path(), &["generate", "completions", "nosuchshell"]).0, 2);
+}
+
+#[test]
+fn help_teaches() {
+    for command in [&["init"][..], &["user", "add"], &["doctor"]] {
+        let (code, help, _) = run(home().path(), &[command, &["--help"]].concat());
+        let example = format!("\n  vizard {}", command.join(" "));
+        assert!(code == 0 && help.contains("Examples:") && help.contains(&example), "{help}");
+        assert!(help.contains("Exit codes:\n  0  "), "{help}");
+    }
 }

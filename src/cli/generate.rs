@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::{Failure, output};
@@ -40,7 +39,7 @@ pub fn generate(arguments: &Arguments) -> Result<(), Failure> {
         }),
         Wish::Completions { shell } => {
             let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut super::Arguments::command(), "vizard", &mut text);
+            clap_complete::generate(*shell, &mut super::command(), "vizard", &mut text);
             output::print(String::from_utf8_lossy(&text).trim_end());
             Ok(())
         }
@@ -49,5 +48,5 @@ pub fn generate(arguments: &Arguments) -> Result<(), Failure> {
 
 fn man(folder: &PathBuf) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    clap_mangen::generate_to(super::Arguments::command(), folder)
+    clap_mangen::generate_to(super::command(), folder)
 }

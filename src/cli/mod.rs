@@ -1,6 +1,6 @@
 //! Commands and their dispatch; the only place that knows clap.
 //!
-//! Every failure ends with the next step to take, and every outcome is one of three exit codes (docs/configuration.md).
+//! Every failure ends with the next step to take, and every outcome is one of three exit codes ([`exit_codes`]).
 
 mod audit;
 mod backup;
@@ -22,6 +22,7 @@ mod remote;
 pub mod run;
 mod secret;
 mod status;
+mod teach;
 mod token;
 mod top;
 mod upgrade;
@@ -31,13 +32,14 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use self::teach::exit_codes;
 use crate::config::{self, Environment, Flags, LoadError, Loaded, StateError};
 
 /// Runs the command that `arguments` name, the first being the program itself, and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let command = match Arguments::try_parse_from(arguments) {
+    let command = match parse(arguments) {
         Ok(arguments) => arguments.command,
         Err(error) => {
             let _ = error.print();
@@ -56,11 +58,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 /// Whether these arguments, the first being the program itself, make a command; otherwise why not. For tests of
 /// documents; nothing is run.
 pub fn understands(arguments: impl IntoIterator<Item = OsString>) -> Result<(), String> {
-    match Arguments::try_parse_from(arguments) {
+    match parse(arguments) {
         Ok(_) => Ok(()),
         Err(error) if !error.use_stderr() => Ok(()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+    Arguments::from_arg_matches(&command().try_get_matches_from(arguments)?)
+}
+
+/// The whole command line.
+fn command() -> clap::Command {
+    teach::taught(Arguments::command())
 }
 
 fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> {
@@ -112,15 +123,19 @@ First link in a minute:
   vizard run --domain example.com   hide behind that site
   vizard check --config FILE        see every mistake of a configuration at once
 
-Every setting can stand in a file; docs/vizard.example.toml has them all.";
+Every setting can stand in a file; docs/vizard.example.toml has them all. `vizard COMMAND --help` has examples.
+
+Exit codes:
+  0  done, and all is well
+  1  it could not be done, or something is wrong: what it is and what to do about it stands above
+  2  wrong usage, or a file cannot be read; `vizard COMMAND --help` has each command's own";
 
 #[derive(Subcommand)]
 enum Command {
     /// Set up: ask little, write the configuration, examine it, print the link
     ///
     /// Proposes an answer to every question, and asks none that a flag answers. Without a terminal, or with --yes, the
-    /// proposals hold. Takes over the configuration of another proxy with --import. Exit code 0: done, 1: nothing could be
-    /// written, or it is written and something is broken, 2: wrong usage, or there is a configuration already.
+    /// proposals hold. Takes over the configuration of another proxy with --import.
     Init(init::Arguments),
     /// Run the proxy
     ///
@@ -129,7 +144,7 @@ enum Command {
     Run(Run),
     /// Check a configuration and print every complaint
     ///
-    /// Changes nothing. Exit code 0: fine, 1: there are complaints, 2: the file cannot be read.
+    /// Changes nothing, neither here nor in a running proxy.
     Check(Settings),
     /// Make a new secret
     Secret(secret::Arguments),
@@ -138,12 +153,12 @@ enum Command {
     /// Try on the running proxy what a censor would try, and compare it with its cover
     ///
     /// Plays some hundreds of named probes against the proxy, its cover and a bare relay before the cover. Leaves
-    /// Telegram alone. Exit code 0: no difference, 1: there are differences, 2: it could not be run.
+    /// Telegram alone.
     Audit(audit::Arguments),
     /// Ask whether the proxy serves (for the health check of a container)
     ///
     /// Begins a visit at the first listener of the configuration and waits for the reaction, which takes a few seconds at
-    /// most. Exit code 0: it reacts, 1: it does not.
+    /// most.
     Health(Settings),
     /// Say who may enter: add, list, show, change, enable, disable, rotate, remove, link
     ///
@@ -162,8 +177,7 @@ enum Command {
     Restore(backup::Restore),
     /// Have the running proxy read its configuration again
     ///
-    /// Speaks to the proxy that has the state directory, and tells what came of it. Exit code 0: the configuration holds,
-    /// 1: it was refused and nothing has changed, 2: no proxy runs there.
+    /// Speaks to the proxy that has the state directory, and tells what came of it.
     Reload(Settings),
     /// Have a new process take over from the running proxy, without refusing a connection
     ///
@@ -184,7 +198,7 @@ enum Command {
     /// Say whether this installation will work and be believed
     ///
     /// Examines configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes
-    /// nothing. Exit code 0: fine, 1: there are warnings, 2: something is broken.
+    /// nothing.
     Doctor(doctor::Arguments),
     /// Make manual pages and completions, for packages
     #[command(hide = true)]
@@ -311,12 +325,10 @@ impl From<StateError> for Failure {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Failure, output, remote};
+use super::{Failure, output, progress, remote};
 use crate::config::Environment;
 use crate::ops::admin::page::{bytes, length};
 use crate::ops::admin::views::{Status, User};
@@ -22,11 +22,12 @@ pub fn status(arguments: &Arguments, environment: &Environment) -> Result<(), Fa
     let client = arguments.remote.client(environment)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}"), "try again"))?;
-    let (status, users) = runtime.block_on(async {
+    let asked = async {
         let status: serde_json::Value = client.get("/api/v1/status").await?;
         let users: Vec<User> = client.get("/api/v1/users").await?;
         Ok::<_, Failure>((status, users))
-    })?;
+    };
+    let (status, users) = progress::during("asking the proxy", || runtime.block_on(asked))?;
     if arguments.json {
         let users = serde_json::to_value(users).unwrap_or_default();
         output::print(serde_json::json!({ "status": status, "users": users }));

@@ -256,6 +256,11 @@ fn position(document: &mut DocumentMut, name: &str) -> Result<usize, EditError> 
     users.iter().position(named).ok_or_else(unknown)
 }
 
+/// Whether the text of a file is all comments.
+pub fn sets_nothing(text: &str) -> bool {
+    parse(text).is_ok_and(|document| document.is_empty())
+}
+
 fn parse(text: &str) -> Result<DocumentMut, EditError> {
     text.parse().map_err(|_| EditError::NotToml)
 }

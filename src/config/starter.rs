@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 
 use super::edit::Changes;
+use super::resolve::acme;
 use crate::auth::{Domain, Secret};
+use crate::cover::site::acme::Authority;
 use crate::wire::rpc::AdTag;
 
 /// What stands in a first configuration file.
@@ -85,6 +87,8 @@ pub enum Certificate {
         /// The key.
         key: PathBuf,
     },
+    /// One that this authority issues and renews.
+    Issued(Box<Authority>),
 }
 
 /// What the built-in site serves.
@@ -164,17 +168,7 @@ impl Cover {
             }
             Self::Site { certificate, content, redirect } => {
                 let mut text = "\n# What strangers meet: the built-in web server.\n[site]\n".to_owned();
-                text += &match certificate {
-                    Certificate::SelfSigned => "# Without these a self-signed certificate is made, of which browsers \
-                                                warn: good for trying out.\n#certificate = \"fullchain.pem\"\n#key = \
-                                                \"privkey.pem\"\n"
-                        .to_owned(),
-                    Certificate::Files { certificate, key } => format!(
-                        "# Read again when they change.\ncertificate = {}\nkey = {}\n",
-                        path(certificate),
-                        path(key)
-                    ),
-                };
+                text += &certificate.files();
                 text += &match content {
                     Content::Sample => "# Without this, pages that every such installation begins with. Put your own \
                                         there.\n#folder = \"public\"\n"
@@ -185,8 +179,34 @@ impl Cover {
                 if *redirect {
                     text += "# Plain HTTP is answered with a redirect, as sites do.\nredirect_from = [\"[::]:80\"]\n";
                 }
-                text
+                text + &certificate.section()
             }
+        }
+    }
+}
+
+impl Certificate {
+    /// What stands of it in the section `[site]`.
+    fn files(&self) -> String {
+        match self {
+            Self::SelfSigned => "# Without these a self-signed certificate is made, of which browsers warn: good for \
+                                 trying out.\n#certificate = \"fullchain.pem\"\n#key = \"privkey.pem\"\n"
+                .to_owned(),
+            Self::Files { certificate, key } => {
+                format!("# Read again when they change.\ncertificate = {}\nkey = {}\n", path(certificate), path(key))
+            }
+            Self::Issued(_) => String::new(),
+        }
+    }
+
+    /// The section of its own that it needs.
+    fn section(&self) -> String {
+        match self {
+            Self::Issued(authority) => format!(
+                "\n# An authority issues the certificate and renews it, which agrees to its terms. docs/certificates.md\n{}",
+                acme::section(authority)
+            ),
+            Self::SelfSigned | Self::Files { .. } => String::new(),
         }
     }
 }
@@ -291,6 +311,26 @@ mod tests {
         assert_eq!((draft.ad_tag, policy.ad_tag), (starter.ad_tag, crate::auth::Tagging::Without));
         assert_eq!(policy.note.as_deref(), Some("says \"hello\"\n"));
         assert!(format!("{:?}", draft.cover).starts_with("Remote"));
+    }
+
+    #[test]
+    fn a_site_of_ones_own_has_its_certificate_issued() {
+        let authority = Authority { email: Some("you@example.com".into()), ..Authority::lets_encrypt(true) };
+        let starter = Starter {
+            domain: Some("www.example.com".parse().unwrap()),
+            users: vec![person("alice")],
+            cover: Cover::Site {
+                certificate: Certificate::Issued(Box::new(authority.clone())),
+                content: Content::Sample,
+                redirect: true,
+            },
+            ..Starter::default()
+        };
+        let crate::config::embedded::CoverDraft::Site { acme, certificate: None, .. } = read_back(&starter).cover
+        else {
+            panic!("no site, or one with files")
+        };
+        assert_eq!(acme, Some(Box::new(authority)));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::cli::doctor::name::Leads;
 use crate::config::import::Imported;
 use crate::config::starter::{Certificate, Content, Cover, Person, Starter};
 use crate::config::units;
+use crate::cover::site::acme::{Authority, Challenge};
 use crate::ops::links::is_public;
 
 /// What need not be asked.
@@ -33,6 +34,8 @@ pub struct Given {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// `--self-signed`
     pub self_signed: bool,
+    /// `--acme` and what belongs to it
+    pub acme: Option<Acme>,
     /// `--folder` or `--upstream`
     pub content: Option<Content>,
     /// `--listen`
@@ -43,6 +46,15 @@ pub struct Given {
     pub users: Vec<String>,
     /// What `--import` has brought.
     pub imported: Imported,
+}
+
+/// An authority that is to issue the certificate.
+#[derive(Clone, Debug)]
+pub struct Acme {
+    /// Which, but for the challenge.
+    pub authority: Authority,
+    /// How it is shown that the domain is ours; without it, whatever is possible.
+    pub challenge: Option<Challenge>,
 }
 
 /// The three ways to go.
@@ -60,6 +72,20 @@ const WAYS: [&str; 3] = [
     "the site of somebody else, or mine on another machine (anybody can look up that its name leads elsewhere)",
     "only try it out: a made-up name and a self-signed certificate",
 ];
+
+/// Whatever there is besides a certificate that was found.
+const CERTIFICATES: [&str; 3] = [
+    "one that Let's Encrypt issues and renews (this agrees to its terms: https://letsencrypt.org/repository/)",
+    "files that I name",
+    "a self-signed one, to try it out: browsers warn of it",
+];
+
+/// Which of the ports that authorities connect to can be had.
+#[derive(Clone, Copy)]
+struct Ports {
+    https: bool,
+    http: bool,
+}
 
 const USUAL_NAME: &str = "first";
 const USUAL_PORT: u16 = 443;
@@ -81,22 +107,14 @@ pub fn interview(
         (None, way) => Some(talk.domain(way)?),
     };
     let leads = domain.as_ref().filter(|_| way == Way::Own).map(|domain| talk.leads(domain));
+    let listen = talk.listen(&given)?;
     let cover = match way {
         Way::Elsewhere => Cover::Remote { address: given.remote.clone().or_else(|| given.imported.cover.clone()) },
-        Way::Own | Way::Trial => talk.site(&given, domain.as_ref())?,
+        Way::Own | Way::Trial => talk.site(&given, domain.as_ref(), &listen)?,
     };
-    let listen = talk.listen(&given)?;
     let link_host = match given.link_host.clone().or_else(|| given.imported.link_host.clone()) {
         Some(host) => Some(host),
         None => talk.link_host(domain.as_ref(), &cover, leads.as_ref())?,
-    };
-    let cover = match cover {
-        Cover::Site { certificate, content, .. } => {
-            let usual = listen.iter().any(|address| address.ends_with(":443"));
-            let redirect = way == Way::Own && usual && machine.port(80) == Port::Free;
-            Cover::Site { certificate, content, redirect }
-        }
-        remote => remote,
     };
     Ok(Starter {
         state_dir: given.state_dir,
@@ -117,16 +135,17 @@ struct Talk<'t> {
 
 impl Talk<'_> {
     fn way(&mut self, given: &Given, domain: Option<&Domain>) -> Result<Way, Failure> {
-        let of_a_site = given.certificate.is_some() || given.self_signed || given.content.is_some() || given.site;
+        let certified = given.certificate.is_some() || given.acme.is_some();
+        let of_a_site = certified || given.self_signed || given.content.is_some() || given.site;
         if given.remote.is_some() {
             return Ok(Way::Elsewhere);
         }
         if of_a_site {
-            return match (domain, self.ask.is_person(), &given.certificate) {
-                (None, false, Some(_)) => {
+            return match (domain, self.ask.is_person(), certified) {
+                (None, false, true) => {
                     Err(Failure::usage("a certificate belongs to a domain", "name it: --domain NAME"))
                 }
-                (None, false, None) => Ok(Way::Trial),
+                (None, false, false) => Ok(Way::Trial),
                 _ => Ok(Way::Own),
             };
         }
@@ -176,10 +195,15 @@ impl Talk<'_> {
         leads
     }
 
-    fn site(&mut self, given: &Given, domain: Option<&Domain>) -> Result<Cover, Failure> {
-        let certificate = match (&given.certificate, domain) {
-            (Some((certificate, key)), _) => files(certificate, key),
-            (None, Some(domain)) if !given.self_signed => self.certificate(domain)?,
+    fn site(&mut self, given: &Given, domain: Option<&Domain>, listen: &[String]) -> Result<Cover, Failure> {
+        let ports = Ports {
+            https: listen.iter().any(|address| address.ends_with(":443")),
+            http: domain.is_some() && self.machine.port(80) == Port::Free,
+        };
+        let certificate = match (&given.certificate, &given.acme, domain) {
+            (Some((certificate, key)), _, _) => files(certificate, key),
+            (_, Some(acme), Some(domain)) => self.issued(acme, domain, ports),
+            (_, _, Some(domain)) if !given.self_signed => self.certificate(domain, ports)?,
             _ => Certificate::SelfSigned,
         };
         let content = match (&given.content, domain) {
@@ -187,25 +211,53 @@ impl Talk<'_> {
             (None, Some(_)) => self.content()?,
             (None, None) => Content::Sample,
         };
-        Ok(Cover::Site { certificate, content, redirect: false })
+        let asked_over_http =
+            matches!(&certificate, Certificate::Issued(authority) if authority.challenge == Challenge::Http01);
+        Ok(Cover::Site { certificate, content, redirect: asked_over_http || (ports.https && ports.http) })
     }
 
-    fn certificate(&mut self, domain: &Domain) -> Result<Certificate, Failure> {
+    fn certificate(&mut self, domain: &Domain, ports: Ports) -> Result<Certificate, Failure> {
         let found = self.machine.certificate(domain);
         let mine = found.as_ref().map(|(certificate, _)| format!("{} and its key", certificate.display()));
         let mut items: Vec<&str> = mine.iter().map(String::as_str).collect();
-        items.extend(["files that I name", "a self-signed one, to try it out: browsers warn of it"]);
-        let usual = if mine.is_some() || self.ask.is_person() { 0 } else { 1 };
+        items.extend(CERTIFICATES);
+        // Nobody has agreed to terms where nobody is asked.
+        let usual = if mine.is_some() || self.ask.is_person() { 0 } else { items.len() - 1 };
         let chosen = self.ask.choose("Which certificate?", &items, usual).map_err(unanswered)?;
         match (found, items.len() - chosen) {
-            (Some((certificate, key)), 3) => Ok(files(&certificate, &key)),
+            (Some((certificate, key)), 4) => Ok(files(&certificate, &key)),
+            (_, 3) => {
+                let acme = Acme { authority: Authority::lets_encrypt(false), challenge: None };
+                Ok(self.issued(&acme, domain, ports))
+            }
             (_, 2) => {
                 let chain = self.file("File with the certificate chain (PEM)")?;
                 let key = self.file("File with its key (PEM)")?;
                 Ok(files(&chain, &key))
             }
-            _ => Ok(Certificate::SelfSigned),
+            _ => {
+                self.ask.tell("Browsers will warn of the self-signed certificate; --acme has one issued.");
+                Ok(Certificate::SelfSigned)
+            }
         }
+    }
+
+    /// Says what the authority needs: it is the first to notice that nobody comes through a firewall.
+    fn issued(&mut self, acme: &Acme, domain: &Domain, ports: Ports) -> Certificate {
+        let challenge = acme.challenge.unwrap_or(match ports {
+            Ports { https: false, http: true } => Challenge::Http01,
+            Ports { .. } => Challenge::TlsAlpn01,
+        });
+        let (port, asked) = (challenge.port(), acme.authority.directory.host().unwrap_or("the authority"));
+        let mut told = format!(
+            "{asked} will connect to port {port} of {domain} from several places, and so will clients: let that in, also \
+             where the hoster has a firewall."
+        );
+        if challenge == Challenge::TlsAlpn01 && !ports.https {
+            told += " Whatever has port 443 must hand this name on: docs/front.md.";
+        }
+        self.ask.tell(&told);
+        Certificate::Issued(Box::new(Authority { challenge, ..acme.authority.clone() }))
     }
 
     fn file(&mut self, question: &str) -> Result<PathBuf, Failure> {
@@ -265,8 +317,9 @@ impl Talk<'_> {
         cover: &Cover,
         leads: Option<&Leads>,
     ) -> Result<Option<String>, Failure> {
-        let certified = matches!(cover, Cover::Site { certificate: Certificate::Files { .. }, .. });
-        if certified && domain.is_some() {
+        let made_here =
+            matches!(cover, Cover::Remote { .. } | Cover::Site { certificate: Certificate::SelfSigned, .. });
+        if !made_here && domain.is_some() {
             return Ok(None);
         }
         if let (Some(domain), true) = (domain, leads.is_some_and(Leads::here)) {
@@ -341,6 +394,7 @@ mod tests {
     struct Paper {
         own: Option<&'static str>,
         https: Port,
+        http: Port,
         leads: Leads,
         certified: bool,
     }
@@ -348,7 +402,7 @@ mod tests {
     const PUBLIC: &str = "203.0.114.9";
 
     fn paper() -> Paper {
-        Paper { own: Some(PUBLIC), https: Port::Free, leads: here(), certified: false }
+        Paper { own: Some(PUBLIC), https: Port::Free, http: Port::Free, leads: here(), certified: false }
     }
 
     fn here() -> Leads {
@@ -365,7 +419,7 @@ mod tests {
         }
 
         fn port(&self, number: u16) -> Port {
-            if number == 443 { self.https } else { Port::Free }
+            if number == 443 { self.https } else { self.http }
         }
 
         fn host_name(&self) -> Option<Domain> {
@@ -453,6 +507,53 @@ mod tests {
             heard.contains("recommended: name and address agree") && heard.contains("leads to this machine."),
             "{heard}"
         );
+    }
+
+    fn certificate(starter: &Starter) -> (&Certificate, bool) {
+        let Cover::Site { certificate, redirect, .. } = &starter.cover else { panic!("{:?}", starter.cover) };
+        (certificate, *redirect)
+    }
+
+    fn lets_encrypt(challenge: Challenge) -> Certificate {
+        Certificate::Issued(Box::new(Authority { challenge, ..Authority::lets_encrypt(false) }))
+    }
+
+    #[test]
+    fn without_files_a_certificate_is_to_be_issued_in_the_way_that_is_possible() {
+        let answers = ["usual", "usual", "usual", "usual", "usual"];
+        let (starter, heard) = talk(Given::default(), &paper(), &answers);
+        assert_eq!(certificate(&starter), (&lets_encrypt(Challenge::TlsAlpn01), true));
+        assert_eq!(starter.link_host, None, "the domain");
+        assert!(
+            heard.contains("letsencrypt.org/repository") && heard.contains("to port 443 of host.example"),
+            "{heard}"
+        );
+
+        let machine = Paper { https: Port::Taken, ..paper() };
+        let (starter, heard) = talk(Given::default(), &machine, &[&answers[..], &["usual"]].concat());
+        assert_eq!(certificate(&starter), (&lets_encrypt(Challenge::Http01), true));
+        assert!(heard.contains("to port 80 of host.example.com"), "{heard}");
+
+        let machine = Paper { http: Port::Taken, ..machine };
+        let (starter, heard) = talk(Given::default(), &machine, &[&answers[..], &["usual"]].concat());
+        assert_eq!(certificate(&starter), (&lets_encrypt(Challenge::TlsAlpn01), false));
+        assert!(heard.contains("must hand this name on: docs/front.md"), "{heard}");
+    }
+
+    #[test]
+    fn nobody_agrees_to_terms_but_by_a_flag() {
+        let starter = alone(domain("www.example.com"), &paper()).unwrap();
+        assert_eq!(certificate(&starter), (&Certificate::SelfSigned, true));
+        let authority = Authority { email: Some("you@example.com".into()), ..Authority::lets_encrypt(true) };
+        for (stated, challenge) in [(None, Challenge::TlsAlpn01), (Some(Challenge::Http01), Challenge::Http01)] {
+            let acme = Some(Acme { authority: authority.clone(), challenge: stated });
+            let starter = alone(Given { acme, ..domain("www.example.com") }, &paper()).unwrap();
+            let wanted = Certificate::Issued(Box::new(Authority { challenge, ..authority.clone() }));
+            assert_eq!(certificate(&starter), (&wanted, true));
+        }
+        let acme = Some(Acme { authority, challenge: None });
+        let failure = alone(Given { acme, ..Given::default() }, &paper()).unwrap_err();
+        assert!(failure.to_string().contains("--domain"), "{failure}");
     }
 
     #[test]

@@ -2,28 +2,35 @@
 //!
 //! ```text
 //! flags, --import ─▶ Given ┐
-//! this machine ────────────┼▶ interview ─▶ Starter ─▶ text ─▶ file ─▶ doctor ─▶ links
+//! this machine ────────────┼▶ interview ─▶ Starter ─▶ text ─▶ file ─▶ doctor ─▶ links ─▶ unit
 //! a person, or proposals ──┘
 //! ```
 
 mod ask;
 mod interview;
 mod machine;
+mod unit;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use hyper::Uri;
+
 use self::ask::{Ask, Nobody, Person};
 use self::interview::{Given, interview};
 use self::machine::ThisMachine;
+use self::unit::Service;
 use super::doctor::{self, Check};
 use super::link::{self, Look};
 use super::{Failure, Settings, code, output, private};
 use crate::auth::Domain;
+use crate::config::edit;
 use crate::config::import::{self, Format, ImportError, Imported};
 use crate::config::starter::Content;
 use crate::config::{Environment, Flags, LoadError, load_text, units};
+use crate::cover::site::acme::{Authority, Challenge};
 
 /// Flags of `vizard init`.
 #[derive(clap::Args)]
@@ -49,6 +56,8 @@ pub struct Arguments {
     /// Have a self-signed certificate made, to try it out
     #[arg(long, conflicts_with = "certificate")]
     self_signed: bool,
+    #[command(flatten)]
+    acme: Acme,
     /// Folder with the pages of the built-in site
     #[arg(long, value_name = "DIR", conflicts_with = "upstream")]
     folder: Option<PathBuf>,
@@ -88,6 +97,54 @@ pub struct Arguments {
     /// Draw no QR code
     #[arg(long)]
     no_qr: bool,
+    /// Write a unit of systemd, by default to /etc/systemd/system/vizard.service
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = unit::USUAL)]
+    unit: Option<PathBuf>,
+}
+
+/// Flags for a certificate from an authority.
+#[derive(clap::Args)]
+struct Acme {
+    /// Have Let's Encrypt issue the certificate, which agrees to its terms (https://letsencrypt.org/repository/)
+    #[arg(long, conflicts_with_all = ["certificate", "self_signed"])]
+    acme: bool,
+    /// Try it first with certificates that no browser trusts, for which the limits are wide
+    #[arg(long, requires = "acme", conflicts_with = "acme_directory")]
+    acme_staging: bool,
+    /// Where the authority may write to; none is needed
+    #[arg(long, value_name = "ADDRESS", requires = "acme")]
+    acme_email: Option<String>,
+    /// How the authority is shown that the domain is yours: in a handshake on port 443, or by a page on port 80;
+    /// default: whichever is possible
+    #[arg(long, value_name = "CHALLENGE", requires = "acme", value_parser = challenge())]
+    acme_challenge: Option<Challenge>,
+    /// Another authority: the URL of its ACME directory
+    #[arg(long, value_name = "URL", requires = "acme")]
+    acme_directory: Option<Uri>,
+    /// PEM file with the roots of a private authority's own certificate
+    #[arg(long, value_name = "FILE", requires = "acme")]
+    acme_ca_file: Option<PathBuf>,
+}
+
+impl Acme {
+    fn given(&self) -> Option<interview::Acme> {
+        let usual = Authority::lets_encrypt(self.acme_staging);
+        let authority = Authority {
+            directory: self.acme_directory.clone().unwrap_or_else(|| usual.directory.clone()),
+            email: self.acme_email.clone(),
+            roots: self.acme_ca_file.as_ref().map(whole),
+            ..usual
+        };
+        self.acme.then_some(interview::Acme { authority, challenge: self.acme_challenge })
+    }
+}
+
+fn challenge() -> impl TypedValueParser<Value = Challenge> {
+    let labels = [Challenge::TlsAlpn01, Challenge::Http01].map(Challenge::label);
+    PossibleValuesParser::new(labels).map(|label| match label == Challenge::Http01.label() {
+        true => Challenge::Http01,
+        false => Challenge::TlsAlpn01,
+    })
 }
 
 /// Asks what no flag says, writes the configuration, examines it, and prints the links. Exit code 1 also says that it was
@@ -99,6 +156,10 @@ pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Fail
     };
     let path = arguments.path(environment);
     let begins_anew = !arguments.print && may_begin(&path, arguments.force, ask.as_mut())?;
+    if let Some(unit) = arguments.unit.as_ref().filter(|unit| unit.exists() && !arguments.force) {
+        let next = "name another file: --unit FILE; or replace it: --force";
+        return Err(Failure::usage(format!("{} is there already", unit.display()), next));
+    }
     let given = arguments.given()?;
     given.imported.notes.iter().for_each(|note| ask.tell(&format!("- {note}.")));
     let starter = interview(given, &ThisMachine, ask.as_mut(), &mut rand::rng())?;
@@ -125,7 +186,8 @@ pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Fail
         Ok(links) => output::print(format!("{links}\n")),
         Err(failure) => output::complain(format!("there is no link yet: {failure}\n")),
     }
-    output::print(format!("Start it: vizard run --config {}", shell(&path)));
+    let start = start(arguments.unit.clone(), &path, ask.as_mut())?;
+    output::print(format!("Start it:\n  {}", start.join("\n  ")));
     output::print(format!("Then see whether it works: vizard doctor --config {}", shell(&path)));
     if broken {
         output::complain("next: mend what is broken above; it is written as it is");
@@ -154,8 +216,6 @@ impl Arguments {
             units::listener(listen).map_err(|error| wrong("--listen", error))?;
         }
         let link_host = self.link_host.as_deref().map(units::host).transpose();
-        // The file may be read from anywhere.
-        let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let content = match (&self.folder, &self.upstream) {
             (Some(folder), _) => Some(Content::Folder(whole(folder))),
             (None, Some(url)) => Some(Content::Upstream(url.clone())),
@@ -168,6 +228,7 @@ impl Arguments {
             remote: remote.cloned(),
             certificate: self.certificate.as_ref().map(whole).zip(self.key.as_ref().map(whole)),
             self_signed: self.self_signed,
+            acme: self.acme.given(),
             content,
             listen: self.listen.clone(),
             link_host: link_host.map_err(|error| wrong("--link-host", error))?,
@@ -175,6 +236,11 @@ impl Arguments {
             imported: self.import.as_ref().map(|file| imported(file, self.from)).transpose()?.unwrap_or_default(),
         })
     }
+}
+
+/// A path that is good wherever the file is read from.
+fn whole(path: &PathBuf) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.clone())
 }
 
 /// What another proxy's configuration brings.
@@ -217,7 +283,7 @@ impl From<ImportError> for Failure {
 
 /// Whether there is a configuration that is to be moved away.
 fn may_begin(path: &Path, force: bool, ask: &mut dyn Ask) -> Result<bool, Failure> {
-    if fs::symlink_metadata(path).is_err() {
+    if fs::symlink_metadata(path).is_err() || sets_nothing(path) {
         return Ok(false);
     }
     let question = format!("{} is there already. Begin anew, and keep it as {}?", path.display(), old(path).display());
@@ -228,6 +294,12 @@ fn may_begin(path: &Path, force: bool, ask: &mut dyn Ask) -> Result<bool, Failur
         format!("{} is there already", path.display()),
         "name another file: --config FILE; or begin anew, which keeps the old one beside it: --force",
     ))
+}
+
+/// Whether this is a file of comments, as packages bring one: there is nothing in it to keep.
+fn sets_nothing(path: &Path) -> bool {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    is_file && read(path).is_ok_and(|text| edit::sets_nothing(&text))
 }
 
 fn old(path: &Path) -> PathBuf {
@@ -256,6 +328,25 @@ fn examine(path: &Path, skip: &[Check], environment: &Environment) -> Result<boo
     let findings = doctor::findings(&flags, None, &skip, environment)?;
     output::print(findings.text(output::is_colourful_terminal()) + "\n");
     Ok(findings.verdict() != doctor::Verdict::Broken)
+}
+
+/// Writes the unit of systemd, if it is wished. Returns the commands that start the proxy.
+fn start(wished: Option<PathBuf>, config: &Path, ask: &mut dyn Ask) -> Result<Vec<String>, Failure> {
+    let question = format!("Write {}, so that systemd runs it, shut in as docs/hardening.md says?", unit::USUAL);
+    let unit = match (wished, Service::find()) {
+        (Some(unit), _) => unit,
+        (None, Service::Wanted) if ask.is_person() && ask.yes(&question, true).unwrap_or(false) => unit::USUAL.into(),
+        (None, Service::There) => return Ok(vec![unit::ENABLE.to_owned()]),
+        (None, _) => return Ok(vec![format!("vizard run --config {}", shell(config))]),
+    };
+    let (unit, config) = (whole(&unit), whole(&config.to_owned()));
+    let text = std::env::current_exe().and_then(|program| unit::text(&program, &config));
+    text.and_then(|text| fs::write(&unit, text)).map_err(|error| {
+        let next = "the configuration is written; name another file: --unit FILE --force";
+        Failure::new(format!("{} cannot be written: {error}", unit.display()), next)
+    })?;
+    output::print(format!("{} is written.", unit.display()));
+    Ok(unit::next(&unit, &config, unit::user_is_there()))
 }
 
 /// A path as it can stand in a command.

@@ -1,5 +1,7 @@
 //! The section `[site.acme]`: a certificate from an authority.
 
+use std::path::Path;
+
 use hyper::Uri;
 
 use super::Resolver;
@@ -16,17 +18,21 @@ pub(super) struct Beside<'a> {
     pub(super) domain: Option<&'a (Domain, Origin)>,
 }
 
-/// The text of a section `[site.acme]` that asks Let's Encrypt, for a configuration file that is to be written.
-pub fn section(staging: bool, email: Option<&str>, challenge: Challenge) -> String {
+/// The text of a section `[site.acme]` for a configuration file that is to be written: what differs from the usual.
+pub fn section(authority: &Authority) -> String {
     let mut table = toml::Table::new();
-    if staging {
+    let mut say = |key: &str, value: Option<String>| value.map(|value| table.insert(key.into(), value.into()));
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let stated = ![LETS_ENCRYPT, LETS_ENCRYPT_STAGING].iter().any(|usual| authority.directory == **usual);
+    say("directory", stated.then(|| authority.directory.to_string()));
+    say("email", authority.email.clone());
+    let challenge = authority.challenge;
+    say("challenge", (challenge != Challenge::default()).then(|| challenge.label().to_owned()));
+    say("ca_file", authority.roots.as_deref().map(path));
+    say("eab_key_id", authority.external.as_ref().map(|external| external.id.clone()));
+    say("eab_key_file", authority.external.as_ref().map(|external| path(&external.key_file)));
+    if authority.directory == LETS_ENCRYPT_STAGING {
         table.insert("staging".into(), true.into());
-    }
-    if let Some(email) = email {
-        table.insert("email".into(), email.into());
-    }
-    if challenge != Challenge::default() {
-        table.insert("challenge".into(), challenge.label().into());
     }
     format!("[site.acme]\n{table}")
 }
@@ -68,13 +74,13 @@ impl Resolver<'_> {
             let what = "the authority is either the one for trying things out or this one";
             self.complaints.push(Complaint::new(&directory.at, what, "remove one").and(&staging.at, "the other one"));
         }
-        let usual = if staging.is_some() { LETS_ENCRYPT_STAGING } else { LETS_ENCRYPT };
-        let Some(directory) = directory else { return Uri::from_static(usual) };
+        let usual = Authority::lets_encrypt(staging.is_some()).directory;
+        let Some(directory) = directory else { return usual };
         let uri = directory.value.parse::<Uri>().ok().filter(https::is_fit);
         uri.unwrap_or_else(|| {
             let mend = "write the URL of an ACME directory: \"https://HOST/PATH\"";
             self.complaints.push(Complaint::new(&directory.at, "not an authority", mend));
-            Uri::from_static(usual)
+            usual
         })
     }
 
@@ -108,18 +114,30 @@ mod tests {
 
     #[test]
     fn a_section_that_is_written_is_read() {
-        for (staging, email, challenge) in [
-            (false, None, Challenge::TlsAlpn01),
-            (true, Some("o'neil@example.com"), Challenge::Http01),
-            (false, Some("a@example.com"), Challenge::TlsAlpn01),
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+            folder.path().join(name)
+        };
+        let private = Authority {
+            directory: Uri::from_static("https://ca.example.net/dir"),
+            roots: Some(file("roots.pem")),
+            external: Some(External { id: "kid-1".into(), key_file: file("eab.key") }),
+            ..Authority::lets_encrypt(false)
+        };
+        let email = Some("o'neil@example.com".to_owned());
+        for authority in [
+            Authority::lets_encrypt(false),
+            Authority { email, challenge: Challenge::Http01, ..Authority::lets_encrypt(true) },
+            private,
         ] {
-            let section = section(staging, email, challenge);
+            let section = section(&authority);
             let text = format!("domain = \"www.example.com\"\n[site]\nredirect_from = [\"[::]:80\"]\n{section}");
             let environment = Environment::from_iter([("HOME", "/nowhere")]);
             let draft = load_text(&text, None, &Flags::default(), &environment).unwrap().draft;
-            let CoverDraft::Site { acme: Some(authority), .. } = draft.cover else { panic!("{section}") };
-            assert_eq!((authority.email.as_deref(), authority.challenge), (email, challenge));
-            assert_eq!(authority.directory == LETS_ENCRYPT_STAGING, staging);
+            let CoverDraft::Site { acme: Some(read), .. } = draft.cover else { panic!("{section}") };
+            assert_eq!(*read, authority, "{section}");
         }
+        assert_eq!(section(&Authority::lets_encrypt(false)), "[site.acme]\n");
     }
 }

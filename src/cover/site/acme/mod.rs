@@ -56,6 +56,19 @@ pub struct Authority {
     pub external: Option<External>,
 }
 
+impl Authority {
+    /// Let's Encrypt, or its twin for trying things out, with nothing but what it takes.
+    pub fn lets_encrypt(staging: bool) -> Self {
+        Self {
+            directory: Uri::from_static(if staging { LETS_ENCRYPT_STAGING } else { LETS_ENCRYPT }),
+            email: None,
+            challenge: Challenge::default(),
+            roots: None,
+            external: None,
+        }
+    }
+}
+
 /// An account with the authority that was made in another way ("external account binding").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct External {

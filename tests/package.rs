@@ -1,0 +1,121 @@
+//! The Debian package: what is in it, what Debian's own checker says, and its life on a machine.
+//!
+//! It is made of the program of these tests by cargo-deb, and installed, upgraded, removed and purged by dpkg on a copy of
+//! this machine's file system that is thrown away (`package/throwaway.sh`), for which it takes root.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// Says which programs are missing, if any are; with `CI` set that is a failure.
+fn is_missing(tools: &[&str]) -> bool {
+    let absent = |tool: &&&str| Command::new(tool).arg("--version").output().is_err();
+    let missing: Vec<_> = tools.iter().filter(absent).collect();
+    if !missing.is_empty() {
+        assert!(std::env::var_os("CI").is_none(), "missing: {missing:?}");
+        // Written past the test runner, which swallows what a passing test prints.
+        let _ = writeln!(std::io::stderr(), "skipped a test of the package: missing {missing:?}");
+    }
+    !missing.is_empty()
+}
+
+/// What a command that must succeed prints.
+fn text(command: &mut Command) -> String {
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+/// The package, made once for all tests.
+fn package() -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = source.join("docs/deploy/package.sh");
+    text(Command::new("bash").arg(script).arg("--debug")).trim().into()
+}
+
+/// The same with a later version, and with another file where configurations are.
+fn upgrade(package: &Path, folder: &Path) -> PathBuf {
+    let (parts, later) = (folder.join("parts"), folder.join("later.deb"));
+    text(Command::new("dpkg-deb").arg("--raw-extract").args([package, &parts]));
+    let control = fs::read_to_string(parts.join("DEBIAN/control")).expect("a control file");
+    let version = control.lines().find(|line| line.starts_with("Version: ")).expect("a version");
+    fs::write(parts.join("DEBIAN/control"), control.replace(version, &format!("{version}+later"))).expect("writes");
+    fs::write(parts.join("etc/vizard/vizard.toml"), "# Something new stands here.\n").expect("writes");
+    text(Command::new("dpkg-deb").args(["--root-owner-group", "-Znone", "--build"]).args([&parts, &later]));
+    later
+}
+
+/// Modes and owners of what is in it, by path.
+fn contents(package: &Path) -> BTreeMap<String, String> {
+    let list = text(Command::new("dpkg-deb").arg("--contents").arg(package));
+    let entry = |line: &str| {
+        let mut words = line.split_whitespace();
+        let attributes = format!("{} {}", words.next()?, words.next()?);
+        Some((words.nth(3)?.trim_start_matches("./").to_owned(), attributes))
+    };
+    list.lines().filter_map(entry).collect()
+}
+
+#[test]
+fn the_package_is_as_debian_wants_it_and_lives_as_it_should() {
+    if is_missing(&["cargo-deb", "dpkg-deb", "lintian", "strip"]) {
+        return;
+    }
+    let package = package();
+    holds_what_it_should(&package);
+    let complaints = text(Command::new("lintian").args(["--allow-root", "--fail-on", "none"]).arg(&package));
+    assert_eq!(complaints, "", "lintian complains");
+    lives_as_it_should(&package);
+}
+
+fn holds_what_it_should(package: &Path) {
+    let contents = contents(package);
+    for (path, attributes) in [
+        ("usr/bin/vizard", "-rwxr-xr-x 0/0"),
+        ("etc/vizard/vizard.toml", "-rw-r--r-- 0/0"),
+        ("usr/share/man/man1/vizard.1.gz", "-rw-r--r-- 0/0"),
+        ("usr/share/man/man1/vizard-user-add.1.gz", "-rw-r--r-- 0/0"),
+        ("usr/share/bash-completion/completions/vizard", "-rw-r--r-- 0/0"),
+        ("usr/share/zsh/vendor-completions/_vizard", "-rw-r--r-- 0/0"),
+        ("usr/share/fish/vendor_completions.d/vizard.fish", "-rw-r--r-- 0/0"),
+        ("usr/share/doc/vizard/copyright", "-rw-r--r-- 0/0"),
+    ] {
+        assert_eq!(contents.get(path).map(String::as_str), Some(attributes), "{path} in {contents:#?}");
+    }
+    for unit in ["vizard.service", "vizard.socket"] {
+        assert!(contents.keys().any(|path| path.ends_with(&format!("lib/systemd/system/{unit}"))), "{contents:#?}");
+    }
+    let depends = text(Command::new("dpkg-deb").arg("--field").arg(package).arg("Depends"));
+    assert!(depends.contains("libc6 (>= ") && depends.contains("adduser"), "{depends}");
+    let pages = contents.keys().filter(|path| path.starts_with("usr/share/man/man1/vizard")).count();
+    assert!(pages > 20, "{contents:#?}");
+}
+
+fn lives_as_it_should(package: &Path) {
+    let Some(mut command) = as_root("unshare") else {
+        assert!(std::env::var_os("CI").is_none(), "dpkg wants root");
+        let _ = writeln!(std::io::stderr(), "skipped the life of the package: dpkg wants root");
+        return;
+    };
+    let work = TempDir::with_prefix_in("package-", env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let later = upgrade(package, work.path());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/package");
+    command.arg("--mount").arg("bash").arg(folder.join("throwaway.sh"));
+    text(command.args([folder.join("life.sh").as_path(), package, &later]));
+}
+
+/// The command, if this user may become root without a word.
+fn as_root(program: &str) -> Option<Command> {
+    if rustix::process::geteuid().is_root() {
+        return Some(Command::new(program));
+    }
+    let may = Command::new("sudo").args(["-n", "true"]).output().is_ok_and(|output| output.status.success());
+    let mut command = Command::new("sudo");
+    command.args(["-n", program]);
+    may.then_some(command)
+}
