@@ -107,8 +107,8 @@ pub async fn dial(
     (own, found): (&own::Settings, &Found),
     start: UnixTime,
 ) -> Result<Fresh, OpenError> {
-    let reached = upstream.dial(addresses).await.map_err(OpenError::Unreachable)?;
-    let (mut stream, theirs) = (reached.stream, reached.address);
+    let mut stream = upstream.dial(addresses).await.map_err(OpenError::Unreachable)?.stream;
+    let theirs = stream.peer_addr().map_err(OpenError::Unreachable)?;
     let local = stream.local_addr().map_err(OpenError::Unreachable)?;
     let ours = SocketAddr::new(own.seen(local.ip(), theirs.ip(), found).await, local.port());
     let terms = Terms { secret, ours, theirs, now: SystemTime::now().into(), start };
