@@ -158,7 +158,7 @@ fn example_alternatives() -> Vec<String> {
     blocks
 }
 
-const SECRETS: [&str; 2] = ["bob.secret", "webhook.token"];
+const SECRETS: [&str; 3] = ["bob.secret", "webhook.token", "web.password"];
 
 fn load_example(text: &str) -> Result<Loaded, LoadError> {
     let folder = tempfile::tempdir().unwrap();
@@ -176,9 +176,13 @@ fn load_example(text: &str) -> Result<Loaded, LoadError> {
         fs::write(folder.path().join(name), "fedcba9876543210fedcba9876543210").unwrap();
     }
     fs::write(folder.path().join("bob.secret.previous"), "00dcba9876543210fedcba9876543210").unwrap();
-    for name in SECRETS.into_iter().chain(["bob.secret.previous"]) {
+    let link = "tg://proxy?server=192.0.2.1&port=443&secret=fedcba9876543210fedcba9876543210";
+    fs::write(folder.path().join("second.link"), link).unwrap();
+    for name in SECRETS.into_iter().chain(["bob.secret.previous", "second.link"]) {
         fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
+    let authority = rcgen::generate_simple_self_signed(["authority.example".to_owned()]).unwrap();
+    fs::write(folder.path().join("authority.pem"), authority.cert.pem()).unwrap();
     fs::create_dir(folder.path().join("public")).unwrap();
     let path = folder.path().join("vizard.toml");
     fs::write(&path, text).unwrap();
@@ -210,7 +214,7 @@ fn the_defaults_in_the_example_are_the_defaults() {
     assert_eq!(all.accepted_names, none.accepted_names);
     let (all_telegram, none_telegram) = (all.telegram, none.telegram);
     assert!(!all_telegram.overrides.is_empty());
-    assert_eq!(Telegram { overrides: BTreeMap::new(), ..all_telegram }, none_telegram);
+    assert_eq!(Telegram { overrides: BTreeMap::new(), routes: Vec::new(), ..all_telegram }, none_telegram);
 }
 
 #[test]
@@ -218,7 +222,9 @@ fn the_example_and_the_reference_have_exactly_the_known_keys() {
     let [cover, upstream, acme, countries] = &example_alternatives()[..] else {
         panic!("the alternatives have changed")
     };
-    load_text(&format!("domain = \"www.example.com\"\n{cover}"), None, &Flags::default(), &environment()).unwrap();
+    let office = "[[routes]]\nname = \"office\"\nkind = \"direct\"\n";
+    let remote = format!("domain = \"www.example.com\"\n{cover}{office}");
+    load_text(&remote, None, &Flags::default(), &environment()).unwrap();
     let upstream = format!("[site]\n{upstream}");
     load_text(&upstream, None, &Flags::default(), &environment()).unwrap();
     load_example(&format!("domain = \"www.example.com\"\n{acme}")).unwrap_or_else(|error| panic!("{error}"));

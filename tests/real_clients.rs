@@ -19,7 +19,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use cast::{Desktop, IPV4, IPV6, Link, Middle, Nginx, Proxy, Tdlib, Telegram};
+use cast::{Desktop, Forwarders, IPV4, IPV6, Link, Middle, Nginx, Proxy, Tdlib, Telegram};
 use world::{Place, World};
 
 const EVERYTHING: &str = "ping,test,session,files";
@@ -120,6 +120,29 @@ fn telegram_desktop_stays_before_nginx() {
     let proxy = Proxy::open(&world, REMOTE, &[]);
     desktop.stays_behind(&proxy.link(IPV4));
     proxy.close();
+}
+
+/// The bridge of docs/routes.md, and ordinary proxies in its place.
+#[test]
+fn tdlib_moves_files_over_every_kind_of_route() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let Some(_proxies) = Forwarders::open(&world) else { return };
+    let abroad = Proxy::abroad(&world);
+    let Link { server, port, secret } = abroad.link("10.78.0.2");
+    let link = format!("link = \"tg://proxy?server={server}&port=8443&secret={secret}\"");
+    assert_eq!(port, "443");
+    for (kind, way) in
+        [("socks5", "address = \"10.78.0.2:1080\""), ("http", "address = \"10.78.0.2:3128\""), ("mtproto", &link)]
+    {
+        let file = world.path(&format!("{kind}.toml"));
+        fs::write(&file, format!("[[routes]]\nname = \"way\"\nkind = \"{kind}\"\n{way}\n[site]\n")).unwrap();
+        let home = Proxy::open(&world, "site", &["--config", file.to_str().unwrap()]);
+        let checks = ["--megabytes", "10", "--timeout", "120"];
+        Tdlib::behind(&world, &home.link(IPV4), Some(&telegram)).with(&checks).passes(EVERYTHING);
+        home.close();
+    }
+    abroad.close();
 }
 
 /// What README's first command promises.

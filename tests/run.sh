@@ -87,6 +87,7 @@ install() {
         for package in "$@"; do
             case $package in
                 nginx-light) services+=(nginx.service) ;;
+                dante-server) services+=(danted.service) ;;
                 haproxy | prometheus) services+=("$package.service") ;;
             esac
         done

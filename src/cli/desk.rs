@@ -233,6 +233,7 @@ impl Control for House {
             sessions: status.sessions,
             moved: self.sessions().moved(),
             ready: self.handle.upstream().ready(),
+            routes: self.handle.upstream().routes(),
             replay: Replay {
                 entries: judge.replay.len(),
                 unsaved: health.unsaved,

@@ -65,6 +65,10 @@ fn text(status: &Status, users: &[User]) -> String {
         let (sessions, reached, failed) = (centre.sessions, centre.reached, centre.failed);
         line("data centre", format!("{}: {sessions} sessions, reached {reached} times, not {failed} times", centre.dc));
     }
+    for route in &status.routes {
+        let (up, reached, failed) = (if route.up { "up" } else { "DOWN" }, route.reached, route.failed);
+        line("route", format!("{} ({}), {up}, reached {reached} times, not {failed} times", route.name, route.kind));
+    }
     users.iter().for_each(|user| line("user", user_line(user)));
     out
 }
@@ -92,15 +96,22 @@ mod tests {
             "connections": {"accepted": 9, "admitted": 2, "declined": 7, "visitors": 3, "sessions": 2},
             "declines": {"digest": 7}, "hellos": {"chrome": 2}, "session_ends": {}, "users": 1, "alarms": [],
             "data_centres": [{"dc": "2", "reached": 2, "failed": 0, "sessions": 2}],
+            "routes": [{"name": "abroad", "kind": "mtproto", "up": false, "reached": 3, "failed": 1}],
             "cover": {"kind": "site", "name": "example.com", "grade": "A", "flaws": [], "up": true, "away": 0,
                       "changes": 0, "visited": null, "certificate_ends": null},
             "replay": {"entries": 2, "unsaved": 0, "dropped": 0, "healthy": true}
         }))
         .unwrap();
         let text = text(&status, &[]);
-        for part in
-            ["up 5 min", "2 sessions, 3 visitors", "2.5 kB down, 1.0 kB up", "7 for digest", "grade A", "2: 2 sessions"]
-        {
+        for part in [
+            "up 5 min",
+            "2 sessions, 3 visitors",
+            "2.5 kB down, 1.0 kB up",
+            "7 for digest",
+            "grade A",
+            "2: 2 sessions",
+            "abroad (mtproto), DOWN, reached 3 times",
+        ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
     }

@@ -286,7 +286,7 @@ mod tests {
             "draining": false, "bytes": {"up": 1000, "down": down},
             "connections": {"accepted": 9, "admitted": 2, "declined": 7, "visitors": 3, "sessions": 2},
             "declines": {"digest": 7, "refused: quota": 1}, "hellos": {}, "session_ends": {}, "users": 1, "alarms": [],
-            "data_centres": [],
+            "data_centres": [], "routes": [],
             "cover": {"kind": "remote", "name": "example.com", "grade": "B", "flaws": ["a flaw"], "up": false, "away": 4,
                       "changes": 0, "visited": null, "certificate_ends": null},
             "replay": {"entries": 2, "unsaved": 0, "dropped": 0, "healthy": true}

@@ -8,8 +8,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{FREE_TABLES, KEYS, suggestion};
 use super::layer::{
-    AcmeWritten, AdminWritten, CoverWritten, Layer, LimitsWritten, MiddleWritten, NamesWritten, PreviousWritten,
-    ProxiedWritten, SiteWritten, TelegramWritten, TokenWritten, UserWritten, Written,
+    AcmeWritten, AdminWritten, CoverWritten, DnsWritten, Layer, LimitsWritten, MiddleWritten, NamesWritten,
+    PreviousWritten, ProxiedWritten, RouteWritten, SiteWritten, TelegramWritten, TokenWritten, UserWritten, Written,
 };
 use super::misuse::MisuseWritten;
 use super::report::{Complaint, Origin, quoted};
@@ -99,6 +99,8 @@ impl Reader {
             site: self.site(top),
             admin: self.admin(top),
             cover: self.cover(top),
+            dns: self.dns(top),
+            routes: self.routes(top),
             ..Layer::default()
         };
         self.sections(top, &mut layer);
@@ -123,6 +125,7 @@ impl Reader {
             layer.telegram = TelegramWritten {
                 prefer: self.text(telegram, "prefer"),
                 addresses: self.addresses(telegram, "telegram"),
+                routes: self.texts(telegram, "routes"),
                 warm: self.number(telegram, "warm"),
                 refresh: self.switch(telegram, "refresh"),
                 lists: self.text(telegram, "lists"),
@@ -291,7 +294,54 @@ impl Reader {
             kind: self.text(cover, "kind"),
             address: self.text(cover, "address"),
             proxy_protocol: self.text(cover, "proxy_protocol"),
+            route: self.text(cover, "route"),
             at,
+        })
+    }
+
+    fn dns(&mut self, top: Table<'_, '_>) -> Option<DnsWritten> {
+        let (dns, at) = self.section(top, "dns")?;
+        let (https, route) = (self.text(dns, "https"), self.text(dns, "route"));
+        Some(DnsWritten { https, route, ca_file: self.path(dns, "ca_file"), at })
+    }
+
+    fn routes(&mut self, top: Table<'_, '_>) -> Vec<RouteWritten> {
+        let Some(value) = top.get("routes") else { return Vec::new() };
+        let tables = value.get_ref().as_array().map(|elements| elements.iter().collect::<Vec<_>>());
+        let Some(elements) = tables.filter(|all| all.iter().all(|one| one.get_ref().as_table().is_some())) else {
+            self.hide_texts(value);
+            self.wrong_kind(value, "`[[routes]]` sections");
+            return Vec::new();
+        };
+        elements.into_iter().filter_map(|element| self.route(element)).collect()
+    }
+
+    fn route(&mut self, element: Value<'_, '_>) -> Option<RouteWritten> {
+        let table = element.get_ref().as_table()?;
+        // A slip in the key must not show the password behind it, nor may the secret in a link be shown.
+        let secret = |key: &str| matches!(key, "password" | "link");
+        let harmless = |key: &str| !secret(key) && KEYS.contains(&format!("routes.{key}").as_str());
+        for (_, value) in table.iter().filter(|(key, _)| !harmless(key.get_ref())) {
+            self.hide_texts(value);
+        }
+        self.refuse_unknown("routes", table);
+        Some(RouteWritten {
+            name: self.text(table, "name"),
+            kind: self.text(table, "kind"),
+            address: self.text(table, "address"),
+            user: self.text(table, "user"),
+            password: self.text(table, "password"),
+            password_file: self.path(table, "password_file"),
+            link: self.text(table, "link"),
+            link_file: self.path(table, "link_file"),
+            source: self.text(table, "source"),
+            interface: self.text(table, "interface"),
+            mark: self.number(table, "mark"),
+            order: self.number(table, "order"),
+            weight: self.number(table, "weight"),
+            data_centres: self.numbers(table, "data_centres"),
+            users: self.texts(table, "users").unwrap_or_default(),
+            at: Origin::File(element.span()),
         })
     }
 
@@ -406,6 +456,24 @@ impl Reader {
             }
         }
         texts
+    }
+
+    fn numbers(&mut self, table: Table<'_, '_>, key: &str) -> Vec<Written<String>> {
+        let Some(value) = table.get(key) else { return Vec::new() };
+        let Some(elements) = value.get_ref().as_array().filter(|elements| !elements.is_empty()) else {
+            self.wrong_kind(value, "a list of numbers: [2, 4]");
+            return Vec::new();
+        };
+        let mut numbers = Vec::new();
+        for element in elements {
+            match element.get_ref() {
+                DeValue::Integer(number) if number.radix() == 10 => {
+                    numbers.push(written(number.as_str().to_owned(), element));
+                }
+                _ => self.wrong_kind(element, "a number without quotes"),
+            }
+        }
+        numbers
     }
 
     fn port(&mut self, table: Table<'_, '_>, key: &str) -> Option<Written<String>> {

@@ -43,6 +43,8 @@ pub struct Layer {
     pub cover_choice: Option<Written<String>>,
     pub cover: Option<CoverWritten>,
     pub site: Option<SiteWritten>,
+    pub dns: Option<DnsWritten>,
+    pub routes: Vec<RouteWritten>,
     pub telegram: TelegramWritten,
     pub middle: MiddleWritten,
     pub idle: Option<Written<String>>,
@@ -143,6 +145,7 @@ pub struct ProxiedWritten {
 pub struct TelegramWritten {
     pub prefer: Option<Written<String>>,
     pub addresses: Vec<(Written<String>, Vec<Written<String>>)>,
+    pub routes: Option<Vec<Written<String>>>,
     pub warm: Option<Written<String>>,
     pub refresh: Option<Written<bool>>,
     pub lists: Option<Written<String>>,
@@ -156,6 +159,7 @@ impl TelegramWritten {
         Self {
             prefer: self.prefer.or(below.prefer),
             addresses,
+            routes: self.routes.or(below.routes),
             warm: self.warm.or(below.warm),
             refresh: self.refresh.or(below.refresh),
             lists: self.lists.or(below.lists),
@@ -180,6 +184,37 @@ pub struct CoverWritten {
     pub kind: Option<Written<String>>,
     pub address: Option<Written<String>>,
     pub proxy_protocol: Option<Written<String>>,
+    pub route: Option<Written<String>>,
+    pub at: Origin,
+}
+
+/// The section `[dns]`.
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct DnsWritten {
+    pub https: Option<Written<String>>,
+    pub route: Option<Written<String>>,
+    pub ca_file: Option<Written<PathBuf>>,
+    pub at: Origin,
+}
+
+/// One `[[routes]]` section.
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct RouteWritten {
+    pub name: Option<Written<String>>,
+    pub kind: Option<Written<String>>,
+    pub address: Option<Written<String>>,
+    pub user: Option<Written<String>>,
+    pub password: Option<Written<String>>,
+    pub password_file: Option<Written<PathBuf>>,
+    pub link: Option<Written<String>>,
+    pub link_file: Option<Written<PathBuf>>,
+    pub source: Option<Written<String>>,
+    pub interface: Option<Written<String>>,
+    pub mark: Option<Written<String>>,
+    pub order: Option<Written<String>>,
+    pub weight: Option<Written<String>>,
+    pub data_centres: Vec<Written<String>>,
+    pub users: Vec<Written<String>>,
     pub at: Origin,
 }
 
@@ -240,6 +275,8 @@ impl Layer {
             middle: below.middle,
             misuse: below.misuse,
             sandbox: below.sandbox,
+            dns: below.dns,
+            routes: below.routes,
         }
     }
 }

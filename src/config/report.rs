@@ -77,6 +77,11 @@ impl Complaint {
         Self { also: Some((origin.clone(), label)), ..self }
     }
 
+    /// Whether it may stay.
+    pub fn is_warning(&self) -> bool {
+        self.severity == Severity::Warning
+    }
+
     /// The same, but it may stay.
     pub fn as_warning(self) -> Self {
         Self { severity: Severity::Warning, ..self }

@@ -4,6 +4,7 @@ pub mod acme;
 mod admin;
 mod listeners;
 mod middle;
+mod routes;
 mod telegram;
 mod users;
 
@@ -21,8 +22,11 @@ use super::{LinkTarget, Listen, Log, LogFormat};
 use crate::auth::{Domain, DomainError};
 use crate::cover::remote::{self, ProxyProtocol};
 use crate::cover::site::Content;
+use crate::net;
+use crate::net::route::Dialer;
 use crate::ops::sandbox;
 use crate::wire::HelloClass;
+use routes::Ways;
 
 /// What is used where nothing is written.
 pub mod defaults {
@@ -95,7 +99,12 @@ impl Resolver<'_> {
         let (listen, proxied, listeners) = self.listeners(layer.listen, layer.proxied);
         let stated = layer.domain.and_then(|domain| self.domain(&domain).map(|name| (name, domain.at)));
         let (users, domain) = self.users(layer.users.unwrap_or_default(), stated);
-        let cover = self.cover(layer.cover_choice, layer.cover, layer.site, domain.as_ref(), &listeners);
+        let ways = self.ways(layer.routes, &users);
+        let (ways, names) = self.dns(layer.dns, ways);
+        let cover =
+            self.cover(layer.cover_choice, layer.cover, layer.site, domain.as_ref(), &listeners, (&ways, &names));
+        let telegram = self.telegram(layer.telegram, &ways);
+        self.unused(&ways);
         Draft {
             admin: layer.admin.and_then(|admin| self.admin(admin, &state_dir)),
             state_dir,
@@ -110,7 +119,7 @@ impl Resolver<'_> {
             },
             time_window: self.value(layer.time_window, units::some_duration).unwrap_or(defaults::TIME_WINDOW),
             cover,
-            telegram: self.telegram(layer.telegram),
+            telegram,
             ad_tag: self.value(layer.ad_tag, units::ad_tag),
             middle: self.middle(layer.middle),
             idle: self.value(layer.idle, units::some_duration).unwrap_or(defaults::IDLE),
@@ -162,13 +171,15 @@ impl Resolver<'_> {
         site: Option<SiteWritten>,
         domain: Option<&(Domain, Origin)>,
         listen: &[Place],
+        (ways, names): (&Ways, &net::resolve::Resolver),
     ) -> CoverDraft {
         let overruled = choice.is_some();
         let cover_at = cover.as_ref().map(|cover| cover.at.clone());
-        let (mut kind, mut address, proxy_protocol) = match cover {
-            Some(cover) => (cover.kind, cover.address, cover.proxy_protocol),
-            None => (None, None, None),
+        let (mut kind, mut address, proxy_protocol, route) = match cover {
+            Some(cover) => (cover.kind, cover.address, cover.proxy_protocol, cover.route),
+            None => (None, None, None, None),
         };
+        let dialer = route.as_ref().and_then(|route| self.dialer(route, ways));
         if let Some(choice) = choice {
             let remote = choice.value != "site";
             kind = Some(Written::new(if remote { "remote" } else { "site" }.into(), choice.at.clone()));
@@ -180,27 +191,24 @@ impl Resolver<'_> {
             None => address.is_some() || (site.is_none() && domain.is_some()),
         };
         if self.whole && !overruled {
-            self.mixed_covers(remote, address.as_ref(), proxy_protocol.as_ref(), site.as_ref());
+            let of_remote = [address.as_ref(), proxy_protocol.as_ref(), route.as_ref()];
+            self.mixed_covers(remote, of_remote, site.as_ref());
         }
         if remote {
             let at = kind.map(|(_, at)| at).or(cover_at);
-            return self.remote(address, proxy_protocol, domain, listen, at);
+            let remote = self.remote(address, proxy_protocol, domain, listen, at);
+            let dialer = dialer.unwrap_or_else(|| Dialer::default().asking(names));
+            return CoverDraft::Remote(remote::Settings { dialer, ..remote });
         }
         self.site(site, domain, listen)
     }
 
-    fn mixed_covers(
-        &mut self,
-        remote: bool,
-        address: Option<&Written<String>>,
-        proxy_protocol: Option<&Written<String>>,
-        site: Option<&SiteWritten>,
-    ) {
+    fn mixed_covers(&mut self, remote: bool, of_remote: [Option<&Written<String>>; 3], site: Option<&SiteWritten>) {
         if let (true, Some(site)) = (remote, site) {
             let mend = "remove the section, or write `kind = \"site\"` into `[cover]`";
             self.complaints.push(Complaint::new(&site.at, "the cover is remote, so this section has no effect", mend));
         }
-        for key in [address, proxy_protocol].into_iter().flatten().filter(|_| !remote) {
+        for key in of_remote.into_iter().flatten().filter(|_| !remote) {
             let mend = "remove the line, or write `kind = \"remote\"` into `[cover]`";
             self.complaints.push(Complaint::new(
                 &key.at,
@@ -217,7 +225,7 @@ impl Resolver<'_> {
         domain: Option<&(Domain, Origin)>,
         listen: &[Place],
         at: Option<Origin>,
-    ) -> CoverDraft {
+    ) -> remote::Settings {
         let place = address.as_ref().map(|address| address.at.clone()).or(at);
         if domain.is_none() && self.whole {
             let what = "a remote cover needs a domain: the name under which it is known";
@@ -234,7 +242,7 @@ impl Resolver<'_> {
             self.refuse_loop(&host, port, &place, listen);
         }
         let proxy_protocol = self.choice(proxy_protocol, PROXY_PROTOCOLS);
-        CoverDraft::Remote(remote::Settings { host, port, proxy_protocol })
+        remote::Settings { host, port, proxy_protocol, dialer: Dialer::default() }
     }
 
     /// A cover that is the proxy itself would answer every visitor with another visitor.

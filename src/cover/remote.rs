@@ -12,13 +12,14 @@ use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::warn;
 
 use super::gate::{FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::scout::{Door, Leg, Scout};
 use super::{Caller, Outcome, stand_in};
-use crate::net::{dial, sockopt};
+use crate::net::route::{Dialer, Place};
+use crate::net::sockopt;
 use crate::relay::splice::Splice;
 use crate::relay::{End, attempt, reset_on_close};
 use crate::wire::server_flight::safe_cut;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub port: u16,
     /// Whether each connection to the cover begins with a PROXY protocol header that names the client.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// The way to it.
+    pub dialer: Dialer,
 }
 
 /// Version of the PROXY protocol header.
@@ -46,9 +49,8 @@ pub enum ProxyProtocol {
 /// How long the cover has to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often the cover's name is resolved anew, and how long that may take.
+/// How often the cover's name is resolved anew.
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Silence after which a flight is taken for whole: while the number of its records is not known, and when fewer came.
 const SILENCE_UNKNOWN: Duration = Duration::from_millis(150);
@@ -58,7 +60,7 @@ const SILENCE_SHORT: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub struct Remote {
     settings: Settings,
-    /// Where the cover is, as it was last found out; empty while that has not succeeded.
+    /// Where the cover is, as it was last found out; empty while that has not succeeded, and where a proxy finds it.
     addresses: ArcSwap<Vec<SocketAddr>>,
 }
 
@@ -76,12 +78,17 @@ impl Remote {
         (&self.settings.host, self.settings.port)
     }
 
-    /// Finds out where the cover is, and keeps the addresses that it had where that fails.
+    /// Finds out where the cover is, and keeps the addresses that it had where that fails. A name behind a proxy is left to
+    /// that.
     ///
     /// Fails with [`Unusable::Ourselves`] if the cover is the proxy itself, listening on `listeners`: then every visit
     /// would make another, without end.
     pub async fn resolve(&self, listeners: &[SocketAddr]) -> Result<(), Unusable> {
-        let found = lookup(&self.settings.host, self.settings.port).await.map_err(Unusable::Unresolved)?;
+        if self.settings.dialer.route().via.proxy().is_some() {
+            return Ok(());
+        }
+        let names = self.settings.dialer.names();
+        let found = names.lookup(&self.settings.host, self.settings.port).await.map_err(Unusable::Unresolved)?;
         if found.iter().any(|address| leads_to_us(*address, listeners)) {
             return Err(Unusable::Ourselves);
         }
@@ -146,11 +153,14 @@ impl Remote {
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
-        let addresses = self.addresses.load_full();
-        if addresses.is_empty() {
+        let (dialer, addresses) = (&self.settings.dialer, self.addresses.load_full());
+        let cover = if dialer.route().via.proxy().is_some() {
+            dialer.connect(&Place::new(&self.settings.host, self.settings.port), CONNECT_PATIENCE).await?
+        } else if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the cover's name could not be resolved yet"));
-        }
-        let cover = dial::dial(&addresses, CONNECT_PATIENCE).await?;
+        } else {
+            dialer.connect_to_any(&addresses, CONNECT_PATIENCE).await?
+        };
         sockopt::no_delay(&cover);
         // This leg no stranger sees. A visitor's own gets no probes that the cover would not send: the cover ends it, and
         // then the kernel gives up on a visitor that does not confirm the end.
@@ -218,15 +228,6 @@ impl fmt::Display for Unusable {
 }
 
 impl std::error::Error for Unusable {}
-
-async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(literal) = host.parse::<IpAddr>() {
-        return Ok(vec![(literal, port).into()]);
-    }
-    let found = timeout(RESOLVE_PATIENCE, tokio::net::lookup_host((host, port))).await??;
-    let addresses: Vec<SocketAddr> = found.collect();
-    if addresses.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, "no address")) } else { Ok(addresses) }
-}
 
 /// Whether a connection from this machine to `address` would come to one of `listeners`.
 pub fn leads_to_us(address: SocketAddr, listeners: &[SocketAddr]) -> bool {
@@ -396,7 +397,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_leads_to_ourselves_is_refused_and_another_is_not() {
         let remote = |host: &str| {
-            let settings = Settings { host: host.into(), port: 8443, proxy_protocol: None };
+            let settings = Settings { host: host.into(), port: 8443, proxy_protocol: None, dialer: Dialer::default() };
             Remote::new(settings)
         };
         let listeners = [at("[::]:8443")];

@@ -63,6 +63,19 @@ impl<K: Copy + Eq + Hash> Health<K> {
         ordered.into_iter().map(|(_, place)| place).collect()
     }
 
+    /// The same where the given order is somebody's will: only what failed lately is put at the end.
+    pub fn bad_last(&self, places: &[K], now: Instant) -> Vec<K> {
+        let mut known = self.lock();
+        let will = |prospect| match prospect {
+            Prospect::Bad(since) => Some(since),
+            Prospect::Good | Prospect::Unknown => None,
+        };
+        let mut ordered: Vec<(Option<Instant>, K)> =
+            places.iter().map(|place| (will(Self::prospect(&mut known, place, now)), *place)).collect();
+        ordered.sort_by_key(|(bad, _)| *bad);
+        ordered.into_iter().map(|(_, place)| place).collect()
+    }
+
     fn prospect(known: &mut HashMap<K, Mark>, place: &K, now: Instant) -> Prospect {
         match known.get_mut(place) {
             None => Prospect::Unknown,
@@ -137,6 +150,16 @@ mod tests {
         assert!(health.is_bad(&1) && !health.is_bad(&2) && !health.is_bad(&3));
         health.worked(1, after(now, 3));
         assert_eq!(health.order(&[4, 1, 2, 3], after(now, 4)), [1, 3, 2, 4]);
+    }
+
+    #[test]
+    fn somebodys_order_is_changed_by_failures_alone() {
+        let (health, now) = (Health::default(), Instant::now());
+        health.worked(3, now);
+        health.failed(1, now);
+        health.failed(4, after(now, 1));
+        assert_eq!(health.bad_last(&[4, 1, 2, 3], after(now, 2)), [2, 3, 1, 4]);
+        assert_eq!(health.bad_last(&[4, 1, 2, 3], after(now, 30)), [1, 2, 3, 4]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Sockets without protocol.
+//! Sockets without protocol, but for what it takes to come to a place: names, proxies on the way, HTTPS.
 
 pub mod dial;
 pub mod health;
@@ -7,6 +7,8 @@ pub mod inherited;
 pub mod listen;
 pub mod proxy_protocol;
 pub mod race;
+pub mod resolve;
+pub mod route;
 pub mod sockopt;
 pub mod stun;
 pub mod unix;

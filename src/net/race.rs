@@ -91,7 +91,7 @@ impl<K: Copy, T, F: Future<Output = io::Result<T>>> Attempts<K, F> {
 }
 
 /// Whether an error says something about this machine and nothing about the place.
-fn is_ours(error: &io::Error) -> bool {
+pub fn is_ours(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 

@@ -79,6 +79,7 @@ impl Collector for Source {
         let seen = (self.look)();
         self.connections(&mut page, &seen)?;
         self.telegram(&mut page, &seen)?;
+        routes(&mut page, &seen)?;
         state(&mut page, &seen)?;
         self.cover(&mut page, &seen)?;
         if self.per_user {
@@ -202,6 +203,16 @@ impl Source {
     }
 }
 
+fn routes(page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
+    let well = seen.routes.iter().map(|route| (&*route.name, u64::from(route.well)));
+    page.gauges("vizard_route_up", "Whether a route to Telegram worked when last tried", "route", well)?;
+    let dials = seen.routes.iter().flat_map(|route| {
+        [("reached", route.reached), ("failed", route.failed)]
+            .map(|(outcome, n)| ([("route", route.name.clone()), ("outcome", outcome.to_owned())], n))
+    });
+    page.counters("vizard_route_dials", "Data centres reached over a route, and not", dials)
+}
+
 fn state(page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
     page.gauge("vizard_replay_entries", "Hellos that the memory of spent ones holds", seen.replay.entries)?;
     page.gauge("vizard_replay_unsaved", "Spent hellos that wait for the disk", seen.replay.unsaved)?;
@@ -303,10 +314,11 @@ impl Page<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cover::site::acme::Standing;
+    use crate::cover::site::acme;
     use crate::ops::snapshot::{AlarmState, QuotaState, UserState};
     use crate::server::event::{Event, Observer};
     use crate::server::sessions::Moved;
+    use crate::telegram::routes::Standing;
 
     fn scrape(snapshot: Snapshot, per_user: bool) -> String {
         let counts = Arc::new(Counts::default());
@@ -321,10 +333,11 @@ mod tests {
             UserState { name: "al\"ice".into(), up: 7, sessions: 1, quota: Some(quota), ..UserState::default() };
         let alarm = AlarmState { name: "replay", count: 2, text: String::new(), last: None };
         let moved = Moved { up: 7, down: 9 };
-        let acme = Standing { issued: 1, failed: 5, failures: 2, next: Some(UnixTime(1_700_000_600)) };
+        let acme = acme::Standing { issued: 1, failed: 5, failures: 2, next: Some(UnixTime(1_700_000_600)) };
         let seen =
             Snapshot { users: vec![alice], sessions: 1, alarms: vec![alarm], moved, ready: 3, ..Snapshot::default() };
-        let seen = Snapshot { acme: Some(acme), ..seen };
+        let route = Standing { name: "abroad".into(), kind: "socks5", well: false, reached: 4, failed: 1 };
+        let seen = Snapshot { acme: Some(acme), routes: vec![route], ..seen };
         let text = scrape(seen.clone(), true);
         for line in [
             "vizard_build_info{version=",
@@ -337,6 +350,8 @@ mod tests {
             "vizard_user_quota_used_bytes{user=\"al\\\"ice\"} 40\n",
             "vizard_dc_warm_total{outcome=\"miss\"} 0\n",
             "vizard_dc_warm_open 3\n",
+            "vizard_route_up{route=\"abroad\"} 0\n",
+            "vizard_route_dials_total{route=\"abroad\",outcome=\"reached\"} 4\n",
             "vizard_alarms_total{alarm=\"replay\"} 2\n",
             "vizard_acme_orders_total{outcome=\"failed\"} 5\n",
             "vizard_acme_failures 2\n",

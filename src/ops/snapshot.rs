@@ -5,7 +5,7 @@ use crate::cover::grade::Graded;
 use crate::cover::site::acme::Standing;
 use crate::net::listen::Address;
 use crate::server::sessions::Moved;
-use crate::telegram::middle;
+use crate::telegram::{middle, routes};
 
 /// The running proxy at one moment. Holds no secret and no client's address.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,8 @@ pub struct Snapshot {
     pub moved: Moved,
     /// Connections to data centres that stand ready.
     pub ready: usize,
+    /// The ways to Telegram.
+    pub routes: Vec<routes::Standing>,
     /// The memory of spent hellos.
     pub replay: Replay,
     /// The cover.

@@ -17,43 +17,27 @@ use crate::crypto::{BLOCK, Ctr};
 use crate::wire::framing::{self, FrameTracker, Place};
 use crate::wire::record::{HEADER, Header, MAX_CIPHERTEXT, MAX_ENCRYPTED, MIN_ENCRYPTED, kind};
 
-/// What the client sent is no record of application data.
+/// What the other side sent is no record of application data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadRecord;
 
-/// Client to data centre.
+/// Takes the payload out of records of application data.
 #[derive(Debug)]
-pub struct Uplink {
-    from_client: Ctr,
-    /// None where whoever gets the payload is to read it.
-    to_dc: Option<Ctr>,
+pub struct Unwrap {
     header: [u8; HEADER],
     header_length: usize,
     record_left: usize,
 }
 
-impl Uplink {
-    /// An uplink in the midst of a record of which `record_left` payload bytes are still to come.
-    pub fn new(from_client: Ctr, to_dc: Ctr, record_left: usize) -> Self {
-        Self { to_dc: Some(to_dc), ..Self::in_clear(from_client, record_left) }
+impl Unwrap {
+    /// In the midst of a record of which `record_left` payload bytes are still to come.
+    pub fn new(record_left: usize) -> Self {
+        Self { header: [0; HEADER], header_length: 0, record_left }
     }
 
-    /// The same with the payload in clear.
-    pub fn in_clear(from_client: Ctr, record_left: usize) -> Self {
-        Self { from_client, to_dc: None, header: [0; HEADER], header_length: 0, record_left }
-    }
-
-    /// From here on the payload is encrypted anew with this.
-    pub fn encrypt(&mut self, to_dc: Ctr) {
-        self.to_dc = Some(to_dc);
-    }
-
-    /// Turns what the client sent into what the data centre is to get, and gives it: the payload, moved together at the
-    /// beginning of `bytes` and encrypted anew. If there is a bad record it is what came before that.
-    ///
-    /// Moving is much cheaper than working on the payload of each record by itself: ciphers are slow to get going, and
-    /// slower where a record ends within a block.
-    pub fn transform<'b>(&mut self, bytes: &'b mut [u8]) -> (&'b [u8], Result<(), BadRecord>) {
+    /// The payload in what came, moved together at the beginning of `bytes`. If there is a bad record it is what came
+    /// before that.
+    pub fn payload<'b>(&mut self, bytes: &'b mut [u8]) -> (&'b mut [u8], Result<(), BadRecord>) {
         let (mut at, mut length) = (0, 0);
         let outcome = loop {
             if at == bytes.len() {
@@ -71,12 +55,7 @@ impl Uplink {
                 at += 1;
             }
         };
-        let payload = &mut bytes[..length];
-        self.from_client.apply(payload);
-        if let Some(to_dc) = &mut self.to_dc {
-            to_dc.apply(payload);
-        }
-        (payload, outcome)
+        (&mut bytes[..length], outcome)
     }
 
     fn header_byte(&mut self, byte: u8) -> Result<(), BadRecord> {
@@ -90,11 +69,51 @@ impl Uplink {
     }
 }
 
-/// Payload length of a record that a client may send.
+/// Payload length of a record that a client or another proxy may send.
 fn data_record(header: Header) -> Result<usize, BadRecord> {
     let length = usize::from(header.length);
     let legal = header.kind == kind::APPLICATION_DATA && header.version == [3, 3] && length <= MAX_CIPHERTEXT;
     if legal { Ok(length) } else { Err(BadRecord) }
+}
+
+/// Client to data centre.
+#[derive(Debug)]
+pub struct Uplink {
+    from_client: Ctr,
+    /// None where whoever gets the payload is to read it.
+    to_dc: Option<Ctr>,
+    records: Unwrap,
+}
+
+impl Uplink {
+    /// An uplink in the midst of a record of which `record_left` payload bytes are still to come.
+    pub fn new(from_client: Ctr, to_dc: Ctr, record_left: usize) -> Self {
+        Self { to_dc: Some(to_dc), ..Self::in_clear(from_client, record_left) }
+    }
+
+    /// The same with the payload in clear.
+    pub fn in_clear(from_client: Ctr, record_left: usize) -> Self {
+        Self { from_client, to_dc: None, records: Unwrap::new(record_left) }
+    }
+
+    /// From here on the payload is encrypted anew with this.
+    pub fn encrypt(&mut self, to_dc: Ctr) {
+        self.to_dc = Some(to_dc);
+    }
+
+    /// Turns what the client sent into what the data centre is to get, and gives it: the payload, moved together at the
+    /// beginning of `bytes` and encrypted anew. If there is a bad record it is what came before that.
+    ///
+    /// Moving is much cheaper than working on the payload of each record by itself: ciphers are slow to get going, and
+    /// slower where a record ends within a block.
+    pub fn transform<'b>(&mut self, bytes: &'b mut [u8]) -> (&'b [u8], Result<(), BadRecord>) {
+        let (payload, outcome) = self.records.payload(bytes);
+        self.from_client.apply(payload);
+        if let Some(to_dc) = &mut self.to_dc {
+            to_dc.apply(payload);
+        }
+        (payload, outcome)
+    }
 }
 
 /// Data centre to client.
@@ -181,6 +200,18 @@ impl Downlink {
         }
         let blocks = ((sent + lead) / BLOCK) as i128;
         (Self { kept, lead, ..Self::new(keys.moved_by(blocks), pattern) }, records)
+    }
+
+    /// The same downlink for a far side that chooses its keys itself: every byte is moved from its keystream to the
+    /// client's. Only before the first byte.
+    pub fn from_keys(self, far: KeyIv) -> Self {
+        // What separates a filler from the data centre's first byte is not needed: no place in the keystream is better
+        // than another.
+        let unused = self.lead.div_ceil(BLOCK);
+        let place = self.keys.moved_by(-(unused as i128));
+        let to_client = place.stream_at((unused * BLOCK - self.lead) as u64);
+        let moved = Some(Box::new(Moved { from_dc: far.stream(), to_client }));
+        Self { moved, ..Self::new(far, self.pattern) }
     }
 
     /// The keys that the data centre must encrypt with.

@@ -1,8 +1,9 @@
 //! Moving bytes: order, back-pressure, half-close, counts. Knows no configuration.
 //!
 //! [`halves`] are the pure transforms of a session, [`stream`] moves a session's bytes through them and [`packets`] its
-//! packets, [`splice`] copies untouched in both directions, [`sizing`] says how data is cut into records, [`meter`] is what
-//! others see of a session, [`tariff`] what a session asks of others.
+//! packets, [`splice`] copies untouched in both directions, [`wrap`] puts a stream into records for another proxy,
+//! [`sizing`] says how data is cut into records, [`meter`] is what others see of a session, [`tariff`] what a session asks
+//! of others.
 
 pub mod halves;
 pub mod meter;
@@ -13,6 +14,7 @@ pub mod splice;
 pub mod stream;
 pub mod tariff;
 mod unsent;
+pub mod wrap;
 
 use std::io;
 

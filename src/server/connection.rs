@@ -114,7 +114,8 @@ pub(super) mod tests {
             limits: limits::Settings::default(),
             believed: Vec::new(),
         };
-        let remote = Remote::new(Settings { host: "192.0.2.1".into(), port: 443, proxy_protocol: None });
+        let dialer = crate::net::route::Dialer::default();
+        let remote = Remote::new(Settings { host: "192.0.2.1".into(), port: 443, proxy_protocol: None, dialer });
         let window = TimeWindow::new(Duration::from_secs(600));
         let judge = Judge::new(Rules { keyring: Keyring::new([]), window, names: None }, ReplayMemory::volatile());
         let cover = Cover::remote(remote, "site.test".parse().unwrap(), None);

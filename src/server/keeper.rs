@@ -23,7 +23,13 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs for as long as it is polled.
 pub(super) async fn keep(server: Arc<Server>) {
-    tokio::join!(watch_cover(&server), keep_replay_memory(&server), sweep(&server), follow_lists(&server));
+    tokio::join!(
+        watch_cover(&server),
+        keep_replay_memory(&server),
+        sweep(&server),
+        follow_lists(&server),
+        server.upstream.keep_probing()
+    );
 }
 
 /// Tells the links which middle proxies Telegram publishes.

@@ -15,9 +15,11 @@ use super::connection::{Rest, span_to_the_end};
 use super::event::Event;
 use super::sessions::{Entry, Live};
 use super::tariff::Charges;
-use crate::auth::Permit;
+use crate::auth::{Permit, Secret};
 use crate::cover::Cover;
 use crate::cover::gate::Promotion;
+use crate::crypto::Ctr;
+use crate::crypto::kdf::KeyIv;
 use crate::net::sockopt;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
 use crate::relay::meter::Meter;
@@ -25,8 +27,9 @@ use crate::relay::packets::{self, Packer, Unpacker};
 use crate::relay::stream::{self, Manner, Session};
 use crate::relay::{Closed, End};
 use crate::telegram::middle::{self, Caller};
+use crate::telegram::routes::By;
 use crate::telegram::{DcId, ReachError, Reached, Upstream};
-use crate::wire::obfuscated;
+use crate::wire::obfuscated::{self, HEADER};
 use crate::wire::packets::Framing;
 use crate::wire::record::CLOSE_NOTIFY;
 use crate::wire::rpc::AdTag;
@@ -88,7 +91,9 @@ pub(super) async fn session(
         return Some(Box::pin(stream::goodbye(client, down, manner)));
     }
     let entered = Entered { server, client, up, down, manner, first, entry, permit, idle: settings.idle };
-    match entered.permit.member().policy().ad_tag.or(settings.ad_tag) {
+    // Links to middle proxies go directly, which must not be a way round the routes.
+    let tag = entered.permit.member().policy().ad_tag.or(settings.ad_tag);
+    match tag.filter(|_| settings.telegram.routes.is_empty()) {
         None => entered.direct(dc).await,
         Some(tag) => match sit(&entered.server, dc, peer, tag).await {
             Some(port) => Some(entered.promoted(port)),
@@ -114,17 +119,20 @@ struct Entered {
 impl Entered {
     /// To the data centre itself.
     async fn direct(self, dc: DcId) -> Option<Rest> {
-        let Self { server, client, mut up, down, manner, mut first, entry, permit, idle } = self;
-        let (header, mut to_dc) = obfuscated::seal_for_dc(dc.number(), down.dc_keys(), rand::random);
-        to_dc.apply(&mut first);
-        up.encrypt(to_dc);
-        let Ok(far) = reach(&server, dc, &[&header[..], &first].concat()).await else {
+        let Self { server, client, mut up, down, manner, first, entry, permit, idle } = self;
+        let opening = |proxy: Option<&Secret>| Opening::new(dc, proxy, &down, &first);
+        let Ok((far, opening)) = reach(&server, dc, permit.member().name(), opening).await else {
             return Some(Box::pin(stream::goodbye(client, down, manner)));
         };
-        let Reached { stream, address, .. } = far;
-        debug!(%address, "session");
+        let Reached { stream, by, .. } = far;
+        up.encrypt(opening.up);
+        let down = match opening.down {
+            Some(keys) => down.from_keys(keys),
+            None => down,
+        };
+        debug!(address = stream.peer_addr().ok().map(field::display::<SocketAddr>), "session");
         let session = Session::new(client, stream, up, down, manner, Arc::clone(&entry.live().meter));
-        Some(Box::pin(relay(server, session, address, entry, permit, idle).instrument(span_to_the_end())))
+        Some(Box::pin(relay(server, session, by, entry, permit, idle).instrument(span_to_the_end())))
     }
 
     /// Through a middle proxy.
@@ -167,7 +175,7 @@ async fn sit(server: &Server, dc: DcId, peer: SocketAddr, tag: AdTag) -> Option<
 fn relay(
     server: Arc<Server>,
     mut session: Session,
-    address: SocketAddr,
+    by: By,
     entry: Entry,
     permit: Permit,
     idle: Duration,
@@ -176,7 +184,7 @@ fn relay(
         let since = Instant::now();
         let closed = session.run(idle).await;
         if closed.by == End::FarBroke && !session.heard() {
-            server.upstream.broke(address);
+            server.upstream.broke(by);
         }
         over(&server, &entry, &permit, closed, since);
     }
@@ -194,13 +202,47 @@ fn first_payload(up: &mut Uplink, mut leftover: Vec<u8>) -> Result<Vec<u8>, BadR
     outcome.map(|()| payload.to_vec())
 }
 
+/// What opens the stream to the far side.
+struct Opening {
+    /// The header and what the client sent along with its own.
+    bytes: Vec<u8>,
+    /// The keystream of what follows.
+    up: Ctr,
+    /// The keys of what comes back, where the far side does not use the client's.
+    down: Option<KeyIv>,
+}
+
+impl Opening {
+    /// For a data centre, or for another proxy with this secret.
+    fn new(dc: DcId, proxy: Option<&Secret>, down: &Downlink, payload: &[u8]) -> Self {
+        let (header, mut up, down) = match proxy {
+            None => {
+                let (header, up) = obfuscated::seal_for_dc(dc.number(), down.dc_keys(), rand::random);
+                (header, up, None)
+            }
+            Some(secret) => {
+                let (header, up, keys) = obfuscated::seal_for_proxy(dc.number(), secret.bytes(), rand::random);
+                (header, up, Some(keys))
+            }
+        };
+        let mut bytes = [&header[..], payload].concat();
+        up.apply(&mut bytes[HEADER..]);
+        Self { bytes, up, down }
+    }
+}
+
 /// Connects and sends the first bytes. Failures are for the operator: the client only sees a session that ends.
-async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<Reached, ()> {
+async fn reach(
+    server: &Server,
+    dc: DcId,
+    user: &str,
+    opening: impl Fn(Option<&Secret>) -> Opening,
+) -> Result<(Reached, Opening), ()> {
     let since = Instant::now();
-    let failed = match open(&server.upstream, dc, first).await {
-        Ok(far) => {
+    let failed = match open(&server.upstream, dc, user, opening).await {
+        Ok((far, opening)) => {
             server.observer.observe(&Event::Dialled { dc, took: since.elapsed(), warm: far.warm });
-            return Ok(far);
+            return Ok((far, opening));
         }
         Err(error) => error,
     };
@@ -214,14 +256,21 @@ async fn reach(server: &Server, dc: DcId, first: &[u8]) -> Result<Reached, ()> {
 }
 
 /// A connection that took the first bytes. One that stood ready may be dead, which shows here at the latest.
-async fn open(upstream: &Upstream, dc: DcId, first: &[u8]) -> Result<Reached, ReachError> {
-    let mut far = upstream.connect(dc).await?;
-    let mut sent = far.stream.write_all(first).await;
+async fn open(
+    upstream: &Upstream,
+    dc: DcId,
+    user: &str,
+    opening: impl Fn(Option<&Secret>) -> Opening,
+) -> Result<(Reached, Opening), ReachError> {
+    let mut far = upstream.connect(dc, user).await?;
+    let mut first = opening(far.proxy.as_ref());
+    let mut sent = far.stream.write_all(&first.bytes).await;
     if sent.is_err() && far.warm {
-        far = upstream.connect_anew(dc).await?;
-        sent = far.stream.write_all(first).await;
+        far = upstream.connect_anew(dc, user).await?;
+        first = opening(far.proxy.as_ref());
+        sent = far.stream.write_all(&first.bytes).await;
     }
-    sent.map(|()| far).map_err(ReachError::Unreachable)
+    sent.map(|()| (far, first)).map_err(ReachError::Unreachable)
 }
 
 #[cfg(test)]
@@ -231,6 +280,7 @@ mod tests {
     use crate::auth::{Member, UnixTime};
     use crate::crypto::kdf::KeyIv;
     use crate::relay::sizing::Pattern;
+    use crate::telegram;
 
     /// What docs/architecture.md says of the memory of sessions rests on this size.
     #[tokio::test]
@@ -241,7 +291,10 @@ mod tests {
         let down = Downlink::new(keys, Pattern::default());
         let server = server();
         let from = [192, 0, 2, 2].into();
-        let from_dc = SocketAddr::from(([192, 0, 2, 3], 443));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let overrides = [(DcId::new(2), vec![listener.local_addr().unwrap()])].into();
+        let upstream = Upstream::new(telegram::Settings { overrides, ..telegram::Settings::default() });
+        let by = upstream.connect(DcId::new(2), "somebody").await.unwrap().by;
         let permit = Member::new("somebody").admit(from, UnixTime(0)).unwrap();
         let entry = server.sessions.enter(Live {
             id: 1,
@@ -255,7 +308,7 @@ mod tests {
         });
         let session = Session::new(socket().await, socket().await, up, down, manner, Arc::default());
         let idle = Duration::from_secs(1800);
-        let size = size_of_val(&relay(Arc::clone(&server), session, from_dc, entry, permit, idle));
+        let size = size_of_val(&relay(Arc::clone(&server), session, by, entry, permit, idle));
         assert!(size <= 1024, "{size} bytes");
     }
 }

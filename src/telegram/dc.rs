@@ -23,7 +23,7 @@ impl DcId {
     }
 
     /// The same data centre without regard to what it is asked for.
-    fn unsigned(self) -> Self {
+    pub(super) fn unsigned(self) -> Self {
         Self(self.0.saturating_abs())
     }
 }

@@ -1,17 +1,20 @@
 //! Reaching Telegram.
 
 pub mod dc;
+pub mod hop;
 pub mod lists;
 pub mod middle;
 pub mod ping;
 mod pool;
+pub mod routes;
 pub mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 pub use dc::DcId;
-pub use upstream::{Need, ReachError, Reached, Upstream};
+pub use routes::Reached;
+pub use upstream::{Need, ReachError, Upstream};
 
 /// Which data centres there are and how to choose among their addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub struct Settings {
     pub overrides: BTreeMap<DcId, Vec<SocketAddr>>,
     /// Which family is tried first.
     pub prefer: Family,
+    /// The ways there; without any, they are reached directly.
+    pub routes: Vec<routes::Route>,
     /// Most connections that stand ready for each data centre; with none, every session dials.
     pub warm: u8,
     /// Whether Telegram's lists are fetched.
@@ -33,6 +38,7 @@ impl Default for Settings {
         Self {
             overrides: BTreeMap::new(),
             prefer: Family::default(),
+            routes: Vec::new(),
             warm: 8,
             refresh: true,
             lists: "https://core.telegram.org".into(),

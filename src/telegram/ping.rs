@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::DcId;
-use crate::auth::UnixTime;
+use crate::auth::{Secret, UnixTime};
 use crate::crypto::kdf::KeyIv;
 use crate::net::{dial, sockopt};
 use crate::wire::DecodeError;
@@ -124,6 +124,8 @@ pub enum PingError {
     Odd(Odd),
 }
 
+impl std::error::Error for PingError {}
+
 impl fmt::Display for PingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -142,27 +144,41 @@ pub async fn ping(
     dc: DcId,
     random: &mut impl rand::CryptoRng,
 ) -> Result<Answer, PingError> {
-    let mut keys = KeyIv { key: [0; 32], iv: [0; 16] };
-    random.fill_bytes(&mut keys.key);
-    random.fill_bytes(&mut keys.iv);
-    let mut nonce = [0; 16];
-    random.fill_bytes(&mut nonce);
-    let question = Question::new(nonce);
-    let (header, mut up) = obfuscated::seal_for_dc(dc.number(), &keys, || {
-        let mut free = [0; 10];
-        random.fill_bytes(&mut free);
-        free
-    });
-
     let start = std::time::Instant::now();
     let mut stream = dial::dial(addresses, patience).await.map_err(PingError::Unreachable)?;
     sockopt::no_delay(&stream);
     let connect = start.elapsed();
+    let time = ask(&mut stream, None, dc, random).await?;
+    Ok(Answer { connect, answer: start.elapsed() - connect, time })
+}
+
+/// Asks over a connection on which nothing has been said; at its other end is a data centre, or a proxy with this secret
+/// that leads to one. The caller limits the time.
+pub async fn ask(
+    stream: &mut TcpStream,
+    proxy: Option<&Secret>,
+    dc: DcId,
+    random: &mut impl rand::CryptoRng,
+) -> Result<UnixTime, PingError> {
+    let question = Question::new(array(random));
+    let (header, mut up, down) = match proxy {
+        None => {
+            let down = KeyIv { key: array(random), iv: array(random) };
+            let (header, up) = obfuscated::seal_for_dc(dc.number(), &down, || array(random));
+            (header, up, down)
+        }
+        Some(secret) => obfuscated::seal_for_proxy(dc.number(), secret.bytes(), || array(random)),
+    };
     let mut frame = question.frame(SystemTime::now().into());
     up.apply(&mut frame);
     stream.write_all(&[&header[..], &frame].concat()).await.map_err(|_| PingError::Ended)?;
-    let time = read_answer(&mut stream, &question, &keys).await?;
-    Ok(Answer { connect, answer: start.elapsed() - connect, time })
+    read_answer(stream, &question, &down).await
+}
+
+fn array<const N: usize>(random: &mut impl rand::CryptoRng) -> [u8; N] {
+    let mut bytes = [0; N];
+    random.fill_bytes(&mut bytes);
+    bytes
 }
 
 async fn read_answer(stream: &mut TcpStream, question: &Question, keys: &KeyIv) -> Result<UnixTime, PingError> {

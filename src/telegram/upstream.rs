@@ -11,8 +11,7 @@
 //! - who finds later that an address accepts connections and breaks them says so: [`Upstream::broke`];
 //! - Telegram's lists come through [`Upstream::lists`], for whoever says that it needs them: [`Upstream::want_lists`].
 //!
-//! All connections come out of a race of addresses ([`net::race`](crate::net::race)), and each single TCP connection of a
-//! race comes out of one function, `Inner::open`. What is to stand between this machine and Telegram belongs there.
+//! All of them take one of the [`routes`](super::routes), which race the addresses ([`net::race`](crate::net::race)).
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,13 +26,13 @@ use tokio::time::sleep;
 
 use super::lists::Lists;
 use super::pool::{LONGEST, Order, Pool, Rests};
+use super::routes::{By, Reached, Routes, Standing};
 use super::{DcId, Family, Settings};
-use crate::net::health::Health;
-use crate::net::race::{interleaved, race};
+use crate::net::race::interleaved;
 use crate::net::sockopt;
 
-/// How long a data centre has to accept a connection, all of its addresses together.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How often routes are probed, give or take a fifth.
+const PROBE_EVERY: Duration = Duration::from_secs(60);
 
 /// How often what stands ready is looked after.
 const TEND: Duration = Duration::from_secs(5);
@@ -45,7 +44,7 @@ pub struct Upstream(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: ArcSwap<Settings>,
-    health: Health,
+    routes: ArcSwap<Routes>,
     pool: Pool<Reached>,
     lists: watch::Sender<Arc<Lists>>,
     /// How much the lists are needed. It is also touched when the settings change.
@@ -64,23 +63,12 @@ pub enum Need {
     Soon,
 }
 
-/// A connection on which nothing has been sent yet.
-#[derive(Debug)]
-pub struct Reached {
-    /// The connection.
-    pub stream: TcpStream,
-    /// Whose it is: one of the addresses that were asked for.
-    pub address: SocketAddr,
-    /// Whether it stood ready, so that it may have died unnoticed.
-    pub warm: bool,
-}
-
 /// Why there is no connection to a data centre.
 #[derive(Debug)]
 pub enum ReachError {
     /// There is no data centre of this number.
     Unknown,
-    /// None of its addresses could be reached.
+    /// It could not be reached over any route.
     Unreachable(io::Error),
 }
 
@@ -88,8 +76,8 @@ impl Upstream {
     /// A way to the data centres of these settings. Nothing is known of them yet.
     pub fn new(settings: Settings) -> Self {
         Self(Arc::new(Inner {
+            routes: ArcSwap::from_pointee(Routes::new(&settings.routes, None)),
             settings: ArcSwap::from_pointee(settings),
-            health: Health::default(),
             pool: Pool::default(),
             lists: watch::Sender::default(),
             need: watch::Sender::default(),
@@ -104,6 +92,7 @@ impl Upstream {
     /// From now on these settings hold. Connections of sessions stay as they are; those that stand ready are closed if
     /// anything is different.
     pub fn replace(&self, settings: Settings) {
+        self.0.routes.store(Arc::new(Routes::new(&settings.routes, Some(&self.0.routes.load()))));
         let before = self.0.settings.swap(Arc::new(settings));
         if *before != *self.0.settings.load_full() {
             self.0.pool.clear();
@@ -111,38 +100,59 @@ impl Upstream {
         }
     }
 
-    /// Connects to a data centre, or takes a connection to it that stands ready.
-    pub async fn connect(&self, dc: DcId) -> Result<Reached, ReachError> {
+    /// Connects to a data centre for this user, or takes a connection to it that stands ready.
+    pub async fn connect(&self, dc: DcId, user: &str) -> Result<Reached, ReachError> {
         let settings = self.0.settings.load_full();
         if let (Some(centre), 1..) = (settings.centre(dc), settings.warm)
+            && self.0.routes.load().can_wait()
             && let Some(ready) = self.0.pool.take(centre, Instant::now())
         {
             sockopt::keep_alive(&ready.stream);
             return Ok(ready);
         }
-        self.connect_anew(dc).await
+        self.connect_anew(dc, user).await
     }
 
-    /// Connects to a data centre.
-    pub async fn connect_anew(&self, dc: DcId) -> Result<Reached, ReachError> {
+    /// Connects to a data centre for this user.
+    pub async fn connect_anew(&self, dc: DcId, user: &str) -> Result<Reached, ReachError> {
         let addresses = self.0.addresses(dc);
         if addresses.is_empty() {
             return Err(ReachError::Unknown);
         }
-        self.dial(&addresses).await.map_err(ReachError::Unreachable)
+        let routes = self.0.routes.load_full();
+        routes.connect(dc, user, &addresses).await.map_err(ReachError::Unreachable)
     }
 
-    /// Connects to one of these addresses.
+    /// Connects to one of these addresses, with no other proxy between: who is there knows where we come from.
     pub async fn dial(&self, addresses: &[SocketAddr]) -> io::Result<Reached> {
-        let inner = &*self.0;
-        let (address, stream) = race(addresses, &inner.health, PATIENCE, |address| inner.open(address)).await?;
-        Ok(Reached { stream, address, warm: false })
+        let routes = self.0.routes.load_full();
+        routes.dial(addresses).await
     }
 
-    /// A connection to this address broke before the first byte came over it. Others are tried before it for a while.
-    pub fn broke(&self, address: SocketAddr) {
-        self.0.health.failed(address, Instant::now());
-        self.0.pool.discard(|ready| ready.address == address);
+    /// Connects to one of these addresses over any route but those to another proxy for Telegram.
+    pub async fn fetch(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+        let routes = self.0.routes.load_full();
+        routes.fetch(addresses).await
+    }
+
+    /// A connection broke before the first byte came over it. Others are tried before its like for a while.
+    pub fn broke(&self, by: By) {
+        self.0.routes.load().broke(by);
+        self.0.pool.discard(|ready| ready.by == by);
+    }
+
+    /// What is known of each route, in the order of the configuration.
+    pub fn routes(&self) -> Vec<Standing> {
+        self.0.routes.load().standing()
+    }
+
+    /// Finds out again and again whether routes work, where that makes a difference, for as long as it is polled.
+    pub async fn keep_probing(&self) {
+        loop {
+            sleep(PROBE_EVERY.mul_f64(rand::random_range(0.8..1.2))).await;
+            let routes = self.0.routes.load_full();
+            routes.probe(|dc| self.0.addresses(dc)).await;
+        }
     }
 
     /// Keeps connections ready, as many as the demand wants, for as long as this is polled; then there are none.
@@ -164,7 +174,7 @@ impl Upstream {
     }
 
     async fn stock(&self, order: Order) {
-        match self.connect_anew(order.dc).await {
+        match self.connect_anew(order.dc, "").await {
             Ok(reached) => {
                 sockopt::notice_soon(&reached.stream);
                 // A little apart, so that what was opened together is not replaced together.
@@ -243,14 +253,6 @@ impl Inner {
             more
         });
     }
-
-    /// One TCP connection, ready for what a session sends.
-    async fn open(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(address).await?;
-        sockopt::no_delay(&stream);
-        sockopt::keep_alive(&stream);
-        Ok(stream)
-    }
 }
 
 impl Rests for Reached {
@@ -276,6 +278,7 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
+    use crate::net::race::STAGGER;
     use crate::telegram::lists::{Clusters, Version};
 
     async fn listener() -> (TcpListener, SocketAddr) {
@@ -310,7 +313,7 @@ mod tests {
     async fn a_number_that_is_not_known_is_no_failure_of_the_network() {
         let upstream = Upstream::new(Settings::default());
         for number in [0, 6, 10_004, i16::MIN] {
-            assert!(matches!(upstream.connect(DcId::new(number)).await, Err(ReachError::Unknown)), "{number}");
+            assert!(matches!(upstream.connect(DcId::new(number), "").await, Err(ReachError::Unknown)), "{number}");
         }
         assert!(upstream.0.pool.is_at_rest());
     }
@@ -320,11 +323,12 @@ mod tests {
         let dead = listener().await.1;
         let (_alive, alive) = listener().await;
         let upstream = Upstream::new(settings(2, &[dead, alive]));
-        assert_eq!(upstream.connect(DcId::new(-2)).await.unwrap().address, alive);
+        assert_eq!(upstream.connect(DcId::new(-2), "").await.unwrap().by.address.unwrap(), alive);
         upstream.replace(settings(4, &[dead, alive]));
-        assert!(matches!(upstream.connect(DcId::new(6)).await, Err(ReachError::Unknown)));
-        assert!(upstream.0.health.is_bad(&dead));
-        assert_eq!(upstream.connect(DcId::new(4)).await.unwrap().address, alive);
+        assert!(matches!(upstream.connect(DcId::new(6), "").await, Err(ReachError::Unknown)));
+        let start = Instant::now();
+        assert_eq!(upstream.connect(DcId::new(4), "").await.unwrap().by.address.unwrap(), alive);
+        assert!(start.elapsed() < STAGGER);
     }
 
     #[tokio::test]
@@ -332,10 +336,11 @@ mod tests {
         let ((_first, first), (_second, second)) = (listener().await, listener().await);
         let upstream = Upstream::new(settings(2, &[first, second]));
         let _keeping = keep_warm(&upstream);
-        assert_eq!(upstream.connect(DC).await.unwrap().address, first);
+        let reached = upstream.connect(DC, "").await.unwrap();
+        assert_eq!(reached.by.address.unwrap(), first);
         until(&upstream, 1).await;
-        upstream.broke(first);
-        assert_eq!(upstream.connect(DC).await.unwrap().address, second);
+        upstream.broke(reached.by);
+        assert_eq!(upstream.connect(DC, "").await.unwrap().by.address.unwrap(), second);
     }
 
     #[tokio::test]
@@ -343,10 +348,14 @@ mod tests {
         let (listening, address) = listener().await;
         let upstream = Upstream::new(settings(2, &[address]));
         let keeping = keep_warm(&upstream);
-        assert!(!upstream.connect(DC).await.unwrap().warm);
+        assert!(!upstream.connect(DC, "").await.unwrap().warm);
         until(&upstream, 1).await;
-        let ready = upstream.connect(DcId::new(-2)).await.unwrap();
-        assert_eq!((ready.warm, ready.address), (true, address), "the media of a data centre are at the same place");
+        let ready = upstream.connect(DcId::new(-2), "").await.unwrap();
+        assert_eq!(
+            (ready.warm, ready.by.address),
+            (true, Some(address)),
+            "the media of a data centre are at the same place"
+        );
         until(&upstream, 2).await;
         drop(keeping);
         until(&upstream, 0).await;
@@ -361,8 +370,8 @@ mod tests {
         let upstream = Upstream::new(settings(2, &[address]));
         let keeping = keep_warm(&upstream);
         for manner in 0..3 {
-            drop(upstream.connect_anew(DC).await.unwrap());
-            assert!(!upstream.connect(DC).await.unwrap().warm);
+            drop(upstream.connect_anew(DC, "").await.unwrap());
+            assert!(!upstream.connect(DC, "").await.unwrap().warm);
             for _ in 0..2 {
                 listening.accept().await.unwrap();
             }
@@ -381,7 +390,7 @@ mod tests {
                 }
             };
             timeout(Duration::from_secs(10), noticing).await.unwrap();
-            assert!(!upstream.connect(DC).await.unwrap().warm);
+            assert!(!upstream.connect(DC, "").await.unwrap().warm);
             listening.accept().await.unwrap();
             upstream.0.pool.clear();
             drop(held);
@@ -394,17 +403,17 @@ mod tests {
         let ((_first, first), (_second, second)) = (listener().await, listener().await);
         let upstream = Upstream::new(settings(2, &[first]));
         let _keeping = keep_warm(&upstream);
-        upstream.connect(DC).await.unwrap();
+        upstream.connect(DC, "").await.unwrap();
         until(&upstream, 1).await;
         upstream.replace(settings(2, &[first]));
         assert_eq!(upstream.ready(), 1, "they are the same");
         upstream.replace(settings(2, &[second]));
         assert_eq!(upstream.ready(), 0);
-        let fresh = upstream.connect(DC).await.unwrap();
-        assert_eq!((fresh.warm, fresh.address), (false, second));
+        let fresh = upstream.connect(DC, "").await.unwrap();
+        assert_eq!((fresh.warm, fresh.by.address), (false, Some(second)));
         until(&upstream, 1).await;
         upstream.replace(Settings { warm: 0, ..settings(2, &[second]) });
-        assert!(!upstream.connect(DC).await.unwrap().warm);
+        assert!(!upstream.connect(DC, "").await.unwrap().warm);
         assert!(upstream.0.pool.is_at_rest());
     }
 

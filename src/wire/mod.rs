@@ -4,7 +4,10 @@
 pub mod class;
 pub mod client_hello;
 pub mod cursor;
+pub mod dns;
+pub mod fake_tls;
 pub mod framing;
+pub mod hellos;
 pub mod numbers;
 pub mod obfuscated;
 pub mod packets;

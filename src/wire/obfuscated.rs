@@ -60,11 +60,36 @@ pub fn seal_for_dc(dc: i16, down: &KeyIv, mut random: impl FnMut() -> [u8; 10]) 
             break;
         }
     }
-    let mut stream = directions(material(&header), None).up.stream();
-    let mut encrypted = header;
+    let up = directions(material(&header), None).up;
+    let stream = sealed(&mut header, &up);
+    (header, stream)
+}
+
+/// The header that opens a stream to another proxy, as a client with its secret sends it; the keystream of what we send
+/// behind it; and the keys of what comes back.
+pub fn seal_for_proxy(
+    dc: i16,
+    secret: &[u8; 16],
+    mut random: impl FnMut() -> [u8; HEADER],
+) -> ([u8; HEADER], Ctr, KeyIv) {
+    let mut header = random();
+    while looks_like_another_protocol(&header) {
+        header = random();
+    }
+    header[TAG].copy_from_slice(&PADDED_INTERMEDIATE);
+    header[DC].copy_from_slice(&dc.to_le_bytes());
+    let Directions { up, down } = directions(material(&header), Some(secret));
+    let stream = sealed(&mut header, &up);
+    (header, stream, down)
+}
+
+/// Encrypts what of a header is encrypted, and gives the keystream behind it.
+fn sealed(header: &mut [u8; HEADER], up: &KeyIv) -> Ctr {
+    let mut stream = up.stream();
+    let mut encrypted = *header;
     stream.apply(&mut encrypted);
     header[TAG.start..].copy_from_slice(&encrypted[TAG.start..]);
-    (header, stream)
+    stream
 }
 
 fn material(header: &[u8; HEADER]) -> &[u8; MATERIAL] {
@@ -231,6 +256,20 @@ mod tests {
             std::array::from_fn(|at| start.get(at).copied().unwrap_or(1))
         });
         assert_eq!(header[..8], [7; 8]);
+    }
+
+    #[test]
+    fn a_proxy_opens_what_is_sealed_for_it() {
+        let mut draws = [[0xef; HEADER], [7; HEADER]].into_iter();
+        let (header, mut up, down) = seal_for_proxy(-4, &[1; 16], || draws.next().unwrap());
+        assert_eq!(header[..8], [7; 8]);
+        let mut opened = open(&header, &[1; 16]).unwrap();
+        assert!(opened.dc == -4 && opened.down == down);
+        let mut sent = *b"behind it";
+        up.apply(&mut sent);
+        opened.up.apply(&mut sent);
+        assert_eq!(&sent, b"behind it");
+        assert!(open(&header, &[8; 16]).is_none());
     }
 
     /// What a client sends after the flight, without the first record's last byte up to all of it.

@@ -257,6 +257,13 @@ impl Proxy {
         Self::run(world, Place::Internet, "the rustls site", "site", &arguments)
     }
 
+    /// On the other side, for another one that takes it for its next hop. It has the same secret.
+    pub fn abroad(world: &World) -> Self {
+        let secret = format!("home={SECRET}");
+        let arguments = ["--listen", "[::]:8443", "--domain", DOMAIN, "--cover", "site", "--secret", &secret];
+        Self::run(world, Place::Internet, "the proxy abroad", "abroad", &arguments)
+    }
+
     fn run(world: &World, place: Place, name: &str, state: &str, arguments: &[&str]) -> Self {
         let mut command = world.command(place, env!("CARGO_BIN_EXE_vizard"));
         command.args(["run", "--state-dir"]).arg(world.path(state)).args(arguments);
@@ -311,6 +318,38 @@ impl Proxy {
 fn ready(line: &str) -> Option<Vec<SocketAddr>> {
     let line: Value = serde_json::from_str(line).ok().filter(|line: &Value| line["ready"] == true)?;
     Some(line["listen"].as_array()?.iter().map(|address| address.as_str().unwrap().parse().unwrap()).collect())
+}
+
+/// A SOCKS proxy and an HTTP proxy on the other side.
+pub struct Forwarders {
+    _running: [Running; 2],
+}
+
+impl Forwarders {
+    /// Both listen when this returns. `None` with a note where one of them is not installed; where `CI` is set that is a
+    /// failure.
+    pub fn open(world: &World) -> Option<Self> {
+        let [socks, http] = ["/usr/bin/microsocks", "/usr/bin/tinyproxy"];
+        if let Some(program) = [socks, http].iter().find(|program| !Path::new(program).exists()) {
+            assert!(env::var_os("CI").is_none(), "{program} is not installed");
+            let _ = writeln!(io::stderr(), "skipped: {program} is not installed");
+            return None;
+        }
+        let file = world.path("tinyproxy.conf");
+        fs::write(&file, "Port 3128\nTimeout 600\n").unwrap();
+        let mut command = world.command(Place::Internet, socks);
+        command.args(["-p", "1080"]);
+        let socks = Running::start("the SOCKS proxy", command);
+        let mut command = world.command(Place::Internet, http);
+        command.args(["-d", "-c"]).arg(file);
+        let http = Running::start("the HTTP proxy", command);
+        for port in [1080, 3128] {
+            let mut command = world.command(Place::Internet, "timeout");
+            command.args(["30", "bash", "-c", &format!("until : 3<>/dev/tcp/127.0.0.1/{port}; do :; done")]);
+            assert!(command.output().unwrap().status.success(), "nobody listens at port {port}");
+        }
+        Some(Self { _running: [socks, http] })
+    }
 }
 
 /// A real nginx, whose flight has several encrypted records.

@@ -13,6 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::dice::Dice;
+use super::hello::Key;
 use super::obfuscated::{Frame, Frames, Header, Stream, framed};
 
 /// What a data centre does once it has the header.
@@ -74,10 +75,19 @@ impl MockDc {
 
     /// At an address of a network in which it is free.
     pub async fn at(addr: SocketAddr, role: Role) -> Self {
+        Self::listen(addr, None, role).await
+    }
+
+    /// A proxy without disguise that knows this key, with a data centre behind it.
+    pub async fn behind(role: Role, key: Key) -> Self {
+        Self::listen("127.0.0.1:0".parse().expect("an address"), Some(key), role).await
+    }
+
+    async fn listen(addr: SocketAddr, key: Option<Key>, role: Role) -> Self {
         let listener = TcpListener::bind(addr).await.expect("the address is free");
         let addr = listener.local_addr().expect("an address");
         let log = Arc::new(Log::default());
-        let task = tokio::spawn(accept(listener, role, log.clone()));
+        let task = tokio::spawn(accept(listener, key, role, log.clone()));
         Self { addr, log, task }
     }
 
@@ -161,7 +171,7 @@ impl Drop for Silent {
 }
 
 /// All connections end with this.
-async fn accept(listener: TcpListener, role: Role, log: Arc<Log>) {
+async fn accept(listener: TcpListener, key: Option<Key>, role: Role, log: Arc<Log>) {
     let mut serving = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let log = log.clone();
@@ -169,7 +179,7 @@ async fn accept(listener: TcpListener, role: Role, log: Arc<Log>) {
         let there = There::new(&log);
         serving.spawn(async move {
             let _there = there;
-            let _ = Peer::serve(stream, role, log).await;
+            let _ = Peer::serve(stream, key, role, log).await;
         });
     }
 }
@@ -198,11 +208,11 @@ struct Peer {
 }
 
 impl Peer {
-    async fn serve(mut stream: TcpStream, role: Role, log: Arc<Log>) -> std::io::Result<()> {
+    async fn serve(mut stream: TcpStream, key: Option<Key>, role: Role, log: Arc<Log>) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
         let mut wire = [0; 64];
         stream.read_exact(&mut wire).await?;
-        let header = Header::open(wire, None);
+        let header = Header::open(wire, key.as_ref());
         let index = log.add(Seen { tag: header.tag, dc: header.dc, sum: None });
         let mut peer = Self { stream, up: header.up, down: header.down, frames: Frames::default() };
         let sum = peer.play(role).await?;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::finding::{Check, Finding};
@@ -68,14 +67,16 @@ async fn look_at_remote(settings: &Settings, name: &Domain, asker: &Asker<'_>) -
         Err(Unusable::Ourselves) => return Seen::Ourselves,
         Err(error) => return Seen::Unreachable(error.to_string()),
     }
-    let addresses: Vec<SocketAddr> = match lookup_host((settings.host.as_str(), settings.port)).await {
-        Ok(found) => found.collect(),
-        Err(error) => return Seen::Unreachable(error.to_string()),
-    };
     // Whoever else got such a hello could play it to the proxy, which has never seen it, and watch what comes back.
-    let near = settings.proxy_protocol.is_none() && leads(&settings.host, asker.host).await.here();
-    if near && lets_in(&addresses, asker.visitors).await {
-        return Seen::Ourselves;
+    let bare = settings.proxy_protocol.is_none() && settings.dialer.route().via.proxy().is_none();
+    if bare && leads(&settings.host, asker.host).await.here() {
+        let addresses = match settings.dialer.names().lookup(&settings.host, settings.port).await {
+            Ok(found) => found,
+            Err(error) => return Seen::Unreachable(error.to_string()),
+        };
+        if lets_in(&addresses, asker.visitors).await {
+            return Seen::Ourselves;
+        }
     }
     examined(&cover::Cover::remote(remote, name.clone(), None)).await
 }

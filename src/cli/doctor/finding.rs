@@ -35,6 +35,8 @@ pub enum Check {
     Telegram,
     /// Links to middle proxies come about, where somebody has a tag.
     Middle,
+    /// Each route leads to them.
+    Routes,
 }
 
 impl Check {
@@ -55,6 +57,7 @@ impl Check {
             Self::Records => "records",
             Self::Telegram => "telegram",
             Self::Middle => "middle",
+            Self::Routes => "routes",
         }
     }
 }

@@ -20,6 +20,7 @@ mod login;
 mod middle;
 pub(super) mod name;
 mod patient;
+mod routes;
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -128,6 +129,7 @@ struct Facts {
     issue: Option<acme::Issue>,
     centres: Vec<centres::Asked>,
     middle: Option<middle::Asked>,
+    routes: Vec<routes::Asked>,
     now: UnixTime,
 }
 
@@ -173,7 +175,8 @@ impl Facts {
             _ => None,
         };
         let centres = async {
-            match wants(&[Check::Telegram]) {
+            // Where there are other ways, the direct one may well be closed.
+            match wants(&[Check::Telegram]) && patient.telegram.routes.is_empty() {
                 true => during(&progress, "data centres", centres::ask(&patient.telegram)).await,
                 false => Vec::new(),
             }
@@ -182,9 +185,16 @@ impl Facts {
             let settings = patient.middle.as_ref().filter(|_| wants(&[Check::Middle]))?;
             Some(during(&progress, "middle proxies", middle::ask(settings, patient.published().as_ref())).await)
         };
-        let ((listeners, logins), redirects, leads, cover, centres, middle) =
-            tokio::join!(front, redirects, leads, cover, centres, middle);
-        Self { listeners, redirects, logins, leads, cover, issue, centres, middle, now: SystemTime::now().into() }
+        let routes = async {
+            match wants(&[Check::Routes]) && !patient.telegram.routes.is_empty() {
+                true => during(&progress, "routes", routes::ask(&patient.telegram)).await,
+                false => Vec::new(),
+            }
+        };
+        let ((listeners, logins), redirects, leads, cover, centres, middle, routes) =
+            tokio::join!(front, redirects, leads, cover, centres, middle, routes);
+        let now = SystemTime::now().into();
+        Self { listeners, redirects, logins, leads, cover, issue, centres, middle, routes, now }
     }
 
     fn judge(&self, patient: &Patient) -> Vec<Finding> {
@@ -199,6 +209,7 @@ impl Facts {
         found.extend(self.issue.iter().flat_map(acme::issue));
         found.extend(self.centres.iter().map(centres::centre));
         found.extend(self.middle.iter().flat_map(middle::middle));
+        found.extend(self.routes.iter().map(|asked| routes::route(asked, self.routes.len() == 1)));
         found.push(clock::clock(self.skews(patient), patient.time_window));
         found.extend(self.judge_name(patient));
         found.extend(self.judge_cover(patient));
@@ -211,7 +222,9 @@ impl Facts {
             (Some(Seen::Visited(learnt)), Some(Cover::Remote(_))) => learnt.ahead,
             _ => None,
         };
-        Skews { cover, telegram: centres::ahead(&self.centres, self.now.0) }
+        let centres = self.centres.iter().flat_map(|(_, ways)| ways).filter_map(|(_, answer)| answer.as_ref().ok());
+        let routes = self.routes.iter().filter_map(|(.., answer)| answer.as_ref().ok());
+        Skews { cover, telegram: centres::ahead(centres.chain(routes), self.now.0) }
     }
 
     fn judge_name(&self, patient: &Patient) -> Option<Finding> {

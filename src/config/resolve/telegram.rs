@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::Resolver;
+use super::routes::Ways;
 use crate::config::layer::{TelegramWritten, Written};
 use crate::config::report::Complaint;
 use crate::config::units;
@@ -12,11 +13,12 @@ use crate::telegram::{DcId, Family, Settings};
 const FAMILIES: &[(&str, Family)] = &[("ipv4", Family::Ipv4), ("ipv6", Family::Ipv6)];
 
 impl Resolver<'_> {
-    pub(super) fn telegram(&mut self, written: TelegramWritten) -> Settings {
+    pub(super) fn telegram(&mut self, written: TelegramWritten, ways: &Ways) -> Settings {
         let usual = Settings::default();
         Settings {
             overrides: self.data_centres(written.addresses),
             prefer: self.choice(written.prefer, FAMILIES).unwrap_or_default(),
+            routes: self.telegram_routes(written.routes, ways),
             warm: self.value(written.warm, units::up_to_64).unwrap_or(usual.warm),
             refresh: written.refresh.map_or(usual.refresh, |refresh| refresh.value),
             lists: written.lists.filter(|lists| self.url(lists)).map_or(usual.lists, |lists| lists.value),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::hellos::TEMPLATES;
 use super::{Door, HANDSHAKE, flight, within};
+use crate::wire::hellos::TEMPLATES;
 use crate::wire::record::CHANGE_CIPHER_SPEC;
 
 /// One more than any server is known to take.

@@ -16,7 +16,6 @@
 mod ccs;
 mod examine;
 mod flight;
-mod hellos;
 mod keep;
 mod knock;
 mod page;
@@ -35,19 +34,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use self::hellos::TEMPLATES;
 use self::keep::Store;
 use self::reading::{Bulk, Farewell};
 use self::visit::Heard;
 use super::profile::{FlightShape, Profile, VisitShape};
 use crate::auth::{Domain, UnixTime};
 use crate::wire::HelloClass;
+use crate::wire::hellos::{TEMPLATES, Template};
 use crate::wire::record::CLOSE_NOTIFY;
 
 pub use self::examine::Examined;
@@ -317,12 +315,7 @@ impl Scout {
         seen
     }
 
-    async fn flight(
-        &self,
-        door: &impl Door,
-        template: hellos::Template,
-        expected: Option<usize>,
-    ) -> io::Result<FlightShape> {
+    async fn flight(&self, door: &impl Door, template: Template, expected: Option<usize>) -> io::Result<FlightShape> {
         let hello = template
             .hello(self.name.as_str(), &mut rand::rng())
             .map_err(|_| io::Error::other("no hello could be made"))?;
@@ -411,13 +404,6 @@ impl Readings {
             Err(error) => failures.push(format!("close: {error}")),
         }
     }
-}
-
-/// A fresh hello of this class for the site `name`, unsigned; `None` for [`HelloClass::Other`], whose members have
-/// nothing in common.
-pub fn hello(class: HelloClass, name: &Domain, random: &mut impl Rng) -> Option<Vec<u8>> {
-    let template = TEMPLATES.into_iter().find(|template| template.class == class)?;
-    template.hello(name.as_str(), random).ok()
 }
 
 async fn within<T>(limit: Duration, visit: impl Future<Output = io::Result<T>>) -> io::Result<T> {

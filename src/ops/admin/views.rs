@@ -12,6 +12,7 @@ use super::control::Control;
 use crate::auth::UnixTime;
 use crate::ops::snapshot::{QuotaState, Snapshot, UserState};
 use crate::server::sessions::Live;
+use crate::telegram::routes;
 
 /// A failure.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -68,6 +69,8 @@ pub struct Status {
     /// Middle proxies.
     #[serde(default)]
     pub middle: Middle,
+    /// The ways to Telegram, in the order of the configuration.
+    pub routes: Vec<Route>,
     /// The cover.
     pub cover: Cover,
     /// The memory of spent hellos.
@@ -128,6 +131,21 @@ pub struct Middle {
     pub waiting_bytes: usize,
     /// Links that could not be opened.
     pub failures: u64,
+}
+
+/// A way to Telegram.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// Its kind, as in the configuration.
+    pub kind: String,
+    /// Whether it worked when last tried.
+    pub up: bool,
+    /// Times that a data centre was reached over it.
+    pub reached: u64,
+    /// Times that none was.
+    pub failed: u64,
 }
 
 /// The cover.
@@ -286,6 +304,7 @@ impl Status {
                 waiting_bytes: seen.middle.waiting,
                 failures: seen.middle.failed,
             },
+            routes: seen.routes.iter().map(Route::from).collect(),
             cover: cover(&seen, !counts.cover_is_away(), load(&counts.cover_away)),
             replay: ReplayMemory {
                 entries: seen.replay.entries,
@@ -353,6 +372,18 @@ impl From<&UserState> for User {
             ad_tag: user.ad_tag.clone(),
             bytes: Bytes { up: user.up, down: user.down },
             quota: user.quota.as_ref().map(Quota::from),
+        }
+    }
+}
+
+impl From<&routes::Standing> for Route {
+    fn from(route: &routes::Standing) -> Self {
+        Self {
+            name: route.name.clone(),
+            kind: route.kind.into(),
+            up: route.well,
+            reached: route.reached,
+            failed: route.failed,
         }
     }
 }

@@ -51,7 +51,7 @@ impl Keeper {
         let way = upstream.clone();
         let client = Client::default().reaching(move |addresses| {
             let way = way.clone();
-            Box::pin(async move { Ok(way.dial(&addresses).await?.stream) })
+            Box::pin(async move { way.fetch(&addresses).await })
         });
         Self { upstream, folder, client }
     }

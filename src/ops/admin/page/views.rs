@@ -130,6 +130,7 @@ pub fn overview(desk: &Shared, login: &Login) -> Markup {
             (tally("Declined, by reason", "Every one of these was a visitor of the cover and stayed one.", &status.declines))
             (tally("Admitted, by class of hello", "What the clients' first packets look like.", &status.hellos))
             (centres(&status))
+            (routes(&status))
             (about(&status, login))
         }
     };
@@ -214,6 +215,24 @@ fn centres(status: &Status) -> Markup {
                             td { (centre.dc) } td class="number" { (centre.sessions) } td class="number" { (centre.reached) }
                             td class={ "number" @if centre.failed > 0 { " bad" } } { (centre.failed) }
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn routes(status: &Status) -> Markup {
+    html! {
+        div class="card" {
+            h2 { "Routes" }
+            table {
+                tr { th { "Name" } th { "Kind" } th { "State" } th class="number" { "reached" } th class="number" { "failed" } }
+                @for route in &status.routes {
+                    tr {
+                        td { (route.name) } td { (route.kind) }
+                        td { @if route.up { span class="good" { "up" } } @else { span class="bad" { "down" } } }
+                        td class="number" { (route.reached) } td class="number" { (route.failed) }
                     }
                 }
             }

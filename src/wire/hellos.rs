@@ -2,20 +2,19 @@
 //! random parts, key shares that a server can really use, and the cover's name. All else stays byte for byte.
 
 use rand::Rng;
-use rustls::crypto::SupportedKxGroup;
-use rustls::crypto::aws_lc_rs::kx_group;
 
-use crate::wire::cursor::Cursor;
-use crate::wire::numbers::group::{SECP256R1, SECP384R1, SECP521R1, X25519, X25519MLKEM768};
-use crate::wire::numbers::{TLS13, extension};
-use crate::wire::record::{self, kind};
-use crate::wire::{ClientHello, DecodeError, HelloClass};
+use super::cursor::Cursor;
+use super::numbers::group::{SECP256R1, SECP384R1, SECP521R1, X25519, X25519MLKEM768};
+use super::numbers::{TLS13, extension};
+use super::record::{self, kind};
+use super::{ClientHello, DecodeError, HelloClass};
+use crate::crypto::shares;
 
 /// A hello to start from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Template {
+pub struct Template {
     /// What its copies are.
-    pub(super) class: HelloClass,
+    pub class: HelloClass,
     shape: Shape,
 }
 
@@ -30,7 +29,7 @@ enum Shape {
 }
 
 /// One or more for each class but [`HelloClass::Other`], whose members have nothing in common.
-pub(super) const TEMPLATES: [Template; 5] = [
+pub const TEMPLATES: [Template; 5] = [
     Template { class: HelloClass::ChromeHybrid, shape: Shape::Captured(TDLIB) },
     Template { class: HelloClass::Chrome, shape: Shape::WithoutHybrid(TDLIB) },
     Template { class: HelloClass::SafariHybrid, shape: Shape::Safari },
@@ -38,16 +37,23 @@ pub(super) const TEMPLATES: [Template; 5] = [
     Template { class: HelloClass::Padded517, shape: Shape::Captured(TDESKTOP_5) },
 ];
 
-const TDLIB: &[u8] = include_bytes!("../../../fixtures/client_hello/tdlib-1.8.69-1.bin");
-const TDESKTOP_4: &[u8] = include_bytes!("../../../fixtures/client_hello/tdesktop-4.6.5-1.bin");
-const TDESKTOP_5: &[u8] = include_bytes!("../../../fixtures/client_hello/tdesktop-5.7.2-1.bin");
+const TDLIB: &[u8] = include_bytes!("../../fixtures/client_hello/tdlib-1.8.69-1.bin");
+const TDESKTOP_4: &[u8] = include_bytes!("../../fixtures/client_hello/tdesktop-4.6.5-1.bin");
+const TDESKTOP_5: &[u8] = include_bytes!("../../fixtures/client_hello/tdesktop-5.7.2-1.bin");
 
 /// Length that [`HelloClass::Padded517`] is padded to.
 const PADDED: usize = 517;
 
+/// A fresh hello of this class for the site `name`, unsigned; `None` for [`HelloClass::Other`], whose members have
+/// nothing in common.
+pub fn hello(class: HelloClass, name: &str, random: &mut impl Rng) -> Option<Vec<u8>> {
+    let template = TEMPLATES.into_iter().find(|template| template.class == class)?;
+    template.hello(name, random).ok()
+}
+
 impl Template {
     /// A fresh hello for the site `name`, in one record.
-    pub(super) fn hello(self, name: &str, random: &mut impl Rng) -> Result<Vec<u8>, NoHello> {
+    pub fn hello(self, name: &str, random: &mut impl Rng) -> Result<Vec<u8>, NoHello> {
         let safari;
         let (template, hybrid) = match self.shape {
             Shape::Captured(bytes) => (bytes, true),
@@ -89,16 +95,10 @@ impl Template {
 
 /// No hello could be made; a mistake in a template or a failure of the crypto library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NoHello;
+pub struct NoHello;
 
 impl From<DecodeError> for NoHello {
     fn from(_: DecodeError) -> Self {
-        Self
-    }
-}
-
-impl From<rustls::Error> for NoHello {
-    fn from(_: rustls::Error) -> Self {
         Self
     }
 }
@@ -144,8 +144,8 @@ fn fresh_shares(body: &[u8], hybrid: bool) -> Result<Vec<u8>, NoHello> {
         let old = shares.vector16("key share")?;
         let value = match group {
             X25519MLKEM768 if !hybrid => continue,
-            X25519MLKEM768 => share(kx_group::X25519MLKEM768)?,
-            X25519 => share(kx_group::X25519)?,
+            X25519MLKEM768 => shares::x25519_mlkem768().ok_or(NoHello)?,
+            X25519 => shares::x25519().ok_or(NoHello)?,
             _ => old.to_vec(),
         };
         list.extend(group.to_be_bytes());
@@ -156,10 +156,6 @@ fn fresh_shares(body: &[u8], hybrid: bool) -> Result<Vec<u8>, NoHello> {
     Ok(body)
 }
 
-fn share(group: &dyn SupportedKxGroup) -> Result<Vec<u8>, NoHello> {
-    Ok(group.start()?.pub_key().to_vec())
-}
-
 /// An ECH extension without meaning: the same algorithms and lengths, a key that could be one, and noise.
 fn fresh_ech(body: &[u8], random: &mut impl Rng) -> Result<Vec<u8>, NoHello> {
     let mut old = Cursor::new(body);
@@ -167,7 +163,7 @@ fn fresh_ech(body: &[u8], random: &mut impl Rng) -> Result<Vec<u8>, NoHello> {
     old.u8("ECH configuration")?;
     fresh.push(random.next_u32() as u8);
     old.vector16("ECH key")?;
-    put_vector16(&mut fresh, &share(kx_group::X25519)?);
+    put_vector16(&mut fresh, &shares::x25519().ok_or(NoHello)?);
     let mut noise = old.vector16("ECH payload")?.to_vec();
     random.fill_bytes(&mut noise);
     put_vector16(&mut fresh, &noise);

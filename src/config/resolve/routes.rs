@@ -1,0 +1,427 @@
+//! The sections `[[routes]]`, and the keys that name one of them.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use zeroize::Zeroizing;
+
+use super::Resolver;
+use crate::auth::SecretText;
+use crate::config::keys::nearest;
+use crate::config::layer::{DnsWritten, RouteWritten, Written};
+use crate::config::report::{Complaint, Origin, quoted};
+use crate::config::{User, units};
+use crate::net::route::{Dialer, Leave, Login, Place, Route, Via};
+use crate::net::{https, resolve};
+use crate::telegram::DcId;
+use crate::telegram::routes::{self, Way};
+
+/// The routes that could be read, and where they were written.
+pub(super) struct Ways(Vec<Known>);
+
+struct Known {
+    name: String,
+    at: Origin,
+    /// None if there was something to complain about.
+    route: Option<routes::Route>,
+    used: Cell<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Direct,
+    Socks5,
+    Socks4a,
+    Http,
+    MtProto,
+}
+
+const KINDS: &[(&str, Kind)] = &[
+    ("direct", Kind::Direct),
+    ("socks5", Kind::Socks5),
+    ("socks4a", Kind::Socks4a),
+    ("http", Kind::Http),
+    ("mtproto", Kind::MtProto),
+];
+
+impl Resolver<'_> {
+    /// All routes.
+    pub(super) fn ways(&mut self, written: Vec<RouteWritten>, users: &[User]) -> Ways {
+        let mut ways: Vec<Known> = Vec::new();
+        for (index, route) in written.into_iter().enumerate() {
+            let Some(name) = self.route_name(route.name.as_ref(), &route.at) else { continue };
+            if let Some(first) = ways.iter().find(|known| known.name == name.value) {
+                let what = format!("two routes have the name {}", quoted(&name.value));
+                let complaint = Complaint::new(&name.at, what, "give each route a name of its own");
+                self.complaints.push(complaint.and(&first.at, "first here"));
+            }
+            let before = self.complaints.len();
+            let read = self.route(name.value.clone(), index, route, users);
+            let route = read.filter(|_| self.complaints[before..].iter().all(Complaint::is_warning));
+            ways.push(Known { name: name.value, at: name.at, route, used: Cell::new(false) });
+        }
+        Ways(ways)
+    }
+
+    /// Who is asked about names, and the routes with that.
+    pub(super) fn dns(&mut self, written: Option<DnsWritten>, ways: Ways) -> (Ways, resolve::Resolver) {
+        let Some(DnsWritten { https, route, ca_file, at }) = written else { return (ways, resolve::Resolver::System) };
+        let dialer = route.as_ref().and_then(|route| self.dialer(route, &ways)).unwrap_or_default();
+        let roots = ca_file.and_then(|file| self.roots(file));
+        let Some(https) = https else {
+            if self.whole {
+                let mend = "add a line like `https = \"https://192.0.2.53/dns-query\"`, or remove the section";
+                self.complaints.push(Complaint::new(&at, "this section does not say who is asked", mend));
+            }
+            return (ways, resolve::Resolver::System);
+        };
+        let Some(url) = https.value.parse().ok().filter(https::is_fit) else {
+            let mend = "write the URL of a server for DNS over HTTPS: \"https://192.0.2.53/dns-query\"";
+            self.complaints.push(Complaint::new(&https.at, "not a DNS server", mend));
+            return (ways, resolve::Resolver::System);
+        };
+        let names = resolve::Resolver::https(url, roots, dialer);
+        let asking = |route: routes::Route| routes::Route { way: route.way.asking(&names), ..route };
+        let ways = ways.0.into_iter().map(|known| Known { route: known.route.map(asking), ..known }).collect();
+        (Ways(ways), names)
+    }
+
+    fn roots(&mut self, file: Written<PathBuf>) -> Option<(PathBuf, RootCertStore)> {
+        let at = file.at.clone();
+        let path = self.readable(file)?;
+        self.files.push(path.clone());
+        let roots = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let mut store = RootCertStore::empty();
+        if store.add_parsable_certificates(roots.unwrap_or_default()).0 == 0 {
+            let mend = "name a PEM file with the roots of the server's certificate";
+            self.complaints.push(Complaint::new(&at, "there is no certificate in this file", mend));
+            return None;
+        }
+        Some((path, store))
+    }
+
+    /// Those that `telegram.routes` names, or all.
+    pub(super) fn telegram_routes(&mut self, names: Option<Vec<Written<String>>>, ways: &Ways) -> Vec<routes::Route> {
+        let Some(names) = names else {
+            ways.0.iter().for_each(|known| known.used.set(true));
+            return ways.0.iter().filter_map(|known| known.route.clone()).collect();
+        };
+        names.iter().filter_map(|name| self.named(name, ways)?.route.clone()).collect()
+    }
+
+    /// The route that a key other than those of Telegram names.
+    pub(super) fn dialer(&mut self, name: &Written<String>, ways: &Ways) -> Option<Dialer> {
+        match &self.named(name, ways)?.route.as_ref()?.way {
+            Way::Straight(dialer) => Some(dialer.clone()),
+            Way::Hop { .. } => {
+                let what = "a route of the kind \"mtproto\" leads to Telegram only";
+                self.complaints.push(Complaint::new(&name.at, what, "name a route of another kind"));
+                None
+            }
+        }
+    }
+
+    /// Warns of routes that nobody takes.
+    pub(super) fn unused(&mut self, ways: &Ways) {
+        for known in ways.0.iter().filter(|known| !known.used.get()) {
+            let complaint = Complaint::new(
+                &known.at,
+                "nothing goes over this route",
+                "name it in `telegram.routes`, `cover.route` or `dns.route`, or remove it",
+            );
+            self.complaints.push(complaint.as_warning());
+        }
+    }
+
+    fn named<'w>(&mut self, name: &Written<String>, ways: &'w Ways) -> Option<&'w Known> {
+        let found = ways.0.iter().find(|known| known.name == name.value);
+        match found {
+            Some(known) => known.used.set(true),
+            None if self.whole => {
+                let mend = match nearest(&name.value, ways.0.iter().map(|known| known.name.as_str())) {
+                    Some(near) => format!("did you mean {}?", quoted(near)),
+                    None => "add a section `[[routes]]` with this `name`".into(),
+                };
+                self.complaints.push(Complaint::new(&name.at, "there is no route of this name", mend));
+            }
+            None => {}
+        }
+        found
+    }
+
+    fn route_name(&mut self, name: Option<&Written<String>>, at: &Origin) -> Option<Written<String>> {
+        let Some(name) = name else {
+            if self.whole {
+                let mend = "add a line like `name = \"abroad\"`";
+                self.complaints.push(Complaint::new(at, "this route has no name", mend));
+            }
+            return None;
+        };
+        let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !(1..=32).contains(&name.value.len()) || !name.value.chars().all(fine) {
+            let mend = "use 1 to 32 letters, digits, `-`, `_` and `.`";
+            self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a route", mend));
+            return None;
+        }
+        Some(name.clone())
+    }
+
+    fn route(&mut self, name: String, index: usize, written: RouteWritten, users: &[User]) -> Option<routes::Route> {
+        let RouteWritten { kind, address, user, password, password_file, link, link_file, at, .. } = &written;
+        let Some(kind) = kind else {
+            if self.whole {
+                let mend = "add `kind = \"direct\"`, \"socks5\", \"socks4a\", \"http\" or \"mtproto\"";
+                self.complaints.push(Complaint::new(at, "this route has no kind", mend));
+            }
+            return None;
+        };
+        let chosen = self.choice(Some(kind.clone()), KINDS)?;
+        let logs_in = matches!(chosen, Kind::Socks5 | Kind::Http);
+        let place = |path: &Option<Written<_>>| path.as_ref().map(|path: &Written<PathBuf>| path.at.clone());
+        let text = |text: &Option<Written<String>>| text.as_ref().map(|text| text.at.clone());
+        for (key, meant) in [
+            (text(address), !matches!(chosen, Kind::Direct | Kind::MtProto)),
+            (text(user), logs_in || chosen == Kind::Socks4a),
+            (text(password), logs_in),
+            (place(password_file), logs_in),
+            (text(link), chosen == Kind::MtProto),
+            (place(link_file), chosen == Kind::MtProto),
+        ] {
+            if let (Some(at), false) = (key, meant) {
+                let what = format!("this has no meaning for a route of the kind {}", quoted(&kind.value));
+                self.complaints.push(Complaint::new(&at, what, "remove the line"));
+            }
+        }
+        let rules = self.rules(&written, users);
+        let leave = self.leave(&written);
+        let way = match chosen {
+            Kind::Direct => Way::Straight(dialer(leave, Via::Direct)),
+            Kind::MtProto => {
+                let (place, pass) = self.link(written.link, written.link_file, &written.at)?;
+                Way::Hop { dialer: dialer(leave, Via::Direct), place, pass }
+            }
+            proxy => {
+                let login = self.login(written.user, written.password, written.password_file);
+                let place = self.proxy(written.address, &written.at);
+                Way::Straight(dialer(leave, via(proxy, place?, login)))
+            }
+        };
+        Some(routes::Route {
+            name,
+            way,
+            order: self.natural(written.order).unwrap_or(index as u32 + 1),
+            weight: self.natural(written.weight).unwrap_or(1),
+            data_centres: rules.0,
+            users: rules.1,
+        })
+    }
+
+    fn natural(&mut self, written: Option<Written<String>>) -> Option<u32> {
+        let written = written?;
+        let parsed = units::count(&written.value).ok();
+        if parsed.is_none() {
+            self.complaints.push(Complaint::new(&written.at, "not a whole number from 1 on", "write 1, 2, 3 …"));
+        }
+        parsed
+    }
+
+    /// Data centres and users that a route is for.
+    fn rules(&mut self, written: &RouteWritten, users: &[User]) -> (BTreeSet<DcId>, BTreeSet<String>) {
+        let mut centres = BTreeSet::new();
+        for number in &written.data_centres {
+            match number.value.parse::<DcId>() {
+                Ok(id) if id.number() > 0 => _ = centres.insert(id),
+                _ => {
+                    let mend = "write a number such as 2, 203 or 10002 for a test centre; media go the same way";
+                    self.complaints.push(Complaint::new(&number.at, "not the number of a data centre", mend));
+                }
+            }
+        }
+        for name in &written.users {
+            if self.whole && !users.is_empty() && !users.iter().any(|user| user.name == name.value) {
+                let mend = match nearest(&name.value, users.iter().map(|user| user.name.as_str())) {
+                    Some(near) => format!("did you mean {}?", quoted(near)),
+                    None => "remove the name, or add the user".into(),
+                };
+                // Whoever removes a user should not be kept from it.
+                self.complaints.push(Complaint::new(&name.at, "there is no user of this name", mend).as_warning());
+            }
+        }
+        (centres, written.users.iter().map(|name| name.value.clone()).collect())
+    }
+
+    fn leave(&mut self, written: &RouteWritten) -> Leave {
+        let source = written.source.as_ref().and_then(|text| {
+            let parsed = text.value.parse();
+            if parsed.is_err() {
+                let mend = "write an address of this machine: \"192.0.2.1\"";
+                self.complaints.push(Complaint::new(&text.at, "not an address", mend));
+            }
+            parsed.ok()
+        });
+        let interface = written.interface.as_ref().and_then(|text| {
+            // The kernel's limit is 15 bytes.
+            let fine = (1..=15).contains(&text.value.len()) && !text.value.contains(['/', ' ', '\0']);
+            if !fine {
+                let mend = "write a name that `ip link` shows: \"eth1\"";
+                self.complaints.push(Complaint::new(&text.at, "this cannot be the name of an interface", mend));
+            }
+            fine.then(|| text.value.clone())
+        });
+        let mark = written.mark.as_ref().and_then(|text| {
+            let parsed = text.value.parse();
+            if parsed.is_err() {
+                self.complaints.push(Complaint::new(&text.at, "not a mark", "write a number from 0 to 4294967295"));
+            }
+            parsed.ok()
+        });
+        Leave { source, interface, mark }
+    }
+
+    fn proxy(&mut self, address: Option<Written<String>>, route: &Origin) -> Option<Place> {
+        let Some(address) = address else {
+            if self.whole {
+                let mend = "add a line like `address = \"192.0.2.1:1080\"`";
+                self.complaints.push(Complaint::new(route, "this route does not say where its proxy is", mend));
+            }
+            return None;
+        };
+        let (host, port) = self.check(&address, units::host_and_port)?;
+        Some(Place::new(&host, port))
+    }
+
+    fn login(
+        &mut self,
+        user: Option<Written<String>>,
+        password: Option<Written<String>>,
+        file: Option<Written<PathBuf>>,
+    ) -> Option<Login> {
+        let password_at = password.as_ref().map(|password| password.at.clone());
+        let at = password_at.or_else(|| file.as_ref().map(|file| file.at.clone()));
+        let password = self.one_of(password, file, "password");
+        match (user, password) {
+            (Some(user), password) => Some(Login {
+                user: user.value,
+                password: Zeroizing::new(password.map(|(password, _)| password).unwrap_or_default()),
+            }),
+            (None, _) => {
+                if let (Some(at), true) = (at, self.whole) {
+                    let what = "there is a password without a user";
+                    self.complaints.push(Complaint::new(&at, what, "add `user = \"NAME\"`"));
+                }
+                None
+            }
+        }
+    }
+
+    /// What is written here or in a file.
+    fn one_of(
+        &mut self,
+        text: Option<Written<String>>,
+        file: Option<Written<PathBuf>>,
+        what: &str,
+    ) -> Option<(String, Origin)> {
+        match (text, file) {
+            (Some(text), None) => Some((text.value, text.at)),
+            (None, Some(file)) => self.secret_file(&file).map(|text| (text, file.at)),
+            (Some(text), Some(file)) => {
+                let what = format!("this route has both a {what} and a file with a {what}");
+                let complaint = Complaint::new(&file.at, what, "keep one of the two");
+                self.complaints.push(complaint.and(&text.at, "the other one"));
+                None
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn link(
+        &mut self,
+        link: Option<Written<String>>,
+        file: Option<Written<PathBuf>>,
+        route: &Origin,
+    ) -> Option<(Place, SecretText)> {
+        if link.is_none() && file.is_none() {
+            if self.whole {
+                let what = "this route does not say where the other proxy is";
+                let mend = "add the link that the other proxy prints: `link = \"tg://proxy?…\"`, or `link_file`";
+                self.complaints.push(Complaint::new(route, what, mend));
+            }
+            return None;
+        }
+        let (text, at) = self.one_of(link, file, "link")?;
+        let read = proxy_link(&text);
+        if let Err(what) = &read {
+            let mend = "write the whole link that the other proxy prints: \"tg://proxy?server=…&port=…&secret=…\"";
+            self.complaints.push(Complaint::new(&at, what.clone(), mend));
+        }
+        read.ok()
+    }
+}
+
+fn dialer(leave: Leave, via: Via) -> Dialer {
+    Dialer::new(Route { leave, via }, resolve::Resolver::default())
+}
+
+fn via(kind: Kind, proxy: Place, login: Option<Login>) -> Via {
+    match kind {
+        Kind::Direct | Kind::MtProto => Via::Direct,
+        Kind::Socks5 => Via::Socks5 { proxy, login },
+        Kind::Socks4a => Via::Socks4a { proxy, user: login.map(|login| login.user).unwrap_or_default() },
+        Kind::Http => Via::Http { proxy, login },
+    }
+}
+
+/// Place and secret in a link, `tg://proxy?…` or `https://t.me/proxy?…`. What is wrong is said without any of it.
+fn proxy_link(text: &str) -> Result<(Place, SecretText), String> {
+    const STARTS: [&str; 4] =
+        ["tg://proxy?", "https://t.me/proxy?", "http://t.me/proxy?", "https://telegram.me/proxy?"];
+    let query = STARTS.iter().find_map(|start| text.trim().strip_prefix(start)).ok_or("not the link of a proxy")?;
+    let part = |wanted: &str| {
+        let mut parts = form_urlencoded::parse(query.as_bytes());
+        parts
+            .find(|(key, _)| key == wanted)
+            .map(|(_, value)| value.into_owned())
+            .ok_or(format!("the link has no {wanted}"))
+    };
+    let host = units::host(&part("server")?).map_err(|error| format!("in the link: {error}"))?;
+    let port = units::port(&part("port")?).map_err(|error| format!("in the link: {error}"))?;
+    // A plus sign of base64 comes out of a query as a space.
+    let pass = SecretText::parse(&part("secret")?.replace(' ', "+")).map_err(|error| error.to_string())?;
+    Ok((Place::new(&host, port), pass))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Secret;
+
+    #[test]
+    fn links_of_every_form_are_read_and_none_is_repeated() {
+        let key = "000102030405060708090a0b0c0d0e0f";
+        let secret = Secret::new(std::array::from_fn(|at| at as u8));
+        for (start, host, text, domain) in [
+            ("tg://proxy?", "192.0.2.1", key.to_owned(), None),
+            ("https://t.me/proxy?", "2001:db8::1", format!("dd{key}"), None),
+            ("tg://proxy?", "proxy.example.com", format!("ee{key}6578616d706c652e636f6d"), Some("example.com")),
+            ("tg://proxy?", "192.0.2.1", "7gABAgMEBQYHCAkKCwwNDg9leGFtcGxlLmNvbQ%3D%3D".into(), Some("example.com")),
+        ] {
+            let (place, pass) = proxy_link(&format!("{start}server={host}&port=443&secret={text}")).unwrap();
+            assert_eq!(place, Place::new(host, 443));
+            assert!(pass.secret == secret && pass.domain.as_ref().map(|name| name.as_str()) == domain, "{text}");
+        }
+        for text in [
+            key.to_owned(),
+            format!("https://example.com/proxy?server=192.0.2.1&port=443&secret={key}"),
+            format!("tg://proxy?port=443&secret={key}"),
+            format!("tg://proxy?server=192.0.2.1&port=0&secret={key}"),
+            format!("tg://proxy?server=192.0.2.1&port=443&secret=cc{key}"),
+        ] {
+            let what = proxy_link(&text).unwrap_err();
+            assert!(!what.contains("0203"), "{what}");
+        }
+    }
+}
