@@ -126,7 +126,7 @@ async fn clients_that_open_eighteen_connections_at_once_get_all_of_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rush_of_bad_hellos_leaves_descriptors_and_memory_as_they_were() {
     const AT_ONCE: u64 = 1000;
-    /// Of what a thousand connections took, an allocator keeps some, once.
+    /// Of what a thousand connections took, an allocator keeps some, and of the second thousand perhaps more.
     const KEPT: f64 = 8e6;
     let dc = MockDc::start(Role::Echo).await;
     let stage = stage(&dc).await;
@@ -136,7 +136,7 @@ async fn a_rush_of_bad_hellos_leaves_descriptors_and_memory_as_they_were() {
     let over = |n: &Numbers| sum(n, "vizard_connections_open") == 0.0;
     let quiet = until(state, "quiet", over).await;
     let mut after = Vec::new();
-    for round in 1..=3 {
+    for round in 1..=5 {
         let mut strangers = Vec::new();
         for _ in 0..AT_ONCE {
             strangers.push(junk(&stage).await);
@@ -148,12 +148,12 @@ async fn a_rush_of_bad_hellos_leaves_descriptors_and_memory_as_they_were() {
         after.push(until(state, "all over", |n| over(n) && at(n, FDS) <= at(&quiet, FDS)).await);
     }
     assert_eq!(
-        at(&after[2], "vizard_replay_entries"),
+        at(&after[4], "vizard_replay_entries"),
         at(&quiet, "vizard_replay_entries"),
         "none of them is remembered"
     );
     let memory = after.iter().map(|numbers| at(numbers, "process_resident_memory_bytes")).collect::<Vec<_>>();
-    assert!(memory[2] <= memory[0] + KEPT, "memory grows with every rush: {memory:?}");
+    assert!(memory[4] <= memory[1] + KEPT, "memory grows with every rush: {memory:?}");
     enter(&stage, 10).await;
     assert_eq!(sum(&scrape(state).await, "vizard_admissions_total"), 12.0);
 }
