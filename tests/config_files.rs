@@ -10,8 +10,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use serde_json::Value as Json;
 use toml::de::{DeTable, DeValue};
 use vizard::config::keys::{FREE_TABLES, KEYS};
+use vizard::config::reference::{self, Kind, REFERENCE, Usual};
 use vizard::config::{Environment, Flags, LoadError, Loaded, load, load_text};
 use vizard::ops::alarms::Settings as Alarms;
 use vizard::telegram::Settings as Telegram;
@@ -218,7 +220,7 @@ fn the_defaults_in_the_example_are_the_defaults() {
 }
 
 #[test]
-fn the_example_and_the_reference_have_exactly_the_known_keys() {
+fn the_example_has_exactly_the_known_keys() {
     let [cover, upstream, acme, countries] = &example_alternatives()[..] else {
         panic!("the alternatives have changed")
     };
@@ -235,11 +237,186 @@ fn the_example_and_the_reference_have_exactly_the_known_keys() {
     }
     let known: BTreeSet<String> = KEYS.iter().map(ToString::to_string).collect();
     assert_eq!(found, known);
+}
 
-    let reference = include_str!("../docs/configuration.md");
-    let sections: BTreeSet<_> = KEYS.iter().filter_map(|key| key.rsplit_once('.')).map(|(owner, _)| owner).collect();
-    for key in KEYS.iter().filter(|key| !sections.contains(*key)) {
-        assert!(reference.contains(&format!("| `{key}` |")), "docs/configuration.md lacks {key}");
+/// The text of a document with another table below this mark.
+fn with_table(document: &str, origin: &str, table: &str) -> String {
+    let (begin, end) = (format!("<!-- from {origin} -->\n"), "<!-- to here -->");
+    let (before, rest) = document.split_once(&begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    format!("{before}{begin}\n{table}\n{end}{after}")
+}
+
+#[test]
+fn the_tables_and_the_schema_in_the_documents_are_those_of_the_program() {
+    let written = fs::read_to_string("docs/configuration.md").unwrap();
+    let document = with_table(&written, "src/config/reference.rs", &reference::table());
+    let document = with_table(&document, "src/cli/teach.rs", &vizard::cli::exit_codes());
+    let schema = format!("{:#}\n", reference::schema());
+    for (path, made) in [("docs/configuration.md", document), ("docs/vizard.schema.json", schema)] {
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(path, &made).unwrap();
+        }
+        let found = fs::read_to_string(path).unwrap_or_default();
+        assert!(found == made, "{path} is another; BLESS=1 writes it anew");
+    }
+}
+
+/// What a file of TOML is to those who compare it with a schema: dates are texts.
+fn json(value: &toml::Value) -> Json {
+    match value {
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(elements) => elements.iter().map(json).collect(),
+        toml::Value::Table(table) => table.iter().map(|(key, value)| (key.clone(), json(value))).collect(),
+        other => serde_json::to_value(other).unwrap(),
+    }
+}
+
+/// What is wrong with a value, in the words of the few keywords that the schema has.
+fn mismatch(schema: &Json, value: &Json) -> Option<String> {
+    let kind = match value {
+        Json::String(_) => "string",
+        Json::Bool(_) => "boolean",
+        Json::Number(_) => "integer",
+        Json::Array(_) => "array",
+        Json::Object(_) | Json::Null => "object",
+    };
+    let wrong = |why: &str| Some(format!("{value}: {why} in {schema}"));
+    for (keyword, wanted) in schema.as_object().unwrap() {
+        let found = match keyword.as_str() {
+            "type" if wanted != kind => wrong("another type"),
+            "enum" if !wanted.as_array().unwrap().contains(value) => wrong("none of these"),
+            "minimum" if value.as_u64() < wanted.as_u64() => wrong("too small"),
+            "maximum" if value.as_u64() > wanted.as_u64() => wrong("too large"),
+            "minItems" if value.as_array().is_none_or(Vec::is_empty) => wrong("nothing in it"),
+            "items" => value.as_array().into_iter().flatten().find_map(|element| mismatch(wanted, element)),
+            "anyOf" if wanted.as_array().unwrap().iter().all(|one| mismatch(one, value).is_some()) => wrong("neither"),
+            "properties" => value.as_object().into_iter().flatten().find_map(|(key, value)| match wanted.get(key) {
+                Some(schema) => mismatch(schema, value),
+                None => Some(format!("{key} is not known")),
+            }),
+            _ => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+#[test]
+fn the_schema_lets_through_what_is_valid_and_little_else() {
+    let schema = reference::schema();
+    let check = |text: &str| mismatch(&schema, &json(&text.parse::<toml::Table>().unwrap().into()));
+    for path in files("fixtures/config/valid") {
+        assert_eq!(check(&fs::read_to_string(&path).unwrap()), None, "{}", path.display());
+    }
+    assert_eq!(check(&example_uncommented()), None);
+    for text in [
+        "lisen = [\"[::]:443\"]",
+        "listen = []",
+        "listen = \"[::]:443\"",
+        "[[users]]\nsercet = \"x\"",
+        "[link]\nport = 65536",
+        "[limits]\nrate = 0",
+        "[log]\nlevel = \"loud\"",
+        "[session]\nidle = 30",
+        "[hello]\naccept_names = \"some\"",
+    ] {
+        assert!(check(text).is_some(), "{text}");
+        assert!(load_text(text, None, &Flags::default(), &environment()).is_err(), "the program is as strict: {text}");
+    }
+}
+
+/// The least that a file must hold so that this key can stand in it, with its line.
+fn around(key: &str, line: &str) -> String {
+    let (owner, name) = key.rsplit_once('.').unwrap_or_default();
+    let (head, beside): (_, &[&str]) = match owner {
+        "" => return line.to_owned(),
+        "users" => ("[[users]]", &["name = \"a\"", "secret = \"00112233445566778899aabbccddeeff\""]),
+        "admin.tokens" => ("[admin]\n[[admin.tokens]]", &[]),
+        "audit_log" => ("[audit_log]", &["file = \"audit.log\""]),
+        "cover" => ("[cover]", &["kind = \"remote\"", "address = \"192.0.2.1:443\""]),
+        "routes" => ("[[routes]]", &["name = \"a\"", "kind = \"direct\""]),
+        "proxy_protocol" => ("[proxy_protocol]", &["listen = [\"127.0.0.1:8443\"]"]),
+        "site.acme" => ("domain = \"www.example.com\"\n[site]\nredirect_from = [\"[::]:80\"]\n[site.acme]", &[]),
+        owner => return format!("[{owner}]\n{line}"),
+    };
+    let others = beside.iter().filter(|other| !other.starts_with(&format!("{name} ")));
+    format!("{head}\n{}\n{line}", others.copied().collect::<Vec<_>>().join("\n"))
+}
+
+fn line(key: &str, value: &str) -> String {
+    format!("{} = {value}\n", key.rsplit('.').next().unwrap())
+}
+
+fn draft(text: &str) -> Result<String, String> {
+    let loaded = load_text(text, Some("/folder/vizard.toml".into()), &Flags::default(), &environment());
+    loaded.map(|loaded| format!("{:?}", loaded.draft)).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_defaults_of_the_reference_are_the_defaults() {
+    let mut count = 0;
+    for key in REFERENCE {
+        let Usual::Value(usual) = key.usual else { continue };
+        let without = draft(&around(key.path, "")).unwrap();
+        let with = draft(&around(key.path, &line(key.path, usual))).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(with, without, "{}", key.path);
+        count += 1;
+    }
+    assert!(count >= 20, "only {count}");
+}
+
+/// Whether a value has the kind that the program expects there, whatever else is wrong with it.
+fn has_the_kind(key: &str, value: &str) -> bool {
+    match load_text(&around(key, &line(key, value)), None, &Flags::default(), &environment()) {
+        Err(LoadError::Complaints(report)) => !report.render(false).contains("cannot stand here"),
+        _ => true,
+    }
+}
+
+#[test]
+fn kinds_and_choices_of_the_reference_are_those_of_the_program() {
+    for key in REFERENCE {
+        let samples = ["\"x\"", "7", "true", "[\"x\"]"];
+        let taken = match key.kind {
+            Kind::Section | Kind::Sections | Kind::Addresses => continue,
+            Kind::Switch => [false, false, true, false],
+            Kind::Count | Kind::UpTo(_) | Kind::Port => [false, true, false, false],
+            Kind::Texts | Kind::SomeOf(_) => [false, false, false, true],
+            Kind::Names => [true, false, false, true],
+            Kind::Numbers => [false; 4],
+            _ => [true, false, false, false],
+        };
+        assert_eq!(samples.map(|sample| has_the_kind(key.path, sample)), taken, "{}", key.path);
+        let bounds = match key.kind {
+            Kind::Count => Some((1, u32::MAX)),
+            Kind::UpTo(most) => Some((0, most)),
+            Kind::Port => Some((1, u32::from(u16::MAX))),
+            _ => None,
+        };
+        if let Some((least, most)) = bounds.map(|(least, most)| (i64::from(least), i64::from(most))) {
+            let fits = [least - 1, least, most, most + 1]
+                .map(|number| draft(&around(key.path, &line(key.path, &number.to_string()))).is_ok());
+            assert_eq!(fits, [false, true, true, false], "{}", key.path);
+        }
+        if matches!(key.kind, Kind::Texts | Kind::Numbers | Kind::SomeOf(_)) {
+            assert!(draft(&around(key.path, &line(key.path, "[]"))).is_err(), "{}: an empty list", key.path);
+        }
+        if let Kind::OneOf(choices) | Kind::SomeOf(choices) = key.kind {
+            let value = |choice: &str| match key.kind {
+                Kind::SomeOf(_) => format!("[\"{choice}\"]"),
+                _ => format!("\"{choice}\""),
+            };
+            let is_a_choice = |choice: &str| {
+                let text = around(key.path, &line(key.path, &value(choice)));
+                !matches!(load_text(&text, None, &Flags::default(), &environment()),
+                    Err(LoadError::Complaints(report)) if report.render(false).contains("one of the choices"))
+            };
+            assert!(choices.iter().all(|choice| is_a_choice(choice)), "{}", key.path);
+            assert!(!is_a_choice("nothing-of-the-sort"), "{}", key.path);
+        }
     }
 }
 
@@ -257,25 +434,6 @@ fn paths(owner: &str, table: &DeTable<'_>, found: &mut BTreeSet<String>) {
         inner.into_iter().for_each(|table| paths(&path, table, found));
         found.insert(path);
     }
-}
-
-/// The text of a document with another table below this mark.
-fn with_table(document: &str, origin: &str, table: &str) -> String {
-    let (begin, end) = (format!("<!-- from {origin} -->\n"), "<!-- to here -->");
-    let (before, rest) = document.split_once(&begin).unwrap();
-    let (_, after) = rest.split_once(end).unwrap();
-    format!("{before}{begin}\n{table}\n{end}{after}")
-}
-
-#[test]
-fn the_exit_codes_in_the_documents_are_those_of_the_program() {
-    const DOCUMENT: &str = "docs/configuration.md";
-    let written = fs::read_to_string(DOCUMENT).unwrap();
-    let made = with_table(&written, "src/cli/teach.rs", &vizard::cli::exit_codes());
-    if std::env::var_os("BLESS").is_some() {
-        fs::write(DOCUMENT, &made).unwrap();
-    }
-    assert!(fs::read_to_string(DOCUMENT).unwrap() == made, "{DOCUMENT} has other exit codes; BLESS=1 writes them anew");
 }
 
 fn survives(text: &str) -> Result<(), TestCaseError> {

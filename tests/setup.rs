@@ -299,6 +299,12 @@ fn completions_know_commands_and_flags() {
 }
 
 #[test]
+fn the_schema_that_is_printed_is_the_one_in_the_documents() {
+    let (code, schema, _) = run(home().path(), &["generate", "schema"]);
+    assert_eq!((code, schema), (0, fs::read_to_string("docs/vizard.schema.json").unwrap()));
+}
+
+#[test]
 fn help_teaches() {
     for command in [&["init"][..], &["user", "add"], &["doctor"]] {
         let (code, help, _) = run(home().path(), &[command, &["--help"]].concat());

@@ -1,4 +1,4 @@
-//! `vizard generate`: manual pages and completions, for those who make packages.
+//! `vizard generate`: manual pages, completions and the schema of configuration files, for packages and editors.
 
 use std::fs;
 use std::io;
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap_complete::Shell;
 
 use super::{Failure, output};
+use crate::config::reference;
 
 /// Flags of `vizard generate`.
 #[derive(clap::Args)]
@@ -28,6 +29,8 @@ enum Wish {
         /// The shell
         shell: Shell,
     },
+    /// Print a JSON schema of configuration files, which editors of TOML take too
+    Schema,
 }
 
 /// Writes or prints what is wished.
@@ -41,6 +44,10 @@ pub fn generate(arguments: &Arguments) -> Result<(), Failure> {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut super::command(), "vizard", &mut text);
             output::print(String::from_utf8_lossy(&text).trim_end());
+            Ok(())
+        }
+        Wish::Schema => {
+            output::print(format!("{:#}", reference::schema()));
             Ok(())
         }
     }

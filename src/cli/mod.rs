@@ -200,7 +200,7 @@ enum Command {
     /// Examines configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes
     /// nothing.
     Doctor(doctor::Arguments),
-    /// Make manual pages and completions, for packages
+    /// Make manual pages, completions and the schema of configuration files, for packages and editors
     #[command(hide = true)]
     Generate(generate::Arguments),
 }

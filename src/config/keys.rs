@@ -1,143 +1,17 @@
-//! The table of known keys.
+//! Which keys there are, and what somebody probably meant who wrote another.
 
-/// Every key that a file may have, as a dotted path. Elements of an array of tables go by the name of the array.
-pub const KEYS: &[&str] = &[
-    "ad_tag",
-    "admin",
-    "admin.certificate",
-    "admin.key",
-    "admin.listen",
-    "admin.per_user_metrics",
-    "admin.tokens",
-    "admin.tokens.hash",
-    "admin.tokens.name",
-    "admin.tokens.role",
-    "alarms",
-    "alarms.certificate_days",
-    "alarms.declines",
-    "alarms.failures",
-    "alarms.networks",
-    "alarms.replays",
-    "alarms.webhook",
-    "alarms.webhook_token_file",
-    "audit_log",
-    "audit_log.addresses",
-    "audit_log.file",
-    "audit_log.keep_days",
-    "audit_log.max_age",
-    "audit_log.max_megabytes",
-    "cover",
-    "cover.address",
-    "cover.kind",
-    "cover.proxy_protocol",
-    "cover.route",
-    "dns",
-    "dns.ca_file",
-    "dns.https",
-    "dns.route",
-    "domain",
-    "hello",
-    "hello.accept_names",
-    "hello.time_window",
-    "limits",
-    "limits.address_connections",
-    "limits.address_rate",
-    "limits.connections",
-    "limits.excess",
-    "limits.network_connections",
-    "limits.network_rate",
-    "limits.rate",
-    "link",
-    "link.host",
-    "link.port",
-    "listen",
-    "lists",
-    "lists.allow",
-    "lists.allow_countries",
-    "lists.allow_only",
-    "lists.country_database",
-    "lists.deny",
-    "lists.deny_countries",
-    "lists.refresh",
-    "log",
-    "log.client_addresses",
-    "log.format",
-    "log.level",
-    "middle",
-    "middle.addresses",
-    "middle.client_addresses",
-    "middle.public_addresses",
-    "middle.secret_file",
-    "middle.stun",
-    "proxy_protocol",
-    "proxy_protocol.from",
-    "proxy_protocol.listen",
-    "routes",
-    "routes.address",
-    "routes.data_centres",
-    "routes.interface",
-    "routes.kind",
-    "routes.link",
-    "routes.link_file",
-    "routes.mark",
-    "routes.name",
-    "routes.order",
-    "routes.password",
-    "routes.password_file",
-    "routes.source",
-    "routes.user",
-    "routes.users",
-    "routes.weight",
-    "sandbox",
-    "sandbox.enabled",
-    "sandbox.read",
-    "session",
-    "session.drain",
-    "session.fillers",
-    "session.handover",
-    "session.idle",
-    "site",
-    "site.acme",
-    "site.acme.ca_file",
-    "site.acme.challenge",
-    "site.acme.directory",
-    "site.acme.eab_key_file",
-    "site.acme.eab_key_id",
-    "site.acme.email",
-    "site.acme.staging",
-    "site.certificate",
-    "site.folder",
-    "site.key",
-    "site.redirect_from",
-    "site.server_header",
-    "site.upstream",
-    "state_dir",
-    "telegram",
-    "telegram.addresses",
-    "telegram.lists",
-    "telegram.prefer",
-    "telegram.refresh",
-    "telegram.routes",
-    "telegram.warm",
-    "users",
-    "users.ad_tag",
-    "users.allow",
-    "users.bandwidth_down",
-    "users.bandwidth_up",
-    "users.deny",
-    "users.enabled",
-    "users.expires",
-    "users.max_addresses",
-    "users.max_sessions",
-    "users.name",
-    "users.note",
-    "users.previous_secret",
-    "users.previous_secret_file",
-    "users.previous_until",
-    "users.quota",
-    "users.secret",
-    "users.secret_file",
-];
+use super::reference::REFERENCE;
+
+/// The dotted path of every key that a file may have, as the [reference](super::reference) has them.
+pub const KEYS: &[&str] = &{
+    let mut paths = [""; REFERENCE.len()];
+    let mut at = 0;
+    while at < paths.len() {
+        paths[at] = REFERENCE[at].path;
+        at += 1;
+    }
+    paths
+};
 
 /// Keys with a table of names that are free.
 pub const FREE_TABLES: &[&str] = &["middle.addresses", "telegram.addresses"];
@@ -155,7 +29,8 @@ pub fn suggestion(section: &str, name: &str) -> String {
     if KEYS.contains(&name) {
         return format!("`{name}` belongs to the top of the file, before the first section");
     }
-    let known: Vec<_> = KEYS.iter().filter_map(|key| within(section, key)).map(|key| format!("`{key}`")).collect();
+    let mut known: Vec<_> = KEYS.iter().filter_map(|key| within(section, key)).map(|key| format!("`{key}`")).collect();
+    known.sort_unstable();
     format!("remove it; known here: {}", known.join(", "))
 }
 
@@ -200,8 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_sorted_and_every_section_is_a_key() {
-        assert!(KEYS.is_sorted());
+    fn every_section_is_a_key() {
         assert!(KEYS.iter().filter_map(|key| key.rsplit_once('.')).all(|(owner, _)| KEYS.contains(&owner)));
     }
 }

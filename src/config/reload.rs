@@ -193,26 +193,14 @@ impl Reloader {
         let rules = parts::rules(&config, self.handle.people(), now);
         self.handle.apply(Change { settings: parts::settings(&config), rules, cover, listeners });
         logging::set_level(config.log.level);
-        let mut restart = Vec::new();
         if let (Some(keys), Some(admin)) = (&self.keys, &config.admin)
             && keys.replace(admin, fresh)
         {
             changed.push("admin.certificate".into());
         }
-        if without_keys(&config) != without_keys(&self.config) {
-            restart.push("admin".to_owned());
-        }
+        let mut restart = differing(after_a_restart(&self.config, &config));
         if other_state {
             restart.push("state_dir".to_owned());
-        }
-        if config.misuse.audit_log != self.config.misuse.audit_log {
-            restart.push("audit_log".to_owned());
-        }
-        if config.sandbox != self.config.sandbox {
-            restart.push("sandbox".to_owned());
-        }
-        if config.log.format != self.config.log.format {
-            restart.push("log.format".to_owned());
         }
         (self.config, self.read) = (config, read);
         self.watch_also();
@@ -318,9 +306,23 @@ fn settle(flags: &Flags, environment: &Environment, running: PathBuf) -> Result<
     Ok(Fresh { config, read: files, other_state, warnings: warnings.sentences() })
 }
 
-/// The keys of which the values differ and hold at once; users by name.
-pub fn differences(old: &Config, new: &Config) -> Vec<String> {
-    let keys = [
+fn differing(keys: Vec<(&str, bool)>) -> Vec<String> {
+    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
+}
+
+/// What a running proxy cannot take, besides another state directory, and whether it differs.
+fn after_a_restart(old: &Config, new: &Config) -> Vec<(&'static str, bool)> {
+    vec![
+        ("admin", without_keys(old) != without_keys(new)),
+        ("audit_log", old.misuse.audit_log != new.misuse.audit_log),
+        ("sandbox", old.sandbox != new.sandbox),
+        ("log.format", old.log.format != new.log.format),
+    ]
+}
+
+/// What a running proxy can take, and whether it differs; users are looked at one by one.
+fn at_once(old: &Config, new: &Config) -> Vec<(&'static str, bool)> {
+    vec![
         ("listen", old.listen != new.listen),
         ("proxy_protocol", old.proxied != new.proxied),
         (
@@ -344,9 +346,12 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         ("alarms", old.misuse.alarms != new.misuse.alarms),
         ("log.level", old.log.level != new.log.level),
         ("log.client_addresses", old.log.client_addresses != new.log.client_addresses),
-    ];
-    let mut changed: Vec<String> =
-        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect();
+    ]
+}
+
+/// The keys of which the values differ and hold at once; users by name.
+pub fn differences(old: &Config, new: &Config) -> Vec<String> {
+    let mut changed = differing(at_once(old, new));
     let of = |config: &Config, name: &str| -> Vec<_> {
         config.users.iter().filter(|user| user.name == name).cloned().collect()
     };
@@ -382,4 +387,34 @@ fn same_cover(old: &Config, new: &Config) -> bool {
             }
             (old, new) => old == new,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_text;
+    use crate::config::reference::{Holds, REFERENCE};
+
+    #[test]
+    fn every_key_is_compared_where_the_reference_says_when_it_holds() {
+        let state = tempfile::tempdir().unwrap();
+        let environment = Environment::from_iter([("VIZARD_STATE_DIR", state.path().to_str().unwrap())]);
+        let loaded = load_text("", None, &Flags::default(), &environment).unwrap();
+        let config = loaded.draft.settle(&mut rand::rng()).unwrap();
+        let names = |keys: Vec<(&'static str, bool)>| keys.into_iter().map(|(key, _)| key);
+        let later: Vec<_> = names(after_a_restart(&config, &config)).chain(["state_dir"]).collect();
+        // Users and the files of certificates are compared elsewhere; the others are parts of the cover and of the ways to
+        // Telegram.
+        let elsewhere = ["users", "admin.certificate", "admin.key", "site", "routes", "dns"];
+        let now: Vec<_> = names(at_once(&config, &config)).chain(elsewhere).collect();
+        let within = |keys: &[&str], path: &str| {
+            keys.iter().any(|key| path == *key || path.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+        };
+        for key in REFERENCE.iter().filter(|key| !key.kind.is_section()) {
+            match key.holds {
+                Holds::Restart => assert!(within(&later, key.path) && !within(&now, key.path), "{}", key.path),
+                _ => assert!(within(&now, key.path), "{} is not compared", key.path),
+            }
+        }
+    }
 }

@@ -1,0 +1,830 @@
+//! What every key means: the one source of what is refused as unknown, of the table in docs/configuration.md and of the
+//! schema that editors take.
+//!
+//! A new key gets a row here. `BLESS=1 cargo test --test config_files` then writes the table and the schema anew.
+
+use serde_json::{Value as Json, json};
+
+use self::Holds::{AtOnce, Connection, Handshake, Hello, Request, Restart, Session};
+use self::Kind::{
+    Addresses, Count, Duration, Moment, Names, Numbers, OneOf, Path, Port, Rate, Section, Sections, Size, SomeOf,
+    Switch, Text, Texts, UpTo,
+};
+use self::Usual::{Needed, Value, Words};
+
+/// A key, as its users are told of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its dotted path. Elements of an array of tables go by the name of the array.
+    pub path: &'static str,
+    /// What can stand there.
+    pub kind: Kind,
+    /// What holds where it is not written.
+    pub usual: Usual,
+    /// When a running proxy heeds a change.
+    pub holds: Holds,
+    /// What it is for, in Markdown.
+    pub about: &'static str,
+}
+
+/// What can stand behind a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words for each are below")]
+pub enum Kind {
+    Section,
+    Sections,
+    Text,
+    Path,
+    Switch,
+    Count,
+    UpTo(u32),
+    Port,
+    Duration,
+    Moment,
+    Size,
+    Rate,
+    Texts,
+    Numbers,
+    Names,
+    Addresses,
+    OneOf(&'static [&'static str]),
+    SomeOf(&'static [&'static str]),
+}
+
+/// What holds where a key is not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usual {
+    /// This, in TOML.
+    Value(&'static str),
+    /// What these words say, in Markdown.
+    Words(&'static str),
+    /// Nothing: it has to be written.
+    Needed,
+}
+
+/// When a running proxy heeds a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// As soon as the file is read again.
+    AtOnce,
+    /// For the next hello.
+    Hello,
+    /// For the next connection.
+    Connection,
+    /// For the next handshake.
+    Handshake,
+    /// For the next session.
+    Session,
+    /// For the next request.
+    Request,
+    /// When it starts anew.
+    Restart,
+}
+
+const fn key(path: &'static str, kind: Kind, usual: Usual, holds: Holds, about: &'static str) -> Key {
+    Key { path, kind, usual, holds, about }
+}
+
+/// Sections are there or not; it is their keys that hold at some time.
+const fn section(path: &'static str, kind: Kind, about: &'static str) -> Key {
+    key(path, kind, Words("none"), AtOnce, about)
+}
+
+/// Every key that a file may have, in the order in which people are told of them.
+pub const REFERENCE: &[Key] = &[
+    key("state_dir", Path, Words("see below"), Restart, "folder for what must survive a restart"),
+    key(
+        "domain",
+        Text,
+        Words("the one inside the secrets, else made up"),
+        Hello,
+        "name that links carry: 4 to 182 lower-case letters, digits, `-` and `.`; other alphabets in punycode",
+    ),
+    key(
+        "listen",
+        Texts,
+        Words("`[\"[::]:443\"]`, or port 8443 where 443 is not permitted"),
+        AtOnce,
+        "addresses to accept clients on; also `\"unix:PATH\"`, and `\"systemd:NAME\"` for sockets that systemd opens",
+    ),
+    section("proxy_protocol", Section, "clients that another program hands on"),
+    key(
+        "proxy_protocol.listen",
+        Texts,
+        Words("none"),
+        AtOnce,
+        "where clients are handed on by another program, which names them in a PROXY protocol header; see \
+         [front.md](front.md)",
+    ),
+    key(
+        "proxy_protocol.from",
+        Texts,
+        Value("[\"127.0.0.1\", \"::1\"]"),
+        AtOnce,
+        "networks of the programs whose headers count; to others such a listener is like any other",
+    ),
+    key(
+        "ad_tag",
+        Text,
+        Words("none"),
+        Session,
+        "tag of a [promoted channel](promoted-channel.md), 32 hexadecimal digits; sessions of users with a tag go \
+         through Telegram's middle proxies",
+    ),
+    section("users", Sections, "who may enter: one section for each user"),
+    key("users.name", Text, Needed, Hello, "1 to 64 letters, digits, `-`, `_`, `.` and `@`"),
+    key(
+        "users.secret",
+        Text,
+        Words("needed, unless there is a file of it"),
+        Hello,
+        "key: 32 hexadecimal digits, or any form that clients use (base64, base64url, `dd…`, `ee…`)",
+    ),
+    key(
+        "users.secret_file",
+        Path,
+        Words("none"),
+        Hello,
+        "file with the key instead; only its owner should be able to read it",
+    ),
+    key(
+        "users.previous_secret",
+        Text,
+        Words("none"),
+        Hello,
+        "the key before it, which is good until `users.previous_until`",
+    ),
+    key("users.previous_secret_file", Path, Words("none"), Hello, "file with that key instead"),
+    key("users.previous_until", Moment, Words("none"), Hello, "needed where there is a previous key"),
+    key("users.enabled", Switch, Value("true"), Hello, "whether the user may enter"),
+    key(
+        "users.expires",
+        Moment,
+        Words("never"),
+        Hello,
+        "date (its end in UTC) or time with its zone; from then on the user may not enter",
+    ),
+    key(
+        "users.quota",
+        Size,
+        Words("none"),
+        Hello,
+        "how much may be moved both ways: `\"50GB/month\"`, `\"500MB/calendar day\"`, `\"1TB\"`; see \
+         [users.md](users.md)",
+    ),
+    key(
+        "users.bandwidth_up",
+        Rate,
+        Words("none"),
+        Hello,
+        "rate from the client, all sessions together: `\"10Mbit\"`, `\"1MB\"`",
+    ),
+    key("users.bandwidth_down", Rate, Words("none"), Hello, "rate to the client"),
+    key("users.max_sessions", Count, Words("none"), Hello, "sessions at once; one client opens 13 to 18"),
+    key("users.max_addresses", Count, Words("none"), Hello, "addresses at once; IPv6 addresses of one /64 are one"),
+    key("users.allow", Texts, Words("anywhere"), Hello, "networks or addresses that the user may come from"),
+    key(
+        "users.deny",
+        Texts,
+        Words("none"),
+        Hello,
+        "networks or addresses that the user may not come from, even if they are allowed",
+    ),
+    key("users.note", Text, Words("none"), Hello, "what you want to remember"),
+    key("users.ad_tag", Text, Words("that of everybody"), Hello, "tag of one user, or `\"none\"`"),
+    section("link", Section, "what links name as the server"),
+    key("link.host", Text, Words("see below"), AtOnce, "host name or address in links"),
+    key("link.port", Port, Words("port of the first listener"), AtOnce, "port in links"),
+    section("hello", Section, "the greeting of a client"),
+    key("hello.time_window", Duration, Value("\"10m\""), Hello, "how far a client's clock may be off, either way"),
+    key(
+        "hello.accept_names",
+        Names,
+        Value("\"any\""),
+        Hello,
+        "names that a hello with a right secret may carry besides the domain",
+    ),
+    section("cover", Section, "what strangers meet"),
+    key(
+        "cover.kind",
+        OneOf(&["site", "remote"]),
+        Words("see below"),
+        Connection,
+        "what strangers meet: the built-in site, or a web server elsewhere",
+    ),
+    key("cover.address", Text, Words("port 443 of the domain"), Connection, "`\"host:port\"` of a remote cover"),
+    key(
+        "cover.proxy_protocol",
+        OneOf(&["v1", "v2"]),
+        Words("none"),
+        Connection,
+        "tells a remote cover the client's address, in a header of this version",
+    ),
+    key("cover.route", Text, Words("directly"), Connection, "name of the [route](routes.md) to a remote cover"),
+    section("site", Section, "the built-in web server"),
+    key(
+        "site.certificate",
+        Path,
+        Words("self-signed"),
+        Handshake,
+        "PEM file of the certificate chain, read again when it changes; or let one be issued, with a section \
+         `[site.acme]`: see [certificates.md](certificates.md)",
+    ),
+    key("site.key", Path, Words("self-signed"), Handshake, "PEM file of the private key"),
+    key("site.folder", Path, Words("a small site in the state directory"), Connection, "files to serve"),
+    key(
+        "site.upstream",
+        Text,
+        Words("none"),
+        Connection,
+        "`\"http://host:port\"` of a web server to serve instead of a folder",
+    ),
+    key("site.server_header", Text, Words("none"), Connection, "value of the header `Server`"),
+    key(
+        "site.redirect_from",
+        Texts,
+        Words("none"),
+        AtOnce,
+        "addresses on which plain HTTP is answered with a redirect to HTTPS",
+    ),
+    section(
+        "site.acme",
+        Section,
+        "a certificate that an authority issues; the empty section is enough, and agrees to its terms",
+    ),
+    key(
+        "site.acme.staging",
+        Switch,
+        Value("false"),
+        AtOnce,
+        "asks the authority's twin for trying things out, whose certificates no browser trusts",
+    ),
+    key("site.acme.directory", Text, Words("Let's Encrypt"), AtOnce, "URL of another authority's ACME directory"),
+    key(
+        "site.acme.challenge",
+        OneOf(&["tls-alpn-01", "http-01"]),
+        Value("\"tls-alpn-01\""),
+        AtOnce,
+        "how the authority is shown that the domain is yours: in a handshake on port 443, or with `\"http-01\"` over \
+         plain HTTP on port 80, for which `site.redirect_from` has to be there",
+    ),
+    key("site.acme.email", Text, Words("none"), AtOnce, "address that the authority may write to; none is needed"),
+    key(
+        "site.acme.ca_file",
+        Path,
+        Words("those that browsers trust"),
+        AtOnce,
+        "PEM file of the roots of a private authority's own certificate",
+    ),
+    key(
+        "site.acme.eab_key_id",
+        Text,
+        Words("none"),
+        AtOnce,
+        "identifier of an account made elsewhere, which some authorities ask for",
+    ),
+    key("site.acme.eab_key_file", Path, Words("none"), AtOnce, "file with its key in base64"),
+    section("telegram", Section, "how to reach Telegram"),
+    key("telegram.prefer", OneOf(&["ipv4", "ipv6"]), Value("\"ipv4\""), Session, "family that is tried first"),
+    key(
+        "telegram.addresses",
+        Addresses,
+        Words("built in"),
+        Session,
+        "addresses by number of the data centre: `2 = [\"192.0.2.1:443\"]`; `-2` is the media of 2",
+    ),
+    key(
+        "telegram.warm",
+        UpTo(64),
+        Value("8"),
+        Session,
+        "most connections to each data centre that stand ready for the next sessions; they follow what was asked for in \
+         the last minutes; 0: none",
+    ),
+    key(
+        "telegram.refresh",
+        Switch,
+        Value("true"),
+        Session,
+        "fetches Telegram's lists of addresses hourly, once something needs them: sessions with 203, or a tag of a \
+         [promoted channel](promoted-channel.md)",
+    ),
+    key(
+        "telegram.lists",
+        Text,
+        Value("\"https://core.telegram.org\""),
+        Session,
+        "where these lists are: `https://` URL (or `http://` to this machine) that `getProxySecret`, `getProxyConfig` and \
+         `getProxyConfigV6` are put behind",
+    ),
+    key(
+        "telegram.routes",
+        Texts,
+        Words("all of them"),
+        Session,
+        "names of the [routes](routes.md) to Telegram; without any `[[routes]]` it is reached directly",
+    ),
+    section("middle", Section, "Telegram's middle proxies, for sessions with a tag"),
+    key(
+        "middle.secret_file",
+        Path,
+        Words("published by Telegram"),
+        Session,
+        "file with the secret of middle proxies, as it is; see [promoted-channel.md](promoted-channel.md)",
+    ),
+    key(
+        "middle.addresses",
+        Addresses,
+        Words("published by Telegram"),
+        Session,
+        "their addresses by number of the data centre: `2 = [\"192.0.2.1:8888\"]`; if there are any here, those that \
+         are published do not count",
+    ),
+    key(
+        "middle.public_addresses",
+        Texts,
+        Words("see there"),
+        Session,
+        "the IPv4 and the IPv6 address that connections from this machine come from, where they are translated on the \
+         way",
+    ),
+    key("middle.stun", Text, Words("none"), Session, "`\"host:port\"` of a STUN server that is asked for that address"),
+    key(
+        "middle.client_addresses",
+        Switch,
+        Value("false"),
+        Session,
+        "whether middle proxies, and so Telegram, are told the addresses of clients",
+    ),
+    section("routes", Sections, "ways to Telegram and to a remote cover: one section for each"),
+    key("routes.name", Text, Needed, Session, "1 to 32 letters, digits, `-`, `_` and `.`"),
+    key(
+        "routes.kind",
+        OneOf(&["direct", "socks5", "socks4a", "http", "mtproto"]),
+        Needed,
+        Session,
+        "how it goes on: directly, through a proxy (`http` is CONNECT), or through another vizard or any proxy for \
+         Telegram",
+    ),
+    key(
+        "routes.address",
+        Text,
+        Words("needed for proxies"),
+        Session,
+        "`\"host:port\"` of a proxy of the kinds `socks5`, `socks4a` and `http`",
+    ),
+    key("routes.user", Text, Words("none"), Session, "what such a proxy wants to know"),
+    key("routes.password", Text, Words("none"), Session, "for `socks5` and `http`"),
+    key(
+        "routes.password_file",
+        Path,
+        Words("none"),
+        Session,
+        "file with it instead; only its owner should be able to read it",
+    ),
+    key(
+        "routes.link",
+        Text,
+        Words("needed for `mtproto`, unless there is a file of it"),
+        Session,
+        "the link that the other proxy prints, `\"tg://proxy?…\"` or `\"https://t.me/proxy?…\"`",
+    ),
+    key("routes.link_file", Path, Words("none"), Session, "file with it instead"),
+    key("routes.source", Text, Words("as the system decides"), Session, "address of this machine to connect from"),
+    key("routes.interface", Text, Words("as the system decides"), Session, "interface to connect through"),
+    key(
+        "routes.mark",
+        UpTo(u32::MAX),
+        Words("none"),
+        Session,
+        "number for the kernel's rules (`SO_MARK`); takes CAP_NET_ADMIN",
+    ),
+    key("routes.order", Count, Words("place in the file"), Session, "lower ones are tried first"),
+    key("routes.weight", Count, Value("1"), Session, "share of the sessions among routes of the same order"),
+    key(
+        "routes.data_centres",
+        Numbers,
+        Words("all"),
+        Session,
+        "numbers of the data centres that the route is for, with their media: `[2, 4]`",
+    ),
+    key("routes.users", Texts, Words("all"), Session, "names of the users that the route is for"),
+    section("dns", Section, "how names are looked up"),
+    key(
+        "dns.https",
+        Text,
+        Words("the system is asked"),
+        Session,
+        "URL of a server for DNS over HTTPS, which is asked about the names of a remote cover and of proxies",
+    ),
+    key("dns.route", Text, Words("directly"), Session, "name of the [route](routes.md) to it"),
+    key("dns.ca_file", Path, Words("those that browsers trust"), Session, "PEM file of the roots of its certificate"),
+    section("session", Section, "sessions of clients"),
+    key("session.idle", Duration, Value("\"30m\""), Session, "a session without a byte for this long is ended"),
+    key("session.drain", Duration, Value("\"10s\""), AtOnce, "how long sessions may go on after SIGTERM"),
+    key(
+        "session.handover",
+        Duration,
+        Value("\"10m\""),
+        AtOnce,
+        "how long sessions may go on in the old process after another has [taken over](operation.md#upgrade)",
+    ),
+    key(
+        "session.fillers",
+        SomeOf(&["chrome-hybrid", "chrome", "safari-hybrid", "padded-517", "other"]),
+        Value("[\"chrome-hybrid\", \"padded-517\"]"),
+        Session,
+        "classes of clients that get records of NOP frames in place of the cover's session tickets; the others \
+         (`chrome`, `safari-hybrid`, `other`) are off because no client of theirs could be tried here",
+    ),
+    section("limits", Section, "limits on connections: who is above one is a visitor"),
+    key(
+        "limits.connections",
+        Count,
+        Words("none"),
+        Connection,
+        "connections at once; above it clients wait in the listener's queue",
+    ),
+    key("limits.rate", Count, Words("none"), Connection, "new connections in a second; 64 in a row are always fine"),
+    key(
+        "limits.address_connections",
+        Count,
+        Words("none"),
+        Connection,
+        "connections at once from one address (IPv6: one network of 64 bits)",
+    ),
+    key(
+        "limits.address_rate",
+        Count,
+        Words("none"),
+        Connection,
+        "new connections in a second from one address; 64 in a row are always fine",
+    ),
+    key(
+        "limits.network_connections",
+        Count,
+        Words("none"),
+        Connection,
+        "connections at once from one network (24 bits of IPv4, 56 of IPv6)",
+    ),
+    key(
+        "limits.network_rate",
+        Count,
+        Words("none"),
+        Connection,
+        "new connections in a second from one network; 64 in a row are always fine",
+    ),
+    key(
+        "limits.excess",
+        OneOf(&["pass", "delay"]),
+        Value("\"pass\""),
+        Connection,
+        "what comes too fast: `\"pass\"` makes it a visit, `\"delay\"` makes it wait for its turn, up to five seconds",
+    ),
+    section("lists", Section, "addresses that are visitors for ever, and addresses that alone are not"),
+    key(
+        "lists.deny",
+        Texts,
+        Words("none"),
+        Connection,
+        "files or `https://` URLs of lists of addresses that are visitors for ever",
+    ),
+    key(
+        "lists.allow",
+        Texts,
+        Words("none"),
+        Connection,
+        "the same of addresses that no other list and no country bars",
+    ),
+    key(
+        "lists.allow_only",
+        Switch,
+        Value("false"),
+        Connection,
+        "everybody who is not on a list of `allow` is a visitor",
+    ),
+    key("lists.refresh", Duration, Value("\"24h\""), Connection, "how often URLs are fetched, give or take a tenth"),
+    key("lists.country_database", Path, Words("none"), Connection, "file in MaxMind's format, which you supply"),
+    key("lists.deny_countries", Texts, Words("none"), Connection, "countries whose addresses are visitors: `[\"XX\"]`"),
+    key("lists.allow_countries", Texts, Words("none"), Connection, "the only countries whose addresses are not"),
+    section("alarms", Section, "what you want to hear of"),
+    key(
+        "alarms.webhook",
+        Text,
+        Words("none"),
+        Connection,
+        "`https://` URL (or `http://` to this machine) that alarms are posted to as JSON",
+    ),
+    key(
+        "alarms.webhook_token_file",
+        Path,
+        Words("none"),
+        Connection,
+        "file with a token that is sent along as `Authorization: Bearer …`",
+    ),
+    key("alarms.networks", Count, Value("10"), Connection, "from how many networks one user may come within a day"),
+    key(
+        "alarms.replays",
+        Count,
+        Value("3"),
+        Connection,
+        "how many recorded hellos of one user may be shown within an hour",
+    ),
+    key(
+        "alarms.declines",
+        Count,
+        Value("1000"),
+        Connection,
+        "how many hellos may be declined within ten minutes, if that is also ten times the usual",
+    ),
+    key(
+        "alarms.failures",
+        Count,
+        Value("5"),
+        Connection,
+        "how many clients in a row may find the cover or a data centre away",
+    ),
+    key(
+        "alarms.certificate_days",
+        Count,
+        Value("14"),
+        Connection,
+        "days before its end from which a certificate is an alarm",
+    ),
+    section("audit_log", Section, "a file of who was admitted, and who was declined although a key was shown"),
+    key(
+        "audit_log.file",
+        Path,
+        Words("none: no audit log"),
+        Restart,
+        "file for admissions and declines of users, and for actions through the admin listener",
+    ),
+    key(
+        "audit_log.addresses",
+        OneOf(&["none", "truncated", "hashed"]),
+        Value("\"none\""),
+        Restart,
+        "`\"none\"`, `\"truncated\"` (24 or 48 bits) or `\"hashed\"` (under a key that is forgotten daily)",
+    ),
+    key("audit_log.max_megabytes", Count, Value("64"), Restart, "size at which the file is begun anew"),
+    key("audit_log.max_age", Duration, Value("\"24h\""), Restart, "age at which the file is begun anew"),
+    key("audit_log.keep_days", Count, Value("30"), Restart, "days after which a file is removed"),
+    section("sandbox", Section, "what the proxy may do once it has read its configuration"),
+    key(
+        "sandbox.enabled",
+        Switch,
+        Value("true"),
+        Restart,
+        "whether the proxy shuts itself into a [sandbox](hardening.md#the-sandbox) once it has read its configuration",
+    ),
+    key(
+        "sandbox.read",
+        Texts,
+        Words("none"),
+        Restart,
+        "files and folders that may be read inside it besides those that the other settings name",
+    ),
+    section("log", Section, "the log, which goes to the standard error stream"),
+    key(
+        "log.format",
+        OneOf(&["text", "json"]),
+        Words("text on a terminal, else json"),
+        Restart,
+        "the shape of the log",
+    ),
+    key(
+        "log.level",
+        OneOf(&["error", "warn", "info", "debug", "trace"]),
+        Value("\"info\""),
+        AtOnce,
+        "the least that is told",
+    ),
+    key("log.client_addresses", Switch, Value("false"), AtOnce, "whether addresses of clients may appear in the log"),
+    section("admin", Section, "the admin listener; without this section there is none"),
+    key(
+        "admin.listen",
+        Text,
+        Words("the socket `admin` in the state directory"),
+        Restart,
+        "where the [admin listener](admin-api.md) is, if there is a section `[admin]`: `127.0.0.1:PORT` or \
+         `unix:PATH`; any other address takes `certificate`, `key` and tokens, or the start is refused",
+    ),
+    key(
+        "admin.certificate",
+        Path,
+        Words("none"),
+        Handshake,
+        "PEM file for TLS on the admin listener, read again when it changes",
+    ),
+    key("admin.key", Path, Words("none"), Handshake, "the key that belongs to it"),
+    key(
+        "admin.per_user_metrics",
+        Switch,
+        Value("true"),
+        Restart,
+        "whether [metrics](monitoring.md) name users, the first 500 of them",
+    ),
+    section("admin.tokens", Sections, "who may ask: one section for each"),
+    key("admin.tokens.name", Text, Needed, Request, "whoever uses this token; stands in the log of actions"),
+    key(
+        "admin.tokens.role",
+        OneOf(&["metrics", "viewer", "operator", "admin"]),
+        Needed,
+        Request,
+        "what the token is good for",
+    ),
+    key("admin.tokens.hash", Text, Needed, Request, "the SHA-256 that `vizard token` prints; not the token"),
+];
+
+impl Kind {
+    /// What people are told to write.
+    fn words(self) -> String {
+        let quoted = |choices: &[&str]| {
+            let quoted: Vec<_> = choices.iter().map(|choice| format!("`\"{choice}\"`")).collect();
+            quoted.join(", ")
+        };
+        match self {
+            Section | Sections => "section".into(),
+            Text => "text".into(),
+            Path => "path".into(),
+            Switch => "`true`, `false`".into(),
+            Count => "number".into(),
+            UpTo(u32::MAX) => "number from 0 on".into(),
+            UpTo(most) => format!("number, 0 to {most}"),
+            Port => "port".into(),
+            Duration => "length of time".into(),
+            Moment => "date or time".into(),
+            Size => "size".into(),
+            Rate => "rate".into(),
+            Texts => "list of texts".into(),
+            Numbers => "list of numbers".into(),
+            Names => "`\"any\"` or list of names".into(),
+            Addresses => "table".into(),
+            OneOf(choices) => quoted(choices),
+            SomeOf(choices) => format!("list of {}", quoted(choices)),
+        }
+    }
+
+    /// Whether it is one with keys of its own.
+    pub fn is_section(self) -> bool {
+        matches!(self, Section | Sections)
+    }
+
+    /// The schema of a value; that of a section lacks its keys.
+    fn schema(self) -> Json {
+        let texts = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 });
+        match self {
+            Section => json!({ "type": "object", "additionalProperties": false, "properties": {} }),
+            Sections => json!({ "type": "array", "items": Section.schema() }),
+            Text | Path | Duration | Moment | Size | Rate => json!({ "type": "string" }),
+            Switch => json!({ "type": "boolean" }),
+            Count => json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX }),
+            UpTo(most) => json!({ "type": "integer", "minimum": 0, "maximum": most }),
+            Port => json!({ "type": "integer", "minimum": 1, "maximum": u16::MAX }),
+            Texts => texts,
+            Numbers => json!({ "type": "array", "items": { "type": "integer" }, "minItems": 1 }),
+            Names => json!({ "anyOf": [{ "enum": ["any"] }, texts] }),
+            Addresses => json!({ "type": "object", "additionalProperties": texts }),
+            OneOf(choices) => json!({ "enum": choices }),
+            SomeOf(choices) => json!({ "type": "array", "items": { "enum": choices }, "minItems": 1 }),
+        }
+    }
+}
+
+impl Usual {
+    fn words(self) -> String {
+        match self {
+            Value(toml) => format!("`{toml}`"),
+            Words(words) => words.into(),
+            Needed => "needed".into(),
+        }
+    }
+
+    /// The value, if it is one.
+    fn json(self) -> Option<Json> {
+        let Value(text) = self else { return None };
+        let table: toml::Table = format!("it = {text}").parse().ok()?;
+        serde_json::to_value(table.get("it")?).ok()
+    }
+}
+
+impl Holds {
+    fn words(self) -> &'static str {
+        match self {
+            AtOnce => "at once",
+            Hello => "next hello",
+            Connection => "next connection",
+            Handshake => "next handshake",
+            Session => "next session",
+            Request => "next request",
+            Restart => "restart",
+        }
+    }
+}
+
+/// The table of docs/configuration.md.
+pub fn table() -> String {
+    let head = "| key | what can stand there | default | a change holds | meaning |\n|---|---|---|---|---|\n";
+    let row = |key: &Key| {
+        let Key { path, kind, usual, holds, about } = key;
+        format!("| `{path}` | {} | {} | {} | {about} |\n", kind.words(), usual.words(), holds.words())
+    };
+    let keys = REFERENCE.iter().filter(|key| !key.kind.is_section());
+    head.to_owned() + &keys.map(row).collect::<String>()
+}
+
+/// A JSON schema of configuration files, which editors of TOML take as well.
+pub fn schema() -> Json {
+    let mut schema = Section.schema();
+    for key in REFERENCE {
+        if let Some(place) = place(&mut schema, key.path) {
+            *place = described(key);
+        }
+    }
+    schema["$schema"] = "http://json-schema.org/draft-07/schema#".into();
+    schema["title"] = "Configuration of vizard".into();
+    schema
+}
+
+/// Where the schema of a key belongs: below that of its section, which stands before it.
+fn place<'s>(schema: &'s mut Json, path: &str) -> Option<&'s mut Json> {
+    let mut at = schema;
+    let (owner, name) = path.rsplit_once('.').map_or((None, path), |(owner, name)| (Some(owner), name));
+    for part in owner.into_iter().flat_map(|owner| owner.split('.')) {
+        at = at.get_mut("properties")?.get_mut(part)?;
+        if at.get("items").is_some() {
+            at = at.get_mut("items")?;
+        }
+    }
+    let properties = at.get_mut("properties")?.as_object_mut()?;
+    Some(properties.entry(name).or_insert(Json::Null))
+}
+
+fn described(key: &Key) -> Json {
+    let mut schema = key.kind.schema();
+    schema["description"] = match (key.kind.is_section(), key.usual) {
+        (true, _) => format!("{}.", key.about).into(),
+        (false, Words(words)) => format!("{}. Default: {words}. {}", key.about, key.holds.sentence()).into(),
+        (false, _) => format!("{}. {}", key.about, key.holds.sentence()).into(),
+    };
+    if let Some(usual) = key.usual.json() {
+        schema["default"] = usual;
+    }
+    schema
+}
+
+impl Holds {
+    fn sentence(self) -> String {
+        match self {
+            AtOnce => "A change holds at once.".into(),
+            Restart => "A change holds after a restart.".into(),
+            later => format!("A change holds for the {}.", later.words()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_section_stands_before_its_keys_and_every_key_has_a_place() {
+        for (at, key) in REFERENCE.iter().enumerate() {
+            let before = &REFERENCE[..at];
+            assert!(before.iter().all(|other| other.path != key.path), "{} stands twice", key.path);
+            if let Some((owner, _)) = key.path.rsplit_once('.') {
+                assert!(before.iter().any(|key| key.path == owner && key.kind.is_section()), "{owner}: {}", key.path);
+            }
+            assert!(!key.about.ends_with('.') && !key.about.contains('|'), "{}: {}", key.path, key.about);
+            let described = schema().pointer(&pointer(key.path)).and_then(|key| key["description"].as_str()).is_some();
+            assert!(described, "{} is not in the schema", key.path);
+        }
+    }
+
+    /// Where a key is in the schema.
+    fn pointer(path: &str) -> String {
+        let mut pointer = String::new();
+        for (at, _) in path.match_indices('.').chain([(path.len(), "")]) {
+            let (owner, name) = path[..at].rsplit_once('.').unwrap_or(("", &path[..at]));
+            let many = REFERENCE.iter().any(|key| key.path == owner && key.kind == Sections);
+            pointer += if many { "/items/properties/" } else { "/properties/" };
+            pointer += name;
+        }
+        pointer
+    }
+
+    #[test]
+    fn defaults_are_of_the_kind_that_they_stand_for() {
+        for key in REFERENCE.iter().filter(|key| matches!(key.usual, Value(_))) {
+            let usual = key.usual.json().unwrap_or_else(|| panic!("{}: not TOML", key.path));
+            let fits = match key.kind {
+                OneOf(choices) => usual.as_str().is_some_and(|usual| choices.contains(&usual)),
+                Switch => usual.is_boolean(),
+                Count | UpTo(_) | Port => usual.is_u64(),
+                Texts | SomeOf(_) => usual.is_array(),
+                _ => usual.is_string(),
+            };
+            assert!(fits, "{}: {usual}", key.path);
+        }
+    }
+}
