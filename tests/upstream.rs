@@ -1,5 +1,5 @@
 //! The way to Telegram under Telegram's own addresses, in networks where these are this machine's (`support::network`):
-//! addresses that hang and die, machines with one family only, what data centres see of numbers, and
+//! addresses that refuse, hang, reset and die, machines with one family only, what data centres see of numbers, and
 //! connections that stand ready.
 
 mod support;
@@ -35,6 +35,9 @@ const CENTRES: [(i16, &str, &str); 9] = [
     (10_002, "149.154.167.40", "2001:67c:4e8:f002::e"),
     (10_003, "149.154.175.117", "2001:b28:f23d:f003::e"),
 ];
+
+/// The second IPv4 address of data centre 2.
+const SECOND: &str = "95.161.76.100";
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -100,6 +103,24 @@ fn an_address_that_hangs_is_waited_for_once() {
             echo(&stage, number).await;
         }
         assert_eq!((vanished(), dc.seen().len()), (1, 21));
+    });
+}
+
+#[test]
+fn addresses_that_refuse_or_reset_give_way_to_one_that_works() {
+    let (_, refuses, resets) = CENTRES[1];
+    let name = "addresses_that_refuse_or_reset_give_way_to_one_that_works";
+    with_network(name, &lands(&[(refuses, Here), (resets, Here), (SECOND, Here)]), || async {
+        let (resetting, working) = (centre(resets, Role::Abort).await, centre(SECOND, Role::Echo).await);
+        let stage = stage("").await;
+        in_vain(&stage, 2).await;
+        let broke = "vizard_relay_ends_total{relay=\"session\",by=\"far_broke\"}";
+        until(stage.state.path(), "the session is over", |numbers| at(numbers, broke) == 1.0).await;
+        assert_eq!((resetting.seen().len(), working.seen().len()), (1, 0));
+        for number in [2, -2].repeat(5) {
+            echo(&stage, number).await;
+        }
+        assert_eq!((resetting.seen().len(), working.seen().len()), (1, 10));
     });
 }
 
