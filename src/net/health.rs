@@ -89,9 +89,12 @@ impl<K: Copy + Eq + Hash> Health<K> {
         }
     }
 
-    /// This one answered.
-    pub fn worked(&self, place: K, now: Instant) {
-        self.put(place, Mark { failures: 0, at: now, again: now });
+    /// This one answered an attempt that began at `began`, which says nothing against a failure that was found since.
+    pub fn worked(&self, place: K, began: Instant, now: Instant) {
+        let news = self.lock().get(&place).is_none_or(|mark| mark.failures == 0 || mark.at <= began);
+        if news {
+            self.put(place, Mark { failures: 0, at: now, again: now });
+        }
     }
 
     /// This one did not answer, or later than another that was asked after it.
@@ -143,19 +146,29 @@ mod tests {
     fn what_failed_goes_last_and_what_worked_before_what_is_not_known() {
         let (health, now) = (Health::default(), Instant::now());
         assert_eq!(health.order(&[1, 2, 3, 4], now), [1, 2, 3, 4]);
-        health.worked(3, now);
+        health.worked(3, now, now);
         health.failed(1, now);
         health.failed(4, after(now, 1));
         assert_eq!(health.order(&[4, 1, 2, 3], after(now, 2)), [3, 2, 1, 4]);
         assert!(health.is_bad(&1) && !health.is_bad(&2) && !health.is_bad(&3));
-        health.worked(1, after(now, 3));
+        health.worked(1, after(now, 3), after(now, 3));
         assert_eq!(health.order(&[4, 1, 2, 3], after(now, 4)), [1, 3, 2, 4]);
+    }
+
+    #[test]
+    fn an_attempt_that_began_before_a_failure_was_found_does_not_make_it_good() {
+        let (health, now) = (Health::default(), Instant::now());
+        health.failed(1, after(now, 2));
+        health.worked(1, after(now, 1), after(now, 3));
+        assert!(health.is_bad(&1));
+        health.worked(1, after(now, 2), after(now, 4));
+        assert!(!health.is_bad(&1));
     }
 
     #[test]
     fn somebodys_order_is_changed_by_failures_alone() {
         let (health, now) = (Health::default(), Instant::now());
-        health.worked(3, now);
+        health.worked(3, now, now);
         health.failed(1, now);
         health.failed(4, after(now, 1));
         assert_eq!(health.bad_last(&[4, 1, 2, 3], after(now, 2)), [2, 3, 1, 4]);
@@ -165,7 +178,7 @@ mod tests {
     #[test]
     fn one_caller_in_a_period_gives_a_failed_one_its_chance() {
         let (health, now) = (Health::default(), Instant::now());
-        health.worked(2, now);
+        health.worked(2, now, now);
         health.failed(1, now);
         assert_eq!(health.order(&[1, 2], after(now, 29)), [2, 1]);
         assert_eq!(health.order(&[1, 2], after(now, 30)), [1, 2]);
@@ -173,7 +186,7 @@ mod tests {
         health.failed(1, after(now, 40));
         assert_eq!(health.order(&[1, 2], after(now, 99)), [2, 1], "and then twice as long");
         assert_eq!(health.order(&[1, 2], after(now, 100)), [1, 2]);
-        health.worked(1, after(now, 101));
+        health.worked(1, after(now, 101), after(now, 101));
         assert_eq!(health.order(&[1, 2], after(now, 101)), [1, 2]);
         assert_eq!(health.order(&[1, 2], after(now, 101)), [1, 2]);
     }
@@ -181,7 +194,7 @@ mod tests {
     #[test]
     fn a_chance_that_nobody_reports_on_comes_again() {
         let (health, now) = (Health::default(), Instant::now());
-        health.worked(2, now);
+        health.worked(2, now, now);
         health.failed(1, now);
         for seconds in [30, 60, 90] {
             assert_eq!(health.order(&[1, 2], after(now, seconds)), [1, 2]);
@@ -193,7 +206,7 @@ mod tests {
     fn a_hundred_that_fail_together_are_one_failure_and_there_is_a_longest_time() {
         let (health, mut now) = (Health::default(), Instant::now());
         (0..100).for_each(|_| health.failed(1, now));
-        health.worked(2, now);
+        health.worked(2, now, now);
         assert_eq!(health.order(&[1, 2], after(now, 30)), [1, 2]);
         for _ in 0..50 {
             now += LONGEST;

@@ -22,7 +22,7 @@ pub const STAGGER: Duration = Duration::from_millis(250);
 /// the given one; each attempt begins as soon as one has failed, or [`STAGGER`] after the one before it. Those that are
 /// still under way when another has won are dropped.
 ///
-/// `health` is told who won and who failed. Failed has also whoever began before the winner and was overtaken, so that a
+/// `health` is told who won, with the time at which that attempt began, and who failed. Failed has also whoever began before the winner and was overtaken, so that a
 /// place that hangs is waited for once and not by everybody.
 ///
 /// Fails with the first attempt's error when all have failed, or with `TimedOut` after `patience`.
@@ -42,7 +42,7 @@ where
     let (mut attempts, mut failure) = (Attempts(Vec::new()), None);
     loop {
         match waiting.next() {
-            Some(place) => attempts.0.push((place, Box::pin(reach(place)))),
+            Some(place) => attempts.0.push((place, now(), Box::pin(reach(place)))),
             None if attempts.0.is_empty() => {
                 return Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address")));
             }
@@ -50,19 +50,19 @@ where
         }
         let next = if waiting.len() > 0 { end.min(Instant::now() + STAGGER) } else { end };
         match timeout_at(next, attempts.first()).await {
-            Ok((at, place, Ok(reached))) => {
-                health.worked(place, now());
-                attempts.0[..at].iter().for_each(|(overtaken, _)| health.failed(*overtaken, now()));
+            Ok((at, place, began, Ok(reached))) => {
+                health.worked(place, began, now());
+                attempts.0[..at].iter().for_each(|(overtaken, ..)| health.failed(*overtaken, now()));
                 return Ok((place, reached));
             }
-            Ok((_, place, Err(error))) => {
+            Ok((_, place, _, Err(error))) => {
                 if !is_ours(&error) {
                     health.failed(place, now());
                 }
                 failure.get_or_insert(error);
             }
             Err(_) if Instant::now() >= end => {
-                attempts.0.iter().for_each(|(place, _)| health.failed(*place, now()));
+                attempts.0.iter().for_each(|(place, ..)| health.failed(*place, now()));
                 return Err(io::ErrorKind::TimedOut.into());
             }
             Err(_) => {}
@@ -70,18 +70,18 @@ where
     }
 }
 
-/// Attempts under way, in the order in which they began.
-struct Attempts<K, F>(Vec<(K, Pin<Box<F>>)>);
+/// Attempts under way, in the order in which they began, and when that was.
+struct Attempts<K, F>(Vec<(K, std::time::Instant, Pin<Box<F>>)>);
 
 impl<K: Copy, T, F: Future<Output = io::Result<T>>> Attempts<K, F> {
     /// What comes of the first that is done, and how many of those that began before it are not.
-    async fn first(&mut self) -> (usize, K, io::Result<T>) {
+    async fn first(&mut self) -> (usize, K, std::time::Instant, io::Result<T>) {
         // They are few, so each may be asked whenever one of them calls.
         poll_fn(|context| {
             for at in 0..self.0.len() {
-                if let Poll::Ready(outcome) = self.0[at].1.as_mut().poll(context) {
-                    let (place, _) = self.0.remove(at);
-                    return Poll::Ready((at, place, outcome));
+                if let Poll::Ready(outcome) = self.0[at].2.as_mut().poll(context) {
+                    let (place, began, _) = self.0.remove(at);
+                    return Poll::Ready((at, place, began, outcome));
                 }
             }
             Poll::Pending
@@ -184,6 +184,20 @@ mod tests {
         let (winner, took, _) = run(&[Answers(400), Answers(100)], &health).await;
         assert_eq!((winner.unwrap(), took), (1, ms(350)));
         assert!(health.is_bad(&0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_stays_bad_if_it_was_found_to_be_since_it_was_asked() {
+        let health = Health::default();
+        let finding = async {
+            sleep(ms(5)).await;
+            health.failed(0, Instant::now().into_std());
+        };
+        let ((winner, ..), ()) = tokio::join!(run(&[Answers(10)], &health), finding);
+        assert_eq!(winner.unwrap(), 0);
+        assert!(health.is_bad(&0));
+        run(&[Answers(10)], &health).await.0.unwrap();
+        assert!(!health.is_bad(&0), "that is a new attempt");
     }
 
     #[tokio::test(start_paused = true)]

@@ -107,23 +107,25 @@ impl Session {
     ///
     /// Half-close is passed on: the end of one direction leaves the other open. Whatever ends a session ends it as the
     /// cover would, with a close alert and a FIN, and never with a reset that the client did not cause; only a caller
-    /// that drops this future does not wait for that.
+    /// that drops this future does not wait for that. `in_vain` is called as soon as the data centre's connection breaks
+    /// without ever having brought anything, for the client may take its time to leave.
     // Borrows the session: a future that owned it would have room for it twice.
-    pub async fn run(&mut self, idle: Duration) -> Closed {
+    pub async fn run(&mut self, idle: Duration, in_vain: impl Fn()) -> Closed {
         let mut timer = pin!(sleep_until(self.alive + idle));
-        let by = poll_fn(|context| self.poll(context, timer.as_mut(), idle)).await;
+        let by = poll_fn(|context| self.poll(context, timer.as_mut(), idle, &in_vain)).await;
         if by == End::ClientBroke {
             reset_on_close(&self.dc);
         }
         Closed { by, up: self.meter.up(), down: self.meter.down() }
     }
 
-    /// Whether the data centre has ever said anything.
-    pub fn heard(&self) -> bool {
-        self.down.heard
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, idle: Duration) -> Poll<End> {
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        idle: Duration,
+        in_vain: impl Fn(),
+    ) -> Poll<End> {
         for _ in 0..TURNS {
             if self.meter.is_ending() {
                 self.say_goodbye(End::Closed);
@@ -131,7 +133,12 @@ impl Session {
             let progress = match self.step(context) {
                 Ok(progress) => progress,
                 Err(End::ClientBroke) => return Poll::Ready(End::ClientBroke),
-                Err(end) => self.say_goodbye(end),
+                Err(end) => {
+                    if end == End::FarBroke && self.ended.is_none() && !self.down.heard {
+                        in_vain();
+                    }
+                    self.say_goodbye(end)
+                }
             };
             if !self.up.open && !self.down.open && self.up.unsent.is_empty() && self.down.unsent.is_empty() {
                 return Poll::Ready(self.reason());
@@ -470,7 +477,7 @@ mod tests {
     async fn the_meter_counts_the_clients_bytes_and_ends_the_session_as_the_cover_would() {
         let meter = Arc::default();
         let (mut session, mut client, mut dc) = session(&meter).await;
-        let running = tokio::spawn(async move { session.run(IDLE).await });
+        let running = tokio::spawn(async move { session.run(IDLE, || ()).await });
         let record = [&Header::application_data(20).encode()[..], &[9; 20]].concat();
         client.write_all(&record).await.unwrap();
         let mut got = [0; 20];
@@ -485,11 +492,35 @@ mod tests {
         assert_eq!(running.await.unwrap(), Closed { by: End::Closed, up: 25, down: last.len() as u64 });
     }
 
+    #[tokio::test]
+    async fn a_data_centre_that_breaks_unheard_is_told_of_while_its_client_lingers() {
+        for heard in [false, true] {
+            let (mut session, mut client, mut dc) = session(&Arc::default()).await;
+            let vain = Arc::new(tokio::sync::Notify::new());
+            let told = Arc::clone(&vain);
+            let running = tokio::spawn(async move { session.run(IDLE, || told.notify_one()).await });
+            let mut byte = [0];
+            if heard {
+                // More than is kept for a larger record.
+                dc.write_all(&[9; 3 * MAX_ENCRYPTED]).await.unwrap();
+                client.read_exact(&mut byte).await.unwrap();
+            }
+            dc.set_zero_linger().unwrap();
+            drop(dc);
+            client.read_to_end(&mut Vec::new()).await.unwrap();
+            let news = tokio::time::timeout(Duration::ZERO, vain.notified()).await;
+            assert_eq!(news.is_ok(), !heard);
+            assert!(!running.is_finished(), "the client is still there");
+            drop(client);
+            assert_eq!(running.await.unwrap().by, End::FarBroke);
+        }
+    }
+
     /// What docs/architecture.md says of the memory of sessions rests on this size.
     #[tokio::test]
     async fn an_idle_session_is_small() {
         let (mut session, _client, _dc) = session(&Arc::default()).await;
-        let size = size_of::<Session>() + size_of_val(&session.run(IDLE));
+        let size = size_of::<Session>() + size_of_val(&session.run(IDLE, || ()));
         assert!(size <= 1024, "{size} bytes");
     }
 
@@ -574,7 +605,7 @@ mod tests {
         *purse.left.lock().unwrap() = vec![Leave::Free, Leave::Most(7), Leave::After(later), Leave::Most(10)];
         let meter = Arc::new(Meter::with_tariff(Arc::clone(&purse) as _));
         let (mut session, mut client, mut dc) = session(&meter).await;
-        let running = tokio::spawn(async move { session.run(IDLE).await });
+        let running = tokio::spawn(async move { session.run(IDLE, || ()).await });
         let record = [&Header::application_data(20).encode()[..], &[9; 20]].concat();
         client.write_all(&record).await.unwrap();
         let mut got = [0; 20];

@@ -21,11 +21,11 @@ use crate::cover::gate::Promotion;
 use crate::crypto::Ctr;
 use crate::crypto::kdf::KeyIv;
 use crate::net::sockopt;
+use crate::relay::Closed;
 use crate::relay::halves::{BadRecord, Downlink, Uplink};
 use crate::relay::meter::Meter;
 use crate::relay::packets::{self, Packer, Unpacker};
 use crate::relay::stream::{self, Manner, Session};
-use crate::relay::{Closed, End};
 use crate::telegram::middle::{self, Caller};
 use crate::telegram::routes::By;
 use crate::telegram::{DcId, ReachError, Reached, Upstream};
@@ -182,10 +182,7 @@ fn relay(
 ) -> impl Future<Output = ()> + Send {
     async move {
         let since = Instant::now();
-        let closed = session.run(idle).await;
-        if closed.by == End::FarBroke && !session.heard() {
-            server.upstream.broke(by);
-        }
+        let closed = session.run(idle, || server.upstream.broke(by)).await;
         over(&server, &entry, &permit, closed, since);
     }
 }

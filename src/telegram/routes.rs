@@ -190,10 +190,11 @@ impl Routes {
         let mut failure = None;
         for (at, live) in routes.iter().enumerate() {
             let patience = if at + 1 == routes.len() { LAST_PATIENCE } else { PATIENCE };
+            let began = Instant::now();
             let error = match live.reach(dc, addresses, patience).await {
                 Ok(reached) => {
                     live.reached.fetch_add(1, Ordering::Relaxed);
-                    self.health.worked((live.id, dc.unsigned()), Instant::now());
+                    self.health.worked((live.id, dc.unsigned()), began, Instant::now());
                     return Ok(reached);
                 }
                 Err(error) => error,
@@ -247,6 +248,15 @@ impl Routes {
         }
     }
 
+    /// Whether connections like this one have been found to break, or to fail, since it was opened.
+    pub fn is_bad(&self, by: By) -> bool {
+        let Some(live) = self.live.iter().find(|live| live.id == by.route) else { return true };
+        match (live.route.direct(), by.address) {
+            (Some(dialer), Some(address)) => dialer.is_bad(address),
+            _ => self.health.is_bad(&(by.route, by.dc)),
+        }
+    }
+
     /// What is known of each route, in the order of the configuration.
     pub fn standing(&self) -> Vec<Standing> {
         let known = |live: &Arc<Live>| Standing {
@@ -264,6 +274,7 @@ impl Routes {
         if self.live.len() < 2 && self.live.iter().all(|live| self.is_well(live)) {
             return;
         }
+        let began = Instant::now();
         let probes = self.live.iter().map(|live| {
             let (live, dc) = (Arc::clone(live), live.route.probed());
             let addresses = addresses(dc);
@@ -272,7 +283,7 @@ impl Routes {
         let outcomes = probes.collect::<JoinSet<_>>().join_all().await;
         for (id, route, outcome) in outcomes {
             match outcome {
-                Ok(_) => self.health.worked((id, WHOLE), Instant::now()),
+                Ok(_) => self.health.worked((id, WHOLE), began, Instant::now()),
                 Err(error) => {
                     debug!(route, %error, "a route does not work");
                     self.health.failed((id, WHOLE), Instant::now());
@@ -433,7 +444,7 @@ mod tests {
         assert_eq!(names(&routes, 2, "", now), ["b", "a"]);
         assert_eq!(names(&routes, -2, "", now), ["b", "a"]);
         assert_eq!(names(&routes, 3, "", now), ["a", "b"]);
-        routes.health.worked((routes.live[0].id, DC), now);
+        routes.health.worked((routes.live[0].id, DC), now, now);
         routes.health.failed((routes.live[0].id, WHOLE), now);
         assert_eq!(names(&routes, 3, "", now), ["b", "a"]);
         assert_eq!(names(&routes, 3, "", now + Duration::from_secs(3600)), ["b", "a"], "only a probe changes that");

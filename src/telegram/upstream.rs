@@ -179,7 +179,12 @@ impl Upstream {
                 sockopt::notice_soon(&reached.stream);
                 // A little apart, so that what was opened together is not replaced together.
                 let age = LONGEST.mul_f64(0.75 + 0.25 * rand::random::<f64>());
+                let by = reached.by;
                 self.0.pool.put(order, Reached { warm: true, ..reached }, Instant::now() + age);
+                // Asked only now: whoever finds out later finds it in the pool.
+                if self.0.routes.load().is_bad(by) {
+                    self.0.pool.discard(|ready| ready.by == by);
+                }
             }
             Err(_) => self.0.pool.failed(order, Instant::now()),
         }
@@ -272,6 +277,9 @@ impl Drop for Closing<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
     use tokio::time::timeout;
@@ -341,6 +349,25 @@ mod tests {
         until(&upstream, 1).await;
         upstream.broke(reached.by);
         assert_eq!(upstream.connect(DC, "").await.unwrap().by.address.unwrap(), second);
+    }
+
+    #[tokio::test]
+    async fn what_was_being_opened_when_its_address_broke_does_not_stand_ready() {
+        let (_listening, address) = listener().await;
+        let upstream = Upstream::new(settings(2, &[address]));
+        let by = upstream.connect(DC, "").await.unwrap().by;
+        for breaks in [false, true] {
+            let order = upstream.0.pool.tend(1, Instant::now())[0];
+            let mut opening = std::pin::pin!(upstream.stock(order));
+            let begun = poll_fn(|context| Poll::Ready(opening.as_mut().poll(context).is_pending())).await;
+            assert!(begun, "it is under way");
+            if breaks {
+                upstream.broke(by);
+            }
+            opening.await;
+            assert_eq!(upstream.ready(), usize::from(!breaks));
+            upstream.0.pool.discard(|_| true);
+        }
     }
 
     #[tokio::test]

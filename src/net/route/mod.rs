@@ -194,6 +194,11 @@ impl Dialer {
         self.health.failed(address, Instant::now());
     }
 
+    /// Whether a connection to this address failed or broke, and none has come about since.
+    pub fn is_bad(&self, address: SocketAddr) -> bool {
+        self.health.is_bad(&address)
+    }
+
     async fn addresses(&self, place: &Place) -> io::Result<Vec<SocketAddr>> {
         match place {
             Place::Address(address) => Ok(vec![*address]),
