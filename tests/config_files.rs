@@ -197,8 +197,34 @@ fn the_example_loads_as_it_is_and_with_every_setting_on() {
     let empty = load_example("").unwrap().draft;
     assert_eq!(format!("{untouched:?}"), format!("{empty:?}"));
     let loaded = load_example(&example_uncommented()).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(loaded.warnings.render(false), "");
+    // With everything on there is a tag beside routes on which it has no meaning.
+    let warnings: Vec<_> = loaded.warnings.complaints().iter().map(|complaint| complaint.what.as_str()).collect();
+    assert!(matches!(warnings[..], [tag] if tag.contains("promoted channel")), "{warnings:?}");
     assert_eq!(loaded.draft.users.len(), 2);
+}
+
+#[test]
+fn a_tag_beside_routes_that_it_has_no_meaning_on_is_warned_of() {
+    let tag = "00112233445566778899aabbccddeeff";
+    let of_all = format!("ad_tag = \"{tag}\"\n");
+    let of_one = format!("[[users]]\nname = \"a\"\nsecret = \"{tag}\"\nad_tag = \"{tag}\"\n");
+    let of_nobody = of_one.replacen(&format!("ad_tag = \"{tag}\""), "ad_tag = \"none\"", 1);
+    let direct = "[[routes]]\nname = \"line\"\nkind = \"direct\"\n";
+    let socks = "[[routes]]\nname = \"way\"\nkind = \"socks5\"\naddress = \"192.0.2.1:1080\"\n";
+    let beside = format!("{direct}{socks}");
+    let restricted = format!("{direct}data_centres = [2]\n");
+    for (tag, routes, count) in [
+        (&of_all, "", 0),
+        (&of_all, direct, 0),
+        (&of_all, &*beside, 1),
+        (&of_one, &*beside, 1),
+        (&of_one, &*restricted, 1),
+        (&of_nobody, &*beside, 0),
+    ] {
+        let text = format!("{tag}{routes}[site]\n");
+        let loaded = load_text(&text, None, &Flags::default(), &environment()).unwrap();
+        assert_eq!(loaded.warnings.complaints().len(), count, "{text}");
+    }
 }
 
 #[test]

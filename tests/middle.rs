@@ -397,6 +397,49 @@ async fn links_come_about_behind_translation_with_the_old_checksum_and_over_ipv6
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn links_take_plain_routes_and_are_no_way_round_others() {
+    for (restriction, links, direct) in [("", 1, 0), ("data_centres = [1, 2, 3, 4, 5]\n", 0, 1)] {
+        let (middle, dc) = (MockMiddle::start(Manners::default()).await, MockDc::start(Role::Echo).await);
+        let mut parts = Parts::new(&dc, &[(2, middle.addr)]);
+        let route = "[[routes]]\nname = \"line\"\nkind = \"direct\"\nsource = \"127.0.0.9\"\n";
+        parts.sections = format!("{route}{restriction}{}", parts.sections);
+        let (stage, _) = parts.stage().await;
+        echo(&mut enter(&stage).await, &packet(&mut Dice::new(11), 10)).await;
+        assert_eq!((middle.heard().len(), dc.seen().len()), (links, direct), "{restriction}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tag_needs_is_fetched_at_once_where_nothing_is_known() {
+    let (middle, dc) = (MockMiddle::start(Manners::default()).await, MockDc::start(Role::Echo).await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let six = "proxy_for 2 [2001:db8::2]:8888;".to_owned();
+    let config = format!("default 2;\nproxy_for 2 {};\n", middle.addr);
+    let bodies = [("getProxySecret", secret()), ("getProxyConfig", config.into()), ("getProxyConfigV6", six.into())];
+    let serving = tokio::spawn(async move {
+        for (name, body) in bodies {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut head).await.unwrap() > 0);
+            }
+            assert!(head.starts_with(format!("GET /lists/{name} HTTP/1.1\r\n").as_bytes()), "{}", head.escape_ascii());
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+        }
+    });
+    let mut parts = Parts::new(&dc, &[]);
+    let users = parts.sections.split("[middle]").next().unwrap();
+    parts.sections = format!("{users}[telegram]\nlists = \"{base}/lists\"\n");
+    let (stage, _) = parts.stage().await;
+    stage.proxy.logged("Telegram's lists of middle proxies have changed").await;
+    serving.await.unwrap();
+    echo(&mut enter(&stage).await, &packet(&mut Dice::new(12), 10)).await;
+    assert_eq!((middle.heard().len(), dc.seen().len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_opens_links_and_says_what_becomes_of_them() {
     const OTHERS: &str = "state,files,ports,login,clock,name,certificate,acme,cover,post-quantum,records,telegram";
     let elsewhere = Manners { sees: Some([203, 0, 113, 9].into()), ..Manners::default() };

@@ -10,15 +10,15 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::KEY;
 use support::dice::Dice;
 use support::fake_tls::{End, Login, PATIENCE, Session};
 use support::hello::capture;
 use support::mock_dc::{MockDc, Role};
-use support::network::{Land, vanished, with_network};
+use support::network::{Land, command, vanished, with_network};
 use support::origin::Origin;
 use support::scrape::{at, until};
 use support::stage::{Kind, Stage};
+use support::{KEY, installed};
 use tokio::task::JoinSet;
 
 use Land::{Here, Nowhere};
@@ -176,6 +176,31 @@ fn a_machine_with_ipv6_only_reaches_every_number_under_its_sign() {
     let name = "a_machine_with_ipv6_only_reaches_every_number_under_its_sign";
     with_network(name, &CENTRES.map(|(_, _, six)| (ip(six), Here)), || async {
         every_number_reaches_its_own(CENTRES.map(|(number, _, six)| (number, six))).await;
+    });
+}
+
+#[test]
+fn a_mark_leads_where_the_kernel_lets_nothing_else_through() {
+    let (_, four, _) = CENTRES[1];
+    let name = "a_mark_leads_where_the_kernel_lets_nothing_else_through";
+    with_network(name, &lands(&[(four, Here)]), || async {
+        if !installed("/usr/sbin/nft") {
+            return;
+        }
+        let dc = centre(four, Role::Echo).await;
+        let rules = "add table ip marks; add chain ip marks out { type filter hook output priority 0; }; \
+                     add rule ip marks out tcp dport 443 meta mark != 7 reject with tcp reset";
+        command("nft", [rules]);
+        for (mark, served) in [(8, 0), (7, 1)] {
+            let route = format!("[[routes]]\nname = \"line\"\nkind = \"direct\"\nmark = {mark}");
+            let stage = stage(&format!("[telegram]\nwarm = 0\n{route}")).await;
+            if served == 0 {
+                in_vain(&stage, 2).await;
+            } else {
+                echo(&stage, 2).await;
+            }
+            assert_eq!(dc.seen().len(), served, "mark {mark}");
+        }
     });
 }
 

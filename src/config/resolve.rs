@@ -94,6 +94,7 @@ type Place = (SocketAddr, Origin);
 
 impl Resolver<'_> {
     fn draft(&mut self, layer: Layer, environment: &Environment) -> Draft {
+        let tagged = tagged(&layer);
         let state_dir = self.state_dir(layer.state_dir, environment);
         let given = layer.listen.is_some() || layer.proxied.as_ref().is_some_and(|proxied| proxied.listen.is_some());
         let (listen, proxied, listeners) = self.listeners(layer.listen, layer.proxied);
@@ -105,6 +106,9 @@ impl Resolver<'_> {
             self.cover(layer.cover_choice, layer.cover, layer.site, domain.as_ref(), &listeners, (&ways, &names));
         let telegram = self.telegram(layer.telegram, &ways);
         self.unused(&ways);
+        if let (Some(at), true) = (tagged, self.whole) {
+            self.tag_beside(&telegram.routes, &at);
+        }
         Draft {
             admin: layer.admin.and_then(|admin| self.admin(admin, &state_dir)),
             state_dir,
@@ -446,4 +450,11 @@ pub fn read_secret_file(path: &Path) -> io::Result<(String, bool)> {
     let private = file.metadata()?.permissions().mode() & 0o077 == 0;
     let text = io::read_to_string(io::Read::take(file, LONGEST))?;
     Ok((text.trim().to_owned(), private))
+}
+
+/// Where the first tag for a promoted channel is written, if one is.
+fn tagged(layer: &Layer) -> Option<Origin> {
+    let users = layer.users.iter().flatten().filter_map(|user| user.limits.ad_tag.as_ref());
+    let tags = layer.ad_tag.iter().chain(users.filter(|tag| tag.value.trim() != "none"));
+    tags.map(|tag| tag.at.clone()).next()
 }

@@ -27,7 +27,7 @@ use crate::relay::meter::Meter;
 use crate::relay::packets::{self, Packer, Unpacker};
 use crate::relay::stream::{self, Manner, Session};
 use crate::telegram::middle::{self, Caller};
-use crate::telegram::routes::By;
+use crate::telegram::routes::{By, Route};
 use crate::telegram::{DcId, ReachError, Reached, Upstream};
 use crate::wire::obfuscated::{self, HEADER};
 use crate::wire::packets::Framing;
@@ -91,9 +91,9 @@ pub(super) async fn session(
         return Some(Box::pin(stream::goodbye(client, down, manner)));
     }
     let entered = Entered { server, client, up, down, manner, first, entry, permit, idle: settings.idle };
-    // Links to middle proxies go directly, which must not be a way round the routes.
+    // Links to middle proxies take plain routes, which must not be a way round others.
     let tag = entered.permit.member().policy().ad_tag.or(settings.ad_tag);
-    match tag.filter(|_| settings.telegram.routes.is_empty()) {
+    match tag.filter(|_| settings.telegram.routes.iter().all(Route::is_plain)) {
         None => entered.direct(dc).await,
         Some(tag) => match sit(&entered.server, dc, peer, tag).await {
             Some(port) => Some(entered.promoted(port)),

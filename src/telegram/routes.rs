@@ -100,6 +100,11 @@ impl Route {
             && (self.users.is_empty() || self.users.contains(user))
     }
 
+    /// Whether it goes to Telegram without any proxy, for everybody and to every data centre.
+    pub fn is_plain(&self) -> bool {
+        self.direct().is_some() && self.users.is_empty() && self.data_centres.is_empty()
+    }
+
     /// A word for its kind, as in the configuration.
     pub fn kind(&self) -> &'static str {
         match &self.way {

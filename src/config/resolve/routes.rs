@@ -125,6 +125,15 @@ impl Resolver<'_> {
         }
     }
 
+    /// Warns of a tag that nobody's sessions have.
+    pub(super) fn tag_beside(&mut self, routes: &[routes::Route], tag: &Origin) {
+        if !routes.iter().all(routes::Route::is_plain) {
+            let what = "sessions do without the promoted channel, for middle proxies are not reached over these routes";
+            let mend = "remove the tag, or let only routes of the kind \"direct\" lead to Telegram, which are for all";
+            self.complaints.push(Complaint::new(tag, what, mend).as_warning());
+        }
+    }
+
     /// Warns of routes that nobody takes.
     pub(super) fn unused(&mut self, ways: &Ways) {
         for known in ways.0.iter().filter(|known| !known.used.get()) {

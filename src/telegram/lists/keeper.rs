@@ -210,6 +210,9 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
+    use crate::net::resolve::Resolver;
+    use crate::net::route::{self, Dialer, Leave};
+    use crate::telegram::routes::{Route, Way};
     use crate::telegram::{DcId, Settings};
 
     const CONFIG: &str = "default 2;\nproxy_for 2 192.0.2.2:8888;\nproxy_for 203 192.0.2.203:443;\n";
@@ -321,6 +324,24 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), news.changed()).await.unwrap().unwrap();
         assert_eq!(web.asked(), 3);
         drop(keeping);
+    }
+
+    #[tokio::test]
+    async fn lists_come_over_the_routes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let leave = Leave { source: Some([127, 0, 0, 9].into()), ..Leave::default() };
+        let dialer = Dialer::new(route::Route { leave, ..route::Route::default() }, Resolver::default());
+        let routes = vec![Route { way: Way::Straight(dialer), ..Route::default() }];
+        let upstream = Upstream::new(Settings { routes, ..Settings::default() });
+        let keeper = Keeper::open(PathBuf::new(), upstream);
+        let fetching = keeper.fetch(&base, What::Secret);
+        let (_, accepted) = tokio::join!(fetching, async {
+            let (stream, peer) = listener.accept().await.unwrap();
+            drop(stream);
+            peer
+        });
+        assert_eq!(accepted.ip().to_string(), "127.0.0.9");
     }
 
     #[tokio::test(start_paused = true)]
