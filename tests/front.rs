@@ -183,8 +183,7 @@ impl Front {
     async fn start(command: impl Fn(&Path) -> Command, configuration: impl Fn(&Path, SocketAddr) -> String) -> Self {
         for _ in 0..10 {
             let folder = tempfile::tempdir().expect("a temporary folder");
-            let addr =
-                std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+            let addr = support::aside().local_addr().expect("an address");
             std::fs::write(folder.path().join("front.conf"), configuration(folder.path(), addr)).expect("writes");
             let mut command = command(folder.path());
             let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it runs");

@@ -1,6 +1,6 @@
 //! An authority on loopback: Pebble, the test server of Let's Encrypt, and the names that it looks up.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,12 @@ use rustls_pki_types::pem::PemObject;
 use tempfile::TempDir;
 use vizard::net::https::{Bounds, Client};
 
+use crate::support::aside;
+
 /// The program.
 pub const PEBBLE: &str = "/usr/bin/pebble";
 
-/// Where things are. Programs that cannot be given port 0 get one that was free a moment ago.
+/// Where things are. Programs that cannot be given port 0 get one that nobody is given by the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     pub api: u16,
@@ -29,7 +31,7 @@ pub struct Ports {
 impl Ports {
     pub fn free() -> Self {
         // All at once, so that they differ.
-        let held = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let held = [(); 4].map(|()| aside());
         let [api, management, tls, http] = held.map(|held| held.local_addr().expect("an address").port());
         Self { api, management, tls, http }
     }

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::installed;
+use crate::support::{aside, installed};
 
 /// What proxies want to know, where they want to know something.
 pub const USER: &str = "bridge";
@@ -81,7 +81,7 @@ impl Program {
         }
         for _ in 0..10 {
             let dir = tempfile::tempdir().expect("a temporary folder");
-            let addr = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
+            let addr = aside().local_addr().expect("an address");
             let mut command = Command::new(program);
             command.args(arguments(dir.path(), addr)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let mut child = command.spawn().expect("it runs");

@@ -42,6 +42,16 @@ pub fn installed(program: &str) -> bool {
     there
 }
 
+/// A listener for a program that cannot be given port 0: it is dropped, and the program told its address. The kernel would
+/// give a port of its own choice to the next who asks; these it gives to nobody by itself.
+pub fn aside() -> std::net::TcpListener {
+    loop {
+        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", rand::random_range(10_000..32_000))) {
+            return listener;
+        }
+    }
+}
+
 /// Takes packets until the server ends: count and SHA-256 of their bytes, and the end.
 pub async fn take_all(session: &mut fake_tls::Session) -> (mock_dc::Sum, fake_tls::End) {
     let mut hash = Sha256::new();

@@ -43,7 +43,7 @@ impl Nginx {
     /// The port is free when it is chosen; `None` if somebody else has taken it before nginx could.
     async fn attempt(origin: &Origin, uploads: SocketAddr, more: &str) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let addr = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+        let addr = super::aside().local_addr().expect("an address");
         let file = dir.path().join("nginx.conf");
         std::fs::write(&file, configuration(dir.path(), origin, addr, uploads, more))
             .expect("writes the configuration");
