@@ -247,7 +247,7 @@ fn the_defaults_in_the_example_are_the_defaults() {
 
 #[test]
 fn the_example_has_exactly_the_known_keys() {
-    let [cover, upstream, acme, countries] = &example_alternatives()[..] else {
+    let [cover, upstream, acme, shadow, countries] = &example_alternatives()[..] else {
         panic!("the alternatives have changed")
     };
     let office = "[[routes]]\nname = \"office\"\nkind = \"direct\"\n";
@@ -258,7 +258,9 @@ fn the_example_has_exactly_the_known_keys() {
     load_example(&format!("domain = \"www.example.com\"\n{acme}")).unwrap_or_else(|error| panic!("{error}"));
     let mut found = BTreeSet::new();
     let countries = format!("[lists]\n{countries}");
-    for text in [&example_uncommented(), cover, &upstream, acme, &countries] {
+    let shadow_loads = load_text(shadow, None, &Flags::default(), &environment()).is_ok();
+    assert_eq!(shadow_loads, cfg!(feature = "shadowsocks"));
+    for text in [&example_uncommented(), cover, &upstream, acme, &countries, shadow] {
         paths("", DeTable::parse(text).unwrap().get_ref(), &mut found);
     }
     let known: BTreeSet<String> = KEYS.iter().map(ToString::to_string).collect();

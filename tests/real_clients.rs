@@ -132,9 +132,14 @@ fn tdlib_moves_files_over_every_kind_of_route() {
     let Link { server, port, secret } = abroad.link("10.78.0.2");
     let link = format!("link = \"tg://proxy?server={server}&port=8443&secret={secret}\"");
     assert_eq!(port, "443");
-    for (kind, way) in
-        [("socks5", "address = \"10.78.0.2:1080\""), ("http", "address = \"10.78.0.2:3128\""), ("mtproto", &link)]
-    {
+    let method = "address = \"10.78.0.2:8388\"\nmethod = \"aes-256-gcm\"\npassword = \"correct horse\"";
+    let ways = [
+        ("socks5", "address = \"10.78.0.2:1080\""),
+        ("http", "address = \"10.78.0.2:3128\""),
+        ("mtproto", &link),
+        ("shadowsocks", method),
+    ];
+    for (kind, way) in ways.into_iter().filter(|(kind, _)| *kind != "shadowsocks" || cfg!(feature = "shadowsocks")) {
         let file = world.path(&format!("{kind}.toml"));
         fs::write(&file, format!("[[routes]]\nname = \"way\"\nkind = \"{kind}\"\n{way}\n[site]\n")).unwrap();
         let home = Proxy::open(&world, "site", &["--config", file.to_str().unwrap()]);

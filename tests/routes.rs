@@ -134,6 +134,22 @@ async fn sessions_take_every_kind_of_route_and_no_other_way() {
     }
 }
 
+#[cfg(feature = "shadowsocks")]
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_go_through_shadowsocks() {
+    for method in ["aes-256-gcm", "chacha20-ietf-poly1305"] {
+        let Some(program) = Program::shadowsocks(method).await else { return };
+        let centres = Centres::start().await;
+        let gate = Gate::to(program.addr).await;
+        let more = format!("{}\nmethod = \"{method}\"\npassword = \"{PASSWORD}\"", at(gate.addr));
+        let stage = proxy(&route("way", "shadowsocks", &more), &centres.list()).await;
+        works(&stage, method).await;
+        assert_eq!((gate.came(), centres.echo.seen().len(), centres.pour.seen().len()), (2, 1, 1), "{method}");
+        drop(program);
+        assert!(!is_served(&stage, login()).await, "{method}: there is another way");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_direct_route_leaves_as_it_is_told() {
     let centres = Centres::start().await;

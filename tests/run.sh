@@ -89,7 +89,7 @@ install() {
             case $package in
                 nginx-light) services+=(nginx.service) ;;
                 dante-server) services+=(danted.service) ;;
-                haproxy | prometheus) services+=("$package.service") ;;
+                haproxy | prometheus | shadowsocks-libev) services+=("$package.service") ;;
             esac
         done
     fi
@@ -132,13 +132,14 @@ formatting() {
     cargo fmt --check
 }
 
-# All targets, so benches are compiled too.
+# All targets, so benches are compiled too. All features, here and below: with another set of them much would be compiled
+# twice. The program without them is what the image and the package hold, whose tests compile it.
 lints() {
-    cargo clippy --all-targets --locked -- -D warnings
+    cargo clippy --all-targets --all-features --locked -- -D warnings
 }
 
 documentation() {
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked
 }
 
 tests() {
@@ -153,7 +154,7 @@ tests() {
         root_for_the_container
     fi
     mkdir -p "$TARGET"
-    cargo test --locked --no-fail-fast "${which[@]}" 2>&1 | tee "$LOG"
+    cargo test --all-features --locked --no-fail-fast "${which[@]}" 2>&1 | tee "$LOG"
 }
 
 # Cargo runs every test program through this: only the one that builds containers becomes root.

@@ -329,6 +329,7 @@ impl Reader {
             name: self.text(table, "name"),
             kind: self.text(table, "kind"),
             address: self.text(table, "address"),
+            method: self.text(table, "method"),
             user: self.text(table, "user"),
             password: self.text(table, "password"),
             password_file: self.path(table, "password_file"),

@@ -203,6 +203,7 @@ pub struct RouteWritten {
     pub name: Option<Written<String>>,
     pub kind: Option<Written<String>>,
     pub address: Option<Written<String>>,
+    pub method: Option<Written<String>>,
     pub user: Option<Written<String>>,
     pub password: Option<Written<String>>,
     pub password_file: Option<Written<PathBuf>>,

@@ -360,21 +360,28 @@ pub const REFERENCE: &[Key] = &[
     key("routes.name", Text, Needed, Session, "1 to 32 letters, digits, `-`, `_` and `.`"),
     key(
         "routes.kind",
-        OneOf(&["direct", "socks5", "socks4a", "http", "mtproto"]),
+        OneOf(&["direct", "socks5", "socks4a", "http", "shadowsocks", "mtproto"]),
         Needed,
         Session,
         "how it goes on: directly, through a proxy (`http` is CONNECT), or through another vizard or any proxy for \
-         Telegram",
+         Telegram; `shadowsocks` where vizard was built with it",
     ),
     key(
         "routes.address",
         Text,
         Words("needed for proxies"),
         Session,
-        "`\"host:port\"` of a proxy of the kinds `socks5`, `socks4a` and `http`",
+        "`\"host:port\"` of a proxy of the kinds `socks5`, `socks4a`, `http` and `shadowsocks`",
+    ),
+    key(
+        "routes.method",
+        Text,
+        Words("needed for `shadowsocks`"),
+        Session,
+        "how the server of a `shadowsocks` route encrypts, such as `\"aes-256-gcm\"`",
     ),
     key("routes.user", Text, Words("none"), Session, "what such a proxy wants to know"),
-    key("routes.password", Text, Words("none"), Session, "for `socks5` and `http`"),
+    key("routes.password", Text, Words("none"), Session, "for `socks5`, `http` and `shadowsocks`"),
     key(
         "routes.password_file",
         Path,

@@ -183,7 +183,7 @@ impl Resolver<'_> {
             Some(cover) => (cover.kind, cover.address, cover.proxy_protocol, cover.route),
             None => (None, None, None, None),
         };
-        let dialer = route.as_ref().and_then(|route| self.dialer(route, ways));
+        let dialer = route.as_ref().and_then(|route| self.cover_dialer(route, ways));
         if let Some(choice) = choice {
             let remote = choice.value != "site";
             kind = Some(Written::new(if remote { "remote" } else { "site" }.into(), choice.at.clone()));

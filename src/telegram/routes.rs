@@ -114,6 +114,7 @@ impl Route {
                 Via::Socks5 { .. } => "socks5",
                 Via::Socks4a { .. } => "socks4a",
                 Via::Http { .. } => "http",
+                Via::Shadowsocks(_) => "shadowsocks",
             },
         }
     }

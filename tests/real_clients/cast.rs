@@ -320,17 +320,17 @@ fn ready(line: &str) -> Option<Vec<SocketAddr>> {
     Some(line["listen"].as_array()?.iter().map(|address| address.as_str().unwrap().parse().unwrap()).collect())
 }
 
-/// A SOCKS proxy and an HTTP proxy on the other side.
+/// A SOCKS proxy, an HTTP proxy and a Shadowsocks server on the other side.
 pub struct Forwarders {
-    _running: [Running; 2],
+    _running: [Running; 3],
 }
 
 impl Forwarders {
-    /// Both listen when this returns. `None` with a note where one of them is not installed; where `CI` is set that is a
+    /// All listen when this returns. `None` with a note where one of them is not installed; where `CI` is set that is a
     /// failure.
     pub fn open(world: &World) -> Option<Self> {
-        let [socks, http] = ["/usr/bin/microsocks", "/usr/bin/tinyproxy"];
-        if let Some(program) = [socks, http].iter().find(|program| !Path::new(program).exists()) {
+        let [socks, http, shadow] = ["/usr/bin/microsocks", "/usr/bin/tinyproxy", "/usr/bin/ss-server"];
+        if let Some(program) = [socks, http, shadow].iter().find(|program| !Path::new(program).exists()) {
             assert!(env::var_os("CI").is_none(), "{program} is not installed");
             let _ = writeln!(io::stderr(), "skipped: {program} is not installed");
             return None;
@@ -343,12 +343,15 @@ impl Forwarders {
         let mut command = world.command(Place::Internet, http);
         command.args(["-d", "-c"]).arg(file);
         let http = Running::start("the HTTP proxy", command);
-        for port in [1080, 3128] {
+        let mut command = world.command(Place::Internet, shadow);
+        command.args(["-s", "0.0.0.0", "-p", "8388", "-k", "correct horse", "-m", "aes-256-gcm", "-t", "600"]);
+        let shadow = Running::start("the Shadowsocks server", command);
+        for port in [1080, 3128, 8388] {
             let mut command = world.command(Place::Internet, "timeout");
             command.args(["30", "bash", "-c", &format!("until : 3<>/dev/tcp/127.0.0.1/{port}; do :; done")]);
             assert!(command.output().unwrap().status.success(), "nobody listens at port {port}");
         }
-        Some(Self { _running: [socks, http] })
+        Some(Self { _running: [socks, http, shadow] })
     }
 }
 

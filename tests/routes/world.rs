@@ -74,6 +74,16 @@ impl Program {
         .await
     }
 
+    /// A Shadowsocks server with this method.
+    #[cfg(feature = "shadowsocks")]
+    pub async fn shadowsocks(method: &str) -> Option<Self> {
+        Self::start("/usr/bin/ss-server", |_, addr| {
+            let port = addr.port().to_string();
+            ["-s", "127.0.0.1", "-p", &port, "-k", PASSWORD, "-m", method, "-t", "600"].map(String::from).to_vec()
+        })
+        .await
+    }
+
     /// The port is free when it is chosen, and somebody else may take it before the program does.
     async fn start(program: &str, arguments: impl Fn(&Path, SocketAddr) -> Vec<String>) -> Option<Self> {
         if !installed(program) {

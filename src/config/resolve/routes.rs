@@ -15,7 +15,7 @@ use crate::config::keys::nearest;
 use crate::config::layer::{DnsWritten, RouteWritten, Written};
 use crate::config::report::{Complaint, Origin, quoted};
 use crate::config::{User, units};
-use crate::net::route::{Dialer, Leave, Login, Place, Route, Via};
+use crate::net::route::{Dialer, Leave, Login, Place, Route, Via, shadowsocks};
 use crate::net::{https, resolve};
 use crate::telegram::DcId;
 use crate::telegram::routes::{self, Way};
@@ -37,6 +37,7 @@ enum Kind {
     Socks5,
     Socks4a,
     Http,
+    Shadowsocks,
     MtProto,
 }
 
@@ -45,6 +46,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("socks5", Kind::Socks5),
     ("socks4a", Kind::Socks4a),
     ("http", Kind::Http),
+    ("shadowsocks", Kind::Shadowsocks),
     ("mtproto", Kind::MtProto),
 ];
 
@@ -134,6 +136,17 @@ impl Resolver<'_> {
         }
     }
 
+    /// The route that `cover.route` names.
+    pub(super) fn cover_dialer(&mut self, name: &Written<String>, ways: &Ways) -> Option<Dialer> {
+        let dialer = self.dialer(name, ways)?;
+        if matches!(dialer.route().via, Via::Shadowsocks(_)) {
+            let what = "visitors would see that a reset does not come through Shadowsocks";
+            self.complaints.push(Complaint::new(&name.at, what, "name a route of another kind"));
+            return None;
+        }
+        Some(dialer)
+    }
+
     /// Warns of routes that nobody takes.
     pub(super) fn unused(&mut self, ways: &Ways) {
         for known in ways.0.iter().filter(|known| !known.used.get()) {
@@ -180,23 +193,30 @@ impl Resolver<'_> {
     }
 
     fn route(&mut self, name: String, index: usize, written: RouteWritten, users: &[User]) -> Option<routes::Route> {
-        let RouteWritten { kind, address, user, password, password_file, link, link_file, at, .. } = &written;
+        let RouteWritten { kind, address, method, user, password, password_file, link, link_file, at, .. } = &written;
         let Some(kind) = kind else {
             if self.whole {
-                let mend = "add `kind = \"direct\"`, \"socks5\", \"socks4a\", \"http\" or \"mtproto\"";
+                let mend = "add `kind = \"direct\"`, \"socks5\", \"socks4a\", \"http\", \"shadowsocks\" or \"mtproto\"";
                 self.complaints.push(Complaint::new(at, "this route has no kind", mend));
             }
             return None;
         };
+        let kind = kind.clone();
         let chosen = self.choice(Some(kind.clone()), KINDS)?;
+        if chosen == Kind::Shadowsocks && !shadowsocks::BUILT_IN {
+            let mend = "build it with `--features shadowsocks`, or take a route of another kind";
+            self.complaints.push(Complaint::new(&kind.at, "this program was built without Shadowsocks", mend));
+            return None;
+        }
         let logs_in = matches!(chosen, Kind::Socks5 | Kind::Http);
         let place = |path: &Option<Written<_>>| path.as_ref().map(|path: &Written<PathBuf>| path.at.clone());
         let text = |text: &Option<Written<String>>| text.as_ref().map(|text| text.at.clone());
         for (key, meant) in [
             (text(address), !matches!(chosen, Kind::Direct | Kind::MtProto)),
+            (text(method), chosen == Kind::Shadowsocks),
             (text(user), logs_in || chosen == Kind::Socks4a),
-            (text(password), logs_in),
-            (place(password_file), logs_in),
+            (text(password), logs_in || chosen == Kind::Shadowsocks),
+            (place(password_file), logs_in || chosen == Kind::Shadowsocks),
             (text(link), chosen == Kind::MtProto),
             (place(link_file), chosen == Kind::MtProto),
         ] {
@@ -207,26 +227,22 @@ impl Resolver<'_> {
         }
         let rules = self.rules(&written, users);
         let leave = self.leave(&written);
+        let order = self.natural(written.order.clone()).unwrap_or(index as u32 + 1);
+        let weight = self.natural(written.weight.clone()).unwrap_or(1);
         let way = match chosen {
             Kind::Direct => Way::Straight(dialer(leave, Via::Direct)),
             Kind::MtProto => {
                 let (place, pass) = self.link(written.link, written.link_file, &written.at)?;
                 Way::Hop { dialer: dialer(leave, Via::Direct), place, pass }
             }
+            Kind::Shadowsocks => Way::Straight(dialer(leave, Via::Shadowsocks(self.shadowsocks(written)?))),
             proxy => {
                 let login = self.login(written.user, written.password, written.password_file);
                 let place = self.proxy(written.address, &written.at);
                 Way::Straight(dialer(leave, via(proxy, place?, login)))
             }
         };
-        Some(routes::Route {
-            name,
-            way,
-            order: self.natural(written.order).unwrap_or(index as u32 + 1),
-            weight: self.natural(written.weight).unwrap_or(1),
-            data_centres: rules.0,
-            users: rules.1,
-        })
+        Some(routes::Route { name, way, order, weight, data_centres: rules.0, users: rules.1 })
     }
 
     fn natural(&mut self, written: Option<Written<String>>) -> Option<u32> {
@@ -303,6 +319,37 @@ impl Resolver<'_> {
         Some(Place::new(&host, port))
     }
 
+    fn shadowsocks(&mut self, written: RouteWritten) -> Option<shadowsocks::Server> {
+        let RouteWritten { address, method, password, password_file, at, .. } = written;
+        let place = self.proxy(address, &at);
+        let mut lacks = |what: &str, mend: &str| {
+            if self.whole {
+                self.complaints.push(Complaint::new(&at, format!("this route has no {what}"), mend));
+            }
+        };
+        if method.is_none() {
+            lacks("method", "add the one that the server has, such as `method = \"aes-256-gcm\"`");
+        }
+        if password.is_none() && password_file.is_none() {
+            lacks("password", "add the one that the server has: `password = \"…\"`, or `password_file`");
+        }
+        let method = self.choice(method, shadowsocks::METHODS);
+        let (password, password_at) = self.one_of(password, password_file, "password")?;
+        let (place, method) = (place?, method?);
+        let server = shadowsocks::Server::new(place, method, &password);
+        if server.is_none() {
+            let (what, mend) = match method.key_length() {
+                None => ("the password is empty", "write that of the server".to_owned()),
+                Some(length) => (
+                    "not a password for this method",
+                    format!("write {length} bytes in base64, as the server has them"),
+                ),
+            };
+            self.complaints.push(Complaint::new(&password_at, what, mend));
+        }
+        server
+    }
+
     fn login(
         &mut self,
         user: Option<Written<String>>,
@@ -377,7 +424,7 @@ fn dialer(leave: Leave, via: Via) -> Dialer {
 
 fn via(kind: Kind, proxy: Place, login: Option<Login>) -> Via {
     match kind {
-        Kind::Direct | Kind::MtProto => Via::Direct,
+        Kind::Direct | Kind::MtProto | Kind::Shadowsocks => Via::Direct,
         Kind::Socks5 => Via::Socks5 { proxy, login },
         Kind::Socks4a => Via::Socks4a { proxy, user: login.map(|login| login.user).unwrap_or_default() },
         Kind::Http => Via::Http { proxy, login },

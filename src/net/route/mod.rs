@@ -1,10 +1,11 @@
 //! Ways out of this machine: from which address and interface, and through which proxy.
 //!
-//! A [`Route`] is settings; a [`Dialer`] is a route in use. Whatever way a connection takes, what comes out is a TCP socket
-//! on which nothing has been said to the far end yet. Names are left to the proxy where there is one, so that nobody near
+//! A [`Route`] is settings; a [`Dialer`] is a route in use. Whatever way a connection takes, what comes out is a socket on
+//! which nothing has been said to the far end yet. Names are left to the proxy where there is one, so that nobody near
 //! this machine learns them.
 
 mod http;
+pub mod shadowsocks;
 mod socks;
 
 use std::fmt;
@@ -63,6 +64,8 @@ pub enum Via {
         /// Its user; may be empty.
         user: String,
     },
+    /// A Shadowsocks server.
+    Shadowsocks(shadowsocks::Server),
     /// An HTTP proxy with the method CONNECT (RFC 9110 §9.3.6).
     Http {
         /// Where it is.
@@ -126,6 +129,7 @@ impl Via {
     pub fn proxy(&self) -> Option<&Place> {
         match self {
             Self::Direct => None,
+            Self::Shadowsocks(server) => Some(server.place()),
             Self::Socks5 { proxy, .. } | Self::Socks4a { proxy, .. } | Self::Http { proxy, .. } => Some(proxy),
         }
     }
@@ -210,12 +214,13 @@ impl Dialer {
     async fn hand_over(&self, mut stream: TcpStream, target: &Place) -> io::Result<TcpStream> {
         sockopt::no_delay(&stream);
         match &self.route.via {
-            Via::Direct => Ok(()),
-            Via::Socks5 { login, .. } => socks::connect5(&mut stream, target, login.as_ref()).await,
-            Via::Socks4a { user, .. } => socks::connect4a(&mut stream, target, user).await,
-            Via::Http { login, .. } => http::connect(&mut stream, target, login.as_ref()).await,
+            Via::Direct => {}
+            Via::Socks5 { login, .. } => socks::connect5(&mut stream, target, login.as_ref()).await?,
+            Via::Socks4a { user, .. } => socks::connect4a(&mut stream, target, user).await?,
+            Via::Http { login, .. } => http::connect(&mut stream, target, login.as_ref()).await?,
+            Via::Shadowsocks(server) => return server.enter(stream, target),
         }
-        .map(|()| stream)
+        Ok(stream)
     }
 }
 
