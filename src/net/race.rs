@@ -22,8 +22,8 @@ pub const STAGGER: Duration = Duration::from_millis(250);
 /// the given one; each attempt begins as soon as one has failed, or [`STAGGER`] after the one before it. Those that are
 /// still under way when another has won are dropped.
 ///
-/// `health` is told who won, with the time at which that attempt began, and who failed. Failed has also whoever began before the winner and was overtaken, so that a
-/// place that hangs is waited for once and not by everybody.
+/// `health` is told who won, with the time at which the order was made, and who failed. Failed has also whoever began before
+/// the winner and was overtaken, so that a place that hangs is waited for once and not by everybody.
 ///
 /// Fails with the first attempt's error when all have failed, or with `TimedOut` after `patience`.
 pub async fn race<K, T, F>(
@@ -38,11 +38,13 @@ where
 {
     let now = || Instant::now().into_std();
     let end = Instant::now() + patience;
-    let mut waiting = health.order(places, now()).into_iter();
+    // Of what was found since, neither the order nor its success knows.
+    let began = now();
+    let mut waiting = health.order(places, began).into_iter();
     let (mut attempts, mut failure) = (Attempts(Vec::new()), None);
     loop {
         match waiting.next() {
-            Some(place) => attempts.0.push((place, now(), Box::pin(reach(place)))),
+            Some(place) => attempts.0.push((place, Box::pin(reach(place)))),
             None if attempts.0.is_empty() => {
                 return Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address")));
             }
@@ -50,19 +52,19 @@ where
         }
         let next = if waiting.len() > 0 { end.min(Instant::now() + STAGGER) } else { end };
         match timeout_at(next, attempts.first()).await {
-            Ok((at, place, began, Ok(reached))) => {
+            Ok((at, place, Ok(reached))) => {
                 health.worked(place, began, now());
-                attempts.0[..at].iter().for_each(|(overtaken, ..)| health.failed(*overtaken, now()));
+                attempts.0[..at].iter().for_each(|(overtaken, _)| health.failed(*overtaken, now()));
                 return Ok((place, reached));
             }
-            Ok((_, place, _, Err(error))) => {
+            Ok((_, place, Err(error))) => {
                 if !is_ours(&error) {
                     health.failed(place, now());
                 }
                 failure.get_or_insert(error);
             }
             Err(_) if Instant::now() >= end => {
-                attempts.0.iter().for_each(|(place, ..)| health.failed(*place, now()));
+                attempts.0.iter().for_each(|(place, _)| health.failed(*place, now()));
                 return Err(io::ErrorKind::TimedOut.into());
             }
             Err(_) => {}
@@ -70,18 +72,18 @@ where
     }
 }
 
-/// Attempts under way, in the order in which they began, and when that was.
-struct Attempts<K, F>(Vec<(K, std::time::Instant, Pin<Box<F>>)>);
+/// Attempts under way, in the order in which they began.
+struct Attempts<K, F>(Vec<(K, Pin<Box<F>>)>);
 
 impl<K: Copy, T, F: Future<Output = io::Result<T>>> Attempts<K, F> {
     /// What comes of the first that is done, and how many of those that began before it are not.
-    async fn first(&mut self) -> (usize, K, std::time::Instant, io::Result<T>) {
+    async fn first(&mut self) -> (usize, K, io::Result<T>) {
         // They are few, so each may be asked whenever one of them calls.
         poll_fn(|context| {
             for at in 0..self.0.len() {
-                if let Poll::Ready(outcome) = self.0[at].2.as_mut().poll(context) {
-                    let (place, began, _) = self.0.remove(at);
-                    return Poll::Ready((at, place, began, outcome));
+                if let Poll::Ready(outcome) = self.0[at].1.as_mut().poll(context) {
+                    let (place, _) = self.0.remove(at);
+                    return Poll::Ready((at, place, outcome));
                 }
             }
             Poll::Pending
@@ -198,6 +200,18 @@ mod tests {
         assert!(health.is_bad(&0));
         run(&[Answers(10)], &health).await.0.unwrap();
         assert!(!health.is_bad(&0), "that is a new attempt");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_was_made_before_somebody_was_found_bad_knows_nothing_of_it() {
+        let health = Health::default();
+        let finding = async {
+            sleep(ms(5)).await;
+            health.failed(1, Instant::now().into_std());
+        };
+        let ((winner, _, tried), ()) = tokio::join!(run(&[Refuses(10), Answers(10)], &health), finding);
+        assert_eq!((winner.unwrap(), tried), (1, vec![0, 1]));
+        assert!(health.is_bad(&1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -192,11 +192,11 @@ impl Routes {
 
     /// Connects to a data centre that has these addresses, over the first route that leads there.
     pub async fn connect(&self, dc: DcId, user: &str, addresses: &[SocketAddr]) -> io::Result<Reached> {
-        let routes = self.arranged(dc, user, Instant::now(), || rand::rng().random());
+        let began = Instant::now();
+        let routes = self.arranged(dc, user, began, || rand::rng().random());
         let mut failure = None;
         for (at, live) in routes.iter().enumerate() {
             let patience = if at + 1 == routes.len() { LAST_PATIENCE } else { PATIENCE };
-            let began = Instant::now();
             let error = match live.reach(dc, addresses, patience).await {
                 Ok(reached) => {
                     live.reached.fetch_add(1, Ordering::Relaxed);
