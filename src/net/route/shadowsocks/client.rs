@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shadowsocks::ProxyClientStream;
@@ -37,7 +38,7 @@ const LONGEST_NAME: usize = 255;
 #[derive(Clone)]
 pub struct Server {
     place: Place,
-    config: ServerConfig,
+    config: Arc<ServerConfig>,
     /// Shared, for it knows what may not come twice.
     context: SharedContext,
 }
@@ -54,7 +55,7 @@ impl Server {
             Place::Name(name, port) => (name.clone(), *port),
         };
         let config = ServerConfig::new(address, password, cipher(method)).ok()?;
-        Some(Self { place, config, context: Context::new_shared(ServerType::Local) })
+        Some(Self { place, config: Arc::new(config), context: Context::new_shared(ServerType::Local) })
     }
 
     /// Where it is.
