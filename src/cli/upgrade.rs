@@ -1,11 +1,15 @@
 //! `vizard upgrade`: has a new process take over from the running proxy.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{Failure, Settings, load, output, progress, reload};
 use crate::config::{self, Environment};
@@ -15,7 +19,7 @@ use crate::ops::control::{self, Identity};
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How often it is looked whether it has taken over.
-const AGAIN: Duration = Duration::from_millis(50);
+const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Flags of `vizard upgrade`.
 #[derive(clap::Args)]
@@ -25,10 +29,18 @@ pub struct Arguments {
     /// Only have the configuration read again if the program is the one that runs
     #[arg(long)]
     or_reload: bool,
+    /// Only start the process that takes over, and print its number
+    #[arg(long, hide = true)]
+    only_start: bool,
 }
 
 /// Starts this very program with the same flags, and returns when it has taken over.
 pub fn upgrade(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
+    if arguments.only_start {
+        let new = start().map_err(|error| unstarted(&error))?;
+        output::print(new.id());
+        return Ok(());
+    }
     let flags = arguments.settings.flags();
     // What the new process would complain of is better said here, where somebody reads it.
     let _ = load(&flags, environment)?;
@@ -50,52 +62,67 @@ pub fn upgrade(arguments: &Arguments, environment: &Environment) -> Result<(), F
             "if this is a container, start another one of the new image",
         ));
     }
-    let started = progress::during("another process takes over", || -> io::Result<Result<Identity, ExitStatus>> {
-        let mut child = start()?;
-        outcome(&mut child, &state)
-    });
+    let started = progress::during("another process takes over", || outcome(start_apart()?, &state));
     match started {
-        Ok(Ok(new)) => {
+        Ok(Some(new)) => {
             let Identity { process, version, .. } = new;
             output::print(format!("{version} has taken over: process {process}, from process {}\n", old.process));
             Ok(())
         }
-        Ok(Err(status)) => Err(Failure::new(
-            format!("the new process has not taken over ({status}), and the old one goes on"),
+        Ok(None) => Err(Failure::new(
+            "the new process has not taken over, and the old one goes on",
             "see what it has said; `vizard check` looks at the configuration alone",
         )),
-        Err(error) => Err(Failure::new(
-            format!("the new process could not be started: {error}"),
-            "see whether the program can be executed",
-        )),
+        Err(error) => Err(unstarted(&error)),
     }
 }
 
 /// The process that shall take over. It goes on after this one has ended, and its log goes where this one's would.
 fn start() -> io::Result<Child> {
-    let flags = std::env::args_os().skip(2).filter(|flag| flag != "--or-reload");
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("run").args(flags).arg("--take-over").stdin(Stdio::null()).stdout(Stdio::null());
+    command.arg("run").args(flags()).arg("--take-over").stdin(Stdio::null()).stdout(Stdio::null());
     // What a terminal sends to whom it thinks is in front is not meant for it.
     command.process_group(0).spawn()
 }
 
-/// Waits until it has taken over or has ended.
-fn outcome(child: &mut Child, state: &Path) -> io::Result<Result<Identity, ExitStatus>> {
+/// The same by a process in between that has ended when this returns, so that the new one belongs to nobody but the service
+/// manager. That would wait for no other's child to end when it stops the service, but kill it at once.
+fn start_apart() -> io::Result<Pid> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("upgrade").args(flags()).arg("--only-start").stdin(Stdio::null()).stderr(Stdio::inherit());
+    let said = command.output()?.stdout;
+    let number = str::from_utf8(&said).ok().and_then(|said| said.trim().parse().ok());
+    number.and_then(Pid::from_raw).ok_or_else(|| io::Error::other("it has no number"))
+}
+
+/// What this process was given, but for what only `upgrade` knows.
+fn flags() -> impl Iterator<Item = OsString> {
+    std::env::args_os().skip(2).filter(|flag| flag != "--or-reload" && flag != "--only-start")
+}
+
+/// Waits until it has taken over; nothing if it has ended instead.
+fn outcome(new: Pid, state: &Path) -> io::Result<Option<Identity>> {
+    let handle = match pidfd_open(new, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return Ok(None),
+        handle => handle?,
+    };
     let end = Instant::now() + PATIENCE;
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Err(status));
-        }
         match control::ask_who(state) {
-            Ok(identity) if identity.process == child.id() => return Ok(Ok(identity)),
+            Ok(identity) if identity.process == new.as_raw_nonzero().get().unsigned_abs() => return Ok(Some(identity)),
             _ if Instant::now() > end => {
-                child.kill()?;
-                return child.wait().map(Err);
+                pidfd_send_signal(&handle, Signal::KILL)?;
+                return Ok(None);
             }
-            _ => thread::sleep(AGAIN),
+            // It can be read from when the process has ended.
+            _ if poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&AGAIN))? > 0 => return Ok(None),
+            _ => {}
         }
     }
+}
+
+fn unstarted(error: &io::Error) -> Failure {
+    Failure::new(format!("the new process could not be started: {error}"), "see whether the program can be executed")
 }
 
 fn unasked(state: &Path, error: &io::Error) -> Failure {
