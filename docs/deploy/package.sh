@@ -11,7 +11,11 @@ target=$(cargo metadata --format-version 1 --no-deps --locked | sed -n 's/.*"tar
 options=(--profile release) built=$target/release
 case "$# ${1:-}" in
     '0 ') cargo build --release --locked --bin vizard >&2 ;;
-    '1 --debug') options=(--profile dev --fast) built=$target/debug ;;
+    '1 --debug')
+        # cargo-deb is for releases, and packs no profile of this name.
+        options=(--profile trial --fast) built=$target/trial
+        install -D "$target/debug/vizard" "$built/vizard"
+        ;;
     '2 --built') options+=(--target "$2") built=$target/$2/release ;;
     *)
         sed -n '4,6p' "$0" | cut -c3- >&2
