@@ -69,7 +69,7 @@ fn the_composition_gives_nothing_but_what_it_takes() {
         ("cap_drop", json!(["ALL"])),
         ("cap_add", json!(["NET_BIND_SERVICE"])),
         ("security_opt", json!(["no-new-privileges:true"])),
-        ("environment", json!({ "VIZARD_CONFIG": CONFIG })),
+        ("environment", json!({ "VIZARD_CONFIG": CONFIG, "VIZARD_LISTEN": "" })),
         ("sysctls", json!({ UNPRIVILEGED_PORTS.0: UNPRIVILEGED_PORTS.1 })),
     ] {
         assert_eq!(service[key], value, "{key}");
@@ -166,17 +166,21 @@ fn keeps_its_secret(image: &Image) {
 /// Docker hands a capability to root only, so what lets others have port 443 is a setting of the container's network.
 fn runs_as_composed(image: &Image) {
     let folder = image.folder("config");
-    fs::write(folder.join("vizard.toml"), "listen = [\"0.0.0.0:443\"]\n[site]\n").unwrap();
+    fs::write(folder.join("vizard.toml"), "listen = [\"0.0.0.0:443\", \"127.0.0.1:8443\"]\n[site]\n").unwrap();
     let proxy = Container::new(image)
         .without_capabilities()
         .mount(&folder, Path::new(CONFIG).parent().unwrap().to_str().unwrap())
         .set(&format!("VIZARD_CONFIG={CONFIG}"))
+        .set("VIZARD_LISTEN=")
         .start();
     proxy.wait_until_ready();
     let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
     assert!(status.lines().any(|line| line == "CapEff:\t0000000000000000"), "{status}");
     let health = proxy.exec(&["/vizard", "health"]);
     assert!(health.status.success(), "{health:?}");
+    // The file decides where to listen, and not the image.
+    let page = proxy.fetch("https://127.0.0.1:8443/");
+    assert!(page.status.success(), "{page:?}");
     proxy.stop();
     assert_eq!(proxy.end().code(), Some(0));
 }
