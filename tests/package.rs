@@ -1,8 +1,9 @@
 //! The Debian package: what is in it, what Debian's own checker says, and its life on a machine.
 //!
 //! It is made of the program of these tests by cargo-deb, and installed, upgraded, removed and purged by dpkg on a copy of
-//! this machine's file system that is thrown away (`package/throwaway.sh`). On another such copy a systemd is booted that
-//! starts, reloads, upgrades and stops the service (`package/boot.sh`, `package/service.sh`). Both take root.
+//! this machine's file system that is thrown away (`package/throwaway.sh`). On other such copies a systemd is booted
+//! (`package/boot.sh`) that starts, reloads, upgrades and stops the service (`package/service.sh`), and that does what the
+//! documents tell one to do to a machine (`package/documents.sh`). All of it takes root.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,9 +35,8 @@ fn text(command: &mut Command) -> String {
 
 /// The package, made under this clock and by somebody whose files get these rights.
 fn package(zone: &str, mask: &str) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deploy/package.sh");
     let mut command = Command::new("bash");
-    command.args(["-c", "umask $0 && exec bash $1 --debug", mask]).arg(script);
+    command.args(["-c", "umask $0 && exec bash $1 --debug", mask]).arg(file("docs/deploy/package.sh"));
     text(command.env("SOURCE_DATE_EPOCH", "1234567890").env("TZ", zone)).trim().into()
 }
 
@@ -73,7 +73,15 @@ fn the_package_is_as_debian_wants_it_and_lives_as_it_should() {
     let complaints = text(Command::new("lintian").args(["--allow-root", "--fail-on", "none"]).arg(&package));
     assert_eq!(complaints, "", "lintian complains");
     lives_as_it_should(&package);
-    serves_as_it_should(&package);
+    let service = file("tests/package/service.sh");
+    booted(&service, &[&package]);
+    let documents = file("tests/package/documents.sh");
+    booted(&documents, &[Path::new(env!("CARGO_BIN_EXE_vizard")), &file("docs")]);
+}
+
+/// A file of the sources.
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// Whoever makes it of the same program gets the same bytes.
@@ -101,33 +109,52 @@ fn holds_what_it_should(package: &Path) {
     for unit in ["vizard.service", "vizard.socket"] {
         assert!(contents.keys().any(|path| path.ends_with(&format!("lib/systemd/system/{unit}"))), "{contents:#?}");
     }
+    let linked =
+        fs::read_dir(file("docs")).expect("a folder").flat_map(|entry| links(&entry.expect("an entry").path()));
+    for link in linked {
+        assert!(
+            contents.contains_key(&format!("usr/share/doc/vizard/{link}")),
+            "a document leads to {link}: {contents:#?}"
+        );
+    }
     let depends = text(Command::new("dpkg-deb").arg("--field").arg(package).arg("Depends"));
     assert!(depends.contains("libc6 (>= ") && depends.contains("adduser"), "{depends}");
     let pages = contents.keys().filter(|path| path.starts_with("usr/share/man/man1/vizard")).count();
     assert!(pages > 20, "{contents:#?}");
 }
 
+/// Where a document leads within its folder.
+fn links(document: &Path) -> Vec<String> {
+    if document.extension().is_none_or(|extension| extension != "md") {
+        return Vec::new();
+    }
+    let text = fs::read_to_string(document).expect("a document");
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    links
+        .filter(|link| !link.is_empty() && !link.contains("://") && !link.starts_with(".."))
+        .map(str::to_owned)
+        .collect()
+}
+
 fn lives_as_it_should(package: &Path) {
     let Some(mut command) = as_root("unshare") else { return };
     let work = TempDir::with_prefix_in("package-", env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let later = upgrade(package, work.path());
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/package");
-    command.arg("--mount").arg("bash").arg(folder.join("throwaway.sh"));
-    text(command.args([folder.join("life.sh").as_path(), package, &later]));
+    command.arg("--mount").arg("bash").arg(file("tests/package/throwaway.sh"));
+    text(command.args([&file("tests/package/life.sh"), package, &later]));
 }
 
 /// What `boot.sh` ends with where the kernel gives no systemd what it takes.
 const NOT_HERE: i32 = 77;
 
-fn serves_as_it_should(package: &Path) {
+/// Has a systemd that is booted for it run the script.
+fn booted(script: &Path, files: &[&Path]) {
     let Some(mut command) = as_root("timeout") else { return };
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/package");
-    command.args(["--signal=KILL", "300", "bash"]);
-    let output =
-        command.args([&folder.join("boot.sh"), &folder.join("service.sh"), package]).output().expect("it runs");
+    command.args(["--signal=KILL", "300", "bash"]).args([&file("tests/package/boot.sh"), script]).args(files);
+    let output = command.output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout);
     if output.status.code() == Some(NOT_HERE) {
-        let _ = writeln!(std::io::stderr(), "skipped the service of the package: {said}");
+        let _ = writeln!(std::io::stderr(), "skipped {}: {said}", script.display());
         return;
     }
     assert!(output.status.success(), "{}: {said}{}", output.status, String::from_utf8_lossy(&output.stderr));

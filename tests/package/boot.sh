@@ -45,6 +45,8 @@ mount --bind "$root/proc/sys" "$root/proc/sys"
 mount -o remount,bind,ro "$root/proc/sys"
 mount -t sysfs -o ro sysfs "$root/sys"
 : >"$root/etc/fstab"
+# Machines that boot nothing forbid packages to touch services; this one boots.
+rm -f "$root/usr/sbin/policy-rc.d"
 mount -t cgroup2 cgroup "$root/sys/fs/cgroup"
 for folder in dev run tmp; do mount -t tmpfs tmpfs "$root/$folder"; done
 for device in null zero full random urandom tty; do
@@ -57,7 +59,7 @@ ln -s pts/ptmx "$root/dev/ptmx"
 mkdir "$root/trial"
 inside=()
 for file in "$script" "$@"; do
-    cp "$file" "$root/trial/"
+    cp -r "$file" "$root/trial/"
     inside+=("/trial/$(basename "$file")")
 done
 touch "$root/trial/said"

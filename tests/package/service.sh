@@ -69,6 +69,18 @@ until_it test ! -e "/proc/$first"
 answers
 stops_in_peace vizard
 
+# The program of a later package takes over as well; if it cannot, it is started anew.
+systemctl start vizard
+for turn in 1 2; do
+    before=$(show MainPID)
+    starts=$(journalctl --unit vizard | grep --count 'Started vizard.service')
+    ((turn == 1)) || rm /var/lib/vizard/control
+    dpkg --install "$package" >/dev/null
+    is_not "$before" || fail "another process"
+    (($(journalctl --unit vizard | grep --count 'Started vizard.service') == starts + turn - 1))
+done
+stops_in_peace vizard
+
 # One that hangs is started anew, also if it has taken over; and so is one that ends.
 mkdir /etc/systemd/system/vizard.service.d
 printf '[Service]\nWatchdogSec=3s\n' >/etc/systemd/system/vizard.service.d/watchdog.conf
@@ -87,6 +99,14 @@ for signal in STOP KILL; do
 done
 [[ $(show NRestarts) == 2 ]]
 stops_in_peace vizard
+
+# The place for a socket is there, and open to those who belong to the group.
+cp $file /root/before
+printf '[proxy_protocol]\nlisten = ["unix:/run/vizard/front.sock"]\n' >>$file
+systemctl start vizard
+[[ $(stat --format %U:%G:%a /run/vizard /run/vizard/front.sock) == $'vizard:vizard:750\nvizard:vizard:660' ]]
+stops_in_peace vizard
+cat /root/before >$file
 
 # systemd holds the port: it starts whom the first visitor wants, and nobody is refused in a restart or an upgrade.
 sed -i 's/^listen = .*/listen = ["systemd:https"]/' $file
