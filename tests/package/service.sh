@@ -63,6 +63,11 @@ systemctl reload vizard
 if vizard upgrade --config $file; then fail "what systemd would not know of"; fi
 [[ $(show MainPID) == "$first" ]]
 replace_program
+cp $file /root/before
+echo 'lisen = 5' >>$file
+if systemctl reload vizard; then fail "what cannot be taken over"; fi
+[[ $(show MainPID) == "$first" && $(show ActiveState) == active ]]
+cat /root/before >$file
 systemctl reload vizard
 is_not "$first" || fail "another process"
 until_it test ! -e "/proc/$first"
@@ -101,7 +106,6 @@ done
 stops_in_peace vizard
 
 # The place for a socket is there, and open to those who belong to the group.
-cp $file /root/before
 printf '[proxy_protocol]\nlisten = ["unix:/run/vizard/front.sock"]\n' >>$file
 systemctl start vizard
 [[ $(stat --format %U:%G:%a /run/vizard /run/vizard/front.sock) == $'vizard:vizard:750\nvizard:vizard:660' ]]
