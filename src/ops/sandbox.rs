@@ -351,4 +351,74 @@ mod tests {
         // What the kernel takes at most.
         assert!(filter(rules, libc::EPERM).unwrap().len() < 4096);
     }
+
+    /// What the kernel makes of a call, as seccomp(2) has it.
+    fn outcome(program: &BpfProgram, call: i64, arguments: &[u64]) -> u32 {
+        let audited: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
+        let mut data = [u32::try_from(call).unwrap().to_le_bytes(), audited.to_le_bytes(), [0; 4], [0; 4]].concat();
+        data.extend(arguments.iter().flat_map(|argument| argument.to_le_bytes()));
+        data.resize(64, 0);
+        let (mut held, mut at) = (0, 0);
+        loop {
+            let step = &program[at];
+            let jump = |holds| usize::from(if holds { step.jt } else { step.jf });
+            at += 1;
+            match step.code {
+                0x20 => held = u32::from_le_bytes(data[step.k as usize..][..4].try_into().unwrap()),
+                0x54 => held &= step.k,
+                0x05 => at += step.k as usize,
+                0x15 => at += jump(held == step.k),
+                0x25 => at += jump(held > step.k),
+                0x35 => at += jump(held >= step.k),
+                0x06 => return step.k,
+                code => panic!("a step of kind {code:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_is_refused_for_what_it_is_or_for_what_it_is_given() {
+        const REFUSED: u32 = 0x0005_0001;
+        const ALLOWED: u32 = 0x7fff_0000;
+        let program = filter(forbidden().unwrap(), libc::EPERM).unwrap();
+        let [read, write, execute] = [libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC].map(|way| way as u64);
+        let thread = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
+        let ours = u64::from(std::process::id());
+        for (call, arguments, expected) in [
+            (libc::SYS_mmap, &[0, 4096, read | write][..], ALLOWED),
+            (libc::SYS_mmap, &[0, 4096, read | execute], ALLOWED),
+            (libc::SYS_mmap, &[0, 4096, read | write | execute], REFUSED),
+            (libc::SYS_mprotect, &[0, 4096, read | write], ALLOWED),
+            (libc::SYS_mprotect, &[0, 4096, read | execute], REFUSED),
+            (libc::SYS_pkey_mprotect, &[0, 4096, execute], REFUSED),
+            (libc::SYS_clone, &[thread], ALLOWED),
+            (libc::SYS_clone, &[libc::SIGCHLD as u64], REFUSED),
+            (libc::SYS_clone, &[libc::CLONE_NEWUSER as u64], REFUSED),
+            (libc::SYS_socket, &[libc::AF_INET6 as u64], ALLOWED),
+            (libc::SYS_socket, &[libc::AF_PACKET as u64], REFUSED),
+            (libc::SYS_socket, &[libc::AF_ALG as u64], REFUSED),
+            (libc::SYS_ioctl, &[0, libc::FIONREAD], ALLOWED),
+            (libc::SYS_ioctl, &[0, TYPING[0]], REFUSED),
+            // Only half of the argument is the request.
+            (libc::SYS_ioctl, &[0, TYPING[1] | 1 << 32], REFUSED),
+            (libc::SYS_tgkill, &[ours, ours, 6], ALLOWED),
+            (libc::SYS_tgkill, &[ours + 1, ours + 1, 9], REFUSED),
+            (libc::SYS_ptrace, &[16, 1], REFUSED),
+            (libc::SYS_process_vm_writev, &[1], REFUSED),
+            (libc::SYS_kexec_load, &[], REFUSED),
+            (libc::SYS_mount, &[], REFUSED),
+            (libc::SYS_io_uring_setup, &[1], REFUSED),
+            (libc::SYS_openat, &[], ALLOWED),
+            (libc::SYS_futex, &[], ALLOWED),
+        ] {
+            assert_eq!(outcome(&program, call, arguments), expected, "{call} {arguments:x?}");
+            #[cfg(target_arch = "x86_64")]
+            assert!(
+                expected == ALLOWED || outcome(&program, call | 0x4000_0000, arguments) == REFUSED,
+                "{call} as x32"
+            );
+        }
+        let absent = filter([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS).unwrap();
+        assert_eq!(outcome(&absent, libc::SYS_clone3, &[]), 0x0005_0000 | libc::ENOSYS.unsigned_abs());
+    }
 }
