@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::handover::{self, Departure, Front};
 use super::{Failure, desk, greeting};
@@ -49,6 +49,7 @@ pub fn run(origin: Origin, loaded: Loaded, take_over: bool) -> Result<(), Failur
         .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
     log_panics();
     raise_descriptor_limit();
+    refuse_huge_pages();
     inherited::take_note();
     let open = shut_in(&config, loaded.path.as_deref(), &loaded.files);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -287,6 +288,14 @@ fn log_panics() {
         let message = panic.payload_as_str().unwrap_or_default();
         error!(place, message, "a mistake in the program ended what it was doing; please report it");
     }));
+}
+
+/// Takes memory in the smallest pages. The allocator asks for pages of 2 MiB, which would be resident as a whole for every
+/// few sessions that are left of many: 9900 of them had 3.1 instead of 2.5 KiB each after use.
+fn refuse_huge_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        debug!(%error, "memory comes in huge pages where the system has them");
+    }
 }
 
 /// Every connection takes two descriptors; the usual soft limit of 1024 would be the end of the five hundredth.

@@ -231,6 +231,11 @@ impl Downlink {
         self.pattern.heeds_a_stall()
     }
 
+    /// Whether bytes of the data centre are not passed on as they come.
+    pub fn is_moved(&self) -> bool {
+        self.moved.is_some()
+    }
+
     /// Memory for what waits.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
@@ -270,6 +275,28 @@ impl Downlink {
         }
         self.offered = slices.iter().map(|slice| slice.len()).sum();
         slices
+    }
+
+    /// Whether the frame that is under way fills the next record whatever its size.
+    pub fn is_deep(&self) -> bool {
+        self.tracker.left() >= MAX_ENCRYPTED as u64
+    }
+
+    /// How many bytes the next record lacks.
+    pub fn lacking(&self) -> usize {
+        self.layout().first().map_or(0, |(_, size)| size - self.kept.len())
+    }
+
+    /// How many of `read` bytes that were read to [`Downlink::room`] make records whole. Those behind them may be given to
+    /// [`Downlink::frame`] another time, for they are enough for a record of their own; `None` where they are not.
+    pub fn whole(&self, read: usize) -> Option<usize> {
+        let length = self.kept.len() + read;
+        let ends = self.layout().into_iter().scan(0, |end, (_, size)| {
+            *end += size;
+            Some(*end)
+        });
+        let end = ends.take_while(|end| *end <= length).last().unwrap_or(0);
+        (length - end >= MIN_ENCRYPTED).then(|| end.saturating_sub(self.kept.len()))
     }
 
     /// Makes records of `read` bytes that were read to [`Downlink::room`], which must have been asked for just before;

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionread;
 use rustix::net::SendFlags;
 use rustix::net::sockopt::socket_send_buffer_size;
 use tokio::io::Interest;
@@ -61,6 +62,17 @@ pub fn poll_room(to: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<u
         Ok((1, 1))
     };
     poll_write_with(to, context, look).map_ok(|_| free)
+}
+
+/// Ready when so much can be read at once, or the other side has ended: then what is there is all.
+pub fn poll_amount(from: &TcpStream, context: &mut Context<'_>, least: usize) -> Poll<io::Result<()>> {
+    let look = || if ioctl_fionread(from)? < least as u64 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) };
+    match attempt(from.try_io(Interest::READABLE, look)) {
+        Ok(Some(())) => Poll::Ready(Ok(())),
+        // The end is told of again, and so is what came since.
+        Ok(None) => from.poll_read_ready(context),
+        Err(error) => Poll::Ready(Err(error)),
+    }
 }
 
 /// How much the socket will surely take, if a third of its buffer is free.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, recvmsg};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -23,7 +23,7 @@ use super::ready;
 use super::tariff::{Leave, Tariff, Way};
 use super::unsent::Unsent;
 use super::{Closed, End, attempt, reset_on_close, shut};
-use crate::wire::record::MAX_ENCRYPTED;
+use crate::wire::record::{HEADER, MAX_ENCRYPTED};
 
 /// How long a client may take to end its side after we have ended ours. What it still sends is thrown away: closing with
 /// unread data would be a reset.
@@ -34,6 +34,9 @@ const TURNS: usize = 8;
 
 /// What a client's socket is taken to have room for without a look at it.
 const LITTLE: usize = MAX_ENCRYPTED;
+
+/// With less room than this in the client's socket, one more read may be the last for a while.
+const NEAR: usize = FRAMING_BUFFER + LITTLE;
 
 /// How the cover ends a connection, and where random bytes come from.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +86,8 @@ struct Down {
     /// How much the client's socket has room for, as far as that is known.
     room: usize,
     unsent: Unsent,
+    /// Of the record that the client's socket took only the beginning of, what still lies in the data centre's socket.
+    owed: usize,
     open: bool,
 }
 
@@ -98,7 +103,7 @@ impl Session {
         meter: Arc<Meter>,
     ) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true };
-        let down = Down { transform: down, heard: false, room: LITTLE, unsent: Unsent::default(), open: true };
+        let down = Down { transform: down, heard: false, room: LITTLE, unsent: Unsent::default(), owed: 0, open: true };
         Self { client, dc, up, down, manner, meter, alive: Instant::now(), later: None, ended: None }
     }
 
@@ -249,15 +254,19 @@ impl Session {
     fn step_down(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         let down = &mut self.down;
         let mut moved = false;
-        if !down.unsent.is_empty() {
+        if !down.unsent.is_empty() || down.owed > 0 {
             down.transform.client_is_slow();
-            let taken = |bytes| {
+            let mut taken = |bytes| {
                 self.meter.add_down(bytes);
                 moved = true;
             };
-            match down.unsent.poll_write(&self.client, context, taken) {
+            match down.unsent.poll_write(&self.client, context, &mut taken) {
                 Poll::Pending => return Ok(moved),
                 Poll::Ready(outcome) => outcome.map_err(|_| End::ClientBroke)?,
+            }
+            match down.poll_owed(&self.client, &self.dc, context, &mut taken) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(outcome) => outcome?,
             }
             if !down.open {
                 shut(&self.client);
@@ -266,22 +275,12 @@ impl Session {
         if !down.open {
             return Ok(moved);
         }
-        // Where a watcher is to see at which byte the socket was full, it is written to until it is: by single records once
-        // there is little room, and what it refuses as a whole was never taken from the data centre's socket.
-        let until_full = down.transform.heeds_a_stall();
-        let mut before = None;
-        if down.room < LITTLE {
-            down.room = if until_full {
-                let room = ready::room(&self.client).map_err(|_| End::ClientBroke)?;
-                before = room.is_none().then(|| down.transform.clone());
-                room.unwrap_or(LITTLE).max(LITTLE)
-            } else {
-                match ready::poll_room(&self.client, context) {
-                    Poll::Pending => return Ok(moved),
-                    Poll::Ready(room) => room.map_err(|_| End::ClientBroke)?.max(LITTLE),
-                }
-            };
-        }
+        let mut before = match down.poll_room(&self.client, &self.dc, context) {
+            Poll::Pending => return Ok(moved),
+            Poll::Ready(before) => before?,
+        };
+        // Who may be made to wait next shall not leave the beginning of a record with us.
+        let peek = before.is_some() || down.room < NEAR && down.transform.is_deep();
         let filler = self.manner.filler;
         let tariff = self.meter.tariff();
         let most = match tariff {
@@ -290,13 +289,19 @@ impl Session {
         };
         let read = with_buffer(|buffer| {
             let into = || {
-                let mut room = down.transform.room_for(most.unwrap_or(0).min(down.room), buffer);
+                let mut room = down.transform.room_for(most.unwrap_or(0).min(down.room.max(LITTLE)), buffer);
                 if before.is_some() {
-                    let (_, read) = rustix::net::recv(&self.dc, &mut *room[0], RecvFlags::PEEK)?;
-                    return Ok((read, read));
+                    room.truncate(1);
                 }
-                let read = rustix::io::readv(&self.dc, &mut room)?;
-                Ok((read, room.iter().map(|slice| slice.len()).sum()))
+                let possible = room.iter().map(|slice| slice.len()).sum();
+                if !peek {
+                    return Ok((rustix::io::readv(&self.dc, &mut room)?, possible));
+                }
+                let there = recvmsg(&self.dc, &mut room, &mut Default::default(), RecvFlags::PEEK)?.bytes;
+                let read = down.transform.whole(there).filter(|whole| *whole > 0).unwrap_or(there);
+                // What stays there is not told of again.
+                let all = read == there && before.is_none();
+                Ok((read, if all { possible } else { read }))
             };
             let read = match most.map(|_| ready::poll_read(&self.dc, context, into)) {
                 None | Some(Poll::Pending) => None,
@@ -309,23 +314,27 @@ impl Session {
             // With nothing more to be read for now, what was kept for a larger record goes out as it is.
             if read.is_some_and(|read| read > 0) || down.transform.is_waiting() {
                 let length = down.transform.frame(buffer, read.unwrap_or(0), filler);
-                let records = IoSlice::new(&buffer[..length]);
-                let taken = down.unsent.write(&self.client, &[records]).map_err(|_| End::ClientBroke)?;
+                let records = &buffer[..length];
+                let taken = ready::write_now(&self.client, &[IoSlice::new(records)]).map_err(|_| End::ClientBroke)?;
                 down.room = down.room.saturating_sub(length);
                 self.meter.add_down(taken);
                 if taken == 0
                     && length > 0
                     && let Some(before) = before.take()
                 {
-                    down.unsent.clear();
                     down.transform = before;
                     down.transform.client_is_slow();
                     moved = true;
                     return Ok(None);
                 }
+                // What is to be sent as it came can stay where it came from.
+                let as_it_is = peek && read.is_some_and(|read| length == HEADER + read) && !down.transform.is_moved();
+                let left = length - taken;
+                down.owed = if as_it_is { left.min(length - HEADER) } else { 0 };
+                down.unsent.append(&records[taken..length - down.owed]);
             }
-            if let (Some(read), true) = (read, before.is_some()) {
-                rustix::net::recv(&self.dc, &mut buffer[..read], RecvFlags::TRUNC).map_err(|_| End::FarBroke)?;
+            if let (Some(read), true) = (read, peek) {
+                discard(&self.dc, &mut buffer[..read - down.owed])?;
             }
             if let (Some(read), Some(tariff)) = (read, tariff) {
                 tariff.charge(Way::Down, read, Instant::now().into_std());
@@ -356,6 +365,7 @@ impl Session {
     fn end_downlink(&mut self) {
         let down = &mut self.down;
         down.open = false;
+        down.collect(&self.dc);
         let last = [down.transform.cut_short(), self.manner.close_alert(&mut down.transform)].concat();
         if down.unsent.is_empty() {
             // If the client is gone, its side tells so at the next read.
@@ -375,6 +385,90 @@ impl Up {
         self.unsent.write(dc, &[IoSlice::new(payload)]).map_err(|_| End::FarBroke)?;
         outcome.map_err(|_| End::BadRecord)
     }
+}
+
+impl Down {
+    /// Ready when one more record may be read for the client.
+    ///
+    /// Where a watcher is to see at which byte the client's socket was full, it is written to until it is: by single records
+    /// once there is little room. What it then refuses as a whole shall not have been taken from the data centre's
+    /// socket, so the state to come back to is given.
+    fn poll_room(
+        &mut self,
+        client: &TcpStream,
+        dc: &TcpStream,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Downlink>, End>> {
+        if self.room >= LITTLE {
+            return Poll::Ready(Ok(None));
+        }
+        if self.transform.heeds_a_stall() {
+            match ready::room(client).map_err(|_| End::ClientBroke)? {
+                Some(room) => {
+                    self.room = room.max(LITTLE);
+                    return Poll::Ready(Ok(None));
+                }
+                None if self.poll_record(dc, context).is_ready() => {
+                    return Poll::Ready(Ok(Some(self.transform.clone())));
+                }
+                None => {}
+            }
+        }
+        self.room = ready!(ready::poll_room(client, context)).map_err(|_| End::ClientBroke)?.max(LITTLE);
+        Poll::Ready(Ok(None))
+    }
+
+    /// Ready unless the data centre's socket holds only the beginning of the next record, which would have to be kept.
+    fn poll_record(&self, dc: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
+        if !self.transform.is_deep() {
+            return Poll::Ready(());
+        }
+        // Of an error the next read will tell.
+        ready::poll_amount(dc, context, self.transform.lacking()).map(|_| ())
+    }
+
+    /// Passes on what is owed, as far as the client's socket takes it; ready when nothing is.
+    fn poll_owed(
+        &mut self,
+        client: &TcpStream,
+        dc: &TcpStream,
+        context: &mut Context<'_>,
+        taken: &mut impl FnMut(usize),
+    ) -> Poll<Result<(), End>> {
+        while self.owed > 0 {
+            let sent = with_buffer(|buffer| {
+                ready!(client.poll_write_ready(context)).map_err(|_| End::ClientBroke)?;
+                let bytes = &mut buffer[..self.owed];
+                let (_, here) = rustix::net::recv(dc, &mut *bytes, RecvFlags::PEEK).map_err(|_| End::FarBroke)?;
+                if here == 0 {
+                    return Poll::Ready(Err(End::FarBroke));
+                }
+                let sent = ready!(ready::poll_write(client, context, &[IoSlice::new(&bytes[..here])]));
+                let sent = sent.map_err(|_| End::ClientBroke)?;
+                Poll::Ready(discard(dc, &mut bytes[..sent]).map(|()| sent))
+            });
+            let sent = ready!(sent)?;
+            self.owed -= sent;
+            taken(sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes what is owed out of the data centre's socket, which is to be closed.
+    fn collect(&mut self, dc: &TcpStream) {
+        let mut bytes = vec![0; std::mem::take(&mut self.owed)];
+        if let Ok(read) = rustix::io::read(dc, &mut bytes[..]) {
+            self.unsent.append(&bytes[..read]);
+        }
+    }
+}
+
+/// Takes so many bytes, which were looked at already, out of a socket.
+fn discard(from: &TcpStream, bytes: &mut [u8]) -> Result<(), End> {
+    if !bytes.is_empty() {
+        rustix::net::recv(from, bytes, RecvFlags::TRUNC).map_err(|_| End::FarBroke)?;
+    }
+    Ok(())
 }
 
 /// Ends a session that has no data centre as the cover would end one: with a close alert and a FIN. What the client still
@@ -524,8 +618,8 @@ mod tests {
         assert!(size <= 1024, "{size} bytes");
     }
 
-    /// A client stops reading, and then takes all that was sent meanwhile; returns how much the session held by then.
-    async fn stuck(pattern: Pattern) -> usize {
+    /// A session whose client has stopped reading, the client, its data centre, and what that has sent.
+    async fn get_stuck(pattern: Pattern, piece: usize) -> (Session, TcpStream, TcpStream, Vec<u8>) {
         let (mut session, client, dc) = session(&Arc::default()).await;
         session.down.transform = Downlink::new(keys(), pattern);
         let mut stream = vec![0; 32 << 20];
@@ -533,39 +627,73 @@ mod tests {
         keys().stream().apply(&mut stream);
         let (mut sent, mut still) = (0, 0);
         while still < 100 {
-            let taken = dc.try_write(&stream[sent..]).unwrap_or(0);
+            let taken = dc.try_write(&stream[sent..stream.len().min(sent + piece)]).unwrap_or(0);
             sent += taken;
             let moved = poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
             still = if taken > 0 || moved { 0 } else { still + 1 };
             tokio::task::yield_now().await;
         }
         assert!((1 << 20..stream.len()).contains(&sent), "{sent} bytes got it stuck");
-        let held = session.down.unsent.held() + session.down.transform.held();
-        let (mut wire, mut payload) = (Vec::new(), Vec::new());
-        while sent - payload.len() > 2 * MAX_ENCRYPTED {
-            let _ = client.try_read_buf(&mut wire);
-            while let Some((header, rest)) = wire.split_first_chunk::<HEADER>()
-                && let Some(record) = rest.get(..Header::decode(*header).length.into())
-            {
-                payload.extend_from_slice(record);
-                wire.drain(..HEADER + record.len());
-            }
-            poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
-            tokio::task::yield_now().await;
+        stream.truncate(sent);
+        (session, client, dc, stream)
+    }
+
+    /// Moves whole records from what came to their payload.
+    fn unwrap(wire: &mut Vec<u8>, payload: &mut Vec<u8>) {
+        while let Some((header, rest)) = wire.split_first_chunk::<HEADER>()
+            && let Some(record) = rest.get(..Header::decode(*header).length.into())
+        {
+            payload.extend_from_slice(record);
+            wire.drain(..HEADER + record.len());
         }
-        assert!(payload == stream[..payload.len()], "something was lost or repeated");
-        held
+    }
+
+    /// Records that do not change, and some that do so with a stall: then the client's socket is filled to the brim. Both
+    /// with as much at once as the socket takes, and with less than a record.
+    fn ways() -> impl Iterator<Item = (Pattern, usize)> {
+        let patterns = [Pattern::default(), Pattern::seen(&[16_401], &[16_401, 8_000])];
+        patterns.into_iter().flat_map(|pattern| [usize::MAX / 2, 5_000].map(|piece| (pattern.clone(), piece)))
     }
 
     #[tokio::test]
     async fn what_a_client_that_stopped_reading_does_not_take_stays_with_the_kernel() {
-        assert_eq!(stuck(Pattern::default()).await, 0);
+        for (pattern, piece) in ways() {
+            let (mut session, client, _dc, stream) = get_stuck(pattern, piece).await;
+            let held = session.down.unsent.held() + session.down.transform.held();
+            // Less than the head of a record, in the least that a Vec has room for.
+            assert!(held <= 8, "{held} bytes");
+            let (mut wire, mut payload) = (Vec::new(), Vec::new());
+            while stream.len() - payload.len() > 2 * MAX_ENCRYPTED {
+                let _ = client.try_read_buf(&mut wire);
+                unwrap(&mut wire, &mut payload);
+                poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
+                tokio::task::yield_now().await;
+            }
+            assert!(payload == stream[..payload.len()], "something was lost or repeated");
+        }
     }
 
     #[tokio::test]
-    async fn of_records_that_change_with_a_stall_only_one_may_be_cut() {
-        let held = stuck(Pattern::seen(&[16_401], &[16_401, 8_000])).await;
-        assert!(held <= HEADER + MAX_ENCRYPTED, "{held} bytes");
+    async fn a_record_that_has_begun_is_ended_whoever_ends_the_session() {
+        for (pattern, piece) in ways() {
+            for reset in [false, true] {
+                let (mut session, mut client, dc, stream) = get_stuck(pattern.clone(), piece).await;
+                if reset {
+                    dc.set_zero_linger().unwrap();
+                    drop(dc);
+                } else {
+                    session.meter.end();
+                }
+                let running = tokio::spawn(async move { session.run(IDLE, || ()).await });
+                let (mut wire, mut payload) = (Vec::new(), Vec::new());
+                client.read_to_end(&mut wire).await.unwrap();
+                unwrap(&mut wire, &mut payload);
+                assert!(wire.is_empty(), "{} bytes of a record", wire.len());
+                assert!(payload == stream[..payload.len()], "something was lost or repeated");
+                drop(client);
+                assert_eq!(running.await.unwrap().by, if reset { End::FarBroke } else { End::Closed });
+            }
+        }
     }
 
     /// Gives clients leave for what it was told to, and remembers what it was charged.

@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use tokio_util::future::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Span, field, info_span, warn};
@@ -189,12 +190,9 @@ impl Server {
 
     fn welcome(self: &Arc<Self>, client: TcpStream, peer: SocketAddr) {
         let admittance = self.limits.load().admit(peer.ip());
-        let server = Arc::clone(self);
-        let span = self.span(peer);
-        self.connections.spawn(async move {
-            let hurry = server.hurry.clone();
-            hurry.run_until_cancelled(connection::serve(server, client, peer, admittance, span)).await
-        });
+        let serving = connection::serve(Arc::clone(self), client, peer, admittance, self.span(peer));
+        // Not in an asynchronous block, which would have room for it twice.
+        self.connections.spawn(serving.with_cancellation_token_owned(self.hurry.clone()));
     }
 
     /// A client whom the program in front of us names. Without its header nobody knows who it is.
