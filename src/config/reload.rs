@@ -16,7 +16,7 @@ use super::embedded::Draft;
 use super::parts::{self, Demand, Misuse};
 use super::{Config, Cover, Environment, Flags, LoadError, Loaded, places};
 use crate::ops::admin::{self, Keys};
-use crate::ops::files::Files;
+use crate::ops::files::{Files, Touched};
 use crate::ops::lists;
 use crate::ops::logging;
 use crate::ops::reload::{Applied, Queue, Refused, Request, Source};
@@ -33,7 +33,7 @@ pub struct Origin {
     pub environment: Environment,
     read: Vec<PathBuf>,
     files: Files,
-    touched: mpsc::Receiver<()>,
+    touched: Touched,
 }
 
 impl Origin {
@@ -71,7 +71,7 @@ pub struct Reloader {
     /// What the sandbox leaves open, if there is one.
     open: Option<Places>,
     files: Files,
-    touched: mpsc::Receiver<()>,
+    touched: Touched,
 }
 
 impl Reloader {
@@ -114,7 +114,7 @@ impl Reloader {
                     let outcome = self.reload(request.source).await;
                     let _ = request.answer.send(outcome);
                 }
-                Some(()) = self.touched.recv() => {
+                Some(()) = self.touched.settled() => {
                     if self.files.changed() {
                         let _ = self.reload(Source::File).await;
                     }

@@ -2,23 +2,26 @@
 //! a file that is replaced is no longer the one that was watched.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, thread};
 
-use notify_debouncer_full::notify::{self, EventKind, RecommendedWatcher, RecursiveMode};
-use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tracing::warn;
 
 /// How long files must have been left alone before a change is told: several are often written one after the other.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// How often that is waited for, so that a file beside them which is written all the time does not keep changes back.
+const ROUNDS: usize = 4;
+
 /// Files that are watched, and how they were when they were last looked at.
 pub struct Files {
     tell: mpsc::Sender<()>,
-    debouncer: Option<Debouncer<RecommendedWatcher, RecommendedCache>>,
+    watcher: Option<RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
     stamps: BTreeMap<PathBuf, Option<Stamp>>,
 }
@@ -32,25 +35,52 @@ struct Stamp {
     modified: (i64, i64),
 }
 
+/// Where it is heard that something happened in the folders of the files. Nothing wakes up while nothing happens.
+pub struct Touched {
+    events: mpsc::Receiver<()>,
+    /// Whether something has happened that was not told yet.
+    waiting: bool,
+}
+
+impl Touched {
+    /// Waits until something has happened and the folders have been left alone since, or for two seconds at most. Nothing
+    /// is lost if the future is dropped before.
+    pub async fn settled(&mut self) -> Option<()> {
+        if !self.waiting {
+            self.events.recv().await?;
+            self.waiting = true;
+        }
+        for _ in 0..ROUNDS {
+            sleep(QUIET).await;
+            if self.events.try_recv().is_err() {
+                break;
+            }
+        }
+        self.waiting = false;
+        Some(())
+    }
+}
+
 impl Files {
-    /// Looks at nothing yet. Once [`Files::start`] was called, something is sent whenever there was an event in a folder;
+    /// Looks at nothing yet. Once [`Files::start`] was called, whatever happens in a folder is told;
     /// [`Files::changed`] says whether it means anything.
-    pub fn new() -> (Self, mpsc::Receiver<()>) {
-        let (tell, told) = mpsc::channel(1);
-        (Self { tell, debouncer: None, folders: BTreeSet::new(), stamps: BTreeMap::new() }, told)
+    pub fn new() -> (Self, Touched) {
+        let (tell, events) = mpsc::channel(1);
+        let files = Self { tell, watcher: None, folders: BTreeSet::new(), stamps: BTreeMap::new() };
+        (files, Touched { events, waiting: false })
     }
 
     /// From now on events are sent. That takes a thread, while files can be looked at before there is a second one.
     pub fn start(&mut self) {
         let tell = self.tell.clone();
-        let heard = move |events: DebounceEventResult| {
-            let matters = |kind: EventKind| !matches!(kind, EventKind::Access(_));
-            if events.map_or(true, |events| events.iter().any(|event| matters(event.kind))) {
+        let heard = move |event: notify::Result<notify::Event>| {
+            // Who reads a file changes nothing.
+            if event.map_or(true, |event| !matches!(event.kind, EventKind::Access(_))) {
                 // If one waits already, it tells the same.
                 let _ = tell.try_send(());
             }
         };
-        self.debouncer = new_debouncer(QUIET, None, heard)
+        self.watcher = notify::recommended_watcher(heard)
             .inspect_err(|error| warn!(%error, "files cannot be watched: changes take `vizard reload` or SIGHUP"))
             .ok();
         self.attend();
@@ -79,16 +109,16 @@ impl Files {
     /// Waits for events in the folders of all files, and in no others.
     fn attend(&mut self) {
         let folders: BTreeSet<PathBuf> = self.stamps.keys().map(|file| folder_of(file)).collect();
-        let Some(debouncer) = &mut self.debouncer else { return };
+        let Some(watcher) = &mut self.watcher else { return };
         for gone in self.folders.difference(&folders) {
-            let _ = debouncer.unwatch(gone);
+            let _ = watcher.unwatch(gone);
         }
         self.folders.retain(|folder| folders.contains(folder));
         for new in folders {
             if self.folders.contains(&new) {
                 continue;
             }
-            match debouncer.watch(&new, RecursiveMode::NonRecursive) {
+            match watcher.watch(&new, RecursiveMode::NonRecursive) {
                 Ok(()) => _ = self.folders.insert(new),
                 Err(error) => warn_unwatched(&new, &error),
             }
@@ -103,15 +133,6 @@ impl Files {
 
 fn warn_unwatched(folder: &Path, error: &notify::Error) {
     warn!(folder = %folder.display(), %error, "a folder cannot be watched: changes there take `vizard reload` or SIGHUP");
-}
-
-/// A debouncer waits for its thread when it is dropped, which takes as long as the quiet time.
-impl Drop for Files {
-    fn drop(&mut self) {
-        if let Some(debouncer) = self.debouncer.take() {
-            thread::spawn(move || debouncer.stop());
-        }
-    }
 }
 
 impl Stamp {
@@ -131,6 +152,8 @@ fn folder_of(file: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::{Instant, timeout};
+
     use super::*;
 
     #[tokio::test]
@@ -142,18 +165,53 @@ mod tests {
         files.watch([file.clone()]);
         fs::write(&file, "other").unwrap();
         files.start();
-        told.recv().await.unwrap();
+        told.settled().await.unwrap();
         assert!(files.changed(), "what changed before the start is told too");
         files.watch([file.clone()]);
         fs::write(folder.path().join("b"), "x").unwrap();
-        told.recv().await.unwrap();
+        told.settled().await.unwrap();
         assert!(!files.changed());
         fs::write(folder.path().join("new"), "two").unwrap();
         fs::rename(folder.path().join("new"), &file).unwrap();
         while !files.changed() {
-            told.recv().await.unwrap();
+            told.settled().await.unwrap();
         }
         files.watch([file]);
         assert!(!files.changed());
+    }
+
+    /// How long after the first of these events, that many milliseconds apart, something is told.
+    async fn told_after(apart: u64, events: u32) -> Duration {
+        let (files, mut told) = Files::new();
+        let begin = Instant::now();
+        let writing = async {
+            for _ in 0..events {
+                let _ = files.tell.try_send(());
+                sleep(Duration::from_millis(apart)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            heard = told.settled() => assert!(heard.is_some()),
+            () = writing => {}
+        }
+        begin.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_written_bit_by_bit_is_told_once_and_what_never_ends_is_told_too() {
+        let rounds = |count| QUIET * count..QUIET * count + Duration::from_millis(10);
+        assert!(rounds(1).contains(&told_after(0, 1).await));
+        assert!(rounds(2).contains(&told_after(100, 3).await));
+        assert!(rounds(4).contains(&told_after(100, 1000).await));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_lost_where_waiting_is_broken_off() {
+        let (files, mut told) = Files::new();
+        files.tell.try_send(()).unwrap();
+        assert!(timeout(QUIET / 2, told.settled()).await.is_err());
+        assert!(timeout(QUIET * 2, told.settled()).await.is_ok());
+        assert!(timeout(QUIET * 9, told.settled()).await.is_err(), "told twice");
     }
 }
