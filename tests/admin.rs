@@ -481,7 +481,7 @@ fn a_listener_that_gives_things_away_is_refused_at_the_start() {
         command.args(["run", "--listen", "127.0.0.1:0", "--config"]).arg(&file).arg("--state-dir").arg(state.path());
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(1) && text.contains(reason) && text.contains("vizard.toml:"), "{text}");
+        assert!(output.status.code() == Some(2) && text.contains(reason) && text.contains("vizard.toml:"), "{text}");
     }
 }
 

@@ -58,6 +58,36 @@ fn check_tells_fine_from_mistaken_from_unreadable() {
     assert!(code == 2 && err.contains("--no-such-flag"), "{err}");
 }
 
+/// The unit leaves a proxy that ended with this code alone, and starts every other one again.
+#[test]
+fn what_a_restart_cannot_mend_is_told_from_what_it_can() {
+    let prevented = include_str!("../docs/deploy/vizard.service").lines().find_map(|line| line.strip_prefix(PREVENT));
+    assert_eq!(prevented, Some("2"));
+    let home = home();
+    let file = home.path().join("vizard.toml");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("127.0.0.1:{}", taken.local_addr().unwrap().port());
+    let start = || run(home.path(), &["run", "--config", "vizard.toml", "--listen", &port]);
+    let unreadable = start();
+    assert!(unreadable.0 == 2 && unreadable.2.contains("cannot be read"), "{unreadable:?}");
+    for mistake in [
+        "lisen = []",
+        "[session]\nidle = \"soon\"",
+        "[[users]]\nname = \"a\"\nsecret_file = \"missing\"",
+        "[site]\ncertificate = \"missing\"\nkey = \"missing\"",
+        "[lists]\ndeny = [\"missing\"]",
+    ] {
+        fs::write(&file, mistake).unwrap();
+        let (code, _, err) = start();
+        assert!(code == 2 && err.contains("vizard.toml:") && err.contains("next: "), "{mistake}: {code} {err}");
+    }
+    fs::write(&file, "").unwrap();
+    let (code, _, err) = start();
+    assert!(code == 1 && err.contains("cannot listen") && err.contains("next: "), "{code} {err}");
+}
+
+const PREVENT: &str = "RestartPreventExitStatus=";
+
 #[test]
 fn environment_names_the_file_and_flags_go_first() {
     let home = home();

@@ -5,9 +5,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::{Failure, load, output, progress};
+use super::{Failure, code, output, progress};
 use crate::config::embedded::CoverDraft;
-use crate::config::{Draft, Environment, Flags, Listen};
+use crate::config::{self, Draft, Environment, Flags, Listen, LoadError};
 use crate::cover::remote::leads_to_us;
 use crate::net::listen::Address;
 
@@ -16,7 +16,8 @@ const LOOKUP: Duration = Duration::from_secs(5);
 
 /// Fails with every complaint printed, or says in a few lines what the configuration amounts to.
 pub fn check(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
-    let loaded = load(flags, environment)?;
+    let loaded = config::load(flags, environment).map_err(found)?;
+    output::report(&loaded.warnings);
     progress::during("looking up the cover", || refuse_loop(&loaded.draft, lookup))?;
     let name = loaded.path.map_or("the configuration without a file".into(), |path| path.display().to_string());
     let state = match loaded.warnings.complaints().len() {
@@ -25,6 +26,13 @@ pub fn check(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     };
     output::print(format!("{name} {state}\n{}", summary(&loaded.draft)));
     Ok(())
+}
+
+/// Mistakes are what is looked for here: an answer, while to other commands they are misuse.
+fn found(error: LoadError) -> Failure {
+    let answer = matches!(error, LoadError::Complaints(_));
+    let failure = Failure::from(error);
+    if answer { Failure { code: code::FAILED, ..failure } } else { failure }
 }
 
 /// Addresses in the configuration were looked at when it was read; where a name leads is only asked here. A name that

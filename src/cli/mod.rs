@@ -128,7 +128,7 @@ Every setting can stand in a file; docs/vizard.example.toml has them all. `vizar
 Exit codes:
   0  done, and all is well
   1  it could not be done, or something is wrong: what it is and what to do about it stands above
-  2  wrong usage, or a file cannot be read; `vizard COMMAND --help` has each command's own";
+  2  wrong usage, or the configuration cannot be used; `vizard COMMAND --help` has each command's own";
 
 #[derive(Subcommand)]
 enum Command {
@@ -285,7 +285,7 @@ impl Failure {
         Self { message: message.into(), next: next.into(), code: code::FAILED }
     }
 
-    /// A command that was not told what it needs: exit code 2.
+    /// A command that was not told what it needs, in its flags or in the configuration: exit code 2.
     pub fn usage(message: impl Into<String>, next: impl Into<String>) -> Self {
         Self { code: code::UNUSABLE, ..Self::new(message, next) }
     }
@@ -311,7 +311,7 @@ impl From<LoadError> for Failure {
                     1 => "the configuration has a mistake".into(),
                     errors => format!("the configuration has {errors} mistakes"),
                 };
-                Self::new(message, "mend what is shown above, then try `vizard check` with the same flags")
+                Self::usage(message, "mend what is shown above, then try `vizard check` with the same flags")
             }
         }
     }

@@ -15,8 +15,8 @@ struct Lesson {
 }
 
 const DONE: &str = "done";
-const FAILED: &str = "the configuration has mistakes, or it could not be done";
-const UNUSABLE: &str = "wrong usage, or a file cannot be read";
+const FAILED: &str = "it could not be done";
+const UNUSABLE: &str = "wrong usage, or the configuration cannot be used";
 
 const LESSONS: &[Lesson] = &[
     Lesson {
@@ -43,12 +43,16 @@ const LESSONS: &[Lesson] = &[
             ("vizard run --config /etc/vizard/vizard.toml", "as it is set up"),
             ("vizard run --domain www.example.com --cover 192.0.2.1:443", "hide behind a site elsewhere"),
         ],
-        codes: ["it was told to end, and did", "it could not start", UNUSABLE],
+        codes: ["it was told to end, and did", "it could not start, which another try may mend", UNUSABLE],
     },
     Lesson {
         command: "check",
         examples: &[("vizard check --config vizard.toml", "see every mistake at once, with its mend")],
-        codes: ["no complaints, though there may be warnings", "there are complaints", UNUSABLE],
+        codes: [
+            "no complaints, though there may be warnings",
+            "there are complaints",
+            "wrong usage, or the file cannot be read",
+        ],
     },
     Lesson {
         command: "secret",
@@ -56,7 +60,7 @@ const LESSONS: &[Lesson] = &[
             ("vizard secret", "a key for a file"),
             ("vizard secret --domain www.example.com", "in the form that links carry"),
         ],
-        codes: [DONE, "it could not be done", "wrong usage"],
+        codes: [DONE, FAILED, "wrong usage"],
     },
     Lesson {
         command: "link",
@@ -147,7 +151,11 @@ const LESSONS: &[Lesson] = &[
             ("vizard backup vizard.tar --config vizard.toml", "readable for its owner only"),
             ("vizard backup vizard.sealed --encrypt", "asks for a passphrase"),
         ],
-        codes: [DONE, FAILED, "wrong usage, the file is there already, or a file cannot be used"],
+        codes: [
+            DONE,
+            FAILED,
+            "wrong usage, the file is there already, or the configuration or another file cannot be used",
+        ],
     },
     Lesson {
         command: "restore",
@@ -181,13 +189,13 @@ const LESSONS: &[Lesson] = &[
         codes: [
             "the new process has taken over",
             "it has not, and the old one goes on",
-            "wrong usage, or no proxy runs there that could be taken over",
+            "wrong usage, the configuration cannot be used, or no proxy runs there that could be taken over",
         ],
     },
     Lesson {
         command: "token",
         examples: &[("vizard token metrics --name prometheus", "for the configuration, and for Prometheus")],
-        codes: [DONE, "it could not be done", "wrong usage"],
+        codes: [DONE, FAILED, "wrong usage"],
     },
     Lesson {
         command: "status",
@@ -200,7 +208,7 @@ const LESSONS: &[Lesson] = &[
     Lesson {
         command: "top",
         examples: &[("vizard top --config vizard.toml", "until you press q")],
-        codes: [DONE, FAILED, "wrong usage, this is no terminal, or a file cannot be read"],
+        codes: [DONE, FAILED, "wrong usage, this is no terminal, or the configuration cannot be used"],
     },
     Lesson {
         command: "doctor",
