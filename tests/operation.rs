@@ -5,15 +5,17 @@ mod support;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use rustix::process::Signal;
 use support::KEY;
 use support::dice::Dice;
 use support::fake_tls::{End, Login, PATIENCE};
 use support::hello::{self, capture};
 use support::mock_dc::{MockDc, Role};
+use support::origin::NAME;
 use support::vizard::{Setup, Vizard};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A proxy with the built-in site and the usual user, and the folder of its state.
 async fn site(config: &str, arrange: impl FnOnce(Setup) -> Setup) -> (Vizard, TempDir) {
@@ -145,6 +147,32 @@ async fn a_cover_that_has_changed_is_told_of() {
     std::fs::write(&file, other).unwrap();
     let line = start(setup()).await.logged("the cover has changed").await;
     assert!(line.contains("records up to the Finished: 3, now 1"), "{line}");
+}
+
+/// A process that is stopped has its connections accepted by the kernel, as one that hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_fails_while_the_proxy_hangs_whatever_its_cover_does() {
+    // Bound but not listening, so that nobody else answers there.
+    let away = TcpSocket::new_v4().unwrap();
+    away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let away = away.local_addr().unwrap().to_string();
+    for cover in ["site", &away] {
+        let state = tempfile::tempdir().unwrap();
+        let proxy = start(Setup::new(state.path(), cover).usual(&KEY)).await;
+        let health = || {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_vizard"));
+            command.args(["health", "--domain", NAME, "--listen", &proxy.addr.to_string(), "--cover", cover]);
+            command.arg("--state-dir").arg(state.path());
+            let output = tokio::task::block_in_place(|| command.output()).expect("the program runs");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        assert_eq!(health().0, Some(0), "{cover}");
+        proxy.signal(Signal::STOP);
+        let (code, said) = health();
+        assert!(code == Some(1) && said.contains("hangs") && said.contains("next: "), "{cover}: {said}");
+        proxy.signal(Signal::CONT);
+        assert_eq!(health().0, Some(0), "{cover}");
+    }
 }
 
 /// An address of this machine that is not a loopback one, if there is any.

@@ -260,7 +260,7 @@ impl Control for House {
         let ways = health::Way::all(&self.open(Purpose::Cover), &self.open(Purpose::Proxied));
         let cover = self.handle.cover();
         self.runtime
-            .block_on(health::visit(&ways, cover.name(), cover.elsewhere()))
+            .block_on(health::visit(&ways, cover.name(), cover.elsewhere(), None))
             .map(|said| if said.ends_with("answers") { Heard::Cover } else { Heard::Close })
     }
 

@@ -6,10 +6,12 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::{Failure, load, output, progress};
@@ -20,6 +22,7 @@ use crate::cover::remote;
 use crate::cover::remote::Remote;
 use crate::cover::scout::{Reaction, knock};
 use crate::net::listen::Address;
+use crate::ops::control;
 
 /// How long one visit may take. Two of them fit into the five seconds that the image gives the command.
 const VISIT: Duration = Duration::from_millis(2300);
@@ -71,27 +74,38 @@ pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
         Listen::Given(addresses) => Way::all(addresses, &draft.proxied.listen),
         Listen::Automatic => Listen::candidates().iter().flat_map(|one| Way::all(&[(*one).into()], &[])).collect(),
     };
-    let outcome = progress::during("visiting the proxy", || runtime.block_on(visit(&ways, &name, remote.as_ref())));
+    let visiting = visit(&ways, &name, remote.as_ref(), Some(&draft.state_dir));
+    let outcome = progress::during("visiting the proxy", || runtime.block_on(visiting));
     runtime.shutdown_background();
     outcome.map(output::print).map_err(|message| {
         Failure::new(message, "see its log; `vizard health` needs the same flags and variables as `vizard run`")
     })
 }
 
-/// Visits the first of these that accepts connections, and says what came of it.
-pub(super) async fn visit(ways: &[Way], name: &Domain, remote: Option<&remote::Settings>) -> Result<String, String> {
+/// Visits the first of these that accepts connections, and says what came of it. `state` is the folder of a proxy that is
+/// another process.
+pub(super) async fn visit(
+    ways: &[Way],
+    name: &Domain,
+    remote: Option<&remote::Settings>,
+    state: Option<&Path>,
+) -> Result<String, String> {
     for target in ways {
         return match front(target, name).await {
             Ok(Reaction::Answered) => Ok(format!("{target} answers")),
             Ok(Reaction::Closed) if remote.is_some() => Ok(format!("{target} serves; its cover is away")),
             Ok(Reaction::Closed) => Err(format!("{target} closes connections without an answer")),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => match remote {
-                // A cover that does not answer must not make the proxy in front of it look as if it hung.
-                Some(cover) if !answers(cover, name).await => {
-                    Ok(format!("{target} accepts connections; its cover does not answer, and nor does it"))
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let hangs = match remote {
+                    // A cover that does not answer must not make the proxy in front of it look as if it hung.
+                    Some(cover) => tokio::join!(answers(cover, name), is_mute(state)) != (false, false),
+                    None => true,
+                };
+                match hangs {
+                    true => Err(format!("{target} accepts connections and does not answer: the proxy hangs")),
+                    false => Ok(format!("{target} accepts connections; its cover does not answer, and nor does it")),
                 }
-                _ => Err(format!("{target} accepts connections and does not answer: the proxy hangs")),
-            },
+            }
             Err(_) => continue,
         };
     }
@@ -131,6 +145,12 @@ async fn answers(cover: &remote::Settings, name: &Domain) -> bool {
         knock(remote.visit().await?, name).await
     };
     matches!(timeout(VISIT, visit).await, Ok(Ok(_)))
+}
+
+/// Whether the proxy has its control socket open and says nothing there. Without the socket nothing is known of it.
+async fn is_mute(state: Option<&Path>) -> bool {
+    let Some(state) = state.map(Path::to_owned) else { return false };
+    timeout(VISIT, spawn_blocking(move || control::ask_who(&state))).await.is_err()
 }
 
 /// Whether somebody else accepts a connection in time.

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::hello::Key;
 use super::origin::{NAME, Origin};
@@ -165,8 +166,12 @@ impl Vizard {
 
     /// SIGHUP.
     pub fn hangup(&self) {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::HUP).expect("it runs");
+        self.signal(Signal::HUP);
+    }
+
+    /// Any signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
     /// Whether it has not ended.
@@ -182,8 +187,7 @@ impl Vizard {
 
     /// SIGTERM, then the way it ended.
     pub fn terminate(self) -> ExitStatus {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
+        self.signal(Signal::TERM);
         self.wait()
     }
 
