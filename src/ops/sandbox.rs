@@ -92,7 +92,8 @@ const MACHINE: &[&str] = &[
     "/lib64",
     "/usr/lib",
     "/usr/lib64",
-    // Of other processes there is nothing in it for who may not trace them.
+    // As a whole, since what stands for this process there is not the same for ever. It shows the environment of other
+    // processes of the same user; a service manager can hide those.
     "/proc",
     "/sys/devices/system/cpu",
     "/sys/fs/cgroup",
