@@ -727,6 +727,14 @@ impl Holds {
             Restart => "restart",
         }
     }
+
+    fn sentence(self) -> String {
+        match self {
+            AtOnce => "A change holds at once.".into(),
+            Restart => "A change holds after a restart.".into(),
+            later => format!("A change holds for the {}.", later.words()),
+        }
+    }
 }
 
 /// The table of docs/configuration.md.
@@ -778,16 +786,6 @@ fn described(key: &Key) -> Json {
         schema["default"] = usual;
     }
     schema
-}
-
-impl Holds {
-    fn sentence(self) -> String {
-        match self {
-            AtOnce => "A change holds at once.".into(),
-            Restart => "A change holds after a restart.".into(),
-            later => format!("A change holds for the {}.", later.words()),
-        }
-    }
 }
 
 #[cfg(test)]

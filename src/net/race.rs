@@ -188,14 +188,16 @@ mod tests {
         assert!(health.is_bad(&0));
     }
 
+    /// Somebody else finds out while a race is under way.
+    async fn finds_bad(place: usize, health: &Health<usize>) {
+        sleep(ms(5)).await;
+        health.failed(place, Instant::now().into_std());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_answers_stays_bad_if_it_was_found_to_be_since_it_was_asked() {
         let health = Health::default();
-        let finding = async {
-            sleep(ms(5)).await;
-            health.failed(0, Instant::now().into_std());
-        };
-        let ((winner, ..), ()) = tokio::join!(run(&[Answers(10)], &health), finding);
+        let ((winner, ..), ()) = tokio::join!(run(&[Answers(10)], &health), finds_bad(0, &health));
         assert_eq!(winner.unwrap(), 0);
         assert!(health.is_bad(&0));
         run(&[Answers(10)], &health).await.0.unwrap();
@@ -205,11 +207,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_order_that_was_made_before_somebody_was_found_bad_knows_nothing_of_it() {
         let health = Health::default();
-        let finding = async {
-            sleep(ms(5)).await;
-            health.failed(1, Instant::now().into_std());
-        };
-        let ((winner, _, tried), ()) = tokio::join!(run(&[Refuses(10), Answers(10)], &health), finding);
+        let ((winner, _, tried), ()) = tokio::join!(run(&[Refuses(10), Answers(10)], &health), finds_bad(1, &health));
         assert_eq!((winner.unwrap(), tried), (1, vec![0, 1]));
         assert!(health.is_bad(&1));
     }

@@ -287,16 +287,19 @@ impl Downlink {
         self.layout().first().map_or(0, |(_, size)| size - self.kept.len())
     }
 
-    /// How many of `read` bytes that were read to [`Downlink::room`] make records whole. Those behind them may be given to
-    /// [`Downlink::frame`] another time, for they are enough for a record of their own; `None` where they are not.
-    pub fn whole(&self, read: usize) -> Option<usize> {
+    /// How many of `read` bytes that were read to [`Downlink::room`] to give to [`Downlink::frame`] if the others can come
+    /// another time: those that make records whole. All of them if they make none, or if too few would be left over for a
+    /// record of their own.
+    pub fn whole(&self, read: usize) -> usize {
         let length = self.kept.len() + read;
         let ends = self.layout().into_iter().scan(0, |end, (_, size)| {
             *end += size;
             Some(*end)
         });
-        let end = ends.take_while(|end| *end <= length).last().unwrap_or(0);
-        (length - end >= MIN_ENCRYPTED).then(|| end.saturating_sub(self.kept.len()))
+        match ends.take_while(|end| *end <= length).last() {
+            Some(end) if length - end >= MIN_ENCRYPTED => end - self.kept.len(),
+            _ => read,
+        }
     }
 
     /// Makes records of `read` bytes that were read to [`Downlink::room`], which must have been asked for just before;

@@ -298,7 +298,7 @@ impl Session {
                     return Ok((rustix::io::readv(&self.dc, &mut room)?, possible));
                 }
                 let there = recvmsg(&self.dc, &mut room, &mut Default::default(), RecvFlags::PEEK)?.bytes;
-                let read = down.transform.whole(there).filter(|whole| *whole > 0).unwrap_or(there);
+                let read = down.transform.whole(there);
                 // What stays there is not told of again.
                 let all = read == there && before.is_none();
                 Ok((read, if all { possible } else { read }))

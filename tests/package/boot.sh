@@ -34,12 +34,9 @@ fi
 work=$2 script=$3
 shift 3
 
-mount --make-rprivate /
+. "$(dirname "$0")/copy.sh"
 layers=$work/layers root=$work/layers/root
-mount -t tmpfs tmpfs "$layers"
-mkdir "$layers/written" "$layers/work" "$root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$layers/written,workdir=$layers/work" "$root"
-mount -t proc proc "$root/proc"
+copy "$layers"
 # What belongs to the whole machine stays as it is.
 mount --bind "$root/proc/sys" "$root/proc/sys"
 mount -o remount,bind,ro "$root/proc/sys"

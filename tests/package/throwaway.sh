@@ -5,12 +5,9 @@ set -euo pipefail
 script=$1
 shift
 
-mount --make-rprivate /
+. "$(dirname "$0")/copy.sh"
 layers=$(mktemp -d)
-mount -t tmpfs tmpfs "$layers"
-mkdir "$layers/written" "$layers/work" "$layers/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$layers/written,workdir=$layers/work" "$layers/root"
-mount -t proc proc "$layers/root/proc"
+copy "$layers"
 mount -t tmpfs tmpfs "$layers/root/tmp"
 mkdir -p "$layers/root/dev"
 mount --rbind /dev "$layers/root/dev"
