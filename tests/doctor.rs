@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
 
+#[path = "support/command.rs"]
+mod command;
 mod support;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
@@ -194,8 +196,8 @@ impl Bed {
 }
 
 async fn run(arguments: Vec<String>, home: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
-    command.args(arguments).env_clear().env("HOME", home);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut command = command::vizard(home, &arguments);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
