@@ -1,11 +1,14 @@
 //! AES-256-CTR in place: the innermost loop of every relay.
+//!
+//! On pieces of 64 KiB (Zen 4) `wide` makes 12.2 GB/s, aws-lc 8.1 and the crates `aes` and `ctr` 6.0. Without the
+//! instructions that `wide` is for, it makes 5.0, the crates 5.8: there aws-lc, which the TLS stack brings along, does the
+//! work.
+
+mod wide;
 
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-// aws-lc rather than the crates `aes` and `ctr`, as the TLS stack brings it along: 8.4 instead of 6.1 GB/s on pieces of
-// 64 KiB (Zen 4), although those crates find the widest AES instructions and aws-lc has none of these for this mode: they
-// lose more by making the counters.
 /// An AES-256 key.
 pub type Key = [u8; 32];
 
@@ -38,29 +41,36 @@ impl Ctr {
 
     /// Encrypts or decrypts `data` and advances by its length. The more at once the better: the key is expanded each time.
     pub fn apply(&mut self, data: &mut [u8]) {
-        let key = UnboundCipherKey::new(&AES_256, &self.key).and_then(EncryptingKey::ctr);
-        let key = key.expect("the key has the length that the cipher takes");
         let used = (self.position % BLOCK as u64) as usize;
-        let (cut, whole) = data.split_at_mut(data.len().min((BLOCK - used) % BLOCK));
-        if !cut.is_empty() {
-            let mut block = [0; BLOCK];
-            let piece = used..used + cut.len();
-            block[piece.clone()].copy_from_slice(cut);
-            self.apply_blocks(&key, &mut block);
-            cut.copy_from_slice(&block[piece]);
-            self.position += cut.len() as u64;
-        }
-        if !whole.is_empty() {
-            self.apply_blocks(&key, whole);
-            self.position += whole.len() as u64;
+        let counter = u128::from_be_bytes(self.iv).wrapping_add(u128::from(self.position / BLOCK as u64));
+        self.position += data.len() as u64;
+        if wide::is_there() {
+            wide::apply(&self.key, counter, used, data);
+        } else {
+            narrow(&self.key, counter, used, data);
         }
     }
+}
 
-    /// Data that begins at the start of the block in which the stream stands.
-    fn apply_blocks(&self, key: &EncryptingKey, data: &mut [u8]) {
-        let counter = u128::from_be_bytes(self.iv).wrapping_add(u128::from(self.position / BLOCK as u64));
+/// Adds the keystream to `data`, from byte `skip` of the block of `counter` on.
+fn narrow(key: &Key, mut counter: u128, skip: usize, data: &mut [u8]) {
+    let key = UnboundCipherKey::new(&AES_256, key).and_then(EncryptingKey::ctr);
+    let key = key.expect("the key has the length that the cipher takes");
+    let apply = |data: &mut [u8], counter: u128| {
         let counter = EncryptionContext::Iv128(counter.to_be_bytes().into());
         key.less_safe_encrypt(data, counter).expect("this mode takes data of any length");
+    };
+    let (cut, whole) = data.split_at_mut(data.len().min((BLOCK - skip) % BLOCK));
+    if !cut.is_empty() {
+        let mut block = [0; BLOCK];
+        let piece = skip..skip + cut.len();
+        block[piece.clone()].copy_from_slice(cut);
+        apply(&mut block, counter);
+        cut.copy_from_slice(&block[piece]);
+        counter = counter.wrapping_add(1);
+    }
+    if !whole.is_empty() {
+        apply(whole, counter);
     }
 }
 
@@ -95,6 +105,23 @@ mod tests {
         data[..21].chunks_mut(5).for_each(|piece| stream.apply(piece));
         stream.apply(&mut data[21..]);
         assert_eq!(data, cipher);
+    }
+
+    /// Wherever they begin and end, and where the counter goes over its half or its end.
+    #[test]
+    fn both_ways_are_the_same() {
+        let key = std::array::from_fn(|at| at as u8);
+        let starts = [0, 7, u128::from(u64::MAX) - 3, u128::from(u64::MAX) - 200, u128::MAX - 1];
+        for (counter, skip, length) in starts.into_iter().flat_map(|counter| {
+            [0, 1, 15]
+                .into_iter()
+                .flat_map(move |skip| [0, 1, 15, 16, 1009, 1024, 5000].map(|length| (counter, skip, length)))
+        }) {
+            let (mut data, mut other) = (vec![0; length], vec![0; length]);
+            wide::apply(&key, counter, skip, &mut data);
+            narrow(&key, counter, skip, &mut other);
+            assert_eq!(data, other, "{counter} {skip} {length}");
+        }
     }
 
     #[test]
