@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
 
-#[path = "support/command.rs"]
-mod command;
 mod support;
 
 use std::net::SocketAddr;
@@ -15,6 +13,7 @@ use data_encoding::HEXLOWER;
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use serde_json::Value;
+use support::command::vizard;
 use support::mock_dc::{MockDc, Role, refusing};
 use support::nginx::Nginx;
 use support::obfuscated::{Frame, Frames, Header, framed};
@@ -197,7 +196,7 @@ impl Bed {
 
 async fn run(arguments: Vec<String>, home: &Path) -> Output {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut command = command::vizard(home, &arguments);
+    let mut command = vizard(home, &arguments);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 

@@ -5,6 +5,7 @@
 //! [`sizing`] says how data is cut into records, [`meter`] is what others see of a session, [`tariff`] what a session asks
 //! of others.
 
+mod down;
 pub mod halves;
 pub mod meter;
 pub mod packets;

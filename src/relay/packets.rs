@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::halves::{BadRecord, Downlink, Uplink};
 use super::meter::Meter;
-use super::stream::{Manner, part, with_buffer};
+use super::stream::{Manner, PIECE, part, with_buffer};
 use super::tariff::Way;
 use super::{Closed, End, attempt, ready};
 use crate::crypto::Ctr;
@@ -244,7 +244,7 @@ impl<P: Port> Ways<'_, P> {
             self.client.readable().await.map_err(|_| End::ClientBroke)?;
             let most = self.meter.leave(Way::Up).await.ok_or(End::Closed)?;
             let read = with_buffer(|buffer| {
-                let room = buffer.len().min(most);
+                let room = PIECE.min(most);
                 let read = attempt(self.client.try_read(&mut buffer[..room])).map_err(|_| End::ClientBroke)?;
                 Ok(read.map(|read| (read, up.feed(&mut buffer[..read]))))
             })?;

@@ -7,10 +7,7 @@
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::ioctl_fionread;
 use rustix::net::SendFlags;
-use rustix::net::sockopt::socket_send_buffer_size;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -48,41 +45,6 @@ pub fn poll_write_with(
             return Poll::Ready(Ok(written));
         }
     }
-}
-
-/// Ready when a third of the socket's buffer is free, which is when the kernel calls it writable; returns how much it will
-/// surely take then. It takes less than that before, but then perhaps not all of it.
-///
-/// To ask once for so much is what makes this cheap: a sender that waited for a third ahead of each piece would rest
-/// after every one of them once the buffer is near full.
-pub fn poll_room(to: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    let mut free = 0;
-    let look = || {
-        free = room(to)?.ok_or(io::ErrorKind::WouldBlock)?;
-        Ok((1, 1))
-    };
-    poll_write_with(to, context, look).map_ok(|_| free)
-}
-
-/// Ready when so much can be read at once, or the other side has ended: then what is there is all.
-pub fn poll_amount(from: &TcpStream, context: &mut Context<'_>, least: usize) -> Poll<io::Result<()>> {
-    let look = || if ioctl_fionread(from)? < least as u64 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) };
-    match attempt(from.try_io(Interest::READABLE, look)) {
-        Ok(Some(())) => Poll::Ready(Ok(())),
-        // The end is told of again, and so is what came since.
-        Ok(None) => from.poll_read_ready(context),
-        Err(error) => Poll::Ready(Err(error)),
-    }
-}
-
-/// How much the socket will surely take, if a third of its buffer is free.
-pub fn room(to: &TcpStream) -> io::Result<Option<usize>> {
-    let mut sockets = [PollFd::new(to, PollFlags::OUT)];
-    if poll(&mut sockets, Some(&Timespec::default()))? == 0 {
-        return Ok(None);
-    }
-    // The kernel's own bookkeeping takes a part of the third. Of an error the next write will tell.
-    Ok(Some(socket_send_buffer_size(to)? / 4))
 }
 
 /// Writes as much as the socket takes now, which may be nothing.
@@ -204,7 +166,6 @@ mod tests {
         let (ours, mut peer) = pair();
         let bytes = vec![7; 1 << 20];
         ours.writable().await.unwrap();
-        assert!(matches!(now(|context| poll_room(&ours, context)), Poll::Ready(Ok(room)) if room > 0));
         // To the brim, as far as the runtime has heard.
         let mut sent = 0;
         while let Poll::Ready(taken) = now(|context| poll_write(&ours, context, &[IoSlice::new(&bytes)])) {
@@ -218,15 +179,13 @@ mod tests {
             })
         });
         assert!(again.is_pending() && calls == 0);
-        assert!(now(|context| poll_room(&ours, context)).is_pending());
         assert_eq!(write_now(&ours, &[IoSlice::new(&bytes)]).unwrap(), 0);
         let reader = std::thread::spawn(move || {
             peer.read_exact(&mut vec![0; sent]).unwrap();
             peer
         });
-        let room = poll_fn(|context| poll_room(&ours, context)).await.unwrap();
-        let taken = poll_fn(|context| poll_write(&ours, context, &[IoSlice::new(&bytes[..room])])).await;
-        assert_eq!(taken.unwrap(), room);
+        let taken = poll_fn(|context| poll_write(&ours, context, &[IoSlice::new(&bytes)])).await;
+        assert!(taken.unwrap() > 0);
         drop(reader.join().unwrap());
     }
 }

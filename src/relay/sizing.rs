@@ -42,17 +42,11 @@ impl Pattern {
         self.sizes[number % self.sizes.len()]
     }
 
-    /// Whether the first wait for the client will change the sizes.
-    pub fn heeds_a_stall(&self) -> bool {
-        !self.stalled.is_empty()
-    }
-
     /// The client has made us wait. Says whether that changes the sizes from here on.
     pub fn stall(&mut self) -> bool {
-        let stalled = std::mem::replace(&mut self.stalled, Arc::new([]));
-        let changes = !stalled.is_empty();
+        let changes = !self.stalled.is_empty();
         if changes {
-            self.sizes = stalled;
+            self.sizes = std::mem::replace(&mut self.stalled, Arc::new([]));
         }
         changes
     }
@@ -102,8 +96,7 @@ mod tests {
         assert!(!pattern.stall());
         assert_eq!([0, 1].map(|number| pattern.size(number)), [300, 300]);
         assert!(!Pattern::seen(&[100], &[3]).stall());
-        assert!(Pattern::seen(&[100], &[200]).heeds_a_stall() && !Pattern::seen(&[100], &[100]).heeds_a_stall());
-        assert!(!pattern.heeds_a_stall(), "there is only one");
+        assert!(!Pattern::seen(&[100], &[100]).stall(), "there is only one");
     }
 
     #[test]

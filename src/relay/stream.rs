@@ -2,8 +2,7 @@
 //!
 //! One task moves both directions. It waits for readiness and only then borrows a buffer that all sessions of a thread
 //! share; what a slow receiver does not take at once is the only data a session owns, and while there is any nothing
-//! more is read for that receiver, so back-pressure is the kernel's. Clients seldom leave any: in the midst of bulk no more
-//! is read than their socket has room for, so those that have stopped reading cost hardly more than those that rest.
+//! more is read for that receiver, so back-pressure is the kernel's.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,30 +12,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, recvmsg};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::down::{Down, Ends};
 use super::halves::{Downlink, FRAMING_BUFFER, Uplink};
 use super::meter::Meter;
 use super::ready;
 use super::tariff::{Leave, Tariff, Way};
 use super::unsent::Unsent;
 use super::{Closed, End, attempt, reset_on_close, shut};
-use crate::wire::record::{HEADER, MAX_ENCRYPTED};
 
 /// How long a client may take to end its side after we have ended ours. What it still sends is thrown away: closing with
 /// unread data would be a reset.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// Most reads in one turn of a session, so that a busy one does not starve the others of its thread.
-const TURNS: usize = 8;
-
-/// What a client's socket is taken to have room for without a look at it.
-const LITTLE: usize = MAX_ENCRYPTED;
-
-/// With less room than this in the client's socket, one more read may be the last for a while.
-const NEAR: usize = FRAMING_BUFFER + LITTLE;
+const TURNS: usize = 2;
 
 /// How the cover ends a connection, and where random bytes come from.
 #[derive(Clone, Copy, Debug)]
@@ -76,19 +68,8 @@ struct Up {
     transform: Uplink,
     unsent: Unsent,
     open: bool,
-}
-
-#[derive(Debug)]
-struct Down {
-    transform: Downlink,
-    /// Whether a read has ever brought anything.
-    heard: bool,
-    /// How much the client's socket has room for, as far as that is known.
-    room: usize,
-    unsent: Unsent,
-    /// Of the record that the client's socket took only the beginning of, what still lies in the data centre's socket.
-    owed: usize,
-    open: bool,
+    /// Whether the data centre has taken all of a whole piece, so that it may get more at once.
+    bulk: bool,
 }
 
 impl Session {
@@ -102,9 +83,8 @@ impl Session {
         manner: Manner,
         meter: Arc<Meter>,
     ) -> Self {
-        let up = Up { transform: up, unsent: Unsent::default(), open: true };
-        let down = Down { transform: down, heard: false, room: LITTLE, unsent: Unsent::default(), owed: 0, open: true };
-        Self { client, dc, up, down, manner, meter, alive: Instant::now(), later: None, ended: None }
+        let up = Up { transform: up, unsent: Unsent::default(), open: true, bulk: false };
+        Self { client, dc, up, down: Down::new(down), manner, meter, alive: Instant::now(), later: None, ended: None }
     }
 
     /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`. The counts are of bytes on
@@ -218,14 +198,15 @@ impl Session {
         // What is thrown away costs nothing.
         let tariff = self.meter.tariff().filter(|_| !far_gone);
         let most = match tariff {
-            Some(tariff) => match leave(tariff, Way::Up, &self.client, context, &mut self.later)? {
+            Some(_) if self.client.poll_read_ready(context).is_pending() => return Ok(moved),
+            Some(tariff) => match leave(tariff, Way::Up, context, &mut self.later)? {
                 Some(most) => most,
                 None => return Ok(moved),
             },
             None => usize::MAX,
         };
         let read = with_buffer(|buffer| {
-            let room = buffer.len().min(most);
+            let room = if up.bulk { buffer.len() } else { PIECE }.min(most);
             let into = || Ok((rustix::io::read(&self.client, &mut buffer[..room])?, room));
             match ready::poll_read(&self.client, context, into) {
                 Poll::Pending => Ok(None),
@@ -238,6 +219,7 @@ impl Session {
                     if read > 0 && !far_gone {
                         up.forward(&self.dc, &mut buffer[..read])?;
                     }
+                    up.bulk = read >= PIECE && up.unsent.is_empty();
                     Ok(Some(read))
                 }
             }
@@ -252,95 +234,36 @@ impl Session {
     }
 
     fn step_down(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
-        let down = &mut self.down;
-        let mut moved = false;
-        if !down.unsent.is_empty() || down.owed > 0 {
-            down.transform.client_is_slow();
-            let mut taken = |bytes| {
-                self.meter.add_down(bytes);
-                moved = true;
-            };
-            match down.unsent.poll_write(&self.client, context, &mut taken) {
+        let (down, mut moved) = (&mut self.down, false);
+        let ends = Ends { client: &self.client, dc: &self.dc };
+        let mut taken = |bytes| {
+            self.meter.add_down(bytes);
+            moved |= bytes > 0;
+        };
+        if down.is_behind() {
+            match down.poll_rest(ends, context, &mut taken) {
                 Poll::Pending => return Ok(moved),
-                Poll::Ready(outcome) => outcome.map_err(|_| End::ClientBroke)?,
-            }
-            match down.poll_owed(&self.client, &self.dc, context, &mut taken) {
-                Poll::Pending => return Ok(moved),
-                Poll::Ready(outcome) => outcome?,
+                Poll::Ready(sent) => sent?,
             }
             if !down.open {
                 shut(&self.client);
             }
         }
-        if !down.open {
+        if !down.open || self.client.poll_write_ready(context).is_pending() {
             return Ok(moved);
         }
-        let mut before = match down.poll_room(&self.client, &self.dc, context) {
-            Poll::Pending => return Ok(moved),
-            Poll::Ready(before) => before?,
-        };
-        // Who may be made to wait next shall not leave the beginning of a record with us.
-        let peek = before.is_some() || down.room < NEAR && down.transform.is_deep();
-        let filler = self.manner.filler;
         let tariff = self.meter.tariff();
         let most = match tariff {
-            Some(tariff) => leave(tariff, Way::Down, &self.dc, context, &mut self.later)?,
+            Some(tariff) if down.has_more(&self.dc, context) => leave(tariff, Way::Down, context, &mut self.later)?,
+            Some(_) => None,
             None => Some(usize::MAX),
         };
-        let read = with_buffer(|buffer| {
-            let into = || {
-                let mut room = down.transform.room_for(most.unwrap_or(0).min(down.room.max(LITTLE)), buffer);
-                if before.is_some() {
-                    room.truncate(1);
-                }
-                let possible = room.iter().map(|slice| slice.len()).sum();
-                if !peek {
-                    return Ok((rustix::io::readv(&self.dc, &mut room)?, possible));
-                }
-                let there = recvmsg(&self.dc, &mut room, &mut Default::default(), RecvFlags::PEEK)?.bytes;
-                let read = down.transform.whole(there);
-                // What stays there is not told of again.
-                let all = read == there && before.is_none();
-                Ok((read, if all { possible } else { read }))
-            };
-            let read = match most.map(|_| ready::poll_read(&self.dc, context, into)) {
-                None | Some(Poll::Pending) => None,
-                Some(Poll::Ready(read)) => Some(read.map_err(|_| End::FarBroke)?),
-            };
-            down.heard |= read.is_some_and(|read| read > 0);
-            if read.is_none() && down.transform.is_waiting() {
-                down.transform.room(buffer);
+        let charge = |bytes| {
+            if let Some(tariff) = tariff {
+                tariff.charge(Way::Down, bytes, Instant::now().into_std());
             }
-            // With nothing more to be read for now, what was kept for a larger record goes out as it is.
-            if read.is_some_and(|read| read > 0) || down.transform.is_waiting() {
-                let length = down.transform.frame(buffer, read.unwrap_or(0), filler);
-                let records = &buffer[..length];
-                let taken = ready::write_now(&self.client, &[IoSlice::new(records)]).map_err(|_| End::ClientBroke)?;
-                down.room = down.room.saturating_sub(length);
-                self.meter.add_down(taken);
-                if taken == 0
-                    && length > 0
-                    && let Some(before) = before.take()
-                {
-                    down.transform = before;
-                    down.transform.client_is_slow();
-                    moved = true;
-                    return Ok(None);
-                }
-                // What is to be sent as it came can stay where it came from.
-                let as_it_is = peek && read.is_some_and(|read| length == HEADER + read) && !down.transform.is_moved();
-                let left = length - taken;
-                down.owed = if as_it_is { left.min(length - HEADER) } else { 0 };
-                down.unsent.append(&records[taken..length - down.owed]);
-            }
-            if let (Some(read), true) = (read, peek) {
-                discard(&self.dc, &mut buffer[..read - down.owed])?;
-            }
-            if let (Some(read), Some(tariff)) = (read, tariff) {
-                tariff.charge(Way::Down, read, Instant::now().into_std());
-            }
-            Ok(read)
-        })?;
+        };
+        let read = down.pass(ends, context, most, self.manner.filler, taken, charge)?;
         if read == Some(0) {
             self.end_downlink();
         }
@@ -387,90 +310,6 @@ impl Up {
     }
 }
 
-impl Down {
-    /// Ready when one more record may be read for the client.
-    ///
-    /// Where a watcher is to see at which byte the client's socket was full, it is written to until it is: by single records
-    /// once there is little room. What it then refuses as a whole shall not have been taken from the data centre's
-    /// socket, so the state to come back to is given.
-    fn poll_room(
-        &mut self,
-        client: &TcpStream,
-        dc: &TcpStream,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Downlink>, End>> {
-        if self.room >= LITTLE {
-            return Poll::Ready(Ok(None));
-        }
-        if self.transform.heeds_a_stall() {
-            match ready::room(client).map_err(|_| End::ClientBroke)? {
-                Some(room) => {
-                    self.room = room.max(LITTLE);
-                    return Poll::Ready(Ok(None));
-                }
-                None if self.poll_record(dc, context).is_ready() => {
-                    return Poll::Ready(Ok(Some(self.transform.clone())));
-                }
-                None => {}
-            }
-        }
-        self.room = ready!(ready::poll_room(client, context)).map_err(|_| End::ClientBroke)?.max(LITTLE);
-        Poll::Ready(Ok(None))
-    }
-
-    /// Ready unless the data centre's socket holds only the beginning of the next record, which would have to be kept.
-    fn poll_record(&self, dc: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
-        if !self.transform.is_deep() {
-            return Poll::Ready(());
-        }
-        // Of an error the next read will tell.
-        ready::poll_amount(dc, context, self.transform.lacking()).map(|_| ())
-    }
-
-    /// Passes on what is owed, as far as the client's socket takes it; ready when nothing is.
-    fn poll_owed(
-        &mut self,
-        client: &TcpStream,
-        dc: &TcpStream,
-        context: &mut Context<'_>,
-        taken: &mut impl FnMut(usize),
-    ) -> Poll<Result<(), End>> {
-        while self.owed > 0 {
-            let sent = with_buffer(|buffer| {
-                ready!(client.poll_write_ready(context)).map_err(|_| End::ClientBroke)?;
-                let bytes = &mut buffer[..self.owed];
-                let (_, here) = rustix::net::recv(dc, &mut *bytes, RecvFlags::PEEK).map_err(|_| End::FarBroke)?;
-                if here == 0 {
-                    return Poll::Ready(Err(End::FarBroke));
-                }
-                let sent = ready!(ready::poll_write(client, context, &[IoSlice::new(&bytes[..here])]));
-                let sent = sent.map_err(|_| End::ClientBroke)?;
-                Poll::Ready(discard(dc, &mut bytes[..sent]).map(|()| sent))
-            });
-            let sent = ready!(sent)?;
-            self.owed -= sent;
-            taken(sent);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Takes what is owed out of the data centre's socket, which is to be closed.
-    fn collect(&mut self, dc: &TcpStream) {
-        let mut bytes = vec![0; std::mem::take(&mut self.owed)];
-        if let Ok(read) = rustix::io::read(dc, &mut bytes[..]) {
-            self.unsent.append(&bytes[..read]);
-        }
-    }
-}
-
-/// Takes so many bytes, which were looked at already, out of a socket.
-fn discard(from: &TcpStream, bytes: &mut [u8]) -> Result<(), End> {
-    if !bytes.is_empty() {
-        rustix::net::recv(from, bytes, RecvFlags::TRUNC).map_err(|_| End::FarBroke)?;
-    }
-    Ok(())
-}
-
 /// Ends a session that has no data centre as the cover would end one: with a close alert and a FIN. What the client still
 /// sends is thrown away.
 pub async fn goodbye(client: TcpStream, mut down: Downlink, manner: Manner) {
@@ -500,18 +339,14 @@ pub(super) async fn part(client: &TcpStream, mut last: &[u8]) {
     let _ = tokio::time::timeout(LINGER, async { tokio::join!(write, throw_away) }).await;
 }
 
-/// How much may be read now; `None` if nothing may, and then the task is woken when that changes, or at `later`. Nothing
-/// is asked for that is not there.
+/// How much may be read now; `None` if nothing may, and then the task is woken when that changes, or at `later`. Not to be
+/// asked for what is not there.
 fn leave(
     tariff: &dyn Tariff,
     way: Way,
-    from: &TcpStream,
     context: &mut Context<'_>,
     later: &mut Option<Instant>,
 ) -> Result<Option<usize>, End> {
-    if from.poll_read_ready(context).is_pending() {
-        return Ok(None);
-    }
     match tariff.ask(way, Instant::now().into_std(), context.waker()) {
         Leave::Free => Ok(Some(usize::MAX)),
         Leave::Most(bytes) => Ok(Some(usize::try_from(bytes).unwrap_or(usize::MAX))),
@@ -524,6 +359,9 @@ fn leave(
         Leave::Over => Err(End::Closed),
     }
 }
+
+/// How much is read at once where it may have to wait in our memory.
+pub(super) const PIECE: usize = 64 << 10;
 
 /// Lends the thread's buffer for the length of a call.
 pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
@@ -544,7 +382,7 @@ mod tests {
     use super::*;
     use crate::crypto::kdf::KeyIv;
     use crate::relay::sizing::Pattern;
-    use crate::wire::record::{HEADER, Header};
+    use crate::wire::record::{HEADER, Header, MAX_ENCRYPTED};
 
     const IDLE: Duration = Duration::from_secs(1800);
 
@@ -660,8 +498,9 @@ mod tests {
         for (pattern, piece) in ways() {
             let (mut session, client, _dc, stream) = get_stuck(pattern, piece).await;
             let held = session.down.unsent.held() + session.down.transform.held();
-            // Less than the head of a record, in the least that a Vec has room for.
-            assert!(held <= 8, "{held} bytes");
+            // Less than the head of a record, in the least that a Vec has room for; a record, where none came at once.
+            let most = if piece > MAX_ENCRYPTED { 8 } else { HEADER + MAX_ENCRYPTED };
+            assert!(held <= most, "{held} bytes");
             let (mut wire, mut payload) = (Vec::new(), Vec::new());
             while stream.len() - payload.len() > 2 * MAX_ENCRYPTED {
                 let _ = client.try_read_buf(&mut wire);

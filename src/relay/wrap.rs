@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::halves::Unwrap;
-use super::stream::with_buffer;
+use super::stream::{PIECE, with_buffer};
 use super::unsent::Unsent;
 use super::{ready, shut};
 use crate::wire::record::{CHANGE_CIPHER_SPEC, HEADER, Header};
@@ -145,8 +145,8 @@ impl Down {
             return Ok(false);
         }
         with_buffer(|buffer| {
-            let room = buffer.len();
-            let into = || Ok((rustix::io::read(outer, &mut *buffer)?, room));
+            let buffer = &mut buffer[..PIECE];
+            let into = || Ok((rustix::io::read(outer, &mut *buffer)?, PIECE));
             let read = match ready::poll_read(outer, context, into) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(read) => read.map_err(|_| Broken)?,

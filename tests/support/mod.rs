@@ -7,6 +7,7 @@ pub use ::vizard::audit::{corpus, dice, relay};
 use sha2::{Digest, Sha256};
 
 pub mod browser;
+pub mod command;
 pub mod fake_tls;
 pub mod fork;
 pub mod hello;

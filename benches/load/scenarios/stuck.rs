@@ -11,6 +11,8 @@ use crate::wire::broken;
 /// The metrics.
 pub const MEMORY: &str = "stuck, KiB each";
 /// See [`MEMORY`].
+pub const BEFORE: &str = "before they were, KiB each";
+/// See [`MEMORY`].
 pub const GROWTH: &str = "more after a while, KiB each";
 /// See [`MEMORY`].
 pub const LEFT: &str = "descriptors left behind";
@@ -24,6 +26,7 @@ pub async fn measure(name: &str, count: usize, contestant: &Contestant, report: 
     close(open(contestant, 8.min(count)).await?);
     let (memory, descriptors) = (meter.resident()?, meter.descriptors()?);
     let links = open(contestant, count).await?;
+    let before = meter.resident()?;
     let stick = |mut link: crate::link::Link| async move {
         link.get_stuck().await?;
         Ok((link, ()))
@@ -32,6 +35,7 @@ pub async fn measure(name: &str, count: usize, contestant: &Contestant, report: 
     // Until every buffer on the way is full the process has work to do.
     quiet(contestant).await?;
     let stuck = meter.resident()?;
+    report.add(name, &contestant.name, BEFORE, before.saturating_sub(memory) as f64 / count as f64);
     report.add(name, &contestant.name, MEMORY, stuck.saturating_sub(memory) as f64 / count as f64);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let more = meter.resident()?.saturating_sub(stuck);

@@ -39,6 +39,11 @@ impl Ctr {
         Self { key: *key, iv: *iv, position: offset }
     }
 
+    /// The same stream so many bytes before.
+    pub fn back_by(&self, bytes: u64) -> Self {
+        Self::at(&self.key, &self.iv, self.position - bytes)
+    }
+
     /// Encrypts or decrypts `data` and advances by its length. The more at once the better: the key is expanded each time.
     pub fn apply(&mut self, data: &mut [u8]) {
         let used = (self.position % BLOCK as u64) as usize;
