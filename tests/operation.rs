@@ -190,3 +190,12 @@ async fn the_limit_of_open_files_is_raised_to_the_hard_one() {
     let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
     assert_eq!(numbers[0], numbers[1], "{line}");
 }
+
+/// With huge pages a thousand sessions that have moved something cost half as much again.
+#[tokio::test(flavor = "multi_thread")]
+async fn huge_pages_are_refused() {
+    let (proxy, _state) = site("", |setup| setup).await;
+    let status = std::fs::read_to_string(Path::new("/proc").join(proxy.id().to_string()).join("status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("THP_enabled")).unwrap();
+    assert_eq!(line.split_whitespace().nth(1), Some("0"), "{line}");
+}
