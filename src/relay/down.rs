@@ -2,8 +2,9 @@
 //!
 //! In the midst of bulk what is read is only looked at first. The records that the client's socket then takes a beginning
 //! of are taken out of the data centre's socket, and of the last of them only as much as was taken: everything else is
-//! taken back, as if it had never been read. So a client that has stopped reading costs no more than one that rests, and
-//! where a watcher sees that its socket was full, the records behind that place are cut as the cover would cut them then.
+//! taken back, as if it had never been read. So a client that has stopped reading costs hardly more than one that rests,
+//! and where a watcher sees that its socket was full, the records behind that place are cut as the cover would cut them
+//! then.
 
 use std::io::IoSlice;
 use std::task::{Context, Poll, ready};

@@ -33,11 +33,6 @@ impl FrameTracker {
         Self { keys, position: 0, next: Some(0), cut: [0; 4] }
     }
 
-    /// How many bytes of the frame that is under way are to come.
-    pub fn left(&self) -> u64 {
-        self.next.map_or(0, |next| next.saturating_sub(self.position))
-    }
-
     /// Takes the next bytes of the stream, as encrypted by the sender.
     pub fn advance(&mut self, bytes: &[u8]) {
         let end = self.position + bytes.len() as u64;
