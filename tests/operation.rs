@@ -191,7 +191,7 @@ async fn the_limit_of_open_files_is_raised_to_the_hard_one() {
     assert_eq!(numbers[0], numbers[1], "{line}");
 }
 
-/// With huge pages a thousand sessions that have moved something cost half as much again.
+/// What docs/architecture.md says of the memory of sessions rests on this.
 #[tokio::test(flavor = "multi_thread")]
 async fn huge_pages_are_refused() {
     let (proxy, _state) = site("", |setup| setup).await;

@@ -121,12 +121,17 @@ impl Down {
             if arrived == 0 && !self.transform.is_waiting() {
                 return Ok(read);
             }
-            let (length, before) = self.transform.frame_for_now(buffer, arrived, filler);
+            let (length, before) = if look {
+                let (length, before) = self.transform.frame_for_now(buffer, arrived, filler);
+                (length, Some(before))
+            } else {
+                (self.transform.frame(buffer, arrived, filler), None)
+            };
             let sent = ready::write_now(client, &[IoSlice::new(&buffer[..length])]).map_err(|_| End::ClientBroke)?;
             taken(sent);
             let mut begun = Begun { length, read: arrived, last: 0 };
             if sent < length {
-                if look {
+                if let Some(before) = before {
                     begun = self.transform.take_back(before, &buffer[..length], sent);
                 }
                 self.transform.client_is_slow();

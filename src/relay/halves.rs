@@ -142,6 +142,14 @@ struct Moved {
     to_client: Ctr,
 }
 
+impl Moved {
+    /// From one keystream to the other; the way back is the same.
+    fn apply(&mut self, bytes: &mut [u8]) {
+        self.from_dc.apply(bytes);
+        self.to_client.apply(bytes);
+    }
+}
+
 /// What a [`Downlink`] was before it framed what was read.
 #[derive(Debug)]
 pub struct Before {
@@ -314,11 +322,10 @@ impl Downlink {
         let differs = |(start, size): &(usize, usize)| framed.get(start - HEADER..*start) != Some(&header(*size));
         if let Some(at) = layout.iter().position(differs) {
             // Behind this there is at most what was too little for a record of its own.
-            let (start, _) = layout[at];
-            let kept = if at == 0 { before.kept.len() } else { 0 };
-            let as_it_came =
-                start + before.kept.len() + before.read - layout[..at].iter().map(|(_, size)| size).sum::<usize>();
-            let last = if framed.len() == as_it_came { framed.len() - start - kept } else { 0 };
+            let (ahead, start) = (layout[..at].iter().map(|(_, size)| size).sum::<usize>(), layout[at].0);
+            let rest = before.kept.len() + before.read - ahead;
+            let as_it_came = framed.len() == start + rest;
+            let last = if as_it_came { rest.min(before.read) } else { 0 };
             return Begun { length: framed.len(), read: before.read, last };
         }
         let Before { tracker, kept, lead, number, moved, read: _ } = before;
@@ -342,8 +349,8 @@ impl Downlink {
     /// beginning, where the records stand.
     pub fn repeat(&self, bytes: &mut [u8], behind: usize) {
         if let Some(moved) = &self.moved {
-            moved.from_dc.back_by(behind as u64).apply(bytes);
-            moved.to_client.back_by(behind as u64).apply(bytes);
+            let back = |stream: &Ctr| stream.back_by(behind as u64);
+            Moved { from_dc: back(&moved.from_dc), to_client: back(&moved.to_client) }.apply(bytes);
         }
     }
 
@@ -430,8 +437,7 @@ impl Downlink {
     fn take(&mut self, bytes: &mut [u8]) {
         self.tracker.advance(bytes);
         if let Some(moved) = &mut self.moved {
-            moved.from_dc.apply(bytes);
-            moved.to_client.apply(bytes);
+            moved.apply(bytes);
         }
     }
 
@@ -441,8 +447,7 @@ impl Downlink {
             None => self.tracker.advance(bytes),
             Some(moved) => {
                 let mut bytes = bytes.to_vec();
-                moved.to_client.apply(&mut bytes);
-                moved.from_dc.apply(&mut bytes);
+                moved.apply(&mut bytes);
                 self.tracker.advance(&bytes);
             }
         }
@@ -541,6 +546,17 @@ mod tests {
         outcome.map(|()| payload.to_vec())
     }
 
+    /// Puts as much of what came into the room as there is room for; returns how much that was.
+    fn read<'b>(room: impl IntoIterator<Item = IoSliceMut<'b>>, came: &[u8]) -> usize {
+        let mut left = came;
+        for mut slice in room {
+            let (now, later) = left.split_at(left.len().min(slice.len()));
+            slice[..now.len()].copy_from_slice(now);
+            left = later;
+        }
+        came.len() - left.len()
+    }
+
     /// Feeds a downlink with pieces of a data centre's stream, each after a pause; returns the payload sizes and what the
     /// client decrypts.
     fn received(pieces: &[Vec<u8>]) -> (Vec<usize>, Vec<u8>) {
@@ -555,13 +571,9 @@ mod tests {
             dc.apply(&mut piece);
             let mut left = &piece[..];
             while !left.is_empty() {
-                let before = left.len();
-                for mut slice in downlink.room(&mut buffer) {
-                    let (now, later) = left.split_at(left.len().min(slice.len()));
-                    slice[..now.len()].copy_from_slice(now);
-                    left = later;
-                }
-                let length = downlink.frame(&mut buffer, before - left.len(), || 0xaa);
+                let read = read(downlink.room(&mut buffer), left);
+                left = &left[read..];
+                let length = downlink.frame(&mut buffer, read, || 0xaa);
                 wire.extend_from_slice(&buffer[..length]);
             }
             if downlink.is_waiting() {
@@ -609,6 +621,16 @@ mod tests {
 
     fn frame(length: usize) -> Vec<u8> {
         [&(length as u32).to_le_bytes()[..], &vec![0x11; length]].concat()
+    }
+
+    /// Frames of these lengths, and a token for none.
+    fn parts(lengths: &[usize]) -> Vec<Vec<u8>> {
+        lengths.iter().map(|length| if *length == 0 { token() } else { frame(*length) }).collect()
+    }
+
+    /// What the client sees of them.
+    fn seen(parts: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        parts.iter().map(|part| if part.len() == 4 { part.clone() } else { part[4..].to_vec() }).collect()
     }
 
     fn token() -> Vec<u8> {
@@ -763,7 +785,7 @@ mod tests {
                                       cuts in prop::collection::vec(prop_oneof![1usize..40, 16_000usize..65_000], 1..12),
                                       pattern in prop::collection::vec(17u16..16_402, 0..4),
                                       filler in prop::collection::vec(17u16..300, 0..4)) {
-            let parts: Vec<Vec<u8>> = lengths.iter().map(|length| if *length == 0 { token() } else { frame(*length) }).collect();
+            let parts = parts(&lengths);
             let stream = parts.concat();
             let (mut rest, mut pieces) = (&stream[..], Vec::new());
             for cut in cuts.into_iter().cycle() {
@@ -775,34 +797,26 @@ mod tests {
             let (mut downlink, wire) = Downlink::behind_filler(keys(3), Pattern::seen(&pattern, &[]), &filler, || 0xaa);
             let (sizes, plain) = received_by(&mut downlink, &pieces, wire);
             prop_assert!(sizes.iter().all(|size| (MIN_ENCRYPTED..=MAX_ENCRYPTED).contains(size)), "{:?}", sizes);
-            let expected: Vec<Vec<u8>> = parts.iter().map(|part| if part.len() == 4 { part.clone() } else { part[4..].to_vec() }).collect();
-            prop_assert_eq!(frames(&plain), expected);
+            prop_assert_eq!(frames(&plain), seen(&parts));
         }
 
         /// Whatever the client takes, and with or without a token that moves the rest of the stream.
         #[test]
         fn what_is_taken_back_comes_again(lengths in prop::collection::vec(prop_oneof![Just(0), 12usize..60, 30_000usize..170_000], 1..6),
                                           reads in prop::collection::vec(prop_oneof![1usize..40, 16_000usize..65_000], 1..12),
-                                          parts in prop::collection::vec(prop_oneof![Just(0.0), Just(1.0), 0.0..1.0], 1..12),
+                                          shares in prop::collection::vec(prop_oneof![Just(0.0), Just(1.0), 0.0..1.0], 1..12),
                                           pattern in prop::collection::vec(17u16..16_402, 0..4)) {
-            let frames_in: Vec<Vec<u8>> = lengths.iter().map(|length| if *length == 0 { token() } else { frame(*length) }).collect();
+            let sent = parts(&lengths);
             let mut downlink = Downlink::new(keys(3), Pattern::seen(&pattern, &[]));
-            let mut stream = frames_in.concat();
+            let mut stream = sent.concat();
             downlink.dc_keys().stream().apply(&mut stream);
             let (mut buffer, mut wire, mut rest) = (vec![0; FRAMING_BUFFER], Vec::new(), &stream[..]);
             let mut nothing = 0;
-            for (read, part) in reads.into_iter().cycle().zip(parts.into_iter().cycle()) {
-                let mut left = &rest[..read.min(rest.len())];
-                let ready = left.len();
-                for mut slice in downlink.room_for(read, &mut buffer) {
-                    let (now, later) = left.split_at(left.len().min(slice.len()));
-                    slice[..now.len()].copy_from_slice(now);
-                    left = later;
-                }
-                let read = ready - left.len();
+            for (read, share) in reads.into_iter().cycle().zip(shares.into_iter().cycle()) {
+                let read = self::read(downlink.room_for(read, &mut buffer), &rest[..read.min(rest.len())]);
                 let (length, before) = downlink.frame_for_now(&mut buffer, read, || 0xaa);
                 // Who never takes anything gets nowhere.
-                let taken = if nothing > 20 { length } else { (length as f64 * part) as usize };
+                let taken = if nothing > 20 { length } else { (length as f64 * share) as usize };
                 nothing = if taken > 0 { 0 } else { nothing + 1 };
                 let framed = &buffer[..length];
                 let whole = Begun { length, read, last: 0 };
@@ -820,8 +834,7 @@ mod tests {
             }
             let (sizes, plain) = unwrap(&wire);
             prop_assert!(sizes.iter().all(|size| (MIN_ENCRYPTED..=MAX_ENCRYPTED).contains(size)), "{:?}", sizes);
-            let expected: Vec<Vec<u8>> = frames_in.iter().map(|part| if part.len() == 4 { part.clone() } else { part[4..].to_vec() }).collect();
-            prop_assert_eq!(frames(&plain), expected);
+            prop_assert_eq!(frames(&plain), seen(&sent));
         }
 
         #[test]
