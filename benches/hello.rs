@@ -1,5 +1,5 @@
-//! Parsing a ClientHello and judging it against 1, 100 and 1000 secrets, for a member and for a stranger; and what a
-//! session asks its member before each read.
+//! Parsing a ClientHello and judging it against 1, 100 and 1000 secrets, for a member and for a stranger; what each secret
+//! costs; and what a session asks its member before each read.
 //!
 //! ```text
 //! cargo bench --bench hello
@@ -10,12 +10,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use vizard::auth::{
     Judge, Key, Keyring, Member, Period, Policy, Quota, ReplayMemory, Rules, Secret, TimeWindow, UnixTime, Way,
 };
 use vizard::wire::{ClientHello, HelloCollector};
 
+/// A short hello, captured from Telegram Desktop.
+const SHORT: &[u8] = include_bytes!("../fixtures/client_hello/tdesktop-5.7.2-1.bin");
 /// A captured hello of TDLib, and the key and time in it.
 const HELLO: &[u8] = include_bytes!("../fixtures/client_hello/tdlib-1.8.69-1.bin");
 const KEY: [u8; 16] = [0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff];
@@ -42,9 +44,14 @@ fn parse(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn stranger(hello: &[u8]) -> Vec<u8> {
+    let mut hello = hello.to_vec();
+    hello[44] ^= 1;
+    hello
+}
+
 fn judging(criterion: &mut Criterion) {
-    let mut stranger = HELLO.to_vec();
-    stranger[44] ^= 1;
+    let stranger = stranger(HELLO);
     let mut group = criterion.benchmark_group("judge");
     for members in [1, 100, 1000] {
         let judge = judge(members);
@@ -54,6 +61,20 @@ fn judging(criterion: &mut Criterion) {
                 bencher.iter(|| judge.judge(black_box(hello), HERE, UnixTime(0)));
             });
         }
+    }
+    group.finish();
+}
+
+/// What each of a thousand secrets costs, for a short hello and a long one.
+fn searching(criterion: &mut Criterion) {
+    const SECRETS: usize = 1000;
+    let mut group = criterion.benchmark_group("search");
+    group.throughput(Throughput::Elements(SECRETS as u64));
+    let judge = judge(SECRETS);
+    for hello in [SHORT, HELLO] {
+        group.bench_with_input(BenchmarkId::from_parameter(hello.len()), &stranger(hello), |bencher, hello| {
+            bencher.iter(|| judge.judge(black_box(hello), HERE, UnixTime(0)));
+        });
     }
     group.finish();
 }
@@ -82,5 +103,5 @@ fn asking(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, parse, judging, asking);
+criterion_group!(benches, parse, judging, searching, asking);
 criterion_main!(benches);

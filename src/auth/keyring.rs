@@ -153,5 +153,6 @@ impl Search {
     }
 }
 
-/// Keys that are tried at a stretch. That takes well under a tenth of a millisecond, for which others can wait.
+/// Keys that are tried at a stretch. That takes well under a tenth of a millisecond, for which others can wait. It is a
+/// multiple of what fills the processor's vectors, so that none are left over but at the end.
 const STRETCH: usize = 128;
