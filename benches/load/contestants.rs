@@ -105,6 +105,11 @@ impl Stage {
         self.relay("copy", self.mirror.addr, Door::Bare { key: KEY })
     }
 
+    /// The bare relay that reads and writes, once more, to see what it differs from itself by.
+    pub fn copy_again(&self) -> io::Result<Contestant> {
+        Ok(Contestant { name: "again".to_owned(), ..self.copy()? })
+    }
+
     /// The bare relay that splices.
     pub fn splice(&self) -> io::Result<Contestant> {
         self.relay("splice", self.mirror.addr, Door::Bare { key: KEY })

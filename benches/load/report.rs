@@ -68,13 +68,17 @@ impl Report {
         self.rows.iter().find(same).map(|row| median(&row.values))
     }
 
-    /// Compares a median with the yardstick's.
+    /// A median as a ratio to the yardstick's.
+    pub fn ratio(&self, scenario: &str, metric: &str, [ours, theirs]: [&str; 2]) -> Option<f64> {
+        Some(self.median(scenario, ours, metric)? / self.median(scenario, theirs, metric)?)
+    }
+
+    /// Compares such a ratio with its limit.
     pub fn check_ratio(&mut self, goal: u8, scenario: &str, metric: &'static str, pair: [&str; 2], limit: Limit) {
-        let [Some(ours), Some(theirs)] = pair.map(|who| self.median(scenario, who, metric)) else {
+        let Some(ratio) = self.ratio(scenario, metric, pair) else {
             return self.left_out.push(format!("goal {goal}: no ratio of {metric} in {scenario}"));
         };
-        let what = format!("{scenario}: {metric}, {} / {}", pair[0], pair[1]);
-        self.check(goal, what, ours / theirs, limit);
+        self.check(goal, format!("{scenario}: {metric}, {} / {}", pair[0], pair[1]), ratio, limit);
     }
 
     /// Compares a value with its limit.

@@ -13,6 +13,8 @@ pub const MEMORY: &str = "stuck, KiB each";
 /// See [`MEMORY`].
 pub const BEFORE: &str = "before they were, KiB each";
 /// See [`MEMORY`].
+pub const MORE: &str = "more than before, KiB each";
+/// See [`MEMORY`].
 pub const GROWTH: &str = "more after a while, KiB each";
 /// See [`MEMORY`].
 pub const LEFT: &str = "descriptors left behind";
@@ -23,7 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// So many get stuck; then memory is looked at twice, somebody else enters, and all of them leave.
 pub async fn measure(name: &str, count: usize, contestant: &Contestant, report: &mut Report) -> io::Result<()> {
     let Some(meter) = contestant.meter else { return Ok(()) };
-    close(open(contestant, 8.min(count)).await?);
+    // What a thread has once for all its sessions is none of theirs.
+    let mut first = open(contestant, 8.min(count)).await?;
+    for link in &mut first {
+        link.download(1 << 20).await?;
+    }
+    close(first);
     let (memory, descriptors) = (meter.resident()?, meter.descriptors()?);
     let links = open(contestant, count).await?;
     let before = meter.resident()?;
@@ -36,6 +43,7 @@ pub async fn measure(name: &str, count: usize, contestant: &Contestant, report: 
     quiet(contestant).await?;
     let stuck = meter.resident()?;
     report.add(name, &contestant.name, BEFORE, before.saturating_sub(memory) as f64 / count as f64);
+    report.add(name, &contestant.name, MORE, stuck.saturating_sub(before) as f64 / count as f64);
     report.add(name, &contestant.name, MEMORY, stuck.saturating_sub(memory) as f64 / count as f64);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let more = meter.resident()?.saturating_sub(stuck);
