@@ -52,10 +52,10 @@ pub fn run(origin: Origin, loaded: Loaded, take_over: bool) -> Result<(), Failur
     refuse_huge_pages();
     inherited::take_note();
     let open = shut_in(&config, loaded.path.as_deref(), &loaded.files);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().global_queue_interval(OVERFLOW).build().map_err(
+            |error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"),
+        )?;
     let misuse = Arc::new(Misuse::open(&config)?);
     let prepared = Prepared { origin: origin.and(loaded.files), open, format, take_over };
     let outcome = runtime.block_on(serve(config, prepared, Arc::clone(&misuse)));
@@ -66,6 +66,11 @@ pub fn run(origin: Origin, loaded: Loaded, take_over: bool) -> Result<(), Failur
     }
     outcome
 }
+
+/// After so many turns a thread looks at the queue that all threads share. That is where the oldest go when more sessions are
+/// ready than a thread's own queue holds (256), and with tokio's own choice (several times as many turns) these waited longest:
+/// the 99th percentile of 500 sessions was a sixth longer.
+const OVERFLOW: u32 = 7;
 
 /// Puts up the sandbox, if there shall be one, and says what it leaves open. There must be no second thread yet.
 fn shut_in(config: &Config, file: Option<&Path>, read: &[PathBuf]) -> Option<Places> {
