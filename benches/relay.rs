@@ -8,8 +8,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vizard::crypto::kdf::KeyIv;
-use vizard::relay::halves::{Downlink, FRAMING_BUFFER, Uplink};
+use vizard::relay::downlink::{Downlink, FRAMING_BUFFER};
 use vizard::relay::sizing::Pattern;
+use vizard::relay::uplink::Uplink;
 use vizard::wire::record::Header;
 
 /// Payload of the records that official clients send in bulk.

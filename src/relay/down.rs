@@ -2,9 +2,9 @@
 //!
 //! In the midst of bulk what is read is only looked at first. The records that the client's socket then takes a beginning
 //! of are taken out of the data centre's socket, and of the last of them only as much as was taken: everything else is
-//! taken back, as if it had never been read. So a client that has stopped reading costs hardly more than one that rests,
-//! and where a watcher sees that its socket was full, the records behind that place are cut as the cover would cut them
-//! then.
+//! taken back, as if it had never been read, and so is the beginning of a record whose rest has not come, unless the
+//! client's socket has room for it. So a client that has stopped reading costs hardly more than one that rests, and where
+//! a watcher sees that its socket was full, the records behind that place are cut as the cover would cut them then.
 
 use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use rustix::net::{RecvFlags, recv, recvmsg};
 use tokio::net::TcpStream;
 
-use super::halves::{Begun, Downlink};
+use super::downlink::{Begun, Downlink};
 use super::ready;
 use super::stream::with_buffer;
 use super::unsent::Unsent;
@@ -130,10 +130,12 @@ impl Down {
             let sent = ready::write_now(client, &[IoSlice::new(&buffer[..length])]).map_err(|_| End::ClientBroke)?;
             taken(sent);
             let mut begun = Begun { length, read: arrived, last: 0 };
+            if let Some(before) = before
+                && (sent < length || self.transform.keeps() && !ready::has_room(client))
+            {
+                begun = self.transform.take_back(before, &buffer[..length], sent);
+            }
             if sent < length {
-                if let Some(before) = before {
-                    begun = self.transform.take_back(before, &buffer[..length], sent);
-                }
                 self.transform.client_is_slow();
             }
             self.owed = begun.last.min(begun.length - sent);

@@ -1,12 +1,13 @@
 //! Moving bytes: order, back-pressure, half-close, counts. Knows no configuration.
 //!
-//! [`halves`] are the pure transforms of a session, [`stream`] moves a session's bytes through them and [`packets`] its
-//! packets, [`splice`] copies untouched in both directions, [`wrap`] puts a stream into records for another proxy,
-//! [`sizing`] says how data is cut into records, [`meter`] is what others see of a session, [`tariff`] what a session asks
-//! of others.
+//! [`uplink`] and [`downlink`] are the pure transforms of a session, [`stream`] moves a session's bytes through them and
+//! [`packets`] its packets, [`splice`] copies untouched in both directions, [`wrap`] puts a stream into records for another
+//! proxy, [`sizing`] says how data is cut into records, [`meter`] is what others see of a session, [`tariff`] what a session
+//! asks of others.
 
 mod down;
-pub mod halves;
+pub mod downlink;
+mod kept;
 pub mod meter;
 pub mod packets;
 mod ready;
@@ -15,6 +16,7 @@ pub mod splice;
 pub mod stream;
 pub mod tariff;
 mod unsent;
+pub mod uplink;
 pub mod wrap;
 
 use std::io;

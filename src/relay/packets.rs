@@ -15,10 +15,11 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::halves::{BadRecord, Downlink, Uplink};
+use super::downlink::Downlink;
 use super::meter::Meter;
 use super::stream::{Manner, PIECE, part, with_buffer};
 use super::tariff::Way;
+use super::uplink::{BadRecord, Uplink};
 use super::{Closed, End, attempt, ready};
 use crate::crypto::Ctr;
 use crate::wire::DecodeError;

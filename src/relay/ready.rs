@@ -7,6 +7,7 @@
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -55,6 +56,19 @@ pub fn write_now(to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     Ok(once(to, Interest::WRITABLE, || write(to, slices))?.unwrap_or(0))
 }
 
+/// Whether the socket calls itself writable, which it does while a third of what it may hold is free. If not, it will tell
+/// when it is.
+pub fn has_room(to: &TcpStream) -> bool {
+    let asked = || {
+        let mut socket = [PollFd::new(to, PollFlags::OUT)];
+        match poll(&mut socket, Some(&Timespec::default()))? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        }
+    };
+    to.try_io(Interest::WRITABLE, asked).is_ok()
+}
+
 fn write(to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<(usize, usize)> {
     let written = match slices {
         [all] => rustix::net::send(to, all, SendFlags::NOSIGNAL)?,
@@ -89,6 +103,25 @@ mod tests {
 
     use super::super::testing::pair;
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_without_room_is_waited_for() {
+        let (ours, mut peer) = pair();
+        ours.writable().await.unwrap();
+        // Each piece is taken whole, so that no attempt has found the socket full.
+        let mut sent = 0;
+        while has_room(&ours) {
+            sent += ours.try_write(&[7; 1024]).unwrap();
+        }
+        assert!(now(|context| ours.poll_write_ready(context)).is_pending());
+        let reader = std::thread::spawn(move || {
+            peer.read_exact(&mut vec![0; sent]).unwrap();
+            peer
+        });
+        ours.writable().await.unwrap();
+        assert!(has_room(&ours));
+        drop(reader.join().unwrap());
+    }
 
     /// Reads into this many bytes, and counts the attempt.
     fn reading<'a>(
@@ -180,6 +213,7 @@ mod tests {
         });
         assert!(again.is_pending() && calls == 0);
         assert_eq!(write_now(&ours, &[IoSlice::new(&bytes)]).unwrap(), 0);
+        assert!(!has_room(&ours));
         let reader = std::thread::spawn(move || {
             peer.read_exact(&mut vec![0; sent]).unwrap();
             peer

@@ -5,18 +5,19 @@ use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
 
+use super::kept::Kept;
 use super::ready::{self, write_now};
 
 /// What is left to be written to a socket.
 #[derive(Debug, Default)]
 pub struct Unsent {
-    bytes: Vec<u8>,
+    bytes: Kept,
     done: usize,
 }
 
 impl From<&[u8]> for Unsent {
     fn from(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.to_vec(), done: 0 }
+        Self { bytes: Kept::from(bytes), done: 0 }
     }
 }
 
@@ -29,7 +30,7 @@ impl Unsent {
     /// Memory for what is left.
     #[cfg(test)]
     pub fn held(&self) -> usize {
-        self.bytes.capacity()
+        self.bytes.len()
     }
 
     /// Writes the slices, in order, as far as the socket takes them now, and keeps the rest; returns how much it took.
@@ -38,7 +39,7 @@ impl Unsent {
         let taken = write_now(to, slices)?;
         let mut skip = taken;
         for slice in slices {
-            self.bytes.extend_from_slice(&slice[skip.min(slice.len())..]);
+            self.append(&slice[skip.min(slice.len())..]);
             skip = skip.saturating_sub(slice.len());
         }
         Ok(taken)
@@ -46,7 +47,11 @@ impl Unsent {
 
     /// Puts more behind what is left.
     pub fn append(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        match (self.is_empty(), bytes.is_empty()) {
+            (_, true) => {}
+            (true, false) => *self = Self::from(bytes),
+            (false, false) => self.bytes = Kept::from(&[&self.bytes, bytes].concat()[..]),
+        }
     }
 
     /// Forgets what is left.

@@ -20,9 +20,9 @@ use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use super::halves::Unwrap;
 use super::stream::{PIECE, with_buffer};
 use super::unsent::Unsent;
+use super::uplink::Unwrap;
 use super::{ready, shut};
 use crate::wire::record::{CHANGE_CIPHER_SPEC, HEADER, Header};
 

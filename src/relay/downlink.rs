@@ -1,120 +1,19 @@
-//! The two directions of a session as pure transforms on buffers.
+//! Data centre to client, as a pure transform on buffers. What comes is already encrypted for the client, so it is cut into
+//! records and nothing else is done to it …
 //!
-//! ```text
-//! uplink     client's records ─▶ payload, from the client's cipher to the data centre's
-//! downlink   data centre's bytes ─▶ records; already encrypted for the client, so nothing else is done to them …
-//!            … until a piece is too small for a legal record at the end of a frame: then NOP frames are put behind it,
-//!            and from there on every byte is moved to its new place in the client's keystream
-//! ```
+//! … until a piece is too small for a legal record at the end of a frame: then NOP frames are put behind it, and from there
+//! on every byte is moved to its new place in the client's keystream.
 
 use std::io::IoSliceMut;
 
 use smallvec::SmallVec;
 
+use super::kept::Kept;
 use super::sizing::Pattern;
 use crate::crypto::kdf::KeyIv;
 use crate::crypto::{BLOCK, Ctr};
 use crate::wire::framing::{self, FrameTracker, Place};
-use crate::wire::record::{HEADER, Header, MAX_CIPHERTEXT, MAX_ENCRYPTED, MIN_ENCRYPTED, kind};
-
-/// What the other side sent is no record of application data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadRecord;
-
-/// Takes the payload out of records of application data.
-#[derive(Debug)]
-pub struct Unwrap {
-    header: [u8; HEADER],
-    header_length: usize,
-    record_left: usize,
-}
-
-impl Unwrap {
-    /// In the midst of a record of which `record_left` payload bytes are still to come.
-    pub fn new(record_left: usize) -> Self {
-        Self { header: [0; HEADER], header_length: 0, record_left }
-    }
-
-    /// The payload in what came, moved together at the beginning of `bytes`. If there is a bad record it is what came
-    /// before that.
-    pub fn payload<'b>(&mut self, bytes: &'b mut [u8]) -> (&'b mut [u8], Result<(), BadRecord>) {
-        let (mut at, mut length) = (0, 0);
-        let outcome = loop {
-            if at == bytes.len() {
-                break Ok(());
-            }
-            if self.record_left > 0 {
-                let piece = self.record_left.min(bytes.len() - at);
-                bytes.copy_within(at..at + piece, length);
-                self.record_left -= piece;
-                at += piece;
-                length += piece;
-            } else if let Err(bad) = self.header_byte(bytes[at]) {
-                break Err(bad);
-            } else {
-                at += 1;
-            }
-        };
-        (&mut bytes[..length], outcome)
-    }
-
-    fn header_byte(&mut self, byte: u8) -> Result<(), BadRecord> {
-        self.header[self.header_length] = byte;
-        self.header_length += 1;
-        if self.header_length == HEADER {
-            self.header_length = 0;
-            self.record_left = data_record(Header::decode(self.header))?;
-        }
-        Ok(())
-    }
-}
-
-/// Payload length of a record that a client or another proxy may send.
-fn data_record(header: Header) -> Result<usize, BadRecord> {
-    let length = usize::from(header.length);
-    let legal = header.kind == kind::APPLICATION_DATA && header.version == [3, 3] && length <= MAX_CIPHERTEXT;
-    if legal { Ok(length) } else { Err(BadRecord) }
-}
-
-/// Client to data centre.
-#[derive(Debug)]
-pub struct Uplink {
-    from_client: Ctr,
-    /// None where whoever gets the payload is to read it.
-    to_dc: Option<Ctr>,
-    records: Unwrap,
-}
-
-impl Uplink {
-    /// An uplink in the midst of a record of which `record_left` payload bytes are still to come.
-    pub fn new(from_client: Ctr, to_dc: Ctr, record_left: usize) -> Self {
-        Self { to_dc: Some(to_dc), ..Self::in_clear(from_client, record_left) }
-    }
-
-    /// The same with the payload in clear.
-    pub fn in_clear(from_client: Ctr, record_left: usize) -> Self {
-        Self { from_client, to_dc: None, records: Unwrap::new(record_left) }
-    }
-
-    /// From here on the payload is encrypted anew with this.
-    pub fn encrypt(&mut self, to_dc: Ctr) {
-        self.to_dc = Some(to_dc);
-    }
-
-    /// Turns what the client sent into what the data centre is to get, and gives it: the payload, moved together at the
-    /// beginning of `bytes` and encrypted anew. If there is a bad record it is what came before that.
-    ///
-    /// Moving is much cheaper than working on the payload of each record by itself: ciphers are slow to get going, and
-    /// slower where a record ends within a block.
-    pub fn transform<'b>(&mut self, bytes: &'b mut [u8]) -> (&'b [u8], Result<(), BadRecord>) {
-        let (payload, outcome) = self.records.payload(bytes);
-        self.from_client.apply(payload);
-        if let Some(to_dc) = &mut self.to_dc {
-            to_dc.apply(payload);
-        }
-        (payload, outcome)
-    }
-}
+use crate::wire::record::{HEADER, Header, MAX_ENCRYPTED, MIN_ENCRYPTED};
 
 /// Data centre to client.
 #[derive(Clone, Debug)]
@@ -124,7 +23,7 @@ pub struct Downlink {
     tracker: FrameTracker,
     /// Payload for the client that waits to become part of a record: the beginning of one in the midst of a frame, or
     /// what separates a filler from the data centre's first byte.
-    kept: Vec<u8>,
+    kept: Kept,
     /// How many bytes of `kept` were there before the data centre said anything.
     lead: usize,
     pattern: Pattern,
@@ -154,7 +53,7 @@ impl Moved {
 #[derive(Debug)]
 pub struct Before {
     tracker: FrameTracker,
-    kept: Vec<u8>,
+    kept: Kept,
     lead: usize,
     number: usize,
     moved: Option<Box<Moved>>,
@@ -188,7 +87,7 @@ impl Downlink {
         Self {
             tracker: FrameTracker::new(keys.clone()),
             keys,
-            kept: Vec::new(),
+            kept: Kept::default(),
             lead: 0,
             pattern,
             number: 0,
@@ -220,7 +119,8 @@ impl Downlink {
         let mut frames = framing::nops(sent, &mut filler);
         frames.extend(framing::nops(lead, filler));
         keys.stream().apply(&mut frames);
-        let kept = frames.split_off(sent);
+        let kept = Kept::from(&frames[sent..]);
+        frames.truncate(sent);
         let mut records = Vec::with_capacity(sent + sizes.len() * HEADER);
         let mut rest = &frames[..];
         for size in sizes {
@@ -257,10 +157,15 @@ impl Downlink {
         }
     }
 
+    /// Whether something is kept that is to become part of a record.
+    pub fn keeps(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
     /// Memory for what waits.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.kept.capacity()
+        self.kept.len()
     }
 
     /// Whether anything waits that must go out when the data centre has nothing more to say for now.
@@ -334,7 +239,7 @@ impl Downlink {
             (self.kept, self.lead) = (kept, lead);
             return Begun { length: 0, read: 0, last: 0 };
         };
-        (self.kept, self.lead) = (Vec::new(), 0);
+        (self.kept, self.lead) = (Kept::default(), 0);
         let (mut skip, mut read, mut last) = (kept.len(), 0, 0);
         for (start, size) in layout {
             let fresh = &framed[start + std::mem::take(&mut skip)..start + size];
@@ -355,7 +260,7 @@ impl Downlink {
     }
 
     /// Lays records out; gives the length of what is to be sent, and what was kept before.
-    fn lay(&mut self, buffer: &mut [u8], read: usize, filler: impl FnMut() -> u8) -> (usize, Vec<u8>) {
+    fn lay(&mut self, buffer: &mut [u8], read: usize, filler: impl FnMut() -> u8) -> (usize, Kept) {
         let layout = self.layout(self.number, self.kept.len());
         let before = std::mem::take(&mut self.kept);
         let length = before.len() + read;
@@ -382,7 +287,7 @@ impl Downlink {
             _ if rest == 0 => end,
             place if place == Place::Inside || more => {
                 let start = layout[full].0;
-                self.kept = buffer[start..start + rest].to_vec();
+                self.kept = Kept::from(&buffer[start..start + rest]);
                 end
             }
             place => {
@@ -498,7 +403,7 @@ impl Downlink {
             Box::new(Moved { from_dc: keys.stream_at(position), to_client: behind })
         });
         if lead > 0 {
-            self.kept = Vec::new();
+            self.kept = Kept::default();
         }
         moved.to_client.apply(&mut frames);
         frames
@@ -517,33 +422,6 @@ mod tests {
 
     fn keys(seed: u8) -> KeyIv {
         KeyIv { key: [seed; 32], iv: [seed; 16] }
-    }
-
-    fn uplink() -> Uplink {
-        Uplink::new(keys(1).stream(), keys(2).stream(), 0)
-    }
-
-    /// Payload as a client wraps it, in records of the given sizes.
-    fn wrap(plain: &[u8], sizes: &[usize]) -> Vec<u8> {
-        let mut cipher = plain.to_vec();
-        keys(1).stream().apply(&mut cipher);
-        let mut rest = &cipher[..];
-        let mut bytes = Vec::new();
-        for size in sizes.iter().cycle() {
-            let (piece, later) = rest.split_at((*size).min(rest.len()));
-            bytes.extend_from_slice(&header(piece.len()));
-            bytes.extend_from_slice(piece);
-            rest = later;
-            if rest.is_empty() {
-                break;
-            }
-        }
-        bytes
-    }
-
-    fn sent(uplink: &mut Uplink, mut chunk: Vec<u8>) -> Result<Vec<u8>, BadRecord> {
-        let (payload, outcome) = uplink.transform(&mut chunk);
-        outcome.map(|()| payload.to_vec())
     }
 
     /// Puts as much of what came into the room as there is room for; returns how much that was.
@@ -749,36 +627,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn other_records_end_the_uplink_behind_what_came_before() {
-        for bad in [[0x14, 3, 3, 0, 1], [0x15, 3, 3, 0, 2], [0x17, 3, 1, 0, 1], [0x17, 3, 3, 0x41, 1]] {
-            let mut chunk = [&wrap(b"before", &[6])[..], &bad].concat();
-            let (payload, outcome) = uplink().transform(&mut chunk);
-            let mut before = *b"before";
-            keys(2).stream().apply(&mut before);
-            assert_eq!((payload, outcome), (&before[..], Err(BadRecord)));
-        }
-        assert_eq!(sent(&mut uplink(), vec![0x17, 3, 3, 0, 0, 0x17, 3, 3, 0x41, 0]), Ok(vec![]));
-    }
-
     proptest! {
-        #[test]
-        fn the_uplink_is_the_payload_under_the_other_cipher(plain in prop::collection::vec(any::<u8>(), 1..5000),
-                                                            sizes in prop::collection::vec(1usize..3000, 1..5),
-                                                            cuts in prop::collection::vec(1usize..700, 1..20)) {
-            let wire = wrap(&plain, &sizes);
-            let mut uplink = uplink();
-            let (mut rest, mut out) = (&wire[..], Vec::new());
-            for cut in cuts.into_iter().cycle() {
-                let (chunk, later) = rest.split_at(cut.min(rest.len()));
-                out.extend(sent(&mut uplink, chunk.to_vec()).unwrap());
-                rest = later;
-                if rest.is_empty() { break }
-            }
-            keys(2).stream().apply(&mut out);
-            prop_assert_eq!(out, plain);
-        }
-
         /// Whatever the data centre sends in whatever pieces, the client gets the same frames in legal records.
         #[test]
         fn the_downlink_loses_nothing(lengths in prop::collection::vec(prop_oneof![Just(0), 12usize..60, 16_380usize..16_420, 30_000usize..70_000], 1..12),
@@ -837,9 +686,5 @@ mod tests {
             prop_assert_eq!(frames(&plain), seen(&sent));
         }
 
-        #[test]
-        fn arbitrary_records_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
-            let _ = sent(&mut uplink(), bytes);
-        }
     }
 }
