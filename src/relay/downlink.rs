@@ -685,6 +685,5 @@ mod tests {
             prop_assert!(sizes.iter().all(|size| (MIN_ENCRYPTED..=MAX_ENCRYPTED).contains(size)), "{:?}", sizes);
             prop_assert_eq!(frames(&plain), seen(&sent));
         }
-
     }
 }

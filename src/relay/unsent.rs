@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
+use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
 use super::kept::Kept;
@@ -38,19 +39,19 @@ impl Unsent {
     pub fn write(&mut self, to: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let taken = write_now(to, slices)?;
         let mut skip = taken;
-        for slice in slices {
-            self.append(&slice[skip.min(slice.len())..]);
-            skip = skip.saturating_sub(slice.len());
-        }
+        let rest = slices.iter().map(|slice| {
+            let (sent, rest) = slice.split_at(skip.min(slice.len()));
+            skip -= sent.len();
+            rest
+        });
+        self.bytes = Kept::of(&rest.collect::<SmallVec<[&[u8]; 8]>>());
         Ok(taken)
     }
 
     /// Puts more behind what is left.
     pub fn append(&mut self, bytes: &[u8]) {
-        match (self.is_empty(), bytes.is_empty()) {
-            (_, true) => {}
-            (true, false) => *self = Self::from(bytes),
-            (false, false) => self.bytes = Kept::from(&[&self.bytes, bytes].concat()[..]),
+        if !bytes.is_empty() {
+            self.bytes = Kept::of(&[&self.bytes, bytes]);
         }
     }
 
