@@ -44,13 +44,17 @@ impl BlockCipherEncClosure for Pass<'_> {
     // What is not inlined here cannot use the instructions.
     #[inline(always)]
     fn call<B: BlockCipherEncBackend<BlockSize = U16>>(self, backend: &B) {
-        let Self { mut counter, mut skip, mut data } = self;
-        let mut keystream = Aligned(ParBlocks::<B>::default());
-        let keystream = &mut keystream.0;
+        let Self { counter, skip, mut data } = self;
+        let (mut counters, mut keystream) = (Aligned(ParBlocks::<B>::default()), Aligned(ParBlocks::<B>::default()));
+        let (counters, keystream) = (&mut counters.0, &mut keystream.0);
+        let batch = counters.len() as u128;
+        let mut first = counter - counter % batch;
+        let mut skip = (counter - first) as usize * BLOCK + skip;
         while !data.is_empty() {
-            fill(counter, keystream);
-            backend.encrypt_par_blocks_inplace(keystream);
-            counter = counter.wrapping_add(keystream.len() as u128);
+            fill(first, counters);
+            // Into another place, since what is encrypted in its own place has to be read back before it is stored.
+            backend.encrypt_par_blocks((&*counters, &mut *keystream).into());
+            first = first.wrapping_add(batch);
             let bytes = &Array::slice_as_flattened(keystream)[std::mem::take(&mut skip)..];
             let (here, later) = data.split_at_mut(data.len().min(bytes.len()));
             for (byte, key) in here.iter_mut().zip(bytes) {
@@ -65,19 +69,35 @@ impl BlockCipherEncClosure for Pass<'_> {
 #[repr(align(64))]
 struct Aligned<T>(T);
 
-/// Makes the blocks hold the counters from `first` on.
+/// Makes the blocks hold the counters from `first` on. It is fast where they differ in their last byte only.
 #[inline(always)]
 fn fill(first: u128, blocks: &mut [Block]) {
-    let (high, low) = ((first >> 64) as u64, first as u64);
-    if low.checked_add(blocks.len() as u64).is_none() {
+    if usize::from(u8::MAX - first as u8) < blocks.len() - 1 {
         for (block, counter) in blocks.iter_mut().zip(0..) {
             block.copy_from_slice(&first.wrapping_add(counter).to_be_bytes());
         }
         return;
     }
-    let high = high.to_be_bytes();
-    for (block, counter) in blocks.iter_mut().zip(low..) {
-        block[..BLOCK / 2].copy_from_slice(&high);
-        block[BLOCK / 2..].copy_from_slice(&counter.to_be_bytes());
+    let (high, low) = (((first >> 64) as u64).to_be(), (first as u64).to_be());
+    for (block, counter) in blocks.iter_mut().zip(0u64..) {
+        block[..BLOCK / 2].copy_from_slice(&high.to_ne_bytes());
+        block[BLOCK / 2..].copy_from_slice(&low.wrapping_add(counter.to_be()).to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also of numbers of blocks that do not divide 256, as some processors take at a time.
+    #[test]
+    fn counters_go_over_every_border() {
+        for first in [0, 5, 235, 236, 256, u128::from(u64::MAX) - 3, u128::MAX - 5] {
+            let mut blocks = [Block::default(); 21];
+            fill(first, &mut blocks);
+            for (block, ahead) in blocks.iter().zip(0..) {
+                assert_eq!(block[..], first.wrapping_add(ahead).to_be_bytes(), "{first} and {ahead}");
+            }
+        }
     }
 }
