@@ -69,8 +69,8 @@ struct Up {
     transform: Uplink,
     unsent: Unsent,
     open: bool,
-    /// Whether the data centre has taken all of a whole piece, so that it may get more at once.
-    bulk: bool,
+    /// How much is read at once: twice what came last, as long as the data centre takes all of it.
+    room: usize,
 }
 
 impl Session {
@@ -84,7 +84,7 @@ impl Session {
         manner: Manner,
         meter: Arc<Meter>,
     ) -> Self {
-        let up = Up { transform: up, unsent: Unsent::default(), open: true, bulk: false };
+        let up = Up { transform: up, unsent: Unsent::default(), open: true, room: PIECE };
         Self { client, dc, up, down: Down::new(down), manner, meter, alive: Instant::now(), later: None, ended: None }
     }
 
@@ -207,7 +207,7 @@ impl Session {
             None => usize::MAX,
         };
         let read = with_buffer(|buffer| {
-            let room = if up.bulk { buffer.len() } else { PIECE }.min(most);
+            let room = up.room.min(most);
             let into = || Ok((rustix::io::read(&self.client, &mut buffer[..room])?, room));
             match ready::poll_read(&self.client, context, into) {
                 Poll::Pending => Ok(None),
@@ -220,7 +220,7 @@ impl Session {
                     if read > 0 && !far_gone {
                         up.forward(&self.dc, &mut buffer[..read])?;
                     }
-                    up.bulk = read >= PIECE && up.unsent.is_empty();
+                    up.room = if up.unsent.is_empty() { (2 * read).clamp(PIECE, MOST) } else { PIECE };
                     Ok(Some(read))
                 }
             }
@@ -364,10 +364,15 @@ fn leave(
 /// How much is read at once where it may have to wait in our memory.
 pub(super) const PIECE: usize = 64 << 10;
 
+/// How much is read at once where the receiver takes whatever comes. The less often there is something to do for both ends,
+/// the less it costs: with half as much, sixteen uplinks take a tenth more CPU time for each byte.
+const MOST: usize = 512 << 10;
+
 /// Lends the thread's buffer for the length of a call.
 pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+    const { assert!(FRAMING_BUFFER <= MOST) }
     thread_local! {
-        static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; FRAMING_BUFFER].into_boxed_slice());
+        static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; MOST].into_boxed_slice());
     }
     BUFFER.with_borrow_mut(|buffer| use_it(buffer))
 }
@@ -532,6 +537,30 @@ mod tests {
                 assert_eq!(running.await.unwrap().by, if reset { End::FarBroke } else { End::Closed });
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_data_centre_that_stopped_reading_does_not_take_is_bounded() {
+        let (mut session, client, dc) = session(&Arc::default()).await;
+        let record = [&Header::application_data(2000).encode()[..], &[9; 2000]].concat();
+        let flood = record.repeat(1000);
+        let (mut sent, mut still) = (0, 0);
+        while still < 100 {
+            let taken = client.try_write(&flood[sent % record.len()..]).unwrap_or(0);
+            sent += taken;
+            let moved = poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
+            still = if taken > 0 || moved { 0 } else { still + 1 };
+            tokio::task::yield_now().await;
+        }
+        let held = session.up.unsent.held();
+        assert!((1..=MOST).contains(&held), "{held} bytes");
+        assert_eq!(session.up.room, PIECE);
+        while !session.up.unsent.is_empty() {
+            let _ = dc.try_read(&mut [0; PIECE]);
+            poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
+            tokio::task::yield_now().await;
+        }
+        assert!(session.up.room > PIECE, "what was taken whole may be followed by more");
     }
 
     /// Gives clients leave for what it was told to, and remembers what it was charged.
