@@ -240,19 +240,18 @@ impl Handle {
         }
         drop(warm);
         server.doors.shut().await;
-        server.connections.close();
         if !server.stop.is_cancelled() {
             let grace = server.settings().handover;
             info!(connections = server.connections.len(), grace_seconds = grace.as_secs(), "leaving");
             tokio::select! {
                 () = server.stop.cancelled() => {}
-                over = timeout(grace, server.connections.wait()) => if over.is_err() { server.hurry.cancel() },
+                over = timeout(grace, server.connections.wait()) => if over.is_err() { server.connections.end() },
             }
         }
         let grace = server.settings().drain;
         info!(connections = server.connections.len(), grace_seconds = grace.as_secs(), "stopping");
         if timeout(grace, server.connections.wait()).await.is_err() {
-            server.hurry.cancel();
+            server.connections.end();
             server.connections.wait().await;
         }
         keeper.abort();

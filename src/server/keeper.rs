@@ -83,7 +83,7 @@ async fn sweep(server: &Server) {
         server.judge.forget_ended(SystemTime::now().into());
         end_unwanted(server);
         server.limits.load().tidy();
-        let _ = server.doors.list();
+        let _ = (server.doors.list(), server.connections.len());
         server.beats.send_replace(());
     }
 }

@@ -9,6 +9,7 @@ pub mod limits;
 mod promote;
 pub mod sessions;
 mod tariff;
+mod tasks;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,9 +21,7 @@ use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
-use tokio_util::future::FutureExt;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{Span, field, info_span, warn};
 
 pub use doors::{Bound, CannotListen, Listening, Passed, Purpose, Wanted};
@@ -41,6 +40,7 @@ use event::{Doorbell, Observer};
 use handle::Handle;
 use limits::{Barrier, Counts, Limits};
 use sessions::Sessions;
+use tasks::Tasks;
 
 /// Settings of the running proxy.
 #[derive(Clone, Debug)]
@@ -84,13 +84,11 @@ pub struct Server {
     counts: Arc<Counts>,
     barrier: Arc<dyn Barrier>,
     doors: Doors,
-    connections: TaskTracker,
+    connections: Tasks,
     /// No more clients.
     stop: CancellationToken,
     /// Another process accepts the clients.
     handed: CancellationToken,
-    /// The period of grace is over.
-    hurry: CancellationToken,
     /// Tells that the cover or the listeners are others than before.
     changed: watch::Sender<()>,
     /// Tells each time that everything which connections need was found in order.
@@ -143,10 +141,9 @@ impl Server {
             observer,
             witness,
             doors: Doors::default(),
-            connections: TaskTracker::new(),
+            connections: Tasks::default(),
             stop,
             handed: CancellationToken::new(),
-            hurry: CancellationToken::new(),
             changed: watch::Sender::new(()),
             beats: watch::Sender::new(()),
             asked: Notify::new(),
@@ -190,19 +187,16 @@ impl Server {
 
     fn welcome(self: &Arc<Self>, client: TcpStream, peer: SocketAddr) {
         let admittance = self.limits.load().admit(peer.ip());
-        let serving = connection::serve(Arc::clone(self), client, peer, admittance, self.span(peer));
-        // Not in an asynchronous block, which would have room for it twice.
-        self.connections.spawn(serving.with_cancellation_token_owned(self.hurry.clone()));
+        self.connections.spawn(connection::serve(Arc::clone(self), client, peer, admittance, self.span(peer)));
     }
 
     /// A client whom the program in front of us names. Without its header nobody knows who it is.
     async fn introduced(self: &Arc<Self>, mut client: TcpStream, front: SocketAddr) {
-        let header = timeout(HEADER_PATIENCE, proxy_protocol::receive(&mut client));
-        match self.hurry.run_until_cancelled(header).await {
-            Some(Ok(Ok(peer))) => self.welcome(client, peer.unwrap_or(front)),
-            Some(Ok(Err(NoHeader::Nothing))) | None => {}
-            Some(Ok(Err(why))) => warn!(front = %front.ip(), "a connection is given up: {why}"),
-            Some(Err(_)) => warn!(front = %front.ip(), "a connection is given up: no PROXY protocol header came"),
+        match timeout(HEADER_PATIENCE, proxy_protocol::receive(&mut client)).await {
+            Ok(Ok(peer)) => self.welcome(client, peer.unwrap_or(front)),
+            Ok(Err(NoHeader::Nothing)) => {}
+            Ok(Err(why)) => warn!(front = %front.ip(), "a connection is given up: {why}"),
+            Err(_) => warn!(front = %front.ip(), "a connection is given up: no PROXY protocol header came"),
         }
     }
 
@@ -227,8 +221,8 @@ impl Server {
         loop {
             let report = |error: &std::io::Error| warn!(%error, "cannot accept plain HTTP");
             let (client, peer) = listen::accept(&listener, report).await;
-            let (cover, hurry) = (self.cover(), self.hurry.clone());
-            self.connections.spawn(async move { hurry.run_until_cancelled(cover.redirect(client, peer)).await });
+            let cover = self.cover();
+            self.connections.spawn(async move { cover.redirect(client, peer).await });
         }
     }
 
