@@ -183,7 +183,7 @@ impl Downlink {
         let mut left = most;
         let mut slices: SmallVec<[IoSliceMut<'b>; RECORDS]> = SmallVec::new();
         let mut rest = &mut buffer[..READ_BUFFER];
-        for (number, (_, size)) in self.layout(self.number, self.kept.len()).into_iter().enumerate() {
+        for (number, (_, size)) in self.layout(self.number, self.kept.len(), most).into_iter().enumerate() {
             let (record, later) = rest.split_at_mut(HEADER + size);
             let mut payload = &mut record[HEADER..];
             if number == 0 {
@@ -222,7 +222,7 @@ impl Downlink {
     /// Takes back all of what was `framed` but the records that the first `taken` bytes of it are of: what was read
     /// for the others has never been read.
     pub fn take_back(&mut self, before: Before, framed: &[u8], taken: usize) -> Begun {
-        let mut layout = self.layout(before.number, before.kept.len());
+        let mut layout = self.layout(before.number, before.kept.len(), before.read);
         layout.truncate(layout.iter().take_while(|(start, _)| start - HEADER < taken).count());
         let differs = |(start, size): &(usize, usize)| framed.get(start - HEADER..*start) != Some(&header(*size));
         if let Some(at) = layout.iter().position(differs) {
@@ -261,7 +261,7 @@ impl Downlink {
 
     /// Lays records out; gives the length of what is to be sent, and what was kept before.
     fn lay(&mut self, buffer: &mut [u8], read: usize, filler: impl FnMut() -> u8) -> (usize, Kept) {
-        let layout = self.layout(self.number, self.kept.len());
+        let layout = self.layout(self.number, self.kept.len(), read);
         let before = std::mem::take(&mut self.kept);
         let length = before.len() + read;
         let mut fresh = before.len();
@@ -320,20 +320,21 @@ impl Downlink {
         Some([&header(length)[..], &frames].concat())
     }
 
-    /// The records from this number of the pattern on, if so much was kept: start of the payload in the buffer, and its
-    /// size.
-    fn layout(&self, number: usize, kept: usize) -> SmallVec<[(usize, usize); RECORDS]> {
+    /// The records from this number of the pattern on that have room for what was kept and `fresh` bytes, as far as the
+    /// buffer has: start of the payload in the buffer, and its size.
+    fn layout(&self, number: usize, kept: usize, fresh: usize) -> SmallVec<[(usize, usize); RECORDS]> {
         let mut layout = SmallVec::new();
-        let mut at = 0;
+        let (mut at, mut left) = (0, kept.saturating_add(fresh));
         for next in 0..RECORDS {
             // What was kept is always shorter than the record it was to become, but for a lead before a tiny record.
             let least = if next == 0 { kept + 1 } else { 0 };
             let size = self.pattern.size(number + next).max(least);
-            if at + HEADER + size > READ_BUFFER {
+            if left == 0 || at + HEADER + size > READ_BUFFER {
                 break;
             }
             layout.push((at + HEADER, size));
             at += HEADER + size;
+            left = left.saturating_sub(size);
         }
         layout
     }

@@ -64,6 +64,15 @@ pub struct Session {
     ended: Option<(End, Instant)>,
 }
 
+/// Some of the two directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ways {
+    up: bool,
+    down: bool,
+}
+
+const BOTH: Ways = Ways { up: true, down: true };
+
 #[derive(Debug)]
 struct Up {
     transform: Uplink,
@@ -112,27 +121,30 @@ impl Session {
         idle: Duration,
         in_vain: impl Fn(),
     ) -> Poll<End> {
+        let mut due = BOTH;
+        self.later = None;
         for _ in 0..TURNS {
-            if self.meter.is_ending() {
-                self.say_goodbye(End::Closed);
+            if self.meter.is_ending() && self.say_goodbye(End::Closed) {
+                due = BOTH;
             }
-            let progress = match self.step(context) {
-                Ok(progress) => progress,
+            due = match self.step(due, context) {
+                Ok(moved) => moved,
                 Err(End::ClientBroke) => return Poll::Ready(End::ClientBroke),
                 Err(end) => {
                     if end == End::FarBroke && self.ended.is_none() && !self.down.heard {
                         in_vain();
                     }
-                    self.say_goodbye(end)
+                    if self.say_goodbye(end) { BOTH } else { Ways::default() }
                 }
             };
             if !self.up.open && !self.down.open && self.up.unsent.is_empty() && self.down.unsent.is_empty() {
                 return Poll::Ready(self.reason());
             }
-            if progress {
+            if due != Ways::default() {
                 self.alive = Instant::now();
                 continue;
             }
+            due = BOTH;
             if self.meter.poll_end(context) && self.say_goodbye(End::Closed) {
                 continue;
             }
@@ -172,12 +184,12 @@ impl Session {
         self.ended.map_or(End::Finished, |(end, _)| end)
     }
 
-    /// Moves what can be moved now, in both directions; says whether anything moved.
-    fn step(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
-        self.later = None;
-        let up = self.step_up(context)?;
-        let down = self.step_down(context)?;
-        Ok(up || down)
+    /// Moves what can be moved now, in the directions that are due, and says in which anything moved. The task is woken
+    /// when there is something to do in one in which nothing did, so that is not due again before.
+    fn step(&mut self, due: Ways, context: &mut Context<'_>) -> Result<Ways, End> {
+        let up = due.up && self.step_up(context)?;
+        let down = due.down && self.step_down(context)?;
+        Ok(Ways { up, down })
     }
 
     fn step_up(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
@@ -473,8 +485,8 @@ mod tests {
         while still < 100 {
             let taken = dc.try_write(&stream[sent..stream.len().min(sent + piece)]).unwrap_or(0);
             sent += taken;
-            let moved = poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
-            still = if taken > 0 || moved { 0 } else { still + 1 };
+            let moved = poll_fn(|context| Poll::Ready(session.step(BOTH, context).unwrap())).await;
+            still = if taken > 0 || moved != Ways::default() { 0 } else { still + 1 };
             tokio::task::yield_now().await;
         }
         assert!((1 << 20..stream.len()).contains(&sent), "{sent} bytes got it stuck");
@@ -509,7 +521,7 @@ mod tests {
             while stream.len() - payload.len() > 2 * MAX_ENCRYPTED {
                 let _ = client.try_read_buf(&mut wire);
                 unwrap(&mut wire, &mut payload);
-                poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
+                poll_fn(|context| Poll::Ready(session.step(BOTH, context).unwrap())).await;
                 tokio::task::yield_now().await;
             }
             assert!(payload == stream[..payload.len()], "something was lost or repeated");
@@ -548,8 +560,8 @@ mod tests {
         while still < 100 {
             let taken = client.try_write(&flood[sent % record.len()..]).unwrap_or(0);
             sent += taken;
-            let moved = poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
-            still = if taken > 0 || moved { 0 } else { still + 1 };
+            let moved = poll_fn(|context| Poll::Ready(session.step(BOTH, context).unwrap())).await;
+            still = if taken > 0 || moved != Ways::default() { 0 } else { still + 1 };
             tokio::task::yield_now().await;
         }
         let held = session.up.unsent.held();
@@ -557,7 +569,7 @@ mod tests {
         assert_eq!(session.up.room, PIECE);
         while !session.up.unsent.is_empty() {
             let _ = dc.try_read(&mut [0; PIECE]);
-            poll_fn(|context| Poll::Ready(session.step(context).unwrap())).await;
+            poll_fn(|context| Poll::Ready(session.step(BOTH, context).unwrap())).await;
             tokio::task::yield_now().await;
         }
         assert!(session.up.room > PIECE, "what was taken whole may be followed by more");
