@@ -163,9 +163,10 @@ impl Down {
         let mut read = || {
             let mut room = self.transform.room_for(most, buffer);
             all = room.iter().map(|slice| slice.len()).sum();
-            let read = match look {
-                true => recvmsg(dc, &mut room, &mut Default::default(), RecvFlags::PEEK)?.bytes,
-                false => rustix::io::readv(dc, &mut room)?,
+            let flags = if look { RecvFlags::PEEK } else { RecvFlags::empty() };
+            let read = match &mut room[..] {
+                [all] => recv(dc, &mut **all, flags)?.0,
+                several => recvmsg(dc, several, &mut Default::default(), flags)?.bytes,
             };
             Ok((read, all))
         };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, recv};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -220,7 +221,7 @@ impl Session {
         };
         let read = with_buffer(|buffer| {
             let room = up.room.min(most);
-            let into = || Ok((rustix::io::read(&self.client, &mut buffer[..room])?, room));
+            let into = || Ok((recv(&self.client, &mut buffer[..room], RecvFlags::empty())?.0, room));
             match ready::poll_read(&self.client, context, into) {
                 Poll::Pending => Ok(None),
                 Poll::Ready(Err(_)) => Err(End::ClientBroke),
