@@ -266,7 +266,7 @@ impl Flow {
         context: &mut Context<'_>,
     ) -> Result<Option<usize>, Broke> {
         with_buffer(|buffer| {
-            let read = || Ok((rustix::io::read(from, &mut *buffer)?, SMALL));
+            let read = || ready::read(from, buffer);
             let Poll::Ready(read) = ready::poll_read(from, context, read) else { return Ok(None) };
             let read = read.map_err(|_| Broke::Sender)?;
             self.bulk = read == SMALL;

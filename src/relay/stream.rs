@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, recv};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -123,7 +122,6 @@ impl Session {
         in_vain: impl Fn(),
     ) -> Poll<End> {
         let mut due = BOTH;
-        self.later = None;
         for _ in 0..TURNS {
             if self.meter.is_ending() && self.say_goodbye(End::Closed) {
                 due = BOTH;
@@ -188,6 +186,9 @@ impl Session {
     /// Moves what can be moved now, in the directions that are due, and says in which anything moved. The task is woken
     /// when there is something to do in one in which nothing did, so that is not due again before.
     fn step(&mut self, due: Ways, context: &mut Context<'_>) -> Result<Ways, End> {
+        if due == BOTH {
+            self.later = None;
+        }
         let up = due.up && self.step_up(context)?;
         let down = due.down && self.step_down(context)?;
         Ok(Ways { up, down })
@@ -221,8 +222,8 @@ impl Session {
         };
         let read = with_buffer(|buffer| {
             let room = up.room.min(most);
-            let into = || Ok((recv(&self.client, &mut buffer[..room], RecvFlags::empty())?.0, room));
-            match ready::poll_read(&self.client, context, into) {
+            let read = || ready::read(&self.client, &mut buffer[..room]);
+            match ready::poll_read(&self.client, context, read) {
                 Poll::Pending => Ok(None),
                 Poll::Ready(Err(_)) => Err(End::ClientBroke),
                 Poll::Ready(Ok(read)) => {
@@ -475,6 +476,21 @@ mod tests {
         assert!(size <= 1024, "{size} bytes");
     }
 
+    /// Moves what can be moved now; says whether anything moved.
+    async fn step(session: &mut Session) -> bool {
+        poll_fn(|context| Poll::Ready(session.step(BOTH, context).unwrap() != Ways::default())).await
+    }
+
+    /// Has a session move what `send` sends, which says how much that was, until nothing moves any more.
+    async fn until_stuck(session: &mut Session, mut send: impl FnMut() -> usize) {
+        let mut still = 0;
+        while still < 100 {
+            let sent = send();
+            still = if step(session).await || sent > 0 { 0 } else { still + 1 };
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// A session whose client has stopped reading, the client, its data centre, and what that has sent.
     async fn get_stuck(pattern: Pattern, piece: usize) -> (Session, TcpStream, TcpStream, Vec<u8>) {
         let (mut session, client, dc) = session(&Arc::default()).await;
@@ -482,14 +498,13 @@ mod tests {
         let mut stream = vec![0; 32 << 20];
         stream[..4].copy_from_slice(&(16u32 << 20).to_le_bytes());
         keys().stream().apply(&mut stream);
-        let (mut sent, mut still) = (0, 0);
-        while still < 100 {
+        let mut sent = 0;
+        let send = || {
             let taken = dc.try_write(&stream[sent..stream.len().min(sent + piece)]).unwrap_or(0);
             sent += taken;
-            let moved = poll_fn(|context| Poll::Ready(session.step(BOTH, context).unwrap())).await;
-            still = if taken > 0 || moved != Ways::default() { 0 } else { still + 1 };
-            tokio::task::yield_now().await;
-        }
+            taken
+        };
+        until_stuck(&mut session, send).await;
         assert!((1 << 20..stream.len()).contains(&sent), "{sent} bytes got it stuck");
         stream.truncate(sent);
         (session, client, dc, stream)
@@ -522,7 +537,7 @@ mod tests {
             while stream.len() - payload.len() > 2 * MAX_ENCRYPTED {
                 let _ = client.try_read_buf(&mut wire);
                 unwrap(&mut wire, &mut payload);
-                poll_fn(|context| Poll::Ready(session.step(BOTH, context).unwrap())).await;
+                step(&mut session).await;
                 tokio::task::yield_now().await;
             }
             assert!(payload == stream[..payload.len()], "something was lost or repeated");
@@ -557,20 +572,19 @@ mod tests {
         let (mut session, client, dc) = session(&Arc::default()).await;
         let record = [&Header::application_data(2000).encode()[..], &[9; 2000]].concat();
         let flood = record.repeat(1000);
-        let (mut sent, mut still) = (0, 0);
-        while still < 100 {
+        let mut sent = 0;
+        let send = || {
             let taken = client.try_write(&flood[sent % record.len()..]).unwrap_or(0);
             sent += taken;
-            let moved = poll_fn(|context| Poll::Ready(session.step(BOTH, context).unwrap())).await;
-            still = if taken > 0 || moved != Ways::default() { 0 } else { still + 1 };
-            tokio::task::yield_now().await;
-        }
+            taken
+        };
+        until_stuck(&mut session, send).await;
         let held = session.up.unsent.held();
         assert!((1..=MOST).contains(&held), "{held} bytes");
         assert_eq!(session.up.room, PIECE);
         while !session.up.unsent.is_empty() {
             let _ = dc.try_read(&mut [0; PIECE]);
-            poll_fn(|context| Poll::Ready(session.step(BOTH, context).unwrap())).await;
+            step(&mut session).await;
             tokio::task::yield_now().await;
         }
         assert!(session.up.room > PIECE, "what was taken whole may be followed by more");

@@ -146,7 +146,7 @@ impl Down {
         }
         with_buffer(|buffer| {
             let buffer = &mut buffer[..PIECE];
-            let into = || Ok((rustix::io::read(outer, &mut *buffer)?, PIECE));
+            let into = || ready::read(outer, buffer);
             let read = match ready::poll_read(outer, context, into) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(read) => read.map_err(|_| Broken)?,
