@@ -146,8 +146,8 @@ tests() {
     local which=() name file
     if $quick; then
         which=(--lib --bins --bench load)
-        for file in tests/*.rs; do
-            name=$(basename "$file" .rs)
+        for file in tests/*.rs tests/*/main.rs; do
+            name=${file#tests/} name=${name%/main.rs} name=${name%.rs}
             if [[ " ${REAL[*]} " != *" $name "* ]]; then which+=(--test "$name"); fi
         done
     elif ((EUID != 0)); then

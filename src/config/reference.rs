@@ -1,7 +1,8 @@
 //! What every key means: the one source of what is refused as unknown, of the table in docs/configuration.md and of the
 //! schema that editors take.
 //!
-//! A new key gets a row here. `BLESS=1 cargo test --test config_files` then writes the table and the schema anew.
+//! A new key gets a row here. `BLESS=1 cargo test --test operator config_files` then writes the table and the
+//! schema again.
 
 use serde_json::{Value as Json, json};
 

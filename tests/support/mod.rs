@@ -1,6 +1,6 @@
 //! What the integration tests share: clients, covers and data centres on loopback, and the comparison of transcripts.
 
-// Each test links all of it and uses a part.
+// Each program links all of it and uses a part.
 #![allow(dead_code, unused_imports)]
 
 pub use ::vizard::audit::{corpus, dice, relay};
@@ -41,6 +41,13 @@ pub fn installed(program: &str) -> bool {
         eprintln!("skipped: {program} is not installed");
     }
     there
+}
+
+/// The turn of a test that measures, or that takes all of the machine for itself: of these one runs at a time in a program.
+/// Tests that mostly wait take no turn.
+pub async fn turn() -> tokio::sync::MutexGuard<'static, ()> {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    TURN.lock().await
 }
 
 /// A listener for a program that cannot be given port 0: it is dropped, and the program told its address. The kernel would

@@ -25,7 +25,8 @@ pub enum Land {
     Nowhere,
 }
 
-/// Runs `body` in a network of its own with these addresses. `name` is the name of the calling test. Where there can be no
+/// Runs `body` in a network of its own with these addresses. `name` is the path of the calling test in its
+/// program. Where there can be no
 /// such network, the test says so and does nothing, but fails if `CI` is set.
 pub fn with_network<F: Future<Output = ()>>(name: &str, addresses: &[(IpAddr, Land)], body: impl FnOnce() -> F) {
     if env::var_os(INSIDE).is_some() {

@@ -1,0 +1,11 @@
+//! What strangers see: the built-in site, the covers elsewhere that the proxy learns from, and the comparison of both.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod acme;
+mod audit;
+mod camouflage;
+mod scout;
+mod site;
+mod texture;

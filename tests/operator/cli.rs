@@ -1,0 +1,308 @@
+//! The built program: outputs, exit codes, and that every failure names the next step.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+
+use crate::support::command::{home, run, vizard};
+
+#[test]
+fn secrets_are_new_each_time_and_come_in_all_forms() {
+    let home = home();
+    let secret = |arguments: &[&str]| {
+        let (code, out, _) = run(home.path(), &[&["secret"], arguments].concat());
+        assert_eq!(code, 0);
+        out.strip_suffix('\n').unwrap().to_owned()
+    };
+    let plain = secret(&[]);
+    assert!(plain.len() == 32 && plain.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{plain}");
+    assert_ne!(plain, secret(&[]));
+    let ee = secret(&["--domain", "Example.com"]);
+    assert!(ee.starts_with("ee") && ee.ends_with("6578616d706c652e636f6d") && ee.len() == 56, "{ee}");
+    assert_eq!(secret(&["--base64"]).len(), 22);
+    assert!(secret(&["--base64", "--domain", "example.com"]).ends_with("leGFtcGxlLmNvbQ"));
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "nothing is kept");
+    let (code, _, err) = run(home.path(), &["secret", "--domain", "a.b"]);
+    assert!(code == 2 && err.contains("4 to 182") && err.contains("next: "), "{err}");
+}
+
+#[test]
+fn check_tells_fine_from_mistaken_from_unreadable() {
+    let home = home();
+    let file = home.path().join("vizard.toml");
+    let check = || run(home.path(), &["check", "--config", "vizard.toml"]);
+
+    let (code, _, err) = check();
+    assert!(code == 2 && err.contains("vizard.toml cannot be read") && err.contains("next: "), "{err}");
+
+    fs::write(&file, "lisen = [\"[::]:443\"]\n[session]\nidle = \"soon\"\n").unwrap();
+    let (code, out, err) = check();
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("vizard.toml:1:1") && err.contains("did you mean `listen`?"), "{err}");
+    assert!(err.contains("vizard.toml:3:8") && err.contains("2 mistakes") && err.contains("next: "), "{err}");
+    assert!(!err.contains('\x1b'), "no colours into a pipe");
+
+    fs::write(&file, "domain = \"www.example.com\"\n").unwrap();
+    let (code, out, err) = check();
+    assert!(
+        code == 0 && err.is_empty() && out.contains("is fine") && out.contains("www.example.com:443"),
+        "{out}{err}"
+    );
+    assert!(!home.path().join("state").exists(), "check changes nothing");
+
+    let (code, _, err) = run(home.path(), &["check", "--no-such-flag"]);
+    assert!(code == 2 && err.contains("--no-such-flag"), "{err}");
+}
+
+/// The unit leaves a proxy that ended with this code alone, and starts every other one again.
+#[test]
+fn what_a_restart_cannot_mend_is_told_from_what_it_can() {
+    let prevented =
+        include_str!("../../docs/deploy/vizard.service").lines().find_map(|line| line.strip_prefix(PREVENT));
+    assert_eq!(prevented, Some("2"));
+    let home = home();
+    let file = home.path().join("vizard.toml");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("127.0.0.1:{}", taken.local_addr().unwrap().port());
+    let start = || run(home.path(), &["run", "--config", "vizard.toml", "--listen", &port]);
+    let unreadable = start();
+    assert!(unreadable.0 == 2 && unreadable.2.contains("cannot be read"), "{unreadable:?}");
+    for mistake in [
+        "lisen = []",
+        "[session]\nidle = \"soon\"",
+        "[[users]]\nname = \"a\"\nsecret_file = \"missing\"",
+        "[site]\ncertificate = \"missing\"\nkey = \"missing\"",
+        "[lists]\ndeny = [\"missing\"]",
+    ] {
+        fs::write(&file, mistake).unwrap();
+        let (code, _, err) = start();
+        assert!(code == 2 && err.contains("vizard.toml:") && err.contains("next: "), "{mistake}: {code} {err}");
+    }
+    fs::write(&file, "").unwrap();
+    let (code, _, err) = start();
+    assert!(code == 1 && err.contains("cannot listen") && err.contains("next: "), "{code} {err}");
+}
+
+const PREVENT: &str = "RestartPreventExitStatus=";
+
+#[test]
+fn environment_names_the_file_and_flags_go_first() {
+    let home = home();
+    fs::write(home.path().join("a.toml"), "domain = \"file.example\"\n").unwrap();
+    let output = |arguments: &[&str]| {
+        let mut command = vizard(home.path(), arguments);
+        let output = command.env("VIZARD_CONFIG", "a.toml").env("VIZARD_COVER", "192.0.2.1:8443").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = output(&["check"]);
+    assert!(text.contains("file.example") && text.contains("192.0.2.1:8443"), "{text}");
+    let text = output(&["check", "--domain", "flag.example", "--cover", "site"]);
+    assert!(text.contains("flag.example") && text.contains("built-in site"), "{text}");
+}
+
+#[test]
+fn a_wrong_secret_on_the_command_line_is_not_repeated() {
+    let (code, out, err) =
+        run(home().path(), &["check", "--secret", "alice=0123456789abcdef", "--secret", "0123456789"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("--secret alice=(hidden)") && !err.contains("0123") && !out.contains("0123"), "{err}");
+    let swapped = "00112233445566778899aabbccddeeff=alice";
+    let (code, _, err) = run(home().path(), &["check", "--secret", swapped]);
+    assert!(code == 1 && err.contains("--secret (hidden)") && !err.contains("0011"), "{err}");
+}
+
+#[test]
+fn links_stay_the_same_from_start_to_start() {
+    let home = home();
+    let link = || run(home.path(), &["link", "--host", "proxy.example.com", "--port", "8443"]);
+    let (code, first, _) = link();
+    assert_eq!(code, 0);
+    let lines: Vec<_> = first.lines().map(str::trim).collect();
+    assert_eq!(lines[0], "default");
+    assert!(lines[1].starts_with("tg://proxy?server=proxy.example.com&port=8443&secret=ee"), "{first}");
+    assert_eq!(lines[2], lines[1].replace("tg://", "https://t.me/"));
+    assert!(!first.contains('\x1b'), "no QR code into a pipe");
+    assert_eq!(link().1, first);
+    let secret = fs::read_to_string(home.path().join("state/secret")).unwrap();
+    assert!(lines[1].contains(secret.trim()));
+}
+
+#[test]
+fn links_of_named_users_in_the_form_that_is_asked_for() {
+    let home = home();
+    let arguments = [
+        "--secret",
+        "alice=00112233445566778899aabbccddeeff",
+        "--secret",
+        "bob=7kARIjNEVWZ3iJmqu8zd7v9leGFtcGxlLmNvbQ",
+        "--domain",
+        "example.com",
+        "--link-host",
+        "[2001:DB8::1]",
+        "--listen",
+        "127.0.0.1:443",
+    ];
+    let link = |more: &[&str]| run(home.path(), &[&["link"], &arguments[..], more].concat());
+    let (_, out, _) = link(&["--json"]);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let base = "server=2001:db8::1&port=443&secret=ee";
+    let domain = "6578616d706c652e636f6d";
+    assert_eq!(value[0]["tg"], format!("tg://proxy?{base}00112233445566778899aabbccddeeff{domain}"));
+    assert_eq!(value[1]["web"], format!("https://t.me/proxy?{base}40112233445566778899aabbccddeeff{domain}"));
+    let (_, out, _) = link(&["--user", "bob", "--base64url"]);
+    assert!(out.contains("secret=7kARIjNEVWZ3iJmqu8zd7v9leGFtcGxlLmNvbQ") && !out.contains("alice"), "{out}");
+    let (_, out, _) = link(&["--user", "bob", "--qr"]);
+    assert!(out.contains("\x1b[38;5;231;48;5;231m"), "{out}");
+    let (code, _, err) = link(&["--user", "carol"]);
+    assert!(code == 2 && err.contains("no user `carol`") && err.contains("alice, bob"), "{err}");
+    let (code, _, err) = link(&["--port", "0"]);
+    assert!(code == 2 && err.contains("1 to 65535"), "{err}");
+}
+
+#[test]
+fn a_private_address_in_a_link_is_pointed_out() {
+    let (_, out, _) = run(home().path(), &["link", "--listen", "127.0.0.1:443"]);
+    assert!(out.contains("server=127.0.0.1&") && out.contains("private address") && out.contains("--host"), "{out}");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_is_named() {
+    let home = home();
+    fs::write(home.path().join("state"), "a file").unwrap();
+    let (code, _, err) = run(home.path(), &["link"]);
+    assert!(code == 1 && err.contains("state") && err.contains("next: ") && err.contains("--state-dir"), "{err}");
+}
+
+#[test]
+fn health_follows_the_listener() {
+    let home = home();
+    let health = |port: u16| run(home.path(), &["health", "--listen", &format!("0.0.0.0:{port}")]);
+    // The kernel accepts connections for a program that hangs.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (code, _, err) = health(listener.local_addr().unwrap().port());
+    assert!(code == 1 && err.contains("hangs") && err.contains("next: "), "{err}");
+    // Something comes of it: here an alert in clear.
+    let port = listener.local_addr().unwrap().port();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = listener.incoming().map(|stream| (stream.unwrap(), ())).nth(1).unwrap();
+        std::io::Write::write_all(&mut stream, &[21, 3, 3, 0, 2, 2, 40]).unwrap();
+        std::io::Read::read_to_end(&mut stream, &mut Vec::new()).ok();
+    });
+    let (code, out, err) = health(port);
+    assert!(code == 0 && out.contains("answers"), "{out}{err}");
+    answering.join().unwrap();
+    // Bound but not listening: the port answers nobody, and nobody else can take it meanwhile.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let port = silent.local_addr().unwrap().as_socket().unwrap().port();
+    let (code, _, err) = health(port);
+    assert!(code == 1 && err.contains("next: "), "{err}");
+}
+
+#[test]
+fn help_teaches() {
+    let (code, out, _) = run(home().path(), &["--help"]);
+    assert_eq!(code, 0);
+    for part in ["run", "check", "secret", "link", "health", "First link in a minute", "--domain example.com"] {
+        assert!(out.contains(part), "{part}");
+    }
+    let (_, out, _) = run(home().path(), &["run", "--help"]);
+    for flag in ["config", "state-dir", "listen", "domain", "cover", "secret", "dc", "log", "link-host"] {
+        assert!(out.contains(&format!("--{flag} ")), "{flag}");
+    }
+    assert!(out.contains("VIZARD_CONFIG"));
+}
+
+const COMMENTED: &str = "\
+# Mine.
+domain = \"www.example.com\" # the name
+
+# The first.
+[[users]]
+name = \"alice\"
+secret = \"00112233445566778899aabbccddeeff\" # secret
+
+[link]
+host = \"proxy.example.com\" # here
+";
+
+#[test]
+fn users_are_changed_in_the_file_and_its_comments_stay() {
+    let home = home();
+    let file = home.path().join("vizard.toml");
+    fs::write(&file, COMMENTED).unwrap();
+    let user = |arguments: &[&str]| run(home.path(), &[&["user"], arguments, &["--config", "vizard.toml"]].concat());
+    let text = || fs::read_to_string(&file).unwrap();
+
+    let (code, out, err) = user(&["add", "bob", "--quota", "5GB/month", "--max-addresses", "2", "--note", "next door"]);
+    assert_eq!(code, 0, "{err}");
+    let secret = out.lines().find_map(|line| line.strip_prefix("secret: ")).unwrap().to_owned();
+    assert!(out.contains(&format!("secret=ee{secret}")) && out.contains("server=proxy.example.com"), "{out}");
+    for part in ["# Mine.", "# the name", "# The first.", "# secret", "# here", "quota = \"5GB/month\""] {
+        assert!(text().contains(part), "{part} in {}", text());
+    }
+
+    let (_, out, _) = user(&["list"]);
+    assert!(out.contains("bob") && out.contains("5GB/month") && !out.contains(&secret), "{out}");
+    let (_, out, _) = user(&["list", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((list[1]["quota"]["bytes"].as_u64(), list[1]["usage"]["up"].as_u64()), (Some(5_000_000_000), Some(0)));
+    let (_, out, _) = user(&["show", "bob"]);
+    assert!(out.contains("next door") && !out.contains(&secret), "{out}");
+    assert!(user(&["show", "bob", "--secret"]).1.contains(&secret));
+    assert!(user(&["link", "bob"]).1.contains(&secret));
+
+    assert_eq!(user(&["disable", "bob"]).0, 0);
+    assert!(user(&["list"]).1.contains("disabled"));
+    assert_eq!(user(&["enable", "bob"]).0, 0);
+    let (code, out, _) = user(&["rotate", "bob", "--keep", "2d"]);
+    assert!(code == 0 && !out.contains(&secret), "{out}");
+    assert!(text().contains(&format!("previous_secret = \"{secret}\"")), "{}", text());
+    assert_eq!(user(&["change", "bob", "--quota", "none", "--max-addresses", "0"]).0, 0);
+    assert!(!text().contains("quota") && !text().contains("max_addresses"));
+    assert_eq!(user(&["remove", "bob"]).0, 0);
+    assert_eq!(text(), COMMENTED);
+}
+
+#[test]
+fn a_user_that_cannot_be_changed_is_told_why() {
+    let home = home();
+    fs::write(home.path().join("vizard.toml"), COMMENTED).unwrap();
+    let user = |arguments: &[&str]| run(home.path(), &[&["user"], arguments, &["--config", "vizard.toml"]].concat());
+    for (arguments, expected, part) in [
+        (&["add", "alice"][..], 2, "already"),
+        (&["add", "b b"], 1, "letters"),
+        (&["add", "bob", "--quota", "much"], 1, "not a quota"),
+        (&["remove", "bob"], 2, "no user bob"),
+        (&["show", "bob"], 2, "no user"),
+        (&["rotate", "alice", "--keep", "long"], 2, "--keep"),
+    ] {
+        let (code, _, err) = user(arguments);
+        assert!(code == expected && err.contains(part) && err.contains("next: "), "{arguments:?}: {code} {err}");
+    }
+    let (code, _, err) = run(home.path(), &["user", "add", "bob"]);
+    assert!(code == 2 && err.contains("--config"), "{err}");
+    assert_eq!(fs::read_to_string(home.path().join("vizard.toml")).unwrap(), COMMENTED);
+}
+
+#[test]
+fn everybody_gets_another_secret_at_once() {
+    let home = home();
+    let file = home.path().join("vizard.toml");
+    fs::write(&file, COMMENTED).unwrap();
+    let user = |arguments: &[&str]| run(home.path(), &[&["user"], arguments, &["--config", "vizard.toml"]].concat());
+    assert_eq!(user(&["add", "bob"]).0, 0);
+    let before = user(&["link", "bob"]).1;
+    let (code, out, _) = user(&["rotate", "--all", "--keep", "0s"]);
+    assert!(code == 0 && out.contains("alice, bob") && out.matches("  tg://").count() == 2, "{out}");
+    let after = user(&["link", "bob"]).1;
+    assert!(out.contains(&after) && before != after, "{out}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("# secret") && !text.contains("\nsecret = \"00112233445566778899aabbccddeeff\""), "{text}");
+    assert_eq!(user(&["rotate"]).0, 2, "either a name or all");
+    assert_eq!(user(&["rotate", "bob", "--all"]).0, 2);
+    fs::write(&file, "").unwrap();
+    let (code, _, err) = user(&["rotate", "--all"]);
+    assert!(code == 2 && err.contains("state/secret") && err.contains("next: "), "{err}");
+}

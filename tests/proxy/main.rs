@@ -1,0 +1,19 @@
+//! Sessions through the proxy: who enters, how their bytes come to Telegram and back, and what reloads and upgrades leave
+//! of them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod crowd;
+mod direct;
+mod front;
+mod harness;
+mod middle;
+mod misuse;
+mod reload;
+mod replay;
+mod routes;
+mod stand_in;
+mod upgrade;
+mod upstream;
+mod users;
