@@ -9,16 +9,18 @@
 //!
 //! A record is found by its checksum at whatever offset it stands. So nothing needs to be truncated or completed after
 //! a torn write, which could hurt a second writer: the record is simply written again, and readers step over the rest.
+//!
+//! **Two processes need no lock.** The kernel puts appended records one behind the other, so the file itself says who was
+//! first: a process appends its record, reads what stands before it, and has lost if the same key stands there already. No
+//! process ever waits for another, whatever state that one was stopped in.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::hint::black_box;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
 
 use super::{Health, Key, SecretTag};
 
@@ -51,8 +53,16 @@ struct State {
     refused_write: Option<io::Error>,
     /// Apart from the other, since a write that works says nothing about a sync that failed.
     refused_sync: Option<io::Error>,
-    /// How far the file was read; what comes behind may be another process's.
+    /// How far every record of the file is known in memory; what comes behind may be another process's.
     seen: u64,
+}
+
+/// Outcome of reading the whole file.
+pub(super) struct Scanned {
+    /// Records that were damaged.
+    pub(super) damaged: usize,
+    /// Where the reading ended.
+    pub(super) end: u64,
 }
 
 impl Journal {
@@ -69,16 +79,15 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Hands every record of the file to `each`, in order; returns how many were damaged.
-    pub(super) fn scan(&self, mut each: impl FnMut(Record)) -> io::Result<usize> {
+    /// Hands every record of the file to `each`, in order.
+    pub(super) fn scan(&self, mut each: impl FnMut(Record)) -> io::Result<Scanned> {
         let mut scanner = Scanner::default();
         let mut buffer = vec![0; READ_SIZE];
         let (mut offset, mut kept) = (BLOCK as u64, 0);
         loop {
             let read = retry(|| self.file.read_at(&mut buffer[kept..], offset))?;
             if read == 0 {
-                self.state().seen = offset - kept as u64;
-                return Ok(scanner.finish(kept));
+                return Ok(Scanned { damaged: scanner.finish(kept), end: offset - kept as u64 });
             }
             offset += read as u64;
             let filled = kept + read;
@@ -105,41 +114,63 @@ impl Journal {
         }
     }
 
-    /// Writes the record if `is_new` says so, in one step that no process which does the same can come between; before it
-    /// asks, it hands over what others have written.
+    /// Writes the record if `is_new` says so after `learn` was handed what others have written, and tells whether it is the
+    /// first with its key: of all processes that do the same with one key, exactly one hears `true`.
+    ///
+    /// `unwritten` is the answer for a record that the disk refuses, which others cannot see.
     pub(super) fn append_among_others(
         &self,
         record: Record,
-        learn: impl FnMut(Record),
+        mut learn: impl FnMut(Record),
         is_new: impl FnOnce() -> bool,
+        unwritten: bool,
     ) -> bool {
         let mut state = self.state();
-        let _turn = Turn::take(&self.file);
-        state.catch_up(&self.file, learn);
-        let new = is_new();
-        if new {
-            state.backlog.push(record.encode());
-            state.write(&self.file);
+        state.catch_up(&self.file, u64::MAX, &mut learn);
+        if !is_new() {
+            return false;
         }
-        new
+        state.backlog.push(record.encode());
+        state.write(&self.file);
+        let (true, Ok(end)) = (state.backlog.front().is_none(), (&self.file).stream_position()) else {
+            return unwritten;
+        };
+        let mut same = 0;
+        state.catch_up(&self.file, end, |found| {
+            same += usize::from(found.key == record.key);
+            learn(found);
+        });
+        // Its own is the last of them. None at all: the file could not be read.
+        if same == 0 { unwritten } else { same == 1 }
     }
 
     /// Takes as long as [`Journal::append_among_others`] and changes nothing but what was learnt.
     pub(super) fn append_in_vain_among_others(
         &self,
         record: Record,
-        learn: impl FnMut(Record),
+        mut learn: impl FnMut(Record),
         is_new: impl FnOnce() -> bool,
     ) {
         let mut state = self.state();
-        let _turn = Turn::take(&self.file);
-        state.catch_up(&self.file, learn);
+        state.catch_up(&self.file, u64::MAX, &mut learn);
         black_box((record.encode(), is_new()));
         if state.backlog.front().is_none() {
             let _ = retry(|| self.in_place.write_at(HEADER, 0));
         } else {
             state.write(&self.file);
         }
+        let _ = black_box((&self.file).stream_position());
+        state.catch_up(&self.file, u64::MAX, &mut learn);
+    }
+
+    /// Hands over what others have written since the last time.
+    pub(super) fn catch_up(&self, learn: impl FnMut(Record)) {
+        self.state().catch_up(&self.file, u64::MAX, learn);
+    }
+
+    /// All records before this place are known in memory.
+    pub(super) fn knows_until(&self, end: u64) {
+        self.state().seen = end;
     }
 
     /// All that is in the file now is this process's, or was read.
@@ -205,39 +236,17 @@ impl Journal {
     }
 }
 
-/// The turn of one process among those that share a file.
-struct Turn<'f>(&'f File);
-
-impl<'f> Turn<'f> {
-    /// Waits for the others, who are quick; one that was stopped in its turn is not waited for.
-    fn take(file: &'f File) -> Self {
-        const TRIES: u32 = 2000;
-        for _ in 0..TRIES {
-            match file.try_lock() {
-                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_micros(50)),
-                // Some file systems have no locks; then it is as if nobody shared.
-                Ok(()) | Err(TryLockError::Error(_)) => break,
-            }
-        }
-        Self(file)
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let _ = self.0.unlock();
-    }
-}
-
 impl State {
-    /// Hands over the records behind what was seen, this process's own among them. What cannot be read is tried again.
-    fn catch_up(&mut self, file: &File, mut learn: impl FnMut(Record)) {
+    /// Hands over the records behind what was seen and before `end`, this process's own among them. What cannot be read is
+    /// tried again the next time.
+    fn catch_up(&mut self, file: &File, end: u64, mut learn: impl FnMut(Record)) {
         const PIECE: usize = 64 * BLOCK;
         let (mut scanner, mut buffer) = (Scanner::default(), [0; PIECE]);
         // The header is no record; a file that is new may hold nothing else.
         self.seen = self.seen.max(BLOCK as u64);
         loop {
-            let Ok(read) = retry(|| file.read_at(&mut buffer, self.seen)) else { return };
+            let most = end.saturating_sub(self.seen).min(PIECE as u64) as usize;
+            let Ok(read) = retry(|| file.read_at(&mut buffer[..most], self.seen)) else { return };
             self.seen += scanner.feed(&buffer[..read], &mut learn) as u64;
             if read < PIECE {
                 return;
@@ -563,7 +572,7 @@ abcdefghijklmnop"
         fs::write(&path, &HEADER[..5]).unwrap();
         Journal::open(&path).unwrap().append(record(1));
         let mut found = Vec::new();
-        assert_eq!(Journal::open(&path).unwrap().scan(|record| found.push(record)).unwrap(), 1);
+        assert_eq!(Journal::open(&path).unwrap().scan(|record| found.push(record)).unwrap().damaged, 1);
         assert_eq!(found, [record(1)]);
     }
 
@@ -574,7 +583,7 @@ abcdefghijklmnop"
         let count = 3 * (READ_SIZE / BLOCK) as u64 + 1;
         fs::write(&path, [HEADER.to_vec(), b"torn".to_vec(), blocks(0..count)].concat()).unwrap();
         let mut found = Vec::new();
-        assert_eq!(Journal::open(&path).unwrap().scan(|record| found.push(record)).unwrap(), 1);
+        assert_eq!(Journal::open(&path).unwrap().scan(|record| found.push(record)).unwrap().damaged, 1);
         assert_eq!(found, numbers(0..count));
     }
 
@@ -598,7 +607,7 @@ abcdefghijklmnop"
         assert!(journal.health().is_well());
         journal.sync().unwrap();
         let mut found = Vec::new();
-        assert_eq!(journal.scan(|record| found.push(record)).unwrap(), 0);
+        assert_eq!(journal.scan(|record| found.push(record)).unwrap().damaged, 0);
         assert_eq!(found, numbers(0..3));
     }
 }

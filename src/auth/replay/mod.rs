@@ -32,9 +32,12 @@
 //!
 //! **Two processes on one file** both append safely on a local file system, since every record is one write with
 //! `O_APPEND` and readers find records at any offset. While one takes over from the other, both may spend, and no hello
-//! twice: both are then [`ReplayMemory::share`]d, and each step is taken under a lock on the file, after what the other has
-//! written was read. That costs some system calls, so it is done for no longer. Two that do not share learn nothing of each
-//! other; a hello spent at one may pass once at the other.
+//! twice: both are then [`ReplayMemory::share`]d, and each step reads what the other has written; of two that spend one
+//! hello, the one whose record stands first in the file has won. No lock is taken, so that a process which was stopped
+//! keeps nobody out at the other. A hello whose record the disk refuses cannot be checked: the process that leaves does
+//! not accept it, the one that stays goes on as if it was alone. Sharing costs some system calls, so it is done for no
+//! longer. Two that do not share learn nothing of each other; a hello spent at one may pass once at the other, which is
+//! why a proxy holds a lock on its state directory.
 //!
 //! What this leaves out: nothing is ever deleted, 16 bytes of disk an entry. Someone who holds a valid secret can search
 //! for hellos that share their first 16 bits and so lengthen one shard; each costs him 65,536 digests and us a longer
@@ -48,7 +51,7 @@ use std::{fmt, hint::black_box, io, path::Path};
 
 use sha2::{Digest, Sha256};
 
-use journal::{Journal, Record};
+use journal::{Journal, Record, Scanned};
 use set::{Filling, Set};
 
 /// What tells the entries of one secret from those of another, without telling the secret.
@@ -68,8 +71,18 @@ impl SecretTag {
 pub struct ReplayMemory {
     set: Set,
     journal: Option<Journal>,
-    /// Whether another process may spend too. Whoever spends holds it, so that it changes between two steps.
-    shared: RwLock<bool>,
+    /// Who else may spend. Each step holds it, so that it changes between two steps.
+    company: RwLock<Company>,
+}
+
+/// Other processes that may spend from the same file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Company {
+    Alone,
+    /// One that leaves; this one goes on.
+    Staying,
+    /// One that goes on; this one leaves.
+    Leaving,
 }
 
 impl ReplayMemory {
@@ -81,23 +94,24 @@ impl ReplayMemory {
     pub fn open(path: &Path, tags: &[SecretTag]) -> io::Result<(Self, Loaded)> {
         let journal = Journal::open(path)?;
         let mut filling = Filling::new();
-        let (others, damaged) = read_entries(&journal, tags, |key| filling.push(key))?;
+        let (others, scanned) = read_entries(&journal, tags, |key| filling.push(key))?;
+        journal.knows_until(scanned.end);
         let set = filling.finish();
-        let loaded = Loaded { entries: set.len(), others, damaged };
-        Ok((Self { set, journal: Some(journal), shared: false.into() }, loaded))
+        let loaded = Loaded { entries: set.len(), others, damaged: scanned.damaged };
+        Ok((Self { set, journal: Some(journal), company: Company::Alone.into() }, loaded))
     }
 
     /// The same beside a process that spends from the same file and shares it.
     pub fn open_shared(path: &Path, tags: &[SecretTag]) -> io::Result<(Self, Loaded)> {
         let (memory, loaded) = Self::open(path, tags)?;
         // What the other has written since is read with the first step.
-        *memory.shared.write().unwrap_or_else(PoisonError::into_inner) = true;
+        *memory.company.write().unwrap_or_else(PoisonError::into_inner) = Company::Staying;
         Ok((memory, loaded))
     }
 
     /// A memory without a file, which ends with the process. For tests and benches.
     pub fn volatile() -> Self {
-        Self { set: Filling::new().finish(), journal: None, shared: false.into() }
+        Self { set: Filling::new().finish(), journal: None, company: Company::Alone.into() }
     }
 
     /// Loads the entries of further secrets from the file, before the first hello under one of them is judged. A secret
@@ -105,8 +119,9 @@ impl ReplayMemory {
     pub fn learn(&self, tags: &[SecretTag]) -> io::Result<Loaded> {
         let Some(journal) = &self.journal else { return Ok(Loaded::default()) };
         let mut entries = 0;
-        let (others, damaged) = read_entries(journal, tags, |key| entries += usize::from(self.set.insert(key)))?;
-        Ok(Loaded { entries, others, damaged })
+        // How far the file is known stays as it is: of what another process has written, this takes in these tags alone.
+        let (others, scanned) = read_entries(journal, tags, |key| entries += usize::from(self.set.insert(key)))?;
+        Ok(Loaded { entries, others, damaged: scanned.damaged })
     }
 
     /// Whether this hello is new, and from now on it is not: one atomic step, of which the page of this module gives the
@@ -116,14 +131,15 @@ impl ReplayMemory {
     /// Costs one small write(2) when the answer is true, and none when it is false.
     pub fn spend(&self, tag: SecretTag, authenticator: &[u8; 28]) -> bool {
         let key = key_of(authenticator);
-        let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);
-        if let (true, Some(journal)) = (*shared, &self.journal) {
+        let company = self.company.read().unwrap_or_else(PoisonError::into_inner);
+        if let (true, Some(journal)) = (*company != Company::Alone, &self.journal) {
             // What is known here already costs no more than when nobody shares.
             return !self.set.contains(key)
                 && journal.append_among_others(
                     Record { tag, key },
                     |other| _ = self.set.insert(other.key),
                     || self.set.insert(key),
+                    *company == Company::Staying,
                 );
         }
         let new = self.set.insert(key);
@@ -137,10 +153,10 @@ impl ReplayMemory {
     pub fn spend_in_vain(&self, authenticator: &[u8; 28]) {
         let key = key_of(authenticator);
         let record = Record { tag: SecretTag(0), key };
-        let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);
+        let company = self.company.read().unwrap_or_else(PoisonError::into_inner);
         black_box(self.set.contains(key));
         match &self.journal {
-            Some(journal) if *shared => {
+            Some(journal) if *company != Company::Alone => {
                 let contains = || black_box(self.set.contains(key));
                 journal.append_in_vain_among_others(record, |other| _ = self.set.insert(other.key), contains);
             }
@@ -149,14 +165,19 @@ impl ReplayMemory {
         }
     }
 
-    /// From now on another process may spend from the same file, once it shares too: what was spent here is in the file
-    /// when this returns, and every later step takes in what the other has written. `false`: the other has ended.
+    /// `true`: from now on another process may spend from the same file, once it shares too, and this one will leave. What
+    /// was spent here is in the file when this returns, and every later step takes in what the other has written. `false`:
+    /// the other has ended, and what it has spent to the last is known here when this returns.
     pub fn share(&self, shared: bool) {
-        let mut held = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(journal), true) = (&self.journal, shared && !*held) {
-            journal.settle_seen();
+        let mut company = self.company.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = &self.journal {
+            match (*company, shared) {
+                (Company::Alone, true) => journal.settle_seen(),
+                (Company::Alone, false) => {}
+                (Company::Staying | Company::Leaving, _) => journal.catch_up(|other| _ = self.set.insert(other.key)),
+            }
         }
-        *held = shared;
+        *company = if shared { Company::Leaving } else { Company::Alone };
     }
 
     /// Writes what waits and asks the disk to keep what was written since the last call: after it only a broken disk
@@ -218,16 +239,17 @@ impl Health {
     }
 }
 
-/// Hands the key of every entry of `tags` to `keep`; returns how many records were of other secrets, how many damaged.
-fn read_entries(journal: &Journal, tags: &[SecretTag], mut keep: impl FnMut(Key)) -> io::Result<(usize, usize)> {
+/// Hands the key of every entry of `tags` to `keep`; returns how many records were of other secrets, and how the reading
+/// went.
+fn read_entries(journal: &Journal, tags: &[SecretTag], mut keep: impl FnMut(Key)) -> io::Result<(usize, Scanned)> {
     let mut tags = tags.to_vec();
     tags.sort_unstable();
     let mut others = 0;
-    let damaged = journal.scan(|record| match tags.binary_search(&record.tag) {
+    let scanned = journal.scan(|record| match tags.binary_search(&record.tag) {
         Ok(_) => keep(record.key),
         Err(_) => others += 1,
     })?;
-    Ok((others, damaged))
+    Ok((others, scanned))
 }
 
 /// The first eight bytes of an authenticator.
@@ -372,6 +394,62 @@ mod tests {
         let (both, loaded) = ReplayMemory::open(&path, &[TAG]).unwrap();
         assert_eq!(loaded, Loaded { entries: 4000, others: 0, damaged: 0 });
         assert_eq!(spend_range(&both, TAG, 0..4000), 0);
+    }
+
+    /// Two memories on one file, the first of which leaves.
+    fn leaving_and_staying(path: &Path, tags: &[SecretTag]) -> [ReplayMemory; 2] {
+        let (old, _) = ReplayMemory::open(path, tags).unwrap();
+        let (new, _) = ReplayMemory::open_shared(path, tags).unwrap();
+        old.share(true);
+        [old, new]
+    }
+
+    #[test]
+    fn a_secret_that_joins_does_not_hide_what_the_other_process_spends_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = leaving_and_staying(&folder.path().join("replay"), &[TAG]);
+        assert_eq!(spend_range(&old, TAG, 0..10), 10);
+        assert_eq!(new.learn(&[OTHER]).unwrap().others, 10);
+        assert_eq!(spend_range(&new, TAG, 0..10), 0);
+    }
+
+    #[test]
+    fn what_the_other_process_spent_last_is_known_when_it_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = leaving_and_staying(&folder.path().join("replay"), &[TAG]);
+        assert_eq!(spend_range(&old, TAG, 0..10), 10);
+        drop(old);
+        new.share(false);
+        assert_eq!(spend_range(&new, TAG, 0..11), 1);
+    }
+
+    /// A process that was stopped while it held a lock of the file, of whatever kind, keeps nobody out and lets nobody in
+    /// twice.
+    #[test]
+    fn a_stopped_process_neither_delays_a_decision_nor_makes_it_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        let [old, new] = leaving_and_staying(&path, &[TAG]);
+        let stopped = fs::File::open(&path).unwrap();
+        stopped.lock().unwrap();
+        let begun = std::time::Instant::now();
+        let barrier = Barrier::new(2);
+        let wins: [Vec<u64>; 2] = thread::scope(|scope| {
+            let race = |memory: &'_ ReplayMemory| {
+                let mut won = Vec::new();
+                for number in 0..50 {
+                    barrier.wait();
+                    won.extend(memory.spend(TAG, &authenticator(number)).then_some(number));
+                }
+                won
+            };
+            let racers = [&old, &new].map(|memory| scope.spawn(move || race(memory)));
+            racers.map(|racer| racer.join().unwrap())
+        });
+        let mut all = wins.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..50).collect::<Vec<_>>());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
     }
 
     #[test]
