@@ -154,6 +154,12 @@ impl Gate {
         matches!(&self.stage, Stage::Flight { records: Some(_), .. })
     }
 
+    /// Whether what goes to the client now is the flight of an admitted client that minds where a read ends. All else
+    /// leaves in the segments that the kernel makes of it, as the cover's own does.
+    pub fn cuts_flight(&self) -> bool {
+        matches!(&self.stage, Stage::Header { admission, .. } if admission.class().minds_read_ends())
+    }
+
     /// Whether the cover has said more than its flight, as far as its end was known, before hearing from the client.
     pub fn cover_went_on(&self) -> bool {
         matches!(&self.stage, Stage::Header { withheld, .. } if !withheld.is_empty())

@@ -52,7 +52,9 @@ struct Guarded {
 impl Guarded {
     fn poll_outbox(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outbox.is_empty() {
-            let cut = sockopt::segment_size(&self.client).and_then(|segment| safe_cut(&self.outbox, segment));
+            let cuts = self.gate.cuts_flight();
+            let cut =
+                sockopt::segment_size(&self.client).filter(|_| cuts).and_then(|size| safe_cut(&self.outbox, size));
             let first = &self.outbox[..cut.unwrap_or(self.outbox.len())];
             let written = ready!(Pin::new(&mut self.client).poll_write(context, first))?;
             if written == self.outbox.len() {

@@ -348,8 +348,9 @@ impl Watch<'_> {
     }
 
     async fn tell_client(&mut self, bytes: &[u8]) -> Result<(), End> {
-        let cut = sockopt::segment_size(&self.client).and_then(|segment| safe_cut(bytes, segment)).unwrap_or(0);
-        let (first, rest) = bytes.split_at(cut);
+        let cuts = self.gate.cuts_flight();
+        let cut = sockopt::segment_size(&self.client).filter(|_| cuts).and_then(|segment| safe_cut(bytes, segment));
+        let (first, rest) = bytes.split_at(cut.unwrap_or(0));
         self.client.write_all(first).await.map_err(|_| End::ClientBroke)?;
         self.client.write_all(rest).await.map_err(|_| End::ClientBroke)
     }

@@ -44,6 +44,13 @@ impl HelloClass {
         }
     }
 
+    /// Whether clients of this class may give a flight up that a read cuts within the change_cipher_spec: Android's do.
+    /// Only an X25519MLKEM768 share makes a ServerHello that ends where a segment of real networks does
+    /// (docs/protocol.md, "The flight").
+    pub fn minds_read_ends(self) -> bool {
+        self == Self::ChromeHybrid
+    }
+
     /// A short name, as it stands in files, logs and metrics.
     pub fn label(self) -> &'static str {
         match self {

@@ -102,12 +102,15 @@ pub struct Plan<'a> {
     pub payload: &'a [u8],
 }
 
-/// Where a write of these bytes, which begin with a record, must be cut in two so that with segments of `segment` bytes no
-/// piece ends within the eleven bytes behind that record; `None` if it need not be cut.
+/// Where a write of these bytes must be cut in two so that with segments of `segment` bytes no piece ends within the eleven
+/// bytes behind the ServerHello; `None` if it need not be cut, or if they are not a flight from its beginning.
 ///
 /// A client takes an end there for the end of the flight, and gives up (docs/protocol.md, "The flight").
 pub fn safe_cut(bytes: &[u8], segment: usize) -> Option<usize> {
     let record = first_record(bytes)?.len();
+    if !bytes[record..].starts_with(&record::CHANGE_CIPHER_SPEC) {
+        return None;
+    }
     let trap = record..=record + 10;
     let trapped = |start: usize| {
         segment > 0

@@ -1,13 +1,16 @@
 //! The test that matters most: whoever is no client of ours sees exactly the cover.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::support::browser::{self, Visitor};
 use crate::support::dice::Dice;
 use crate::support::fake_tls::End;
 use crate::support::fork::Fork;
-use crate::support::hello::{self, Key, capture};
+use crate::support::hello::{self, Key, RANDOM, capture};
+use crate::support::network::with_network;
 use crate::support::origin::{BIG, NAME, Origin, PAGE};
+use crate::support::packets::{Capture, lengths};
 use crate::support::probe::compare;
 use crate::support::raw_cover::{RawCover, misread_closes};
 use crate::support::stage::{ALL, BOTH, Kind, Stage};
@@ -15,6 +18,8 @@ use crate::support::vizard::Setup;
 use crate::support::{KEY, OTHER_KEY, corpus};
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use vizard::audit::probe::{Script, Step, overhear, play};
 use vizard::audit::transcript::Piece;
 
@@ -84,6 +89,114 @@ async fn each_class_of_hello_gets_the_records_that_it_is_answered_with() {
         let missing = stranger.iter().sum::<usize>().abs_diff(client[0]);
         assert!(missing <= 4, "{name}: {stranger:?} became {client:?}");
     }
+}
+
+/// Sizes of segments that clients announce: small ones, those of networks, and all around the place where the ServerHello
+/// ends that answers such a hello. Twelve bytes of each are the timestamps'.
+const ANNOUNCED: [(&str, &[u16]); 2] = [
+    ("tdlib-1.8.69-1", &[128, 256, 620, 1226, 1227, 1228, 1232, 1236, 1237, 1238, 1300, 1460]),
+    ("tdesktop-4.6.5-1", &[128, 138, 139, 140, 145, 149, 150, 536, 1460]),
+];
+
+#[test]
+fn strangers_get_the_segments_that_the_cover_gives_them() {
+    with_network("camouflage::strangers_get_the_segments_that_the_cover_gives_them", &[], || async {
+        let line = Capture::start();
+        for kind in BOTH {
+            let Some(stage) = Stage::start(kind).await else { continue };
+            stage.proxy.logged("the cover was visited").await;
+            let all = ANNOUNCED.into_iter().flat_map(|(file, sizes)| sizes.iter().map(move |size| (*size, file)));
+            for (announced, file) in all {
+                let mut hello = capture(file).parts_for(NAME).fresh(&mut Dice::unseen()).fresh_shares().record();
+                let direct = flight_in_segments(&line, stage.cover, announced, &hello).await;
+                let stranger = flight_in_segments(&line, stage.proxy.addr, announced, &hello).await;
+                hello[RANDOM.start] ^= 1;
+                let changed = flight_in_segments(&line, stage.proxy.addr, announced, &hello).await;
+                for seen in [stranger, changed] {
+                    assert!(
+                        cut_alike(&seen, &direct),
+                        "{kind:?} {announced} {file}: {seen:?}, by the cover {direct:?}"
+                    );
+                }
+            }
+        }
+    });
+}
+
+/// Android gives up a flight that a read cuts behind the ServerHello; nobody else does, and nobody else's is cut.
+#[test]
+fn only_who_minds_where_a_read_ends_gets_a_flight_that_is_cut_elsewhere() {
+    with_network("camouflage::only_who_minds_where_a_read_ends_gets_a_flight_that_is_cut_elsewhere", &[], || async {
+        let line = Capture::start();
+        let stage = Stage::start(Kind::Site).await.expect("the site needs nothing installed");
+        stage.proxy.logged("the cover was visited").await;
+        for (announced, file) in
+            [(1228, "tdlib-1.8.69-1"), (1232, "tdlib-1.8.69-1"), (1460, "tdlib-1.8.69-1"), (145, "tdesktop-4.6.5-1")]
+        {
+            let mut hello = capture(file).parts_for(NAME).fresh(&mut Dice::unseen()).fresh_shares().record();
+            hello::sign(&mut hello, &KEY, hello::now());
+            let segments = flight_in_segments(&line, stage.proxy.addr, announced, &hello).await;
+            let whole = usize::from(announced) - 12;
+            let (last, full) = segments.split_last().expect("a flight");
+            let uncut = full.iter().all(|length| *length == whole) && *last <= whole;
+            if file.starts_with("tdesktop") || announced == 1460 {
+                assert!(uncut, "{file} {announced}: {segments:?}");
+            } else {
+                let ends = segments.iter().scan(0, |end, length| {
+                    *end += length;
+                    Some(*end)
+                });
+                let hello = 5 + 1210;
+                assert!(
+                    !uncut && ends.clone().all(|end| !(hello..hello + 11).contains(&end)),
+                    "{file} {announced}: {segments:?}"
+                );
+            }
+        }
+    });
+}
+
+/// Payload of the segments in which a flight comes to a client that announces this size.
+async fn flight_in_segments(line: &Capture, to: SocketAddr, announced: u16, hello: &[u8]) -> Vec<usize> {
+    line.forget();
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket2::SockRef::from(&socket).set_tcp_mss(announced.into()).expect("a size of segments");
+    let mut stream = socket.connect(to).await.expect("it listens");
+    let near = stream.local_addr().expect("an address");
+    stream.write_all(hello).await.expect("it takes the hello");
+    let mut flight = Vec::new();
+    loop {
+        let patience = Duration::from_millis(if is_whole(&flight) { 20 } else { 10_000 });
+        let read = tokio::time::timeout(patience, stream.read_buf(&mut flight)).await;
+        if !matches!(read, Ok(Ok(1..))) {
+            break;
+        }
+    }
+    assert!(is_whole(&flight), "{announced}: {} bytes are no flight", flight.len());
+    lengths(&line.whole(to, near, flight.len()))
+}
+
+/// Whether a ServerHello, a change_cipher_spec and whole encrypted records are there.
+fn is_whole(flight: &[u8]) -> bool {
+    let (mut rest, mut kinds) = (flight, Vec::new());
+    while let [kind, _, _, high, low, ..] = *rest {
+        let Some(behind) = rest.get(5 + usize::from(u16::from_be_bytes([high, low]))..) else { return false };
+        kinds.push(kind);
+        rest = behind;
+    }
+    rest.is_empty() && kinds.starts_with(&[22, 20, 23])
+}
+
+/// Whether two flights are cut at the same places; signatures of the same key vary by a few bytes.
+fn cut_alike(one: &[usize], other: &[usize]) -> bool {
+    let (Some((one_last, one)), Some((other_last, other))) = (one.split_last(), other.split_last()) else {
+        return false;
+    };
+    let mut ends = [one.iter().sum::<usize>() + one_last, other.iter().sum::<usize>() + other_last];
+    ends.sort();
+    let all = |full: &[usize], size: usize| full.iter().all(|length| *length == size);
+    let size = one.first().copied().unwrap_or(*one_last);
+    ends[1] - ends[0] <= 8 && (one == other || all(one, size) && all(other, size))
 }
 
 /// Payload sizes of the encrypted records in a flight.

@@ -17,6 +17,7 @@ pub mod network;
 pub mod nginx;
 pub mod obfuscated;
 pub mod origin;
+pub mod packets;
 pub mod probe;
 pub mod raw_cover;
 pub mod scrape;
