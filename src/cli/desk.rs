@@ -71,8 +71,8 @@ pub fn keys(config: &Config) -> Result<Option<Keys>, Failure> {
 /// Opens the admin listener if one is configured, and serves it until the value is dropped.
 pub async fn open(config: &Config, parts: Parts) -> Result<Option<AbortOnDropHandle<()>>, Failure> {
     let (Some(settings), Some(keys)) = (&config.admin, parts.keys.clone()) else { return Ok(None) };
-    let tokens = Arc::clone(keys.tokens());
-    let listener = admin::open(settings, keys).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
+    let listener =
+        admin::open(settings, keys.clone()).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
     match listener.address() {
         Some(address) => info!(%address, tls = listener.is_secure(), "admin listener"),
         None => info!(place = %settings.place, "admin listener"),
@@ -83,7 +83,7 @@ pub async fn open(config: &Config, parts: Parts) -> Result<Option<AbortOnDropHan
     let house = Arc::new(House::new(parts));
     let looked = Arc::clone(&house);
     let metrics = Metrics::new(counts, Arc::new(move || looked.look()), started, settings.per_user_metrics);
-    let desk = Desk::new(house.clone(), tokens, metrics, events, started, listener.is_secure(), audit_log);
+    let desk = Desk::new(house.clone(), keys, metrics, events, started, audit_log);
     Ok(Some(AbortOnDropHandle::new(tokio::spawn(async move {
         tokio::join!(listener.serve(desk), Arc::clone(&house).keep_looking_up());
     }))))

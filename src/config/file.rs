@@ -256,6 +256,7 @@ impl Reader {
             listen: self.text(admin, "listen"),
             certificate: self.path(admin, "certificate"),
             key: self.path(admin, "key"),
+            hosts: self.texts(admin, "hosts"),
             per_user_metrics: self.switch(admin, "per_user_metrics"),
             tokens: self.tokens(admin),
             at,

@@ -117,6 +117,7 @@ pub struct AdminWritten {
     pub listen: Option<Written<String>>,
     pub certificate: Option<Written<PathBuf>>,
     pub key: Option<Written<PathBuf>>,
+    pub hosts: Option<Vec<Written<String>>>,
     pub per_user_metrics: Option<Written<bool>>,
     pub tokens: Vec<TokenWritten>,
     pub at: Origin,

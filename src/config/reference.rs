@@ -626,6 +626,14 @@ pub const REFERENCE: &[Key] = &[
     ),
     key("admin.key", Path, Words("none"), Handshake, "the key that belongs to it"),
     key(
+        "admin.hosts",
+        Texts,
+        Words("none"),
+        Request,
+        "names and addresses that browsers may know the admin listener by, besides `localhost`, its own address and the \
+         names of its certificate; requests for others are refused",
+    ),
+    key(
         "admin.per_user_metrics",
         Switch,
         Value("true"),

@@ -329,6 +329,7 @@ fn at_once(old: &Config, new: &Config) -> Vec<(&'static str, bool)> {
             "admin.tokens",
             old.admin.as_ref().map(|admin| &admin.tokens) != new.admin.as_ref().map(|admin| &admin.tokens),
         ),
+        ("admin.hosts", old.admin.as_ref().map(|admin| &admin.hosts) != new.admin.as_ref().map(|admin| &admin.hosts)),
         ("domain", old.domain != new.domain),
         ("hello.accept_names", old.accepted_names != new.accepted_names),
         ("hello.time_window", old.time_window != new.time_window),
@@ -373,7 +374,12 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
 /// The admin listener without what can be replaced while it runs; of the certificate only whether there is one.
 fn without_keys(config: &Config) -> Option<admin::Settings> {
     let tls = |admin: &admin::Settings| admin.tls.is_some().then(Default::default);
-    config.admin.clone().map(|admin| admin::Settings { tls: tls(&admin), tokens: Vec::new(), ..admin })
+    config.admin.clone().map(|admin| admin::Settings {
+        tls: tls(&admin),
+        tokens: Vec::new(),
+        hosts: Vec::new(),
+        ..admin
+    })
 }
 
 /// Whether visitors of the two meet the very same.

@@ -18,8 +18,8 @@ use crate::support::mock_dc::{MockDc, Role};
 use crate::support::vizard::{Setup, Vizard};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use vizard::ops::admin::client::{Client, ClientError};
 use vizard::ops::admin::token::{Role as TokenRole, TokenHash};
 use zeroize::Zeroizing;
@@ -108,11 +108,34 @@ impl Stage {
         }
     }
 
+    /// Logs in as the login page does, and returns the cookie.
+    async fn log_in(&self, token: &str) -> String {
+        let (body, host) = (format!("token={token}"), self.admin.strip_prefix("http://").unwrap());
+        let head = format!(
+            "POST /login HTTP/1.1\r\nHost: {host}\r\nOrigin: {}\r\nConnection: close\r\nContent-Length: {}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\n\r\n{body}",
+            self.admin,
+            body.len()
+        );
+        let answer = said(TcpStream::connect(host).await.unwrap(), &head).await;
+        let (_, cookie) = answer.split_once("set-cookie: ").unwrap_or_else(|| panic!("{answer}"));
+        cookie.split(';').next().unwrap().to_owned()
+    }
+
     fn command(&self, arguments: &[&str], role: TokenRole) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
         command.args(arguments).args(["--admin", &self.admin]).env("VIZARD_ADMIN_TOKEN", token(role));
         command.output().unwrap()
     }
+}
+
+/// What comes back for this request.
+async fn said(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    tokio::time::timeout(PATIENCE, read).await.expect("an end").unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 fn login(seed: u64) -> Login {
@@ -460,6 +483,17 @@ async fn the_socket_is_the_default_and_its_owner_needs_no_token() {
     let place = format!("unix:{}", state.path().join("admin").display());
     let client = Client::at(&place, None, None).unwrap();
     assert!(client.get::<Value>("/api/v1/status").await.is_ok());
+    // Forwarded to a port, the socket is within reach of web pages, which see nothing and do nothing.
+    for (head, status) in [
+        ("GET /api/v1/users HTTP/1.1\r\nHost: evil.example:9443", 421),
+        ("GET /api/v1/users HTTP/1.1\r\nHost: localhost:9443\r\nOrigin: https://evil.example", 403),
+        ("POST /api/v1/drain HTTP/1.1\r\nHost: localhost:9443\r\nContent-Type: text/plain", 403),
+        ("POST /api/v1/reload HTTP/1.1\r\nHost: localhost:9443\r\nContent-Type: application/json", 200),
+    ] {
+        let stream = UnixStream::connect(state.path().join("admin")).await.unwrap();
+        let answer = said(stream, &format!("{head}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {answer}");
+    }
     proxy.terminate();
     assert!(!state.path().join("admin").exists(), "the socket goes with the proxy");
 }
@@ -481,6 +515,51 @@ fn a_listener_that_gives_things_away_is_refused_at_the_start() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && text.contains(reason) && text.contains("vizard.toml:"), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_ends_with_the_token_that_it_was_made_with() {
+    let stage = Stage::start().await;
+    let cookie = stage.log_in(&token(TokenRole::Operator)).await;
+    let host = stage.admin.strip_prefix("http://").unwrap();
+    let page = async || {
+        let request = format!("GET /users HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n");
+        said(TcpStream::connect(host).await.unwrap(), &request).await
+    };
+    assert!(page().await.contains("alice"), "logged in");
+    // The token has leaked: another one takes its place, with its name and role.
+    let (old, new) = (TokenHash::of(&token(TokenRole::Operator)), TokenHash::of("vizard_another"));
+    let text = fs::read_to_string(&stage.file).unwrap().replace(&old.to_string(), &new.to_string());
+    fs::write(&stage.file, text).unwrap();
+    assert_eq!(stage.ask("POST", "/api/v1/reload", TokenRole::Admin, "").await.0, 200);
+    let answer = page().await;
+    assert!(answer.contains("location: /login") && !answer.contains("alice"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_idle_lock_nobody_out() {
+    let stage = Stage::start().await;
+    let host = stage.admin.strip_prefix("http://").unwrap();
+    let mut idle = Vec::new();
+    for n in 0..300 {
+        let mut stream = TcpStream::connect(host).await.unwrap();
+        // Nothing, half a head, half a body, and an answer that is not read.
+        let part = match n % 4 {
+            0 => String::new(),
+            1 => format!("GET / HTTP/1.1\r\nHost: {host}\r\n"),
+            2 => format!("POST /login HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\ntoken="),
+            _ => format!("GET /openapi.json HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+        };
+        stream.write_all(part.as_bytes()).await.unwrap();
+        idle.push(stream);
+    }
+    let begun = Instant::now();
+    let health = format!("GET /api/v1/health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let answer = said(TcpStream::connect(host).await.unwrap(), &health).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(stage.ask("GET", "/api/v1/status", TokenRole::Viewer, "").await.0, 200);
+    assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
+    drop(idle);
 }
 
 const CHROMIUM: &str = "/usr/bin/chromium";
@@ -517,6 +596,22 @@ fn foreign_form(folder: &Path, name: &str, action: &str, fields: &[(&str, &str)]
     format!("file://{}", file.display())
 }
 
+/// Where a browser gets this cookie; cookies hold for every port of a host.
+async fn give_cookie(cookie: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut browser, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let _ = browser.read(&mut head).await;
+            let cookie = format!("Set-Cookie: {cookie}; Path=/; SameSite=Strict; Max-Age=600\r\n");
+            let answer = format!("HTTP/1.1 200 OK\r\n{cookie}Content-Length: 0\r\nConnection: close\r\n\r\n");
+            let _ = browser.write_all(answer.as_bytes()).await;
+        }
+    });
+    url
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_works_in_a_browser() {
     if !crate::support::installed(CHROMIUM) {
@@ -547,9 +642,14 @@ async fn the_page_works_in_a_browser() {
     let profile = folder.path().join("profile");
     let (dom, _) = browse(&profile, &format!("{}/", stage.admin), &[], None).await;
     assert!(dom.contains("name=\"token\""), "a stranger sees the login: {dom}");
+    // A form of another site logs nobody in; one of the listener's own does.
     let operator = token(TokenRole::Operator);
     let action = format!("{}/login", stage.admin);
-    browse(&profile, &foreign_form(folder.path(), "login.html", &action, &[("token", &operator)]), &[], None).await;
+    let foreign = foreign_form(folder.path(), "login.html", &action, &[("token", &operator)]);
+    let (dom, _) = browse(&profile, &foreign, &[], None).await;
+    assert!(dom.contains("a page of another site"), "{dom}");
+    let cookie = stage.log_in(&operator).await;
+    browse(&profile, &give_cookie(cookie).await, &[], None).await;
 
     let wide = ["--window-size=1280,1180"];
     let dark = ["--window-size=1280,1180", "--blink-settings=preferredColorScheme=0"];

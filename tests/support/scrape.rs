@@ -13,7 +13,7 @@ pub type Numbers = BTreeMap<String, f64>;
 /// What is told now.
 pub async fn scrape(state: &Path) -> Numbers {
     let mut socket = UnixStream::connect(state.join("admin")).await.expect("the admin listener");
-    let request = b"GET /metrics HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n";
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     socket.write_all(request).await.expect("it is read");
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.expect("an answer");

@@ -1,9 +1,10 @@
 //! The section `[admin]`.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::Resolver;
-use crate::auth::SecretText;
+use crate::auth::{Domain, SecretText};
 use crate::config::layer::{AdminWritten, TokenWritten, Written};
 use crate::config::report::{Complaint, Origin};
 use crate::ops::admin::token::MARK;
@@ -26,13 +27,14 @@ impl Resolver<'_> {
         let wants_tls = written.certificate.is_some() || written.key.is_some();
         let tls = self.certificate(written.certificate, written.key);
         let (tokens, whole) = self.tokens(written.tokens);
+        let hosts = written.hosts.into_iter().flatten().filter_map(|host| self.host(host)).collect();
         let place = place?;
         if let (Place::Unix(_), Some(at)) = (&place, &certificate_at) {
             let mend = "remove `certificate` and `key`, or listen on an address";
             self.complaints.push(Complaint::new(at, "a socket in the file system speaks no TLS", mend));
         }
         let per_user_metrics = written.per_user_metrics.is_none_or(|written| written.value);
-        let settings = Settings { place, tls, tokens, per_user_metrics };
+        let settings = Settings { place, tls, tokens, hosts, per_user_metrics };
         // What could not be read has been complained about, and is not missing.
         let settled = match settings.refusal() {
             Some(Refusal::PublicWithoutTls) => !wants_tls,
@@ -43,6 +45,17 @@ impl Resolver<'_> {
             self.complaints.push(Complaint::new(&at, refusal.error(), refusal.mend()));
         }
         Some(settings)
+    }
+
+    /// A name or an address, without a port.
+    fn host(&mut self, written: Written<String>) -> Option<String> {
+        let text = written.value.to_ascii_lowercase();
+        let fine = text.parse::<IpAddr>().is_ok() || text.parse::<Domain>().is_ok();
+        if !fine {
+            let mend = "write the name alone, as in hosts = [\"panel.example.com\"]";
+            self.complaints.push(Complaint::new(&written.at, "this is neither a host name nor an address", mend));
+        }
+        fine.then_some(text)
     }
 
     fn place(&mut self, text: &Written<String>) -> Option<Place> {

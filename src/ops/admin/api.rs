@@ -19,7 +19,7 @@ use super::answer::{Body, refuse};
 use super::control::{Changed, Kind, Links, NewUser, Settings, Trouble};
 use super::desk::Shared;
 use super::events::{self, Entry};
-use super::guard::{Caller, at_least};
+use super::guard::{Caller, at_least, unknown};
 use super::token::Role;
 use super::views::{Closed, Failure, Health, Readiness, Session, Status, Usage, User};
 use crate::ops::metrics;
@@ -321,13 +321,22 @@ pub struct Since {
 #[utoipa::path(get, path = "/api/v1/events", security(("token" = ["viewer"])), params(Since), responses(
     (status = 200, body = Vec<Entry>), (status = 401, body = Failure), (status = 403, body = Failure)
 ))]
-async fn recent(State(desk): State<Shared>, Query(since): Query<Since>) -> Json<Vec<Entry>> {
+async fn recent(
+    State(desk): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Query(since): Query<Since>,
+) -> Response {
     let most = since.limit.unwrap_or(events::KEPT);
     let patience = Duration::from_secs(since.wait).min(LONGEST_WAIT);
-    match patience.is_zero() {
-        true => Json(desk.events.list(since.after, most)),
-        false => Json(desk.events.wait(since.after, most, patience).await),
+    let place = desk.waiting.try_acquire().ok().filter(|_| !patience.is_zero());
+    let events = match &place {
+        None => desk.events.list(since.after, most),
+        Some(_) => desk.events.wait(since.after, most, patience).await,
+    };
+    if !desk.still_knows(&caller) {
+        return unknown("this token is not known any more", "make one with `vizard token ROLE`");
     }
+    Json(events).into_response()
 }
 
 /// Reads the configuration again

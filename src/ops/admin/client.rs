@@ -158,7 +158,9 @@ impl Client {
         let gone = |error: hyper::Error| ClientError::Unreachable(error.to_string());
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
         tokio::spawn(async move { _ = connection.await });
-        let mut request = Request::get(path).header(header::HOST, authority);
+        // No HTML form can send this type; see `origin`.
+        let mut request =
+            Request::get(path).header(header::HOST, authority).header(header::CONTENT_TYPE, "application/json");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", **token));
         }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use axum::http::StatusCode;
 use axum::response::Response;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 use tracing::info;
 
@@ -14,7 +13,9 @@ use super::answer::refuse;
 use super::control::{Control, Heard, Kind, Trouble};
 use super::events::Events;
 use super::guard::{Caller, Limits, Peer, too_often, unknown};
+use super::keys::Keys;
 use super::login::Logins;
+use super::origin::Hosts;
 use super::samples::Samples;
 use super::token::Tokens;
 use super::views::Health;
@@ -26,8 +27,8 @@ use crate::ops::metrics::Metrics;
 pub struct Desk {
     /// The program.
     pub control: Arc<dyn Control>,
-    /// The tokens that are accepted now.
-    pub tokens: Arc<ArcSwap<Tokens>>,
+    /// The tokens that are accepted now, and the names of the listener.
+    keys: Keys,
     /// What can be scraped.
     pub metrics: Metrics,
     /// The latest events.
@@ -40,6 +41,8 @@ pub struct Desk {
     pub started: UnixTime,
     /// Whether the listener speaks TLS.
     pub secure: bool,
+    /// Places of those who wait for an event.
+    pub waiting: Semaphore,
     audit_log: Option<AuditLog>,
     limits: Limits,
     heard: Mutex<Option<(Instant, Health)>>,
@@ -48,6 +51,9 @@ pub struct Desk {
 /// The desk, as every handler has it.
 pub type Shared = Arc<Desk>;
 
+/// Requests at once that wait for an event; others are answered at once.
+const MOST_WAITING: usize = 64;
+
 /// How long the answer to a knock holds: whoever asks often shall not become a crowd of visitors.
 const FRESH: Duration = Duration::from_secs(5);
 
@@ -55,26 +61,47 @@ impl Desk {
     /// A desk.
     pub fn new(
         control: Arc<dyn Control>,
-        tokens: Arc<ArcSwap<Tokens>>,
+        keys: Keys,
         metrics: Metrics,
         events: Arc<Events>,
         started: UnixTime,
-        secure: bool,
         audit_log: Option<AuditLog>,
     ) -> Shared {
         Arc::new(Self {
             control,
-            tokens,
+            secure: keys.is_secure(),
+            keys,
             metrics,
             events,
             samples: Samples::default(),
             logins: Logins::default(),
             started,
-            secure,
             audit_log,
+            waiting: Semaphore::new(MOST_WAITING),
             limits: Limits::default(),
             heard: Mutex::default(),
         })
+    }
+
+    /// The tokens that are accepted now.
+    pub fn tokens(&self) -> Arc<Tokens> {
+        self.keys.tokens().load_full()
+    }
+
+    /// The tokens and names, which can be replaced.
+    #[cfg(test)]
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The names that browsers may know the listener by.
+    pub fn hosts(&self) -> Arc<Hosts> {
+        self.keys.hosts()
+    }
+
+    /// Whether the caller may still ask: time may have passed since the token was found.
+    pub fn still_knows(&self, caller: &Caller) -> bool {
+        caller.token.is_none() || self.tokens().knows(caller)
     }
 
     /// Whether one more request from there may be answered.
@@ -84,9 +111,9 @@ impl Desk {
 
     /// Whose token this is.
     pub fn log_in(&self, peer: Peer, text: &str) -> Result<Caller, Box<Response>> {
-        let tokens = self.tokens.load();
+        let tokens = self.tokens();
         if let Some(token) = tokens.find(text) {
-            return Ok(Caller { name: token.name.clone(), role: token.role });
+            return Ok(Caller { name: token.name.clone(), role: token.role, token: Some(token.hash) });
         }
         if !self.limits.may_fail(peer) {
             return Err(Box::new(too_often()));

@@ -13,7 +13,7 @@ use governor::{Quota, RateLimiter};
 
 use super::answer::refuse;
 use super::desk::Shared;
-use super::token::Role;
+use super::token::{Role, TokenHash};
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Caller {
     pub name: String,
     /// What it is good for.
     pub role: Role,
+    /// The token's hash; `None`: the owner of the socket, who needs no token.
+    pub token: Option<TokenHash>,
 }
 
 /// What the owner of the socket is called in the log. No token can have this name.
@@ -89,8 +91,8 @@ fn check(limiter: &Limiter, peer: Peer) -> bool {
     limiter.check_key(&key).is_ok()
 }
 
-/// Whoever has one IPv6 address has all of its /64.
-fn network(ip: IpAddr) -> IpAddr {
+/// The unit that limits count: an IPv4 address, or the /64 of an IPv6 address.
+pub fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         v4 => v4,
@@ -103,7 +105,9 @@ pub fn caller(desk: &Shared, peer: Peer, request: &Request) -> Result<Caller, Bo
     let bearer = sent.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     match (bearer, peer) {
         (Some(text), _) => desk.log_in(peer, text.trim()),
-        (None, Peer::Unix { owner: true }) if sent.is_none() => Ok(Caller { name: OWNER.into(), role: Role::Admin }),
+        (None, Peer::Unix { owner: true }) if sent.is_none() => {
+            Ok(Caller { name: OWNER.into(), role: Role::Admin, token: None })
+        }
         _ => Err(Box::new(unknown("this needs a token", "send the header `Authorization: Bearer TOKEN`"))),
     }
 }

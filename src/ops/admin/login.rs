@@ -113,9 +113,10 @@ mod tests {
     fn a_login_ends_with_silence_with_time_with_its_token_and_when_it_is_ended() {
         let mut random = StdRng::seed_from_u64(1);
         let (logins, start) = (Logins::default(), Instant::now());
-        let caller = Caller { name: "ops".into(), role: Role::Operator };
-        let token = Token { name: "ops".into(), role: Role::Operator, hash: TokenHash::of("x") };
-        let tokens = Tokens::new(vec![token]);
+        let hash = TokenHash::of("x");
+        let caller = Caller { name: "ops".into(), role: Role::Operator, token: Some(hash) };
+        let token = |hash| Tokens::new(vec![Token { name: "ops".into(), role: Role::Operator, hash }]);
+        let tokens = token(hash);
         let cookie = logins.begin(caller.clone(), &mut random, start);
         let found = |at: Duration| logins.find(&cookie, &tokens, start + at);
         let login = found(Duration::ZERO).unwrap();
@@ -124,6 +125,8 @@ mod tests {
         assert_eq!(found(Duration::ZERO).unwrap().notice.as_deref(), Some("done"));
         assert_eq!(found(IDLE - Duration::from_secs(1)).unwrap().notice, None, "it is said once");
         assert!(logins.find(&cookie, &Tokens::default(), start).is_none(), "the token was taken away");
+        let other = token(TokenHash::of("y"));
+        assert!(logins.find(&cookie, &other, start).is_none(), "another token has its name and role");
         assert!(found(2 * IDLE).is_none());
         let cookie = logins.begin(caller, &mut random, start);
         for hour in 0..24 {

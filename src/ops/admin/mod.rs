@@ -1,7 +1,7 @@
 //! The admin listener: an API, metrics and a page for those who run the proxy. Off unless it is configured.
 //!
 //! ```text
-//! connection ─▶ serve (TLS, limits, deadlines) ─▶ routes ─▶ guard (token, role) ─▶ api ──┐
+//! connection ─▶ serve (TLS, places, deadlines) ─▶ origin ─▶ guard (token, role) ─▶ api ──┐
 //!                                                     └───▶ page (cookie, role) ─────────┴─▶ Control
 //! ```
 //!
@@ -18,7 +18,9 @@ pub mod guard;
 pub mod keys;
 pub mod listen;
 pub mod login;
+pub mod origin;
 pub mod page;
+mod places;
 pub mod samples;
 mod serve;
 pub mod token;
@@ -29,7 +31,7 @@ use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::header::{self, HeaderName, HeaderValue};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::{Extension, Router};
 
@@ -47,6 +49,8 @@ pub struct Settings {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Who may ask.
     pub tokens: Vec<Token>,
+    /// Names that browsers may know it by, besides `localhost`, its address, and the names of its certificate.
+    pub hosts: Vec<String>,
     /// Whether names of users are labels of metrics.
     pub per_user_metrics: bool,
 }
@@ -97,12 +101,14 @@ pub const LARGEST_BODY: usize = 16 * 1024;
 /// All routes.
 pub fn routes(desk: desk::Shared) -> Router {
     let (api, document) = api::router(&desk);
-    let api = api.layer(Extension(Arc::new(document))).layer(from_fn(failures_are_json));
+    let api =
+        api.layer(Extension(Arc::new(document))).layer(from_fn(origin::no_form)).layer(from_fn(failures_are_json));
     let router = api.merge(page::router(desk.clone()));
     router
         .fallback(|| async { desk::nowhere() })
         .method_not_allowed_fallback(api::no_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(from_fn_with_state(desk.clone(), origin::from_our_pages))
         .layer(from_fn(headers))
         .with_state(desk)
 }

@@ -1,38 +1,39 @@
-//! Connections of the admin listener: TLS, how many, how long, how often.
+//! Connections of the admin listener: TLS, places, how long, how often.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode};
-use axum::response::IntoResponse;
+use axum::http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::answer::refuse;
 use super::desk::Shared;
-use super::guard::{Peer, too_often};
+use super::guard::{Peer, network, too_often};
 use super::listen::{Listener, bind};
-use super::{Keys, Place, Refusal, Settings, routes};
+use super::origin::Here;
+use super::places::{Place, Places};
+use super::{Keys, LARGEST_BODY, Refusal, Settings, routes};
 
-/// Connections at once.
-const MOST: usize = 128;
-
-/// How long a TLS handshake may take, the head of a request, and a whole request with its answer.
+/// How long a TLS handshake may take, the head of a request (and the silence before it), its body, and the work on it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(15);
+const BODY: Duration = Duration::from_secs(10);
 const WHOLE: Duration = Duration::from_secs(45);
 
 /// How long a connection may live: those who do not read their answers shall not keep others out.
@@ -52,7 +53,7 @@ pub enum StartError {
     /// Certificate or key cannot be used.
     Tls(String),
     /// The place cannot be had.
-    Bind(Place, io::Error),
+    Bind(super::Place, io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -110,33 +111,32 @@ impl Open {
     /// Serves for as long as it is polled.
     pub async fn serve(self, desk: Shared) {
         let router = routes(desk.clone());
-        let places = Arc::new(Semaphore::new(MOST));
         let sampling = desk.samples.keep(&*desk.control);
-        let accepting = self.accept(&desk, &router, &places);
+        let accepting = self.accept(&desk, &router);
         tokio::join!(sampling, accepting);
     }
 
-    async fn accept(&self, desk: &Shared, router: &Router, places: &Arc<Semaphore>) {
+    async fn accept(&self, desk: &Shared, router: &Router) {
         let own = rustix::process::geteuid().as_raw();
+        let places = Places::default();
         loop {
-            let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
             let (router, desk) = (router.clone(), desk.clone());
             let accepted = match &self.listener {
                 Listener::Tcp(listener) => listener.accept().await.map(|(stream, from)| {
+                    let Some(place) = places.take(Some(network(from.ip())), Instant::now()) else { return };
+                    let here = stream.local_addr().map_or(IpAddr::from(Ipv4Addr::LOCALHOST), |here| here.ip());
+                    let guest = Guest { desk, router, peer: Peer::Tcp(from.ip()), here: Here(here), place };
                     // As it is now, and not when this began to wait.
-                    let (tls, peer) = (self.keys.acceptor(), Peer::Tcp(from.ip()));
-                    tokio::spawn(async move {
-                        serve_tcp(stream, tls, desk, router, peer).await;
-                        drop(place);
-                    });
+                    let tls = self.keys.acceptor();
+                    tokio::spawn(async move { guest.serve_tcp(stream, tls).await });
                 }),
                 Listener::Unix(listener, _) => listener.accept().await.map(|(stream, _)| {
+                    let Some(place) = places.take(None, Instant::now()) else { return };
                     let uid = stream.peer_cred().map(|peer| peer.uid());
                     let owner = uid.is_ok_and(|uid| uid == own || uid == 0);
-                    tokio::spawn(async move {
-                        http(stream, desk, router, Peer::Unix { owner }).await;
-                        drop(place);
-                    });
+                    let here = Here(Ipv4Addr::LOCALHOST.into());
+                    let guest = Guest { desk, router, peer: Peer::Unix { owner }, here, place };
+                    tokio::spawn(async move { guest.http(stream).await });
                 }),
             };
             if let Err(error) = accepted {
@@ -147,48 +147,80 @@ impl Open {
     }
 }
 
-async fn serve_tcp(stream: tokio::net::TcpStream, tls: Option<TlsAcceptor>, desk: Shared, router: Router, peer: Peer) {
-    match tls {
-        None => http(stream, desk, router, peer).await,
-        Some(acceptor) => match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => http(stream, desk, router, peer).await,
-            Ok(Err(error)) => debug!(%error, "no TLS on the admin listener"),
-            Err(_) => debug!("no TLS on the admin listener in time"),
-        },
-    }
-}
-
-async fn http<S>(stream: S, desk: Shared, router: Router, peer: Peer)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request| answer(desk.clone(), router.clone(), peer, request));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "a connection of the admin listener broke"),
-        Err(_) => debug!("a connection of the admin listener lived too long"),
-    }
-}
-
-async fn answer(
+/// A connection, and all that its requests need.
+struct Guest {
     desk: Shared,
     router: Router,
     peer: Peer,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, std::convert::Infallible> {
-    if !desk.may_ask(peer) {
-        return Ok(too_often());
+    here: Here,
+    place: Place,
+}
+
+impl Guest {
+    async fn serve_tcp(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        let Some(acceptor) = tls else { return self.http(stream).await };
+        let accepted = tokio::select! {
+            accepted = timeout(HANDSHAKE, acceptor.accept(stream)) => accepted,
+            () = self.place.given_up() => return,
+        };
+        match accepted {
+            Ok(Ok(stream)) => self.http(stream).await,
+            Ok(Err(error)) => debug!(%error, "no TLS on the admin listener"),
+            Err(_) => debug!("no TLS on the admin listener in time"),
+        }
     }
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(peer);
-    let Ok(answered) = timeout(WHOLE, router.oneshot(request)).await else {
-        info!("a request to the admin listener took too long");
-        return Ok(refuse(StatusCode::REQUEST_TIMEOUT, "this took too long", "try again").into_response());
-    };
-    answered
+
+    async fn http<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let guest = Arc::new(self);
+        let serving = Arc::clone(&guest);
+        let service = service_fn(move |request| Arc::clone(&serving).answer(request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            ended = timeout(CONNECTION, connection) => match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%error, "a connection of the admin listener broke"),
+                Err(_) => debug!("a connection of the admin listener lived too long"),
+            },
+            () = guest.place.given_up() => debug!("a silent connection of the admin listener made room for another"),
+        }
+    }
+
+    /// Reads all of a request before anything is done about it: a peer that takes its time takes nothing else.
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let for_health = request.uri().path() == "/api/v1/health";
+        if !for_health && !self.desk.may_ask(self.peer) {
+            return Ok(too_often());
+        }
+        let (parts, body) = request.into_parts();
+        let whole = match timeout(BODY, Limited::new(body, LARGEST_BODY).collect()).await {
+            Ok(Ok(whole)) => whole.to_bytes(),
+            Ok(Err(_)) => return Ok(last(StatusCode::PAYLOAD_TOO_LARGE, "this is too long", "send at most 16 KiB")),
+            Err(_) => return Ok(last(StatusCode::REQUEST_TIMEOUT, "the request did not come in time", "try again")),
+        };
+        let Some(_work) = self.place.work(for_health) else {
+            return Ok(last(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being worked on", "try again"));
+        };
+        let mut request = Request::from_parts(parts, Body::from(whole));
+        request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(self.here);
+        let Ok(answered) = timeout(WHOLE, self.router.clone().oneshot(request)).await else {
+            debug!("a request to the admin listener took too long");
+            return Ok(last(StatusCode::REQUEST_TIMEOUT, "this took too long", "try again"));
+        };
+        answered
+    }
+}
+
+/// A refusal that ends the connection.
+fn last(status: StatusCode, error: &str, next: &str) -> Response<Body> {
+    let mut response = refuse(status, error, next);
+    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    response
 }

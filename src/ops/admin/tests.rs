@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use axum::response::Response;
@@ -17,8 +16,8 @@ use super::control::{Changed, Control, Heard, Links, NewUser, Settings, Trouble}
 use super::desk::{Desk, Shared};
 use super::events::Events;
 use super::guard::{Caller, Peer};
-use super::token::{Role, Token, TokenHash, Tokens};
-use super::{LARGEST_BODY, Place, Refusal, routes};
+use super::token::{Role, Token, TokenHash};
+use super::{Keys, LARGEST_BODY, Place, Refusal, routes};
 use crate::auth::{Member, UnixTime};
 use crate::ops::counts::Counts;
 use crate::ops::metrics::Metrics;
@@ -102,10 +101,17 @@ fn text_of(role: Role) -> String {
 fn desk() -> (Shared, Arc<Fake>) {
     let fake = Arc::new(Fake::default());
     let token = |role: Role| Token { name: format!("the-{role}"), role, hash: TokenHash::of(&text_of(role)) };
-    let tokens = Arc::new(ArcSwap::from_pointee(Tokens::new(Role::ALL.map(token).to_vec())));
+    let settings = super::Settings {
+        place: Place::Unix("x".into()),
+        tls: None,
+        tokens: Role::ALL.map(token).to_vec(),
+        hosts: vec!["panel.example".into()],
+        per_user_metrics: true,
+    };
+    let keys = Keys::open(&settings).unwrap();
     let looked = Arc::clone(&fake);
     let metrics = Metrics::new(Arc::clone(&fake.counts), Arc::new(move || looked.look()), UnixTime(0), true);
-    let desk = Desk::new(fake.clone(), tokens, metrics, Arc::new(Events::default()), UnixTime(0), false, None);
+    let desk = Desk::new(fake.clone(), keys, metrics, Arc::new(Events::default()), UnixTime(0), None);
     (desk, fake)
 }
 
@@ -113,6 +119,7 @@ fn desk() -> (Shared, Arc<Fake>) {
 async fn send(desk: &Shared, peer: Peer, request: Request<Body>) -> Response {
     let mut request = request;
     request.extensions_mut().insert(peer);
+    request.headers_mut().entry(header::HOST).or_insert(header::HeaderValue::from_static("localhost"));
     routes(desk.clone()).oneshot(request).await.unwrap()
 }
 
@@ -280,7 +287,7 @@ async fn wrong_tokens_are_slowed_down_and_right_ones_are_not() {
 #[tokio::test]
 async fn a_token_that_is_taken_away_opens_nothing() {
     let (desk, _) = desk();
-    desk.tokens.store(Arc::default());
+    desk.keys().tokens().store(Arc::default());
     let sent = request("GET", "/metrics", Some(&text_of(Role::Admin)), "");
     assert_eq!(send(&desk, HERE, sent).await.status(), StatusCode::UNAUTHORIZED);
 }
@@ -357,6 +364,7 @@ fn settings_that_give_things_away_are_refused() {
         place: place.parse::<Place>().unwrap(),
         tls: tls.then(|| ("c".into(), "k".into())),
         tokens: vec![token.clone(); tokens],
+        hosts: Vec::new(),
         per_user_metrics: true,
     };
     for (place, tls, tokens, refusal) in [
@@ -371,6 +379,37 @@ fn settings_that_give_things_away_are_refused() {
     ] {
         assert_eq!(settings(place, tls, tokens).refusal(), refusal, "{place}");
     }
+}
+
+#[tokio::test]
+async fn foreign_pages_neither_read_nor_change_anything_through_the_socket() {
+    let (desk, fake) = desk();
+    let owner = Peer::Unix { owner: true };
+    let ask = async |method: &str, path: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        send(&desk, owner, request.body(Body::empty()).unwrap()).await.status()
+    };
+    let json = ("content-type", "application/json");
+    for path in ["/api/v1/users/alice/link", "/metrics", "/", "/login", "/openapi.json", "/api/v1/health", "/nowhere"] {
+        let rebound = ask("GET", path, &[("host", "evil.example:9443")]).await;
+        assert_eq!(rebound, StatusCode::MISDIRECTED_REQUEST, "{path}");
+        let foreign = ask("GET", path, &[("origin", "https://evil.example")]).await;
+        assert_eq!(foreign, StatusCode::FORBIDDEN, "{path}");
+    }
+    for (method, path) in [("POST", "/api/v1/reload"), ("POST", "/api/v1/drain"), ("DELETE", "/api/v1/users/alice")] {
+        for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
+            assert_eq!(ask(method, path, &[("content-type", kind)]).await, StatusCode::FORBIDDEN, "{path} {kind}");
+        }
+        assert_eq!(ask(method, path, &[]).await, StatusCode::FORBIDDEN, "{path}");
+        assert_eq!(ask(method, path, &[json, ("origin", "null")]).await, StatusCode::FORBIDDEN, "{path}");
+    }
+    assert_eq!(fake.changes.load(Ordering::Relaxed), 0);
+    assert_eq!(ask("POST", "/api/v1/reload", &[json]).await, StatusCode::OK);
+    assert_eq!(ask("POST", "/api/v1/reload", &[json, ("host", "panel.example")]).await, StatusCode::OK);
+    assert_eq!(fake.changes.load(Ordering::Relaxed), 2);
 }
 
 // Pages.
@@ -462,7 +501,7 @@ async fn a_viewer_sees_no_secret_and_no_button() {
 #[tokio::test]
 async fn what_others_wrote_is_escaped_on_pages() {
     let (desk, _) = desk();
-    desk.note(&Caller { name: "<i>".into(), role: Role::Admin }, "see", "<u>", Some("<s>"));
+    desk.note(&Caller { name: "<i>".into(), role: Role::Admin, token: None }, "see", "<u>", Some("<s>"));
     let (cookie, _) = logged_in(&desk, Role::Admin).await;
     for path in ["/users", "/events", "/users/%3Cb%3E&%22'.%C3%A9"] {
         let page = page(&desk, path, &cookie).await;

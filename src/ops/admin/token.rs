@@ -146,9 +146,11 @@ impl Tokens {
         self.0.is_empty()
     }
 
-    /// Whether this caller's token is still accepted, and for as much.
+    /// Whether this caller's very token is still accepted, and for as much. Another token under the same name is another.
     pub fn knows(&self, caller: &super::guard::Caller) -> bool {
-        self.0.iter().any(|token| token.name == caller.name && token.role == caller.role)
+        let same =
+            |token: &Token| token.name == caller.name && token.role == caller.role && caller.token == Some(token.hash);
+        self.0.iter().any(same)
     }
 
     /// The one with this text. All are compared, each in full, whatever the answer is.

@@ -109,7 +109,7 @@ fn set_cookie(desk: &Shared, value: &str, seconds: u32) -> HeaderValue {
 /// Lets those through who are logged in; the others are shown the way.
 async fn logged_in(State(desk): State<Shared>, mut request: Request, next: Next) -> Response {
     let found = cookie(request.headers(), desk.secure).and_then(|cookie| {
-        let login = desk.logins.find(&cookie, &desk.tokens.load(), Instant::now())?;
+        let login = desk.logins.find(&cookie, &desk.tokens(), Instant::now())?;
         Some(Guest { login, cookie })
     });
     match found {
