@@ -17,10 +17,11 @@
 //!                                                              └▶ telegram::middle ─▶ relay::packets
 //! ```
 //!
-//! Imports point one way: `crypto < wire < {auth, net, relay} < {cover, telegram} < server < ops < config < audit < cli`.
+//! Imports point one way: `base < crypto < wire < {auth, net, relay} < {cover, telegram} < server < ops < config < audit < cli`.
 
 pub mod audit;
 pub mod auth;
+pub mod base;
 pub mod cli;
 pub mod config;
 pub mod cover;

@@ -5,26 +5,28 @@
 //! than the operator wants to keep are removed. Mere visitors are not in it: they are the public of a web site. Addresses
 //! are not in it unless asked for, and then not whole.
 //!
-//! Whoever tells of something does not wait for the disk: a thread of its own writes, and what comes faster than that is
-//! dropped and counted.
+//! Two bounds keep a peer with a recorded hello from filling the disk or from pushing others out. The same user declined for
+//! the same reason has one line at once and then one a minute with a `count`. And whoever tells of something does not wait
+//! for the disk: a thread of its own writes, and what comes faster than that is dropped and counted; what admins do waits
+//! in a queue of its own, which no visitor can fill.
 
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde::Serialize;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::nets::neighbourhood;
+use crate::base::summary::{self, Cause, Summary};
 use crate::crypto::Mac;
 use crate::server::event::{Event, Observer};
 
@@ -59,7 +61,7 @@ pub enum Addresses {
 /// How long a key for addresses lasts.
 const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Lines that may wait for the disk.
+/// Lines that may wait for the disk: of visits, and of what admins do.
 const WAITING: usize = 4096;
 
 /// How often the file's age is looked at when nothing is written, and how long lines may wait to be written together.
@@ -86,6 +88,8 @@ struct Line {
     on: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
 }
 
 /// What somebody did through the admin listener, or was refused. Holds no token and no secret.
@@ -108,9 +112,97 @@ pub struct Action<'a> {
 pub struct AuditLog(Arc<Shared>);
 
 struct Shared {
-    lines: SyncSender<Line>,
-    dropped: Arc<AtomicU64>,
+    waiting: Arc<Waiting>,
     addresses: Mutex<(Addresses, Key)>,
+}
+
+/// Lines on their way to the writer.
+struct Waiting {
+    queues: Mutex<Queues>,
+    filled: Condvar,
+    declines: Summary,
+}
+
+/// Each queue has its own bound; lines are written in the order in which they came.
+struct Queues {
+    actions: VecDeque<(u64, Line)>,
+    visits: VecDeque<(u64, Line)>,
+    room: usize,
+    next: u64,
+    dropped: u64,
+    over: bool,
+}
+
+/// Kind of a line, which decides where it waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Somebody with a token did something.
+    Action,
+    /// Somebody came who may be anybody.
+    Visit,
+}
+
+/// What the writer does next.
+enum Next {
+    Write(Line),
+    Look,
+    End,
+}
+
+impl Waiting {
+    fn new(room: usize) -> Self {
+        let (actions, visits) = (VecDeque::new(), VecDeque::new());
+        let queues = Mutex::new(Queues { actions, visits, room, next: 0, dropped: 0, over: false });
+        Self { queues, filled: Condvar::new(), declines: Summary::default() }
+    }
+
+    fn put(&self, kind: Kind, line: Line) {
+        let mut queues = self.lock();
+        let (room, number) = (queues.room, queues.next);
+        queues.next += 1;
+        let queue = if kind == Kind::Action { &mut queues.actions } else { &mut queues.visits };
+        if queue.len() < room {
+            queue.push_back((number, line));
+            self.filled.notify_one();
+        } else {
+            queues.dropped += 1;
+        }
+    }
+
+    /// The next line, or what else is to be done after this time.
+    fn take(&self, patience: Duration) -> Next {
+        let idle = |queues: &mut Queues| queues.actions.is_empty() && queues.visits.is_empty() && !queues.over;
+        let waited = self.filled.wait_timeout_while(self.lock(), patience, idle);
+        let mut queues = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let number = |queue: &VecDeque<(u64, Line)>| queue.front().map_or(u64::MAX, |(number, _)| *number);
+        let first = number(&queues.actions) < number(&queues.visits);
+        let queue = if first { &mut queues.actions } else { &mut queues.visits };
+        match queue.pop_front() {
+            Some((_, line)) => Next::Write(line),
+            None if queues.over => Next::End,
+            None => Next::Look,
+        }
+    }
+
+    /// Lines for what was declined and only counted.
+    fn summarise(&self) {
+        for summary::Line { user, detail, count, .. } in self.declines.due() {
+            let line = Line { user, reason: Some(detail), count: Some(count), ..Line::new("declined") };
+            self.put(Kind::Visit, line);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.waiting.summarise();
+        self.waiting.lock().over = true;
+        self.waiting.filled.notify_one();
+    }
 }
 
 /// The key of hashed addresses.
@@ -125,35 +217,35 @@ impl AuditLog {
     pub fn open(settings: Settings) -> io::Result<(Self, thread::JoinHandle<()>)> {
         let addresses = settings.addresses;
         let file = Rotating::open(settings)?;
-        let (lines, waiting) = sync_channel(WAITING);
-        let dropped = Arc::default();
-        let counter = Arc::clone(&dropped);
-        let writer = thread::Builder::new().name("audit-log".into()).spawn(move || write(file, waiting, &counter))?;
+        let waiting = Arc::new(Waiting::new(WAITING));
+        let lines = Arc::clone(&waiting);
+        let writer = thread::Builder::new().name("audit-log".into()).spawn(move || write(file, &lines))?;
         let addresses = Mutex::new((addresses, Key::new()));
-        Ok((Self(Arc::new(Shared { lines, dropped, addresses })), writer))
+        Ok((Self(Arc::new(Shared { waiting, addresses })), writer))
     }
 
     /// How many lines found the queue full.
     pub fn dropped(&self) -> u64 {
-        self.0.dropped.load(Ordering::Relaxed)
+        self.0.waiting.lock().dropped
     }
 
     /// Somebody did something through the admin listener, or tried to.
     pub fn action(&self, Action { actor, role, action, on, error }: Action<'_>) {
-        self.put(Line {
+        // Anybody who reaches the listener can show a token that is none.
+        let kind = if role.is_some() { Kind::Action } else { Kind::Visit };
+        let line = Line {
             actor: Some(actor.to_owned()),
             role,
             action: Some(action.to_owned()),
             on: (!on.is_empty()).then(|| on.to_owned()),
             error: error.map(str::to_owned),
             ..Line::new("action")
-        });
+        };
+        self.0.waiting.put(kind, line);
     }
 
-    fn put(&self, line: Line) {
-        if let Err(TrySendError::Full(_)) = self.0.lines.try_send(line) {
-            self.0.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+    fn visit(&self, line: Line) {
+        self.0.waiting.put(Kind::Visit, line);
     }
 
     fn address(&self, from: IpAddr) -> Option<String> {
@@ -172,16 +264,18 @@ impl AuditLog {
 impl Observer for AuditLog {
     fn observe(&self, event: &Event<'_>) {
         match event {
-            Event::Admitted { from, member, .. } => self.put(Line {
+            Event::Admitted { from, member, .. } => self.visit(Line {
                 user: Some(member.name().to_owned()),
                 address: self.address(from.ip()),
                 ..Line::new("admitted")
             }),
             Event::Declined { from, declined } => {
                 let Some(member) = &declined.member else { return };
-                self.put(Line {
-                    user: Some(member.name().to_owned()),
-                    reason: Some(declined.reason.to_string()),
+                let cause = Cause::info("declined").of(Some(member.name())).because(declined.reason.label());
+                let Some(line) = self.0.waiting.declines.note(cause, || declined.reason.to_string()) else { return };
+                self.visit(Line {
+                    user: line.user,
+                    reason: Some(line.detail),
                     address: self.address(from.ip()),
                     ..Line::new("declined")
                 });
@@ -205,6 +299,7 @@ impl Line {
             action: None,
             on: None,
             error: None,
+            count: None,
         }
     }
 }
@@ -227,13 +322,17 @@ impl Key {
 }
 
 /// Writes until nobody can send any more.
-fn write(mut file: Rotating, lines: Receiver<Line>, dropped: &AtomicU64) {
-    let (mut failing, mut told) = (false, 0);
+fn write(mut file: Rotating, waiting: &Waiting) {
+    let (mut failing, mut told, mut summarised) = (false, 0, Instant::now());
     loop {
-        let written = match lines.recv_timeout(LOOK) {
-            Ok(line) => file.write(&line, SystemTime::now()),
-            Err(RecvTimeoutError::Timeout) => file.tidy(SystemTime::now()),
-            Err(RecvTimeoutError::Disconnected) => return,
+        if summarised.elapsed() >= LOOK {
+            summarised = Instant::now();
+            waiting.summarise();
+        }
+        let written = match waiting.take(LOOK.saturating_sub(summarised.elapsed())) {
+            Next::Write(line) => file.write(&line, SystemTime::now()),
+            Next::Look => file.tidy(SystemTime::now()),
+            Next::End => return,
         };
         match &written {
             Err(error) if !failing => error!(%error, "the audit log cannot be written"),
@@ -241,9 +340,11 @@ fn write(mut file: Rotating, lines: Receiver<Line>, dropped: &AtomicU64) {
             _ => {}
         }
         failing = written.is_err();
-        let lost = dropped.load(Ordering::Relaxed);
+        let lost = waiting.lock().dropped;
         if lost > told {
-            warn!(lost, "lines of the audit log came faster than the disk took them");
+            summary::note(Cause::warn("lines of the audit log came faster than the disk took them"), || {
+                format!("{lost} were lost")
+            });
             told = lost;
         }
     }
@@ -425,13 +526,52 @@ mod tests {
 
     #[test]
     fn what_the_disk_does_not_take_is_dropped_and_counted() {
-        let (lines, waiting) = sync_channel(2);
-        let addresses = Mutex::new((Addresses::None, Key::new()));
-        let log = AuditLog(Arc::new(Shared { lines, dropped: Arc::default(), addresses }));
-        let action = Action { actor: "a", role: None, action: "b", on: "", error: None };
+        let log = unwritten(2);
+        let action = Action { actor: "a", role: Some("admin"), action: "b", on: "", error: None };
         (0..5).for_each(|_| log.action(action));
         assert_eq!(log.dropped(), 3);
-        drop(waiting);
-        log.action(action);
+    }
+
+    /// A log whose writer never comes.
+    fn unwritten(room: usize) -> AuditLog {
+        let addresses = Mutex::new((Addresses::None, Key::new()));
+        AuditLog(Arc::new(Shared { waiting: Arc::new(Waiting::new(room)), addresses }))
+    }
+
+    #[test]
+    fn a_flood_of_visitors_drops_nothing_that_admins_did() {
+        let log = unwritten(8);
+        let (from, class) = (([192, 0, 2, 77], 5).into(), HelloClass::ALL[0]);
+        let member = Member::new("alice");
+        for _ in 0..100 {
+            log.observe(&Event::Admitted { from, member: &member, class, took: Duration::ZERO });
+            log.action(Action { actor: "(unknown)", role: None, action: "log in", on: "", error: Some("x") });
+        }
+        log.action(Action { actor: "ops", role: Some("admin"), action: "drain", on: "", error: None });
+        assert_eq!(log.dropped(), 192);
+        let taken = std::iter::from_fn(|| match log.0.waiting.take(Duration::ZERO) {
+            Next::Write(line) => Some(line.action.unwrap_or_default()),
+            Next::Look | Next::End => None,
+        });
+        assert_eq!(taken.last().as_deref(), Some("drain"));
+    }
+
+    #[test]
+    fn a_recorded_hello_that_comes_again_and_again_has_two_lines_a_minute() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let (log, writer) = AuditLog::open(settings.clone()).unwrap();
+        let (from, member) = (([192, 0, 2, 77], 5).into(), Some(Member::new("alice")));
+        for skew in 0..5000 {
+            for reason in [Reason::Replay, Reason::Time(skew)] {
+                let declined = Declined { reason, member: member.clone() };
+                log.observe(&Event::Declined { from, declined: &declined });
+            }
+        }
+        drop(log);
+        writer.join().unwrap();
+        let lines = lines(&settings.file);
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        assert!(lines[2..].iter().all(|line| line["count"] == 4999 && line["user"] == "alice"), "{lines:?}");
     }
 }

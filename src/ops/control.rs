@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::reload::{Applied, Queue, Refused, Source};
+use crate::base::summary::{self, Cause};
 
 /// Name of the socket in the state directory.
 const FILE: &str = "control";
@@ -106,7 +107,7 @@ impl Control {
             match self.listener.accept().await {
                 Ok((stream, _)) => _ = tokio::spawn(converse(stream, queue.clone(), takers.clone())),
                 Err(error) => {
-                    warn!(%error, "the control socket does not work");
+                    summary::note(Cause::warn("the control socket does not work"), || error.to_string());
                     tokio::time::sleep(PATIENCE).await;
                 }
             }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use crate::auth::{Declined, Member, Reason};
+use crate::base::summary::{self, Cause};
 use crate::cover::Witness;
 use crate::relay::Closed;
 use crate::telegram::DcId;
@@ -113,12 +114,13 @@ impl Witness for Doorbell {
         let reason = declined.reason;
         let user = declined.member.as_ref().map(|member| member.name());
         match reason {
-            Reason::Time(skew_seconds) => info!(
-                reason = reason.label(),
-                user, skew_seconds, "a client with a valid secret was refused: its clock is off"
-            ),
+            Reason::Time(skew) => {
+                let cause = Cause::info("a client with a valid secret was refused: its clock is off");
+                summary::note(cause.of(user).because(reason.label()), || format!("by {skew} s"));
+            }
             _ if user.is_some() => {
-                info!(reason = reason.label(), user, detail = %reason, "declined after a valid digest");
+                let cause = Cause::info("declined after a valid digest").of(user).because(reason.label());
+                summary::note(cause, || reason.to_string());
             }
             _ => debug!(reason = reason.label(), detail = %reason, "visitor"),
         }
@@ -127,7 +129,7 @@ impl Witness for Doorbell {
 
     fn cover_away(&self, error: &io::Error) {
         self.away.fetch_add(1, Ordering::Relaxed);
-        warn!(%error, "the cover could not be reached");
+        summary::note(Cause::warn("the cover could not be reached"), || error.to_string());
         self.observer.observe(&Event::CoverAway);
     }
 }

@@ -14,6 +14,7 @@ use super::doors::{Bound, CannotListen, Listening, Passed, Wanted};
 use super::sessions::Sessions;
 use super::{Server, Settings, keeper};
 use crate::auth::{Judge, People, Rules, UnixTime};
+use crate::base::summary;
 use crate::cover::site::acme::Standing;
 use crate::cover::{Cover, profile::Profile};
 use crate::telegram::Upstream;
@@ -256,6 +257,7 @@ impl Handle {
         }
         keeper.abort();
         keeper::last_sync(server).await;
+        summary::tell_rest();
         info!("stopped");
     }
 }

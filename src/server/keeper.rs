@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use super::Server;
 use crate::auth::{Member, Refusal};
+use crate::base::summary::{self, Cause};
 use crate::telegram::Need;
 use crate::telegram::middle::Directory;
 
@@ -28,7 +29,8 @@ pub(super) async fn keep(server: Arc<Server>) {
         keep_replay_memory(&server),
         sweep(&server),
         follow_lists(&server),
-        server.upstream.keep_probing()
+        server.upstream.keep_probing(),
+        summary::keep_telling()
     );
 }
 
@@ -99,7 +101,8 @@ pub(super) fn end_unwanted(server: &Server) {
         let refused = live.standing(&rules.keyring, now).err().map(Refusal::label);
         let refused = refused.or_else(|| server.barrier.bars(live.from)).filter(|_| !live.meter.is_ending());
         if let Some(reason) = refused {
-            info!(user = live.member.name(), reason, "a session ends: its user may not be inside any more");
+            let cause = Cause::info("a session ends: its user may not be inside any more");
+            summary::note(cause.of(Some(live.member.name())).because(reason), String::new);
         }
         refused.is_some()
     });

@@ -22,11 +22,12 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{Span, field, info_span, warn};
+use tracing::{Span, field, info_span};
 
 pub use doors::{Bound, CannotListen, Listening, Passed, Purpose, Wanted};
 
 use crate::auth::{Judge, People, UnixTime};
+use crate::base::summary::{self, Cause};
 use crate::cover::{Cover, Witness};
 use crate::net::listen::{self, Listener};
 use crate::net::proxy_protocol::{self, NoHeader};
@@ -107,6 +108,12 @@ impl Settings {
     }
 }
 
+/// Tells that a program in front of us did not name its client.
+fn give_up(front: SocketAddr, why: &str) {
+    let front = front.ip().to_canonical().to_string();
+    summary::note(Cause::warn("connections of a front are given up").because(&front), || why.to_owned());
+}
+
 /// How long a program in front of us has to name its client.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -173,7 +180,8 @@ impl Server {
     async fn accept(self: &Arc<Self>, listener: Arc<Listener>, purpose: Purpose) {
         loop {
             self.room().await;
-            let report = |error: &std::io::Error| warn!(%error, "cannot accept connections");
+            let report =
+                |error: &std::io::Error| summary::note(Cause::warn("cannot accept connections"), || error.to_string());
             let (client, peer) = listen::accept(&listener, report).await;
             if purpose == Purpose::Proxied && self.settings.load().believes(peer.ip()) {
                 let server = Arc::clone(self);
@@ -195,8 +203,8 @@ impl Server {
         match timeout(HEADER_PATIENCE, proxy_protocol::receive(&mut client)).await {
             Ok(Ok(peer)) => self.welcome(client, peer.unwrap_or(front)),
             Ok(Err(NoHeader::Nothing)) => {}
-            Ok(Err(why)) => warn!(front = %front.ip(), "a connection is given up: {why}"),
-            Err(_) => warn!(front = %front.ip(), "a connection is given up: no PROXY protocol header came"),
+            Ok(Err(why)) => give_up(front, &why.to_string()),
+            Err(_) => give_up(front, "no PROXY protocol header came"),
         }
     }
 
@@ -219,7 +227,8 @@ impl Server {
     /// Answers plain HTTP for the built-in site. Who has come stays with the site that was there then.
     async fn redirect(self: &Arc<Self>, listener: Arc<Listener>) {
         loop {
-            let report = |error: &std::io::Error| warn!(%error, "cannot accept plain HTTP");
+            let report =
+                |error: &std::io::Error| summary::note(Cause::warn("cannot accept plain HTTP"), || error.to_string());
             let (client, peer) = listen::accept(&listener, report).await;
             let cover = self.cover();
             self.connections.spawn(async move { cover.redirect(client, peer).await });

@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tracing::{Instrument, Span, debug, field, info, warn};
+use tracing::{Instrument, Span, debug, field};
 
 use super::Server;
 use super::connection::{Rest, span_to_the_end};
@@ -16,6 +16,7 @@ use super::event::Event;
 use super::sessions::{Entry, Live};
 use super::tariff::Charges;
 use crate::auth::{Permit, Secret};
+use crate::base::summary::{self, Cause};
 use crate::cover::Cover;
 use crate::cover::gate::Promotion;
 use crate::crypto::Ctr;
@@ -71,7 +72,8 @@ pub(super) async fn session(
     let first = match first_payload(&mut up, leftover) {
         Ok(first) => first,
         Err(BadRecord) => {
-            info!("the client sent no data record");
+            let user = admission.member().name();
+            summary::note(Cause::info("the client sent no data record").of(Some(user)), String::new);
             return Some(Box::pin(stream::goodbye(client, down, manner)));
         }
     };
@@ -165,7 +167,8 @@ async fn sit(server: &Server, dc: DcId, peer: SocketAddr, tag: AdTag) -> Option<
         }
         Err(why) => {
             server.observer.observe(&Event::Unseated { dc });
-            info!(%why, "no middle proxy: the session goes the direct way, without the promoted channel");
+            let cause = "no middle proxy: the session goes the direct way, without the promoted channel";
+            summary::note(Cause::info(cause), || why.to_string());
             None
         }
     }
@@ -247,8 +250,14 @@ async fn reach(
     let unknown = matches!(failed, ReachError::Unknown);
     server.observer.observe(&Event::Undialled { dc, unknown });
     match failed {
-        ReachError::Unknown => info!("the client asked for a data centre that does not exist"),
-        ReachError::Unreachable(error) => warn!(%error, "the data centre cannot be reached"),
+        ReachError::Unknown => {
+            let cause = Cause::info("the client asked for a data centre that does not exist").of(Some(user));
+            summary::note(cause, || dc.to_string());
+        }
+        ReachError::Unreachable(error) => {
+            let centre = dc.to_string();
+            summary::note(Cause::warn("the data centre cannot be reached").because(&centre), || error.to_string());
+        }
     }
     Err(())
 }

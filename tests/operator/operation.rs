@@ -88,10 +88,37 @@ async fn a_wrong_clock_is_logged_with_its_error_and_without_an_address() {
     client.write_all(&login.wire).await.unwrap();
     let line = proxy.logged("its clock is off").await;
     let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let skew = entry["skew_seconds"].as_i64().unwrap();
+    let detail = entry["detail"].as_str().unwrap();
+    let skew: i64 = detail.strip_prefix("by ").unwrap().strip_suffix(" s").unwrap().parse().unwrap();
     assert!((-86_410..=-86_390).contains(&skew), "{line}");
     let port = client.local_addr().unwrap().port().to_string();
     assert!(proxy.log().iter().all(|line| !line.contains(&port) && !line.contains("client\":")), "{:#?}", proxy.log());
+}
+
+/// Anybody who has recorded a hello can show it as often as a network carries it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_hello_shown_again_and_again_is_summarised() {
+    const TIMES: usize = 400;
+    let (proxy, _state) = site("", |setup| setup).await;
+    let login = login();
+    let mut answered = [0; 1];
+    for _ in 0..TIMES {
+        let mut client = TcpStream::connect(proxy.addr).await.unwrap();
+        client.write_all(&login.wire).await.unwrap();
+        let read = client.read_exact(&mut answered);
+        tokio::time::timeout(PATIENCE, read).await.expect("an answer in time").unwrap();
+    }
+    let log = proxy.logged("\"reason\":\"replay\"").await;
+    assert!(log.contains("declined after a valid digest") && log.contains("\"user\":\"alice\""), "{log}");
+    let lines = proxy.log().iter().filter(|line| line.contains("declined after")).count();
+    // One at once for each reason, and one if a minute went by.
+    assert!(lines <= 3, "{lines} lines for {TIMES} hellos");
+    let size: usize = proxy.log().iter().map(String::len).sum();
+    assert!(size < 20_000, "{size} bytes");
+    // What was counted is told before the end.
+    proxy.signal(Signal::TERM);
+    let rest = proxy.logged("\"count\":").await;
+    assert!(rest.contains("declined after a valid digest"), "{rest}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

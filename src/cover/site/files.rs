@@ -17,6 +17,7 @@ use tower_http::services::ServeDir;
 use super::answer::{Body, BodyError, empty, html, page};
 use super::conditional::{self, Wishes};
 use super::error::SiteError;
+use crate::base::summary::{self, Cause};
 
 /// Files below a folder.
 pub(super) struct Folder {
@@ -53,7 +54,7 @@ impl Folder {
             Ok(response) => response,
             Err(error) if error.kind() == io::ErrorKind::InvalidFilename => return self.missing().await,
             Err(error) => {
-                tracing::warn!(%error, "cannot read a file of the site");
+                summary::note(Cause::warn("cannot read a file of the site"), || error.to_string());
                 return page(StatusCode::INTERNAL_SERVER_ERROR);
             }
         };

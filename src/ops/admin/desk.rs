@@ -20,6 +20,7 @@ use super::samples::Samples;
 use super::token::Tokens;
 use super::views::Health;
 use crate::auth::UnixTime;
+use crate::base::summary::{self, Cause};
 use crate::ops::audit_log::{Action, AuditLog};
 use crate::ops::metrics::Metrics;
 
@@ -119,7 +120,7 @@ impl Desk {
             return Err(Box::new(too_often()));
         }
         const UNKNOWN: &str = "this token is not known";
-        info!(target: AUDIT, "somebody showed a token that is not known");
+        summary::note(Cause::info("a token that is not known was shown to the admin listener"), String::new);
         self.keep(Action { actor: NOBODY, role: None, action: "log in", on: "", error: Some(UNKNOWN) });
         Err(Box::new(unknown(UNKNOWN, "make one with `vizard token ROLE`")))
     }

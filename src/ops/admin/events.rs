@@ -1,6 +1,7 @@
 //! The latest events, for those who look: a ring in memory, and a way to wait for the next.
 //!
-//! Visits of strangers are counted and not listed here: there are too many of them. No entry has an address.
+//! Visits of strangers are counted and not listed here: there are too many of them. No entry has an address. What was done
+//! through the admin listener has a ring of its own, so that clients cannot push it out.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,12 @@ use utoipa::ToSchema;
 use super::views::{moment, now};
 use crate::server::event::{Event, Observer};
 
-/// Entries that are kept.
+/// Entries that are kept, and actions besides.
 pub const KEPT: usize = 1000;
+const KEPT_ACTIONS: usize = 200;
+
+/// Kind of what was done through the admin listener.
+pub const ACTION: &str = "action";
 
 /// One event.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -34,13 +39,19 @@ pub struct Entry {
 /// The latest events.
 #[derive(Debug)]
 pub struct Events {
-    ring: Mutex<VecDeque<Entry>>,
+    rings: Mutex<Rings>,
     last: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Rings {
+    events: VecDeque<Entry>,
+    actions: VecDeque<Entry>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { ring: Mutex::default(), last: watch::Sender::new(0) }
+        Self { rings: Mutex::default(), last: watch::Sender::new(0) }
     }
 }
 
@@ -49,9 +60,13 @@ impl Events {
     pub fn add(&self, kind: &str, user: Option<&str>, detail: impl Into<String>) {
         let entry =
             Entry { id: 0, time: moment(now()), kind: kind.into(), user: user.map(Into::into), detail: detail.into() };
-        let mut ring = self.ring();
+        let mut rings = self.rings();
         let id = *self.last.borrow() + 1;
-        if ring.len() == KEPT {
+        let (ring, most) = match kind {
+            ACTION => (&mut rings.actions, KEPT_ACTIONS),
+            _ => (&mut rings.events, KEPT),
+        };
+        if ring.len() == most {
             ring.pop_front();
         }
         ring.push_back(Entry { id, ..entry });
@@ -60,9 +75,12 @@ impl Events {
 
     /// Those behind number `after`, at most `most` of the latest.
     pub fn list(&self, after: u64, most: usize) -> Vec<Entry> {
-        let ring = self.ring();
-        let fresh = ring.iter().filter(|entry| entry.id > after).count();
-        ring.iter().skip(ring.len() - fresh.min(most)).cloned().collect()
+        let rings = self.rings();
+        let fresh = |ring: &VecDeque<Entry>| ring.partition_point(|entry| entry.id <= after);
+        let (events, actions) = (&rings.events, &rings.actions);
+        let mut all: Vec<&Entry> = events.range(fresh(events)..).chain(actions.range(fresh(actions)..)).collect();
+        all.sort_unstable_by_key(|entry| entry.id);
+        all[all.len().saturating_sub(most)..].iter().map(|entry| (*entry).clone()).collect()
     }
 
     /// The same, as soon as there is one, or after this time.
@@ -74,8 +92,8 @@ impl Events {
         self.list(after, most)
     }
 
-    fn ring(&self) -> MutexGuard<'_, VecDeque<Entry>> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rings(&self) -> MutexGuard<'_, Rings> {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,6 +145,11 @@ mod tests {
         let all = events.list(0, usize::MAX);
         assert_eq!((all.len(), all[0].id, all[KEPT - 1].id), (KEPT, 2, KEPT as u64 + 1));
         assert_eq!(events.list(KEPT as u64, 10).len(), 1);
+        events.add(ACTION, Some("ops"), "drain");
+        (0..KEPT).for_each(|_| events.observe(&Event::CoverAway));
+        assert_eq!(events.list(0, usize::MAX)[0].detail, "drain", "clients do not push it out");
+        let events = Events::default();
+        (0..=KEPT).for_each(|_| events.observe(&Event::CoverAway));
         assert_eq!(events.list(5, 3).iter().map(|entry| entry.id).collect::<Vec<_>>(), [999, 1000, 1001]);
     }
 

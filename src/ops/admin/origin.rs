@@ -20,6 +20,7 @@ use axum::response::Response;
 
 use super::answer::refuse;
 use super::desk::Shared;
+use crate::base::summary::{self, Cause};
 
 /// Local address of the connection that a request came on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +173,8 @@ pub async fn no_form(request: Request, next: Next) -> Response {
 }
 
 fn turn_away(foreign: Foreign) -> Response {
-    tracing::debug!(reason = foreign.label(), "a request to the admin listener was refused");
+    let cause = Cause::info("requests to the admin listener were refused as those of foreign pages");
+    summary::note(cause.because(foreign.label()), String::new);
     foreign.answer()
 }
 

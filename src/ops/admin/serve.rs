@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::answer::refuse;
 use super::desk::Shared;
@@ -29,6 +29,7 @@ use super::listen::{Listener, bind};
 use super::origin::Here;
 use super::places::{Place, Places};
 use super::{Keys, LARGEST_BODY, Refusal, Settings, routes};
+use crate::base::summary::{self, Cause};
 
 /// How long a TLS handshake may take, the head of a request (and the silence before it), its body, and the work on it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -140,7 +141,7 @@ impl Open {
                 }),
             };
             if let Err(error) = accepted {
-                warn!(%error, "the admin listener cannot accept connections");
+                summary::note(Cause::warn("the admin listener cannot accept connections"), || error.to_string());
                 sleep(PAUSE).await;
             }
         }
