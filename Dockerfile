@@ -5,7 +5,7 @@
 #   docker exec vizard /vizard link --host proxy.example.com
 #
 # Settings are best given as environment variables (VIZARD_DOMAIN, VIZARD_COVER, VIZARD_LISTEN, VIZARD_SECRET,
-# VIZARD_LOG, VIZARD_LINK_HOST) or in a file that VIZARD_CONFIG names: the health check sees those, but not the flags of `run`.
+# VIZARD_SECRET_FILE, VIZARD_LOG, VIZARD_LINK_HOST) or in a file that VIZARD_CONFIG names: the health check sees those, but not the flags of `run`.
 
 # Any image with cargo, a C compiler and the static parts of glibc will do.
 ARG BUILDER=rust:1-bookworm

@@ -157,8 +157,8 @@ impl House {
     /// The file that is to be changed.
     fn file(&self) -> Result<PathBuf, Trouble> {
         let fixed = |what: &str, next: &str| Err(Trouble::new(Kind::Conflict, what, next));
-        if !self.flags.secrets.is_empty() || self.environment.value("VIZARD_SECRET").is_some() {
-            return fixed("the users come from flags or from VIZARD_SECRET", "write them into the configuration file");
+        if self.flags.name_users() || self.environment.names_users().is_some() {
+            return fixed("the users come from flags or from variables", "write them into the configuration file");
         }
         match config::path(&self.flags, &self.environment) {
             Some(file) => Ok(file),

@@ -1,41 +1,89 @@
 //! What `vizard run` says when it has started: where it listens, the links, and what is missing for real use.
 //!
-//! Links carry secrets. They are for the standard output; the log only says how to have them printed.
+//! Links carry secrets, and what a service prints is kept in a log. So they are printed on a terminal only, and while they
+//! are few; otherwise the greeting names the command that prints them.
 
 use std::net::SocketAddr;
 
 use serde_json::json;
 
-use super::invitation::{Host, Source, invitations, port};
+use super::invitation::{Host, Invitation, Source, invitations, port};
 use super::output;
-use crate::config::{Config, Cover, LogFormat};
+use crate::config::{Config, Cover, Flags, LogFormat};
 use crate::ops::links::{Form, OwnAddress, qr};
 
-/// Prints the greeting to the standard output, then the line `ready`. With a JSON log each is one JSON object. QR codes
-/// are drawn on a terminal only.
-pub fn greet(config: &Config, listeners: &[SocketAddr], format: LogFormat) {
+/// Most links that are printed at the start.
+const FEW: usize = 5;
+
+/// Whether the greeting has the links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// All of them, with QR codes.
+    Shown,
+    /// This command prints them.
+    PrintedBy(String),
+}
+
+impl Links {
+    /// Shown on a terminal while they are few.
+    fn choose(config: &Config, terminal: bool, command: String) -> Self {
+        match terminal && config.users.len() <= FEW {
+            true => Self::Shown,
+            false => Self::PrintedBy(command),
+        }
+    }
+}
+
+/// The command that prints the links of a proxy that was started with `flags`.
+pub fn link_command(flags: &Flags) -> String {
+    let Flags { config, state_dir, listen, domain, cover, secrets, secret_files, data_centres: _, log: _, link_host } =
+        flags;
+    let mut command = "vizard link".to_owned();
+    for (name, path) in [("--config", config), ("--state-dir", state_dir)] {
+        command += &path.as_ref().map(|path| format!(" {name} {}", path.display())).unwrap_or_default();
+    }
+    let lists = [listen, secrets, secret_files].into_iter().all(Vec::is_empty);
+    let plain = lists && [domain, cover, link_host].into_iter().all(Option::is_none);
+    // Values may be secrets.
+    command + if plain { "" } else { " and the other flags of this `vizard run`" }
+}
+
+/// Prints the greeting to the standard output, then the line `ready`. With a JSON log each is one JSON object.
+/// `command` prints the links where the greeting does not.
+pub fn greet(config: &Config, listeners: &[SocketAddr], format: LogFormat, command: String) {
     let host = Host::choose(config, listeners, OwnAddress::find);
+    let links = Links::choose(config, output::is_terminal(), command);
     match format {
         LogFormat::Text => {
-            output::print(greeting(config, listeners, host.as_ref(), output::is_terminal()));
+            output::print(greeting(config, listeners, host.as_ref(), &links));
             output::print("ready");
         }
         LogFormat::Json => {
-            output::print(greeting_json(config, listeners, host.as_ref()));
+            output::print(greeting_json(config, listeners, host.as_ref(), &links));
             output::print(json!({ "ready": true, "listen": texts(listeners) }));
         }
     }
 }
 
 /// The greeting in words.
-pub fn greeting(config: &Config, listeners: &[SocketAddr], host: Option<&Host>, draws: bool) -> String {
+pub fn greeting(config: &Config, listeners: &[SocketAddr], host: Option<&Host>, links: &Links) -> String {
     let mut text = format!("vizard {} listens on {}\n", env!("CARGO_PKG_VERSION"), texts(listeners).join(", "));
     text += &format!("Strangers meet {}.\n\n", cover(config));
-    if let Some(host) = host {
-        for invitation in invitations(config, &host.name, port(config, listeners), Form::Hex) {
-            text += &format!("{}\n  {}\n  {}\n", invitation.user, invitation.tg, invitation.web);
-            text += &draws.then(|| qr(&invitation.tg)).flatten().map(|code| format!("\n{code}")).unwrap_or_default();
-            text += "\n";
+    match (links, host) {
+        (Links::Shown, Some(host)) => {
+            for invitation in invitations(config, &host.name, port(config, listeners), Form::Hex) {
+                text += &format!("{}\n  {}\n  {}\n", invitation.user, invitation.tg, invitation.web);
+                text += &qr(&invitation.tg).map(|code| format!("\n{code}")).unwrap_or_default();
+                text += "\n";
+            }
+        }
+        (Links::Shown, None) => {}
+        (Links::PrintedBy(command), _) => {
+            let users = match config.users.len() {
+                1 => "the link of 1 user".to_owned(),
+                users => format!("the links of {users} users"),
+            };
+            text += &format!("To print {users}: {command}\n\n");
         }
     }
     let missing = missing(config, listeners, host);
@@ -47,15 +95,18 @@ pub fn greeting(config: &Config, listeners: &[SocketAddr], host: Option<&Host>, 
 }
 
 /// The greeting as one JSON object on one line.
-pub fn greeting_json(config: &Config, listeners: &[SocketAddr], host: Option<&Host>) -> String {
-    let links: Vec<_> = host
-        .map(|host| invitations(config, &host.name, port(config, listeners), Form::Hex))
-        .unwrap_or_default()
-        .into_iter()
-        .map(|invitation| json!({ "user": invitation.user, "tg": invitation.tg, "web": invitation.web }))
-        .collect();
+pub fn greeting_json(config: &Config, listeners: &[SocketAddr], host: Option<&Host>, links: &Links) -> String {
     let missing = missing(config, listeners, host);
-    json!({ "event": "started", "listen": texts(listeners), "links": links, "missing": missing }).to_string()
+    let mut greeting = json!({ "event": "started", "listen": texts(listeners), "missing": missing });
+    match links {
+        Links::PrintedBy(command) => greeting["links_printed_by"] = command.as_str().into(),
+        Links::Shown => {
+            let all = host.map(|host| invitations(config, &host.name, port(config, listeners), Form::Hex));
+            let link = |one: &Invitation| json!({ "user": one.user, "tg": one.tg, "web": one.web });
+            greeting["links"] = all.iter().flatten().map(link).collect();
+        }
+    }
+    greeting.to_string()
 }
 
 fn texts(listeners: &[SocketAddr]) -> Vec<String> {
@@ -112,7 +163,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
-    use crate::config::{Environment, Flags, load};
+    use crate::config::{Environment, load};
 
     const LISTENER: &str = "[::]:443";
 
@@ -140,32 +191,63 @@ mod tests {
     fn an_empty_configuration_is_told_everything_that_is_missing() {
         let (config, _folder) = config(|_| {});
         let listeners = ["[::]:8443".parse().unwrap()];
-        let text = greeting(&config, &listeners, host(&config, private).as_ref(), false);
+        let text = greeting(&config, &listeners, host(&config, private).as_ref(), &Links::Shown);
         for part in
             ["[::]:8443", "server=10.0.0.1&port=8443", "A domain", "A certificate", "A public address", "Port 443"]
         {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert!(!text.contains('\x1b'), "no QR code unless it is asked for");
     }
 
     #[test]
     fn the_link_is_there_with_a_qr_code_on_a_terminal() {
         let (config, _folder) = config(|flags| flags.domain = Some("example.com".into()));
         let listeners = [LISTENER.parse().unwrap()];
-        let text = greeting(&config, &listeners, host(&config, public).as_ref(), true);
+        let text = greeting(&config, &listeners, host(&config, public).as_ref(), &Links::Shown);
         assert!(text.contains("tg://proxy?server=9.9.9.9&port=443&secret=ee") && text.contains("\x1b[38;5;"), "{text}");
         assert!(!text.contains("A domain of your own") && !text.contains("public address"), "{text}");
     }
 
     #[test]
-    fn json_is_one_object_with_the_links() {
+    fn json_is_one_object_with_the_links_or_with_the_command_that_prints_them() {
         let (config, _folder) = config(|_| {});
-        let text = greeting_json(&config, &[LISTENER.parse().unwrap()], host(&config, public).as_ref());
-        assert_eq!(text.lines().count(), 1);
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value["links"][0]["user"], "default");
-        assert_eq!(value["listen"][0], LISTENER);
+        let greeting = |links: &Links| {
+            let text = greeting_json(&config, &[LISTENER.parse().unwrap()], host(&config, public).as_ref(), links);
+            assert_eq!(text.lines().count(), 1);
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        let shown = greeting(&Links::Shown);
+        assert_eq!(shown["links"][0]["user"], "default");
+        assert_eq!(shown["listen"][0], LISTENER);
+        let hidden = greeting(&Links::PrintedBy("vizard link".into()));
+        assert_eq!((hidden["links_printed_by"].as_str(), hidden.get("links")), (Some("vizard link"), None));
+    }
+
+    #[test]
+    fn links_are_shown_on_a_terminal_while_they_are_few() {
+        let users = |count: usize| {
+            let secret = |number: usize| format!("user{number}={:032x}", number + 1);
+            config(|flags| flags.secrets = (0..count).map(secret).collect())
+        };
+        let command = || "vizard link".to_owned();
+        for (count, terminal, shown) in [(1, true, true), (FEW, true, true), (FEW + 1, true, false), (1, false, false)]
+        {
+            let (config, _folder) = users(count);
+            let links = Links::choose(&config, terminal, command());
+            assert_eq!(links == Links::Shown, shown, "{count} {terminal}");
+            let text = self::greeting(&config, &[LISTENER.parse().unwrap()], host(&config, public).as_ref(), &links);
+            assert_eq!(text.contains("secret="), shown, "{text}");
+            assert_eq!(text.contains("vizard link"), !shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_that_prints_links_repeats_no_secret() {
+        let flags = Flags { config: Some("/etc/vizard/vizard.toml".into()), ..Flags::default() };
+        assert_eq!(link_command(&flags), "vizard link --config /etc/vizard/vizard.toml");
+        let flags = Flags { secrets: vec!["a=00112233445566778899aabbccddeeff".into()], ..flags };
+        assert!(link_command(&flags).contains("other flags") && !link_command(&flags).contains("0011"));
+        assert!(!format!("{flags:?}").contains("0011"));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let command = match parse(arguments) {
         Ok(arguments) => arguments.command,
         Err(error) => {
-            let _ = error.print();
+            print(&error);
             return if error.use_stderr() { code::UNUSABLE } else { code::FINE };
         }
     };
@@ -52,6 +52,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             output::complain(&failure);
             failure.code
         }
+    }
+}
+
+/// Prints what is wrong with a command line. Somebody may have written a secret where none is understood, and what is
+/// printed may be kept in a log.
+fn print(error: &clap::Error) {
+    let text = error.render().to_string();
+    match config::redact::plain(&text) {
+        hidden if error.use_stderr() && hidden != text => output::complain(hidden.trim_end()),
+        _ => _ = error.print(),
     }
 }
 
@@ -236,6 +246,9 @@ struct Settings {
     /// A user and the key, which other users of this machine can see here; may be repeated [environment: VIZARD_SECRET]
     #[arg(long, value_name = "NAME=HEX32")]
     secret: Vec<String>,
+    /// A user and a file with the key; may be repeated [environment: VIZARD_SECRET_FILE]
+    #[arg(long, value_name = "NAME=FILE")]
+    secret_file: Vec<String>,
     /// Address of a data centre instead of the built-in ones; may be repeated
     #[arg(long, value_name = "N=ADDR:PORT", allow_hyphen_values = true)]
     dc: Vec<String>,
@@ -257,6 +270,7 @@ impl Settings {
             domain: self.domain.clone(),
             cover: self.cover.clone(),
             secrets: self.secret.clone(),
+            secret_files: self.secret_file.clone(),
             data_centres: self.dc.clone(),
             log: self.log.clone(),
             link_host: self.link_host.clone(),

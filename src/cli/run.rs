@@ -139,7 +139,7 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
     let (queue, requests) = Queue::new();
     let (takers, taking_over) = mpsc::channel(1);
     let control = control(&config.state_dir, &queue, takers);
-    greeting::greet(&config, &addresses, format);
+    greeting::greet(&config, &addresses, format, greeting::link_command(&origin.flags));
     let keys = desk::keys(&config)?;
     let parts = desk::Parts {
         handle: handle.clone(),

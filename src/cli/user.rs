@@ -1,7 +1,8 @@
 //! `vizard user`: who may enter, how much, and until when. Changes go into the configuration file, which a running proxy
 //! reads again by itself.
 
-use std::path::PathBuf;
+use std::io::{self, BufRead, Read};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use super::{Failure, Settings, load, output};
 use crate::auth::{Policy, Secret, SecretText, UnixTime, Usage};
 use crate::config::edit::{self, Changes, EditError};
 use crate::config::report::quoted;
+use crate::config::resolve::read_secret_file;
 use crate::config::{self, Draft, Environment, Flags, User, units};
 use crate::ops::usage;
 
@@ -32,8 +34,11 @@ enum Wish {
         /// The name: letters, digits, `-`, `_`, `.` and `@`
         name: String,
         /// Take this secret instead of a new one, which other users of this machine can see here
-        #[arg(long, value_name = "HEX32")]
+        #[arg(long, value_name = "HEX32", conflicts_with = "secret_file")]
         secret: Option<String>,
+        /// Take the secret in this file; `-` is the standard input
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
         #[command(flatten)]
         limits: Limits,
         #[command(flatten)]
@@ -191,8 +196,8 @@ impl Place {
 
     /// The file that is to be changed.
     fn file(&self, environment: &Environment) -> Result<PathBuf, Failure> {
-        if environment.value("VIZARD_SECRET").is_some() {
-            let message = "VIZARD_SECRET names the users, so those of the file do not count";
+        if let Some(name) = environment.names_users() {
+            let message = format!("{name} names the users, so those of the file do not count");
             return Err(Failure::usage(message, "take the variable away, and write its users into the file"));
         }
         config::path(&self.flags(), environment).ok_or_else(|| {
@@ -214,14 +219,8 @@ impl From<EditError> for Failure {
 /// Does what is wished.
 pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failure> {
     match arguments.wish {
-        Wish::Add { name, secret, limits, place } => {
-            let secret = match secret {
-                Some(text) => {
-                    let error = |error: crate::auth::SecretError| Failure::usage(error.to_string(), error.mend());
-                    SecretText::parse(&text).map_err(error)?.secret
-                }
-                None => Secret::generate(&mut rand::rng()),
-            };
+        Wish::Add { name, secret, secret_file, limits, place } => {
+            let secret = given_secret(secret, secret_file.as_deref())?;
             edit::add(&place.file(environment)?, &name, &secret, &limits.into())?;
             output::print(format!("added {name}\nsecret: {}", secret.hex()));
             show_link(&name, &place, environment);
@@ -260,6 +259,34 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
     }
     Ok(())
 }
+
+/// The secret that was given, or a new one.
+fn given_secret(text: Option<String>, file: Option<&Path>) -> Result<Secret, Failure> {
+    let unreadable = |error: io::Error| {
+        Failure::usage(format!("the secret cannot be read: {error}"), "check the path and its permissions")
+    };
+    let text = match (text, file) {
+        (Some(text), _) => {
+            output::complain(
+                "warning: other users of this machine can see this secret in the list of processes; next time write it \
+                 into a file: --secret-file FILE",
+            );
+            text
+        }
+        (None, Some(file)) if file == Path::new("-") => {
+            let mut line = String::new();
+            io::stdin().lock().take(LONGEST).read_line(&mut line).map_err(unreadable)?;
+            line
+        }
+        (None, Some(file)) => read_secret_file(file).map_err(unreadable)?.0,
+        (None, None) => return Ok(Secret::generate(&mut rand::rng())),
+    };
+    let error = |error: crate::auth::SecretError| Failure::usage(error.to_string(), error.mend());
+    Ok(SecretText::parse(text.trim()).map_err(error)?.secret)
+}
+
+/// Longest line that is read as a secret.
+const LONGEST: u64 = 4096;
 
 fn rotate(name: &str, until: UnixTime, place: &Place, environment: &Environment) -> Result<(), Failure> {
     let secret = Secret::generate(&mut rand::rng());

@@ -12,6 +12,7 @@ use super::layer::{
     PreviousWritten, ProxiedWritten, RouteWritten, SiteWritten, TelegramWritten, TokenWritten, UserWritten, Written,
 };
 use super::misuse::MisuseWritten;
+use super::redact;
 use super::report::{Complaint, Origin, quoted};
 
 /// What a file says, with all complaints about its form, and the text with secrets hidden.
@@ -40,8 +41,9 @@ pub fn read(text: &str) -> Reading {
             reader.complaints.push(syntax(error));
         }
     }
-    let shown = hide(text, &reader.secrets);
-    Reading { layer, complaints: reader.complaints, broken_lines, shown }
+    let Reader { complaints, secrets } = reader;
+    let shown = redact::redacted(text, secrets);
+    Reading { layer, complaints, broken_lines, shown }
 }
 
 impl Reading {
@@ -549,43 +551,6 @@ impl Reader {
 
 fn written<T>(value: T, place: Value<'_, '_>) -> Written<T> {
     Written::new(value, Origin::File(place.span()))
-}
-
-/// The text with stars over everything that may be a secret. Its length and its lines stay, so places stay true.
-fn hide(text: &str, secrets: &[Range<usize>]) -> String {
-    let mut bytes = text.as_bytes().to_vec();
-    let spans = secrets.iter().cloned().chain(secret_assignments(text)).chain(long_hexadecimal(text));
-    for byte in spans.filter_map(|span| text.get(span.clone()).map(|_| span)).flatten() {
-        if !matches!(bytes[byte], b'\n' | b'\r' | b'\t' | b' ' | b'"' | b'\'') {
-            bytes[byte] = b'*';
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// What follows `secret =` up to the end of the line, for files that are too broken to know better.
-fn secret_assignments(text: &str) -> impl Iterator<Item = Range<usize>> {
-    text.match_indices("secret").filter_map(|(at, word)| {
-        let start = at + word.len();
-        let line = text[start..].lines().next().unwrap_or_default();
-        let value = line.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix('=')?;
-        Some(start + line.len() - value.len()..start + line.len())
-    })
-}
-
-/// Runs of 32 hexadecimal digits and more, wherever they stand.
-fn long_hexadecimal(text: &str) -> Vec<Range<usize>> {
-    let mut runs = Vec::new();
-    let mut start = 0;
-    for (at, byte) in text.bytes().chain([b'\n']).enumerate() {
-        if !byte.is_ascii_hexdigit() {
-            if at - start >= 32 {
-                runs.push(start..at);
-            }
-            start = at + 1;
-        }
-    }
-    runs
 }
 
 #[cfg(test)]

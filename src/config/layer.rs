@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 use super::misuse::MisuseWritten;
@@ -9,7 +10,7 @@ use super::report::{Complaint, Origin};
 use crate::auth::SecretText;
 
 /// A value and where it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Written<T> {
     /// The value.
     pub value: T,
@@ -21,6 +22,13 @@ impl<T> Written<T> {
     /// A value at a place.
     pub fn new(value: T, at: Origin) -> Self {
         Self { value, at }
+    }
+}
+
+impl<T> fmt::Debug for Written<T> {
+    /// Without the value, which may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Written").field("at", &self.at).finish_non_exhaustive()
     }
 }
 
@@ -284,7 +292,7 @@ impl Layer {
 }
 
 /// Values from the command line, not yet looked at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[expect(missing_docs, reason = "the fields are the flags of `vizard run --help`")]
 pub struct Flags {
     pub config: Option<PathBuf>,
@@ -293,12 +301,29 @@ pub struct Flags {
     pub domain: Option<String>,
     pub cover: Option<String>,
     pub secrets: Vec<String>,
+    pub secret_files: Vec<String>,
     pub data_centres: Vec<String>,
     pub log: Option<String>,
     pub link_host: Option<String>,
 }
 
+impl fmt::Debug for Flags {
+    /// Without the secrets, and without what may have been meant as one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flags")
+            .field("config", &self.config)
+            .field("state_dir", &self.state_dir)
+            .field("secrets", &self.secrets.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Flags {
+    /// Whether they name users, so that those of the file do not count.
+    pub fn name_users(&self) -> bool {
+        !self.secrets.is_empty() || !self.secret_files.is_empty()
+    }
+
     /// The flags as a layer.
     pub fn layer(&self, complaints: &mut Vec<Complaint>) -> Layer {
         let flag =
@@ -311,7 +336,7 @@ impl Flags {
             }),
             domain: one("--domain", &self.domain),
             listen: some(self.listen.iter().map(|value| flag("--listen", value)).collect()),
-            users: some(self.secrets.iter().map(|text| user("command line", "--secret", ' ', text)).collect()),
+            users: some(self.users(complaints)),
             link_host: one("--link-host", &self.link_host),
             cover_choice: one("--cover", &self.cover),
             telegram: TelegramWritten {
@@ -322,11 +347,29 @@ impl Flags {
             ..Layer::default()
         }
     }
+
+    fn users(&self, complaints: &mut Vec<Complaint>) -> Vec<UserWritten> {
+        let users: Vec<_> = self.secrets.iter().map(|text| user("command line", "--secret", ' ', text)).collect();
+        if let Some(first) = users.first() {
+            let what = "other users of this machine can see this secret in the list of processes";
+            let mend = "write it into a file, `--secret-file NAME=FILE`, or into the variable VIZARD_SECRET";
+            complaints.push(Complaint::new(&first.at, what, mend).as_warning());
+        }
+        let files = self.secret_files.iter().map(|text| user_of_file("command line", "--secret-file", ' ', text));
+        users.into_iter().chain(files).collect()
+    }
 }
 
 /// Environment variables, as found when the program started.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, OsString>);
+
+impl fmt::Debug for Environment {
+    /// The names alone: any of the values may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 impl Environment {
     /// Those of this process.
@@ -337,6 +380,11 @@ impl Environment {
     /// The value of a variable; empty counts as not set, as is usual in container files.
     pub fn value(&self, name: &str) -> Option<&OsString> {
         self.0.get(name).filter(|value| !value.is_empty())
+    }
+
+    /// The variable that names users, so that those of the file do not count.
+    pub fn names_users(&self) -> Option<&'static str> {
+        ["VIZARD_SECRET", "VIZARD_SECRET_FILE"].into_iter().find(|name| self.value(name).is_some())
     }
 
     /// The value of a variable as a path.
@@ -366,8 +414,13 @@ impl Environment {
                 let at = list.at.clone();
                 parts(list).into_iter().map(|part| Written::new(part, at.clone())).collect()
             }),
-            users: text("VIZARD_SECRET")
-                .map(|list| parts(list).iter().map(|part| user(PLACE, "VIZARD_SECRET", '=', part)).collect()),
+            users: some(
+                [("VIZARD_SECRET", user as Reading), ("VIZARD_SECRET_FILE", user_of_file)]
+                    .into_iter()
+                    .filter_map(|(name, read)| Some((name, read, parts(text(name)?))))
+                    .flat_map(|(name, read, parts)| parts.into_iter().map(move |part| read(PLACE, name, '=', &part)))
+                    .collect(),
+            ),
             cover_choice: text("VIZARD_COVER"),
             log_format: text("VIZARD_LOG"),
             link_host: text("VIZARD_LINK_HOST"),
@@ -386,6 +439,28 @@ const PLACE: &str = "environment";
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
+}
+
+/// Reads one user out of a flag or a variable: place, name, what stands between, and the text.
+type Reading = fn(&'static str, &str, char, &str) -> UserWritten;
+
+/// `NAME=FILE`, with the secret in the file.
+fn user_of_file(place: &'static str, variable: &str, between: char, text: &str) -> UserWritten {
+    // Somebody may have written the secret where its file is asked for.
+    let secret = text.splitn(2, '=').chain([text]).any(|part| SecretText::parse(part).is_ok());
+    let at = Origin::outside(place, variable, between, if secret { "(hidden)" } else { text });
+    let (name, file) = match text.split_once('=') {
+        Some((name, file)) => (Some(Written::new(name.to_owned(), at.clone())), file),
+        None => (None, text),
+    };
+    UserWritten {
+        name,
+        secret: None,
+        secret_file: Some(Written::new(file.into(), at.clone())),
+        previous: PreviousWritten::default(),
+        limits: LimitsWritten::default(),
+        at,
+    }
 }
 
 /// `NAME=SECRET`, of which only the name is ever shown. What has no `=` may be a secret as a whole.

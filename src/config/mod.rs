@@ -17,6 +17,7 @@ pub mod layer;
 pub mod misuse;
 pub mod parts;
 pub mod places;
+pub mod redact;
 pub mod reference;
 pub mod reload;
 pub mod report;

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 
+use super::redact;
+
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -21,10 +23,10 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// A flag or a variable with its value; `between` stands between the two.
+    /// A flag or a variable with its value, of which what may be a secret is hidden; `between` stands between the two.
     pub fn outside(place: &'static str, name: &str, between: char, value: &str) -> Self {
         let start = name.len() + between.len_utf8();
-        let value: String = value.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let value: String = redact::plain(value).chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         let shown = format!("{name}{between}{value}");
         Self::Outside { place, value: start..shown.len(), shown }
     }
@@ -185,10 +187,10 @@ impl Report {
     }
 }
 
-/// Text of a user as part of a sentence: in backticks, on one line, not too long.
+/// Text of a user as part of a sentence: in backticks, on one line, not too long, with what may be a secret hidden.
 pub fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
-    let shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    let shown: String = redact::plain(text).chars().take(LONGEST).flat_map(char::escape_debug).collect();
     let rest = if text.chars().nth(LONGEST).is_some() { "…" } else { "" };
     format!("`{shown}{rest}`")
 }

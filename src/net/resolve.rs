@@ -166,7 +166,7 @@ impl Eq for Https {}
 
 impl fmt::Debug for Https {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Https").field("url", &self.url).field("dialer", &self.dialer).finish_non_exhaustive()
+        f.debug_struct("Https").field("host", &self.url.host()).field("dialer", &self.dialer).finish_non_exhaustive()
     }
 }
 

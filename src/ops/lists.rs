@@ -42,12 +42,18 @@ pub struct Settings {
 }
 
 /// Where a list is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// A file.
     File(PathBuf),
     /// The web; a URL that the client in `net::https` takes.
     Web(String),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for Source {

@@ -4,6 +4,9 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::support::command::{home, run, vizard};
 
@@ -85,6 +88,167 @@ fn what_a_restart_cannot_mend_is_told_from_what_it_can() {
 }
 
 const PREVENT: &str = "RestartPreventExitStatus=";
+
+/// Keys of all kinds, none of which may ever be printed.
+const KEYS: [&str; 9] = [
+    "00112233445566778899aabbccddeeff",
+    "ABEiM0RVZneImaq7zN3u_w",
+    "ffeeddccbbaa99887766554433221100",
+    "listkey",
+    "hookkey",
+    "hooktoken",
+    "dnskey",
+    "proxypassword",
+    "coverpassword",
+];
+
+/// A configuration with a key in every place where one can stand, and the file that it names.
+fn with_keys(home: &Path) -> String {
+    let secret = |name: &str, text: &str| {
+        let path = home.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    secret("bob.secret", KEYS[2]);
+    secret("hook.token", KEYS[5]);
+    format!(
+        "domain = \"proxy.example.com\"\nlisten = [\"127.0.0.1:0\"]\n\
+         [[users]]\nname = \"alice\"\nsecret = \"{}\"\n\
+         [[users]]\nname = \"bob\"\nsecret_file = \"bob.secret\"\n\
+         [lists]\ndeny = [\"http://127.0.0.1:9/listkey?k=listkey\"]\n\
+         [alarms]\nwebhook = \"http://127.0.0.1:9/hookkey\"\nwebhook_token_file = \"hook.token\"\n\
+         [dns]\nhttps = \"http://127.0.0.1:9/dnskey\"\n\
+         [[routes]]\nname = \"way\"\nkind = \"socks5\"\naddress = \"127.0.0.1:9\"\nuser = \"u\"\npassword = \"proxypassword\"\n\
+         [site]\n[log]\nlevel = \"debug\"\n",
+        KEYS[0]
+    )
+}
+
+/// The command line of the unit that is shipped, for this configuration.
+fn unit(home: &Path, more: &[&str]) -> std::process::Command {
+    let unit = include_str!("../docs/deploy/vizard.service");
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let words: Vec<_> = line.split(' ').collect();
+    assert_eq!(words, ["/usr/bin/vizard", "run", "--config", "/etc/vizard/vizard.toml"]);
+    vizard(home, &[&["run", "--config", "vizard.toml"], more].concat())
+}
+
+#[test]
+fn a_service_prints_no_key_and_says_how_links_are_printed() {
+    for log in ["text", "json"] {
+        let home = home();
+        fs::write(home.path().join("vizard.toml"), with_keys(home.path())).unwrap();
+        let (out, err) = (home.path().join("out"), home.path().join("err"));
+        let mut command = unit(home.path(), &["--log", log]);
+        command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&err).unwrap());
+        let mut child = command.spawn().unwrap();
+        let said = || [&out, &err].map(|file| fs::read_to_string(file).unwrap()).concat();
+        let ready = |text: &str| text.contains("\nready") || text.contains("\"ready\":true");
+        wait_until(|| ready(&said()) || child.try_wait().unwrap().is_some());
+        // What a reload says goes to the same places.
+        signal(&child, rustix::process::Signal::HUP);
+        wait_until(|| said().contains("was read again") || child.try_wait().unwrap().is_some());
+        signal(&child, rustix::process::Signal::TERM);
+        assert!(child.wait().unwrap().success(), "{}", said());
+        let text = said();
+        assert!(ready(&text) && text.contains("vizard link --config vizard.toml"), "{text}");
+        KEYS.iter().for_each(|key| assert!(!text.contains(key), "{key} in {text}"));
+        assert!(!text.contains("tg://"), "{text}");
+    }
+}
+
+#[test]
+fn mistakes_are_told_without_the_keys_beside_them() {
+    let home = home();
+    let good = with_keys(home.path());
+    for (place, mistake) in [
+        ("[[users]]\nname = \"bob\"", "[[users]\nname = \"bob\""),
+        ("webhook = \"http:", "webhook = \"ftp:"),
+        ("deny = [\"http:", "deny = [\"ftp:"),
+        ("deny = [\"http://", "deny = [\"http://user:listkey@"),
+        ("deny = [\"http:", "lisst = [\"http:"),
+        ("https = \"http:", "https = \"ftp:"),
+        ("https = \"http:", "htps = \"http:"),
+        ("address = \"127.0.0.1:9\"", "address = \"socks5://u:proxypassword@127.0.0.1:9\""),
+        ("password = ", "pasword = "),
+        ("[site]", "[cover]\naddress = \"u:coverpassword@127.0.0.1:9\""),
+        ("[site]", "[cover]\naddress = \"https://u:coverpassword@127.0.0.1:9\""),
+        ("[site]", "[site]\nupstream = \"http://u:coverpassword@127.0.0.1:9\""),
+        ("[site]", "[link]\nhost = \"u:coverpassword@h\"\n[site]"),
+    ] {
+        assert!(good.contains(place), "{place}");
+        fs::write(home.path().join("vizard.toml"), good.replacen(place, mistake, 1)).unwrap();
+        let output = unit(home.path(), &[]).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        assert!(output.status.code() == Some(2) && text.contains("next: "), "{mistake}: {text}");
+        KEYS.iter().for_each(|key| assert!(!text.contains(key), "{mistake}: {key} in {text}"));
+    }
+    for arguments in [
+        &["run", "--cover", "u:coverpassword@127.0.0.1:9"][..],
+        &["run", "--listen", "u:coverpassword@127.0.0.1:9"],
+        &["run", "--link-host", "u:coverpassword@h"],
+        &["run", &format!("alice={}", KEYS[0])],
+        &["run", &format!("--secre={}", KEYS[0])],
+        &["run", "--secret-file", &format!("alice={}", KEYS[1])],
+        &["user", "add", "carol", "--secert", KEYS[0]],
+    ] {
+        let (code, out, err) = run(home.path(), arguments);
+        assert_eq!(code, 2, "{arguments:?}: {out}{err}");
+        KEYS.iter().for_each(|key| assert!(!out.contains(key) && !err.contains(key), "{arguments:?}: {err}"));
+    }
+}
+
+#[test]
+fn secrets_come_from_files_and_variables_and_those_on_the_command_line_are_warned_of() {
+    let home = home();
+    let secret = home.path().join("alice.secret");
+    fs::write(&secret, KEYS[0]).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let link = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let fixed = ["link", "--json", "--host", "192.0.2.1", "--port", "443"];
+        let mut command = vizard(home.path(), &[&fixed, arguments].concat());
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let inline = format!("alice={}", KEYS[0]);
+    let (out, err) = link(&["--secret", &inline], &[]);
+    assert!(out.contains(KEYS[0]) && err.contains("list of processes") && err.contains("--secret-file"), "{err}");
+    for (arguments, variables) in [
+        (&["--secret-file", "alice=alice.secret"][..], &[][..]),
+        (&[], &[("VIZARD_SECRET", inline.as_str())]),
+        (&[], &[("VIZARD_SECRET_FILE", "alice=alice.secret")]),
+    ] {
+        let (out, err) = link(arguments, variables);
+        assert!(out.contains(KEYS[0]) && out.contains("\"alice\"") && err.is_empty(), "{out}{err}");
+    }
+}
+
+#[test]
+fn the_secret_of_a_new_user_comes_from_a_file() {
+    let home = home();
+    fs::write(home.path().join("vizard.toml"), COMMENTED).unwrap();
+    fs::write(home.path().join("bob.secret"), KEYS[2]).unwrap();
+    let user = |name: &str, more: &[&str]| {
+        run(home.path(), &[&["user", "add", name, "--config", "vizard.toml"], more].concat())
+    };
+    let (code, out, err) = user("bob", &["--secret-file", "bob.secret"]);
+    assert!(code == 0 && err.is_empty() && out.contains(KEYS[2]), "{out}{err}");
+    let (code, _, err) = user("carol", &["--secret", &"12".repeat(16)]);
+    assert!(code == 0 && err.contains("list of processes"), "{err}");
+}
+
+fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), signal);
+}
+
+fn wait_until(mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < end, "it never came");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 #[test]
 fn environment_names_the_file_and_flags_go_first() {

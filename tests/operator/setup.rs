@@ -244,6 +244,18 @@ fn a_person_at_a_terminal_is_asked() {
     assert!(!home.path().join("vizard.toml.old").exists());
 }
 
+#[test]
+fn the_first_command_prints_the_link_with_a_qr_code_on_a_terminal() {
+    let home = home();
+    let mut terminal = Terminal::start(home.path(), &["run", "--listen", "127.0.0.1:0"]);
+    terminal.wait_for("tg://proxy?server=127.0.0.1&port=");
+    terminal.wait_for("▀");
+    terminal.wait_for("ready");
+    let _ =
+        rustix::process::kill_process(rustix::process::Pid::from_child(&terminal.child), rustix::process::Signal::TERM);
+    assert_eq!(terminal.end(), 0);
+}
+
 fn pages(folder: &Path) -> Vec<PathBuf> {
     let mut pages: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     pages.sort();
