@@ -32,6 +32,9 @@ pub struct Backup {
     /// Replace the file if there is one
     #[arg(long)]
     force: bool,
+    /// Back up the state directory of a proxy that runs without a configuration file
+    #[arg(long)]
+    without_configuration: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -75,6 +78,12 @@ pub fn backup(arguments: &Backup, environment: &Environment) -> Result<(), Failu
         false => None,
     };
     let loaded = load(&arguments.settings.flags(), environment)?;
+    if loaded.path.is_none() && !arguments.without_configuration {
+        return Err(Failure::usage(
+            "there is no configuration file, so the backup would hold the state alone",
+            "name the file: --config FILE; if the proxy runs without one, say so: --without-configuration",
+        ));
+    }
     let archive = progress::during("gathering", || gather(loaded.path, &loaded.files, &loaded.draft))?;
     let bytes = archive.pack().map_err(|error| Failure::new(error.to_string(), "make room in memory"))?;
     let bytes = match &passphrase {

@@ -5,22 +5,29 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::{Failure, code, output, progress};
-use crate::config::embedded::CoverDraft;
-use crate::config::{self, Draft, Environment, Flags, Listen, LoadError};
+use super::{Failure, load, output, progress};
+use crate::config::embedded::{CoverDraft, NOBODY, had_users};
+use crate::config::{Draft, Environment, Flags, Listen, parts};
 use crate::cover::remote::leads_to_us;
 use crate::net::listen::Address;
+
+/// Most users that are named.
+const MOST: usize = 20;
 
 /// How long the cover's name may take to be looked up.
 const LOOKUP: Duration = Duration::from_secs(5);
 
 /// Fails with every complaint printed, or says in a few lines what the configuration amounts to.
 pub fn check(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
-    let loaded = config::load(flags, environment).map_err(found)?;
-    output::report(&loaded.warnings);
+    let loaded = load(flags, environment)?;
+    refuse_mistakes(&loaded.draft)?;
     progress::during("looking up the cover", || refuse_loop(&loaded.draft, lookup))?;
     let name = loaded.path.map_or("the configuration without a file".into(), |path| path.display().to_string());
-    let state = match loaded.warnings.complaints().len() {
+    let nobody = loaded.draft.users.is_empty() && had_users(&loaded.draft.state_dir);
+    if nobody {
+        output::complain(format!("warning: {NOBODY}"));
+    }
+    let state = match loaded.warnings.complaints().len() + usize::from(nobody) {
         0 => "is fine",
         _ => "can be used, see the warnings above",
     };
@@ -28,11 +35,12 @@ pub fn check(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Mistakes are what is looked for here: an answer, while to other commands they are misuse.
-fn found(error: LoadError) -> Failure {
-    let answer = matches!(error, LoadError::Complaints(_));
-    let failure = Failure::from(error);
-    if answer { Failure { code: code::FAILED, ..failure } } else { failure }
+/// What a start would open is opened: keys that do not fit or cannot be read are mistakes too.
+fn refuse_mistakes(draft: &Draft) -> Result<(), Failure> {
+    let mut found = parts::inspect(draft);
+    let Some(last) = found.pop() else { return Ok(()) };
+    found.into_iter().for_each(|error| output::complain(Failure::from(error)));
+    Err(last.into())
 }
 
 /// Addresses in the configuration were looked at when it was read; where a name leads is only asked here. A name that
@@ -46,7 +54,7 @@ fn refuse_loop(draft: &Draft, lookup: impl Fn(&str, u16) -> Vec<SocketAddr>) -> 
     listeners.extend(draft.proxied.listen.iter().filter_map(Address::tcp));
     match lookup(&cover.host, cover.port).into_iter().find(|address| leads_to_us(*address, &listeners)) {
         None => Ok(()),
-        Some(address) => Err(Failure::new(
+        Some(address) => Err(Failure::usage(
             format!("the cover {}:{} is this proxy itself: it leads to {address}", cover.host, cover.port),
             "name another web server as the cover, or use the built-in site",
         )),
@@ -69,7 +77,9 @@ fn summary(draft: &Draft) -> String {
     let proxied = draft.proxied.listen.iter().map(|address| format!("{address} (behind a PROXY protocol header)"));
     let listen = listen.into_iter().chain(proxied).collect::<Vec<_>>().join(", ");
     let users = match &draft.users[..] {
+        [] if had_users(&draft.state_dir) => "none: nobody can enter".into(),
         [] => "one user with a secret made at the first start".into(),
+        users if users.len() > MOST => format!("{} users", users.len()),
         users => users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>().join(", "),
     };
     let domain = draft.domain.as_ref().map_or("made up at the first start, for trying out", |domain| domain.as_str());

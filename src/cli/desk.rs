@@ -65,7 +65,7 @@ pub struct Parts {
 /// The tokens and the certificate of the admin listener, if one is configured.
 pub fn keys(config: &Config) -> Result<Option<Keys>, Failure> {
     let keys = config.admin.as_ref().map(Keys::open).transpose();
-    keys.map_err(|error| Failure::new(error.to_string(), error.mend()))
+    keys.map_err(|error| Failure::usage(error.to_string(), error.mend()))
 }
 
 /// Opens the admin listener if one is configured, and serves it until the value is dropped.

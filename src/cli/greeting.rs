@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::invitation::{Host, Invitation, Source, invitations, port};
 use super::output;
+use crate::config::embedded::NOBODY;
 use crate::config::{Config, Cover, Flags, LogFormat};
 use crate::ops::links::{Form, OwnAddress, qr};
 
@@ -70,6 +71,7 @@ pub fn greeting(config: &Config, listeners: &[SocketAddr], host: Option<&Host>, 
     let mut text = format!("vizard {} listens on {}\n", env!("CARGO_PKG_VERSION"), texts(listeners).join(", "));
     text += &format!("Strangers meet {}.\n\n", cover(config));
     match (links, host) {
+        _ if config.users.is_empty() => text += &format!("Attention: {NOBODY}.\n\n"),
         (Links::Shown, Some(host)) => {
             for invitation in invitations(config, &host.name, port(config, listeners), Form::Hex) {
                 text += &format!("{}\n  {}\n  {}\n", invitation.user, invitation.tg, invitation.web);

@@ -71,6 +71,9 @@ pub fn link(arguments: &Arguments, environment: &Environment) -> Result<(), Fail
 pub(super) fn text(arguments: &Arguments, environment: &Environment) -> Result<String, Failure> {
     let stated = stated_target(&arguments.look)?;
     let mut config = load(&arguments.settings.flags(), environment)?.draft.settle(&mut rand::rng())?;
+    if config.users.is_empty() {
+        return Err(Failure::new("there is no link: no users are configured", "add one: vizard user add NAME"));
+    }
     config.link.host = stated.0.or(config.link.host);
     config.link.port = stated.1.or(config.link.port);
     let listeners = expected_listeners(&config.listen);

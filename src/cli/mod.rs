@@ -317,7 +317,7 @@ impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
         match error {
             LoadError::Unreadable { .. } => {
-                Self::usage(error.to_string(), "check the path and its permissions, or leave out --config")
+                Self::usage(error.to_string(), "check the path and its permissions, or name another: --config FILE")
             }
             LoadError::Complaints(report) => {
                 output::report(&report);

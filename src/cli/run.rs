@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::handover::{self, Departure, Front};
 use super::{Failure, desk, greeting};
 use crate::auth::{Judge, ReplayMemory};
+use crate::config::embedded;
 use crate::config::parts::{self, Demand, Misuse, PartError};
 use crate::config::reload::{Origin, Reloader};
 use crate::config::{Config, Listen, Loaded, places};
@@ -45,6 +46,8 @@ pub(super) const LISTS_FOLDER: &str = "telegram";
 /// `origin` is what the configuration was loaded from, and is loaded from again.
 pub fn run(origin: Origin, loaded: Loaded, take_over: bool) -> Result<(), Failure> {
     let config = loaded.draft.settle(&mut rand::rng())?;
+    // Before anything is tried that a mistake would end: once there were users, none is made up.
+    embedded::note_users(&config)?;
     let format = logging::start(&config.log)
         .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
     log_panics();
@@ -124,6 +127,9 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
     let barrier = Arc::clone(&misuse.lists) as _;
     let handle = Server::handle(parts::settings(&config), cover, judge, people, observer, barrier, stop.clone());
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?ours, users = config.users.len(), "started");
+    if config.users.is_empty() {
+        warn!("{}", embedded::NOBODY);
+    }
 
     let accept = |listeners| {
         handle.open(listeners);
@@ -263,7 +269,7 @@ fn cannot_listen(address: &Address, error: &io::Error) -> Failure {
 
 impl From<PartError> for Failure {
     fn from(error: PartError) -> Self {
-        Self::new(error.what, error.mend)
+        if error.mistake { Self::usage(error.what, error.mend) } else { Self::new(error.what, error.mend) }
     }
 }
 

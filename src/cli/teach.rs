@@ -49,9 +49,9 @@ const LESSONS: &[Lesson] = &[
         command: "check",
         examples: &[("vizard check --config vizard.toml", "see every mistake at once, with its mend")],
         codes: [
-            "no complaints, though there may be warnings",
-            "there are complaints",
-            "wrong usage, or the file cannot be read",
+            "no mistakes, though there may be warnings",
+            FAILED,
+            "wrong usage, or there are mistakes, also in the files that it names; a start would end with 2 as well",
         ],
     },
     Lesson {

@@ -12,6 +12,7 @@ use super::link::{self, Look};
 use super::{Failure, Settings, load, output};
 use crate::auth::{Policy, Secret, SecretText, UnixTime, Usage};
 use crate::config::edit::{self, Changes, EditError};
+use crate::config::embedded::{NOBODY, had_users};
 use crate::config::report::quoted;
 use crate::config::resolve::read_secret_file;
 use crate::config::{self, Draft, Environment, Flags, User, units};
@@ -343,7 +344,10 @@ fn list(as_json: bool, place: &Place, environment: &Environment) -> Result<(), F
         ]);
     }
     if table.len() == 1 {
-        output::print("there are no users: `vizard run` makes up one, `default`, with a secret of its own");
+        output::print(match had_users(&draft.state_dir) {
+            true => NOBODY,
+            false => "there are no users: `vizard run` makes up one, `default`, with a secret of its own",
+        });
         return Ok(());
     }
     output::print(columns(&table));

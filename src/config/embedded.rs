@@ -35,7 +35,7 @@ pub struct Draft {
     pub admin: Option<admin::Settings>,
     pub listen: Listen,
     pub proxied: Proxied,
-    /// May be empty: then a user is made up.
+    /// May be empty: then a user is made up, unless there were users before.
     pub users: Vec<User>,
     /// May be missing: then a name is made up.
     pub domain: Option<Domain>,
@@ -87,8 +87,11 @@ impl Draft {
         let folder = self.state_dir.clone();
         private_folder(&folder)?;
         let mut made_up = MadeUp::default();
-        let users = match self.users.is_empty() {
-            true => vec![User::new(DEFAULT_USER, kept_secret(&folder, random)?)],
+        let users = match self.users.is_empty() && !had_users(&folder) {
+            true => {
+                made_up.user = true;
+                vec![User::new(DEFAULT_USER, kept_secret(&folder, random)?)]
+            }
             false => self.users,
         };
         let domain = match self.domain {
@@ -177,8 +180,7 @@ impl error::Error for StateError {
 /// Where the state lives when nobody says so: the service manager's choice, else the usual place.
 pub fn default_state_dir(environment: &Environment, root: bool) -> Option<PathBuf> {
     let absolute = |path: PathBuf| path.is_absolute().then_some(path);
-    if let Some(list) = environment.value("STATE_DIRECTORY") {
-        let first = list.to_str().map_or(list.into(), |list| PathBuf::from(list.split(':').next().unwrap_or(list)));
+    if let Some(first) = environment.first_path("STATE_DIRECTORY") {
         return Some(first);
     }
     if root {
@@ -189,7 +191,32 @@ pub fn default_state_dir(environment: &Environment, root: bool) -> Option<PathBu
     Some(given.or_else(home)?.join("vizard"))
 }
 
-/// Name of the user that is made up when none is configured.
+/// The sentence about a proxy without users.
+pub const NOBODY: &str = "no users are configured, so nobody can enter: add one with `vizard user add NAME`";
+
+/// File in the state directory which says that users were configured once. From then on none is made up: who takes
+/// away the last user means that nobody may enter.
+const HAD_USERS: &str = "had-users";
+
+/// Whether a proxy with this state directory has run with users of its configuration.
+pub fn had_users(state_dir: &Path) -> bool {
+    // In doubt a door stays shut.
+    state_dir.join(HAD_USERS).try_exists().unwrap_or(true)
+}
+
+/// Notes that a proxy runs with users of its configuration.
+pub fn note_users(config: &Config) -> Result<(), StateError> {
+    if config.made_up.user || config.users.is_empty() || had_users(&config.state_dir) {
+        return Ok(());
+    }
+    let path = config.state_dir.join(HAD_USERS);
+    match write_private(&path, "Users were configured, so none is made up any more. Remove this file to change that.") {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(trouble(&path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Name of the user that is made up when none was ever configured.
 pub const DEFAULT_USER: &str = "default";
 
 fn settle_cover(cover: CoverDraft, domain: &Domain, folder: &Path, made: &mut MadeUp) -> Result<Cover, StateError> {
@@ -303,7 +330,24 @@ mod tests {
         assert!(first.users[0].secret == second.users[0].secret);
         assert_eq!(first.users[0].name, "default");
         assert_eq!(first.domain, second.domain);
-        assert_eq!(first.made_up, MadeUp { domain: true, certificate: true, content: true });
+        assert_eq!(first.made_up, MadeUp { user: true, domain: true, certificate: true, content: true });
+    }
+
+    #[test]
+    fn the_user_that_is_made_up_never_comes_back_once_there_were_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let made_up = settle(folder.path(), 1);
+        note_users(&made_up).unwrap();
+        assert!(made_up.made_up.user && settle(folder.path(), 2).users.len() == 1, "it is kept from start to start");
+        let alice = User::new("alice", Secret::generate(&mut StdRng::seed_from_u64(3)));
+        let configured = Draft { users: vec![alice], ..draft(folder.path()) };
+        let configured = configured.settle(&mut StdRng::seed_from_u64(4)).unwrap();
+        assert!(!configured.made_up.user);
+        assert_eq!(settle(folder.path(), 5).users.len(), 1, "looking changes nothing");
+        note_users(&configured).unwrap();
+        note_users(&configured).unwrap();
+        let after = settle(folder.path(), 6);
+        assert!(after.users.is_empty() && !after.made_up.user);
     }
 
     #[test]

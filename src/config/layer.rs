@@ -392,6 +392,12 @@ impl Environment {
         self.value(name).map(PathBuf::from)
     }
 
+    /// The first path of a list as service managers write it.
+    pub fn first_path(&self, name: &str) -> Option<PathBuf> {
+        let list = self.value(name)?;
+        Some(list.to_str().map_or_else(|| list.into(), |list| list.split(':').next().unwrap_or(list).into()))
+    }
+
     /// The variables as a layer.
     pub fn layer(&self, complaints: &mut Vec<Complaint>) -> Layer {
         let mut text = |name: &str| {

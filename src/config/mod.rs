@@ -56,7 +56,7 @@ pub struct Config {
     pub listen: Listen,
     /// Addresses to accept clients on that another program hands on.
     pub proxied: Proxied,
-    /// Who may enter; never empty.
+    /// Who may enter. Empty where all users were taken away: then nobody enters.
     pub users: Vec<User>,
     /// The name in links, hence the name that clients put into their hellos.
     pub domain: Domain,
@@ -172,6 +172,8 @@ pub enum Cover {
 /// What the program made up because nobody configured it: good for trying out, not for real use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MadeUp {
+    /// The only user.
+    pub user: bool,
     /// The domain.
     pub domain: bool,
     /// The certificate of the built-in site: self-signed.
@@ -233,9 +235,22 @@ pub fn state_dir(flags: &Flags, environment: &Environment) -> Result<PathBuf, Lo
     Ok(resolved.draft.state_dir)
 }
 
-/// The file that flags or environment name.
+/// The configuration file of every command: the one that flags or environment name, else the usual one if it is there.
 pub fn path(flags: &Flags, environment: &Environment) -> Option<PathBuf> {
-    flags.config.clone().or_else(|| environment.path("VIZARD_CONFIG"))
+    let usual = || Some(usual_path(environment)).filter(|path| may_be_there(path));
+    flags.config.clone().or_else(|| environment.path("VIZARD_CONFIG")).or_else(usual)
+}
+
+/// Where the configuration is when nobody names it: in the service manager's folder, else in the usual one.
+pub fn usual_path(environment: &Environment) -> PathBuf {
+    let folder = environment.first_path("CONFIGURATION_DIRECTORY").unwrap_or_else(|| "/etc/vizard".into());
+    folder.join("vizard.toml")
+}
+
+/// Whether there is such a file, also where this user may not look: the made-up configuration in the place of one that
+/// cannot be read would be another proxy.
+fn may_be_there(path: &Path) -> bool {
+    path.try_exists().unwrap_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn file_and_text(flags: &Flags, environment: &Environment) -> Result<(Option<PathBuf>, String), LoadError> {

@@ -1,21 +1,24 @@
 //! From a configuration to the parts of the running proxy, for the start and for every reload.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use std::{fmt, thread};
+use std::{fmt, fs, io, thread};
 
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use super::embedded::{CoverDraft, Draft};
 use super::{Config, Listen, User};
 use crate::auth::{Enrolment, People, Rules, Secret, SecretTag, TimeWindow, UnixTime};
 use crate::cover::grade::IOS_FLIGHT;
 use crate::cover::remote::{Remote, Unusable};
-use crate::cover::site::Site;
+use crate::cover::site::{self, Site, SiteError};
 use crate::cover::{self, Cover};
 use crate::net::https::Client;
 use crate::net::listen::Address;
+use crate::ops::admin::Keys;
 use crate::ops::alarms::{self, Alarm, Alarms, Persistence};
 use crate::ops::audit_log::AuditLog;
 use crate::ops::lists::{self, Lists};
@@ -31,11 +34,17 @@ pub struct PartError {
     pub what: String,
     /// What to do about it.
     pub mend: String,
+    /// Whether it is a mistake in the configuration or in a file that it names, so that another try changes nothing.
+    pub mistake: bool,
 }
 
 impl PartError {
     fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what: what.into(), mend: mend.into() }
+        Self { what: what.into(), mend: mend.into(), mistake: false }
+    }
+
+    fn mistake(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { mistake: true, ..Self::new(what, mend) }
     }
 }
 
@@ -46,6 +55,43 @@ impl fmt::Display for PartError {
 }
 
 impl std::error::Error for PartError {}
+
+fn lists_error(error: lists::Unusable) -> PartError {
+    PartError::mistake(error.to_string(), "correct the section [lists], then `vizard check`")
+}
+
+fn site_error(error: SiteError) -> PartError {
+    PartError::mistake(error.to_string(), "correct the section [site], then `vizard check`")
+}
+
+/// Whether an attempt a moment later would fail as well.
+fn is_lasting(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), NotFound | PermissionDenied | IsADirectory | NotADirectory | ReadOnlyFilesystem)
+}
+
+/// Everything that a start with this configuration would open and that is there already, opened and closed again: files of
+/// the site, of lists and of the admin listener. Changes nothing on this machine. Returns what would keep the start from
+/// happening.
+pub fn inspect(draft: &Draft) -> Vec<PartError> {
+    let mut found = Vec::new();
+    if let CoverDraft::Site { certificate, content, server_header, .. } = &draft.cover {
+        let certificate = certificate.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+        found.extend(site::inspect(certificate, content.as_ref(), server_header.as_deref()).err().map(site_error));
+    }
+    let lists = lists::State::load(draft.misuse.lists.clone(), &draft.state_dir.join("lists"));
+    found.extend(lists.err().map(lists_error));
+    let keys = draft.admin.as_ref().map(Keys::open).transpose();
+    found.extend(keys.err().map(|error| PartError::mistake(error.to_string(), error.mend())));
+    if let Some(log) = &draft.misuse.audit_log {
+        let folder = log.file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        found.extend(fs::read_dir(folder).err().map(|error| {
+            let what = format!("the audit log cannot be written: {}: {error}", log.file.display());
+            PartError::mistake(what, "name a file in a folder that is there in the section [audit_log]")
+        }));
+    }
+    found
+}
 
 /// Who may enter: from now on exactly these, and running sessions hear of it. Secrets whose time is over are left out.
 pub fn rules(config: &Config, people: &People, now: UnixTime) -> Rules {
@@ -131,13 +177,13 @@ impl Misuse {
     /// Reads lists and opens the audit log.
     pub fn open(config: &Config) -> Result<Self, PartError> {
         let folder = config.state_dir.join("lists");
-        let state = lists::State::load(config.misuse.lists.clone(), &folder)
-            .map_err(|error| PartError::new(error.to_string(), "correct the section [lists], then `vizard check`"))?;
+        let state = lists::State::load(config.misuse.lists.clone(), &folder).map_err(lists_error)?;
         let (audit_log, writer) = match &config.misuse.audit_log {
             Some(settings) => {
                 let opened = AuditLog::open(settings.clone()).map_err(|error| {
                     let what = format!("the audit log cannot be written: {}: {error}", settings.file.display());
-                    PartError::new(what, "name a file that this user may write to in the section [audit_log]")
+                    let mend = "name a file that this user may write to in the section [audit_log]";
+                    PartError { mistake: is_lasting(&error), ..PartError::new(what, mend) }
                 })?;
                 (Some(opened.0), Some(opened.1))
             }
@@ -196,9 +242,7 @@ pub enum Demand {
 pub async fn open_cover(config: &Config, listeners: &[SocketAddr], demand: Demand) -> Result<Cover, PartError> {
     match &config.cover {
         super::Cover::Site(settings) => {
-            let site = Site::open(settings).map_err(|error| {
-                PartError::new(error.to_string(), "correct the section [site], then `vizard check`")
-            })?;
+            let site = Site::open(settings).map_err(site_error)?;
             let cover = Cover::site(Arc::new(site), config.domain.clone(), Some(&config.state_dir));
             look_at(&cover, demand).await?;
             Ok(cover)
@@ -210,7 +254,7 @@ pub async fn open_cover(config: &Config, listeners: &[SocketAddr], demand: Deman
             match found {
                 Ok(()) => look_at(&cover, demand).await?,
                 Err(Unusable::Ourselves) => {
-                    return Err(PartError::new(
+                    return Err(PartError::mistake(
                         format!("the cover {}:{} is this proxy itself", settings.host, settings.port),
                         "name another web server with --cover, or use the built-in site: --cover site",
                     ));

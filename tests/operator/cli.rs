@@ -41,7 +41,7 @@ fn check_tells_fine_from_mistaken_from_unreadable() {
 
     fs::write(&file, "lisen = [\"[::]:443\"]\n[session]\nidle = \"soon\"\n").unwrap();
     let (code, out, err) = check();
-    assert_eq!((code, out.as_str()), (1, ""));
+    assert_eq!((code, out.as_str()), (2, ""));
     assert!(err.contains("vizard.toml:1:1") && err.contains("did you mean `listen`?"), "{err}");
     assert!(err.contains("vizard.toml:3:8") && err.contains("2 mistakes") && err.contains("next: "), "{err}");
     assert!(!err.contains('\x1b'), "no colours into a pipe");
@@ -85,6 +85,115 @@ fn what_a_restart_cannot_mend_is_told_from_what_it_can() {
     fs::write(&file, "").unwrap();
     let (code, _, err) = start();
     assert!(code == 1 && err.contains("cannot listen") && err.contains("next: "), "{code} {err}");
+}
+
+/// What `run` would open `check` opens too, and both end with the code after which the unit does not start it again.
+#[test]
+fn keys_that_do_not_fit_are_found_by_check_and_by_run() {
+    let home = home();
+    let make = |name: &str| {
+        let folder = home.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        let state = folder.to_str().unwrap();
+        let arguments =
+            ["link", "--state-dir", state, "--domain", "www.example.com", "--cover", "site", "--host", "a.example"];
+        assert_eq!(run(home.path(), &arguments).0, 0);
+        ["crt", "key"].map(|end| folder.join(format!("self-signed-www.example.com.{end}")).to_str().unwrap().to_owned())
+    };
+    let ([certificate, key], [other, other_key]) = (make("one"), make("two"));
+    let put = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let encrypted =
+        put("encrypted.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n");
+    let broken = put("broken.mmdb", "no database");
+    let site = |certificate: &str, key: &str| format!("[site]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n");
+    for (text, fine) in [
+        (site(&certificate, &key), true),
+        (site(&other, &other_key), true),
+        (site(&key, &certificate), false),
+        (site(&certificate, &other_key), false),
+        (site(&certificate, &encrypted), false),
+        (site(&broken, &key), false),
+        (format!("[lists]\ncountry_database = \"{broken}\"\ndeny_countries = [\"XX\"]\n"), false),
+        ("[audit_log]\nfile = \"missing/audit.log\"\n".to_owned(), false),
+    ] {
+        fs::write(home.path().join("vizard.toml"), format!("listen = [\"127.0.0.1:0\"]\n{text}")).unwrap();
+        let (code, out, err) = run(home.path(), &["check", "--config", "vizard.toml"]);
+        assert_eq!(code, if fine { 0 } else { 2 }, "{text}: {out}{err}");
+        if !fine {
+            assert!(err.contains("next: "), "{err}");
+            let (code, out, err) = run(home.path(), &["run", "--config", "vizard.toml"]);
+            assert!(code == 2 && err.contains("next: "), "{text}: {code} {out}{err}");
+        }
+    }
+}
+
+#[test]
+fn every_command_finds_the_usual_configuration() {
+    let home = home();
+    let folder = home.path().join("etc");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("vizard.toml"), COMMENTED).unwrap();
+    let usual = |arguments: &[&str]| {
+        let output = vizard(home.path(), arguments).env("CONFIGURATION_DIRECTORY", &folder).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    };
+    for arguments in [
+        &["check"][..],
+        &["link"],
+        &["user", "list"],
+        &["user", "link", "alice"],
+        &["user", "add", "bob"],
+        &["user", "remove", "bob"],
+    ] {
+        let (code, text) = usual(arguments);
+        assert!(code == 0 && !text.contains("default"), "{arguments:?}: {text}");
+    }
+    assert!(usual(&["link"]).1.contains(KEYS[0]));
+    let backup = home.path().join("backup");
+    let (code, text) = usual(&["backup", backup.to_str().unwrap()]);
+    assert!(code == 0 && text.contains("etc/vizard.toml"), "{text}");
+    assert!(usual(&["doctor", "--user", "alice", "--skip", "cover"]).1.contains("alice"));
+    // One that cannot be read is not one that is missing.
+    fs::remove_file(folder.join("vizard.toml")).unwrap();
+    std::os::unix::fs::symlink("loop", folder.join("loop")).unwrap();
+    let (code, text) = usual(&["backup", home.path().join("other").to_str().unwrap()]);
+    assert!(code == 2 && text.contains("--config FILE") && !home.path().join("other").exists(), "{text}");
+    let (code, text) = usual(&["backup", home.path().join("other").to_str().unwrap(), "--without-configuration"]);
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn removing_the_last_user_lets_nobody_in() {
+    let home = home();
+    let file = home.path().join("vizard.toml");
+    let config = "listen = [\"127.0.0.1:0\"]\n[site]\n[[users]]\nname = \"alice\"\nsecret = \"00112233445566778899aabbccddeeff\"\n";
+    let started = |expected: &str| {
+        let out = home.path().join("out");
+        let mut command = vizard(home.path(), &["run", "--config", "vizard.toml"]);
+        let both = fs::File::create(&out).unwrap();
+        let mut child = command.stdout(both.try_clone().unwrap()).stderr(both).spawn().unwrap();
+        let said = || fs::read_to_string(&out).unwrap();
+        wait_until(|| said().contains("\nready") || child.try_wait().unwrap().is_some());
+        signal(&child, rustix::process::Signal::TERM);
+        assert!(child.wait().unwrap().success() && said().contains(expected), "{}", said());
+    };
+    // At the first start of all one is made up.
+    fs::write(&file, "listen = [\"127.0.0.1:0\"]\n[site]\n").unwrap();
+    started("the link of 1 user");
+    fs::write(&file, config).unwrap();
+    started("the link of 1 user");
+    assert_eq!(run(home.path(), &["user", "remove", "alice", "--config", "vizard.toml"]).0, 0);
+    started("nobody can enter");
+    let (code, out, err) = run(home.path(), &["check", "--config", "vizard.toml"]);
+    assert!(code == 0 && err.contains("nobody can enter") && out.contains("see the warnings"), "{out}{err}");
+    let (code, out, err) = run(home.path(), &["link", "--config", "vizard.toml"]);
+    assert!(code == 1 && out.is_empty() && err.contains("no users are configured"), "{out}{err}");
+    assert!(run(home.path(), &["user", "list", "--config", "vizard.toml"]).1.contains("nobody can enter"));
 }
 
 const PREVENT: &str = "RestartPreventExitStatus=";
@@ -269,11 +378,11 @@ fn environment_names_the_file_and_flags_go_first() {
 fn a_wrong_secret_on_the_command_line_is_not_repeated() {
     let (code, out, err) =
         run(home().path(), &["check", "--secret", "alice=0123456789abcdef", "--secret", "0123456789"]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(err.contains("--secret alice=(hidden)") && !err.contains("0123") && !out.contains("0123"), "{err}");
     let swapped = "00112233445566778899aabbccddeeff=alice";
     let (code, _, err) = run(home().path(), &["check", "--secret", swapped]);
-    assert!(code == 1 && err.contains("--secret (hidden)") && !err.contains("0011"), "{err}");
+    assert!(code == 2 && err.contains("--secret (hidden)") && !err.contains("0011"), "{err}");
 }
 
 #[test]

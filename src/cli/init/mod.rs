@@ -26,9 +26,9 @@ use super::doctor::{self, Check};
 use super::link::{self, Look};
 use super::{Failure, Settings, code, output, private};
 use crate::auth::Domain;
-use crate::config::edit;
 use crate::config::import::{self, Format, ImportError, Imported};
 use crate::config::starter::Content;
+use crate::config::{self, edit};
 use crate::config::{Environment, Flags, LoadError, load_text, units};
 use crate::cover::site::acme::{Authority, Challenge};
 
@@ -198,7 +198,7 @@ pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Fail
 impl Arguments {
     fn path(&self, environment: &Environment) -> PathBuf {
         let usual = || match rustix::process::geteuid().is_root() {
-            true => PathBuf::from("/etc/vizard/vizard.toml"),
+            true => config::usual_path(environment),
             false => PathBuf::from("vizard.toml"),
         };
         self.config.clone().or_else(|| environment.path("VIZARD_CONFIG")).unwrap_or_else(usual)

@@ -26,7 +26,7 @@ mod visit;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,6 +180,23 @@ impl Site {
     /// Answers a client that speaks plain HTTP with redirects. Dropping the future ends the connection.
     pub async fn redirect(&self, stream: TcpStream, peer: SocketAddr) {
         redirect::serve(stream, peer, &self.redirect).await;
+    }
+}
+
+/// Opens what a site with these would open, and closes it again.
+pub fn inspect(
+    certificate: Option<(&Path, &Path)>,
+    content: Option<&Content>,
+    server_header: Option<&str>,
+) -> Result<(), SiteError> {
+    if let Some((certificate, key)) = certificate {
+        certificate::Watched::open(certificate, key, None)?;
+    }
+    server_header.map(answer::server_header).transpose()?;
+    match content {
+        Some(Content::Folder(folder)) => Folder::open(folder).map(drop),
+        Some(Content::Upstream(uri)) => Upstream::open(uri).map(drop),
+        None => Ok(()),
     }
 }
 
