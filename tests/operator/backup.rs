@@ -109,7 +109,10 @@ fn a_plain_backup_is_a_tar_file_that_says_what_it_is() {
     let (code, link, _) = run(&["link", "--state-dir", text(&state), "--host", "h"]);
     assert_eq!(code, 0);
     let backup = home.path().join("backup.tar");
-    let (code, out, _) = run(&["backup", text(&backup), "--state-dir", text(&state)]);
+    let flags = ["backup", text(&backup), "--state-dir", text(&state)];
+    let (code, _, err) = run(&flags);
+    assert!(code == 2 && err.contains("--without-configuration") && !backup.exists(), "{err}");
+    let (code, out, _) = run(&[&flags[..], &["--without-configuration"]].concat());
     assert!(code == 0 && out.contains("--encrypt"), "{out}");
     let output = Command::new("tar").args(["--list", "--file", text(&backup)]).output().unwrap();
     let names = String::from_utf8(output.stdout).unwrap();
