@@ -25,9 +25,6 @@ pub enum Period {
     CalendarMonth,
 }
 
-/// A beginning that lies further ahead than this was noted by a clock that was wrong.
-const WRONG_CLOCK: i64 = 24 * 60 * 60;
-
 const DAY: i64 = 24 * 60 * 60;
 
 impl Period {
@@ -50,9 +47,10 @@ impl Period {
 
     /// Where the period began that `now` is in; `last` is where the one began that was last made use of.
     ///
-    /// A clock that goes back a little begins nothing anew.
+    /// It never goes back, however far the clock does: whoever sets a clock back, or starts a machine without one, must not
+    /// give every quota once more. The price is paid when a period was begun by a clock that was ahead: it lasts until then.
     pub fn start(self, last: Option<UnixTime>, now: UnixTime) -> UnixTime {
-        match last.filter(|last| last.0.saturating_sub(now.0) <= WRONG_CLOCK) {
+        match last {
             Some(last) if self.end(last).is_none_or(|end| now < end) => last,
             _ => self.natural_start(now),
         }
@@ -126,12 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_clock_neither_renews_a_quota_nor_stops_it_for_good() {
+    fn a_clock_that_goes_back_renews_no_quota() {
         let start = at("2026-06-10T00:00:00Z");
         for period in Period::ALL {
-            assert_eq!(period.start(Some(start), UnixTime(start.0 - 3600)), start, "{period:?}: an hour back");
-            let past = at("2026-01-01T00:00:00Z");
-            assert!(period.start(Some(start), past) <= past, "{period:?}: it was never June");
+            for back in [3600, DAY + 1, 400 * DAY, 56 * 365 * DAY] {
+                let wrong = UnixTime(start.0 - back);
+                assert_eq!(period.start(Some(start), wrong), start, "{period:?}: {back} seconds back");
+            }
         }
     }
 
@@ -144,7 +143,8 @@ mod tests {
         fn now_is_within_its_period(period in any_period(), now in -1_000_000_000i64..10_000_000_000, last: Option<i32>) {
             let (now, last) = (UnixTime(now), last.map(|last| UnixTime(last.into())));
             let start = period.start(last, now);
-            prop_assert!(start.0 <= now.0.saturating_add(WRONG_CLOCK));
+            prop_assert!(start <= now || Some(start) == last, "only what was noted lies ahead");
+            prop_assert!(last.is_none_or(|last| start >= last), "no period goes back");
             prop_assert!(period.end(start).is_none_or(|end| now < end && start < end));
             prop_assert_eq!(period.start(Some(start), now), start, "asking again changes nothing");
         }
