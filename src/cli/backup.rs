@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
-use super::{Failure, Settings, load, output, private, progress};
+use super::{Failure, Settings, handover, load, output, private, progress};
 use crate::auth::UnixTime;
 use crate::config::embedded::CoverDraft;
 use crate::config::resolve::read_secret_file;
@@ -187,6 +187,8 @@ pub fn restore(arguments: &Restore, environment: &Environment) -> Result<(), Fai
         return Err(exists(&in_the_way));
     }
     private::folder(&plan.state_dir).map_err(|error| cannot_write(&plan.state_dir, &error))?;
+    // No proxy starts there meanwhile.
+    let _lock = handover::lock(&plan.state_dir)?;
     for (path, content) in &plan.files {
         let folder = path.parent().unwrap_or(Path::new("/"));
         private::folder(folder)

@@ -86,10 +86,10 @@ fn command() -> clap::Command {
 
 fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> {
     let outcome = match command {
-        Command::Run(Run { settings, take_over }) => {
+        Command::Run(Run { settings, take_over, log_of }) => {
             let origin = config::reload::Origin::watched(settings.flags(), environment.clone());
             let loaded = load(&settings.flags(), environment)?;
-            run::run(origin, loaded, take_over)
+            run::run(origin, loaded, take_over.then(|| handover::Log::of(log_of)))
         }
         Command::Init(arguments) => return init::init(&arguments, environment),
         Command::Generate(arguments) => generate::generate(&arguments),
@@ -223,6 +223,9 @@ struct Run {
     /// Take over from the proxy that runs with this state directory; what `vizard upgrade` does
     #[arg(long)]
     take_over: bool,
+    /// Once it has taken over, write the log where this process does
+    #[arg(long, hide = true, value_name = "PID", requires = "take_over")]
+    log_of: Option<u32>,
 }
 
 /// Flags of every command that needs the configuration.

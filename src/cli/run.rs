@@ -21,8 +21,8 @@ use crate::config::embedded;
 use crate::config::parts::{self, Demand, Misuse, PartError};
 use crate::config::reload::{Origin, Reloader};
 use crate::config::{Config, Listen, Loaded, places};
-use crate::net::inherited;
 use crate::net::listen::Address;
+use crate::net::{holder, inherited};
 use crate::ops::admin::events::Events;
 use crate::ops::control::Control;
 use crate::ops::counts::Counts;
@@ -31,6 +31,7 @@ use crate::ops::logging;
 use crate::ops::reload::Queue;
 use crate::ops::sandbox::{self, Places, Wall, Walls};
 use crate::ops::service_manager::ServiceManager;
+use crate::ops::state_lock;
 use crate::ops::usage::Books;
 use crate::server::event::Observer;
 use crate::server::{Bound, CannotListen, Passed, Purpose, Server};
@@ -44,12 +45,15 @@ pub(super) const LISTS_FOLDER: &str = "telegram";
 
 /// Runs the proxy until SIGTERM or SIGINT, or until the last connection has ended after another process has taken over.
 /// `origin` is what the configuration was loaded from, and is loaded from again.
-pub fn run(origin: Origin, loaded: Loaded, take_over: bool) -> Result<(), Failure> {
+pub(super) fn run(origin: Origin, loaded: Loaded, taking_over: Option<handover::Log>) -> Result<(), Failure> {
     let config = loaded.draft.settle(&mut rand::rng())?;
     // Before anything is tried that a mistake would end: once there were users, none is made up.
     embedded::note_users(&config)?;
     let format = logging::start(&config.log)
         .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
+    // Before anything is opened there. Who takes over is given the lock.
+    let lock = if taking_over.is_some() { None } else { handover::lock(&config.state_dir)? };
+    let departure = Departure::new(config.state_dir.clone(), lock);
     log_panics();
     raise_descriptor_limit();
     refuse_huge_pages();
@@ -60,13 +64,16 @@ pub fn run(origin: Origin, loaded: Loaded, take_over: bool) -> Result<(), Failur
             |error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"),
         )?;
     let misuse = Arc::new(Misuse::open(&config)?);
-    let prepared = Prepared { origin: origin.and(loaded.files), open, format, take_over };
+    let prepared =
+        Prepared { origin: origin.and(loaded.files), open, format, taking_over, departure: departure.clone() };
     let outcome = runtime.block_on(serve(config, prepared, Arc::clone(&misuse)));
     // A task that waits for a name to be resolved would hold the program back.
     runtime.shutdown_timeout(Duration::from_secs(1));
     if let Ok(misuse) = Arc::try_unwrap(misuse) {
         misuse.close();
     }
+    // To the last.
+    drop(departure);
     outcome
 }
 
@@ -95,23 +102,30 @@ struct Prepared {
     /// What the sandbox leaves open, if there is one.
     open: Option<Places>,
     format: logging::Format,
-    /// Whether to take over from a running proxy.
-    take_over: bool,
+    /// To take over from a running proxy: where the log goes from then on.
+    taking_over: Option<handover::Log>,
+    departure: Departure,
 }
 
 async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Result<(), Failure> {
-    let Prepared { mut origin, open, format, take_over } = prepared;
+    let Prepared { mut origin, open, format, taking_over, departure } = prepared;
+    let take_over = taking_over.is_some();
     origin.start();
     let stop = stop_on_signal()?;
     // From now on it does not end the program, however early it comes.
     let hangup = signal(SignalKind::hangup()).map_err(unheard)?;
     let mut taking = if take_over { Some(handover::ask(&config.state_dir).await?) } else { None };
+    if let Some(taking) = &mut taking {
+        // A version that passes none on has none.
+        departure.adopt(taking.lock().map_or_else(|| handover::lock(&config.state_dir), |lock| Ok(Some(lock)))?);
+    }
     let manager = ServiceManager::of_this_process(taking.as_ref().and_then(|taking| taking.watchdog));
     let listeners = bind(&config, taking.as_mut().map(Taking::passed).unwrap_or_default())?;
     let addresses = listeners.addresses(Purpose::Cover);
     let ours = [&addresses[..], &listeners.addresses(Purpose::Proxied)].concat();
     let cover = parts::open_cover(&config, &ours, Demand::Start).await?;
-    let replay = spent(&config, take_over)?;
+    let in_company = take_over || state_lock::has_leaving(&config.state_dir);
+    let replay = spent(&config, in_company)?;
     if let Some(asked) = taking.take() {
         taking = Some(handover::ready(asked).await?);
     }
@@ -139,8 +153,13 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
     // Who takes over accepts first: the other process waits for that before it leaves what only one can have.
     let (mut serving, mut listeners) = (None, Some(listeners));
     if let Some(taking) = taking {
+        let taking = handover::prepared(taking).await?;
+        departure.sign();
         serving = listeners.take().map(accept);
-        handover::taken(taking, &handle).await?;
+        handover::taken(taking, &handle, &config.state_dir).await?;
+        taking_over.into_iter().for_each(handover::Log::move_there);
+    } else if in_company {
+        handover::keep_company(config.state_dir.clone(), handle.clone());
     }
     let (queue, requests) = Queue::new();
     let (takers, taking_over) = mpsc::channel(1);
@@ -180,7 +199,7 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
         manager.ready()
     }
     let Some(serving) = serving.or_else(|| listeners.take().map(accept)) else { return Ok(()) };
-    let (departure, front) = (Departure::default(), Front { control, admin, reloading });
+    let front = Front { control, admin, reloading };
     // In this order: where nothing goes on, stopping and having stopped are one.
     tokio::select! {
         biased;
@@ -218,7 +237,12 @@ fn spent(config: &Config, shared: bool) -> Result<ReplayMemory, Failure> {
         Ok((memory, loaded)) => {
             info!(entries = loaded.entries, others = loaded.others, "spent hellos loaded");
             if loaded.damaged > 0 {
-                warn!(damaged = loaded.damaged, "parts of the file of spent hellos cannot be read and were skipped");
+                let copy = memory.kept_copy().map(|copy| copy.display().to_string());
+                warn!(
+                    damaged = loaded.damaged,
+                    copy,
+                    "parts of the file of spent hellos cannot be read and were skipped; see whether the disk is well"
+                );
             }
             Ok(memory)
         }
@@ -240,9 +264,11 @@ fn bind(config: &Config, passed: Vec<Passed>) -> Result<Bound, Failure> {
     let [first, second] = Listen::candidates();
     let chosen = |address: SocketAddr| passed.iter().any(|passed| passed.wanted.address == Address::Tcp(address));
     let bound = match &config.listen {
-        Listen::Automatic if passed.is_empty() => {
-            Bound::new(&parts::listeners(config, first)).or_else(|_| Bound::new(&parts::listeners(config, second)))
-        }
+        Listen::Automatic if passed.is_empty() => Bound::new(&parts::listeners(config, first)).or_else(|refused| {
+            let why = refusal(&refused.address, &refused.error);
+            warn!("cannot listen on {}: {why}; {second} is tried instead", refused.address);
+            Bound::new(&parts::listeners(config, second))
+        }),
         // What the other process has chosen stays.
         Listen::Automatic => {
             Bound::taken(&parts::listeners(config, if chosen(second) { second } else { first }), passed)
@@ -264,7 +290,24 @@ fn cannot_listen(address: &Address, error: &io::Error) -> Failure {
         }
         _ => "name an address of this machine with --listen",
     };
-    Failure::new(format!("cannot listen on {address}: {error}"), next)
+    Failure::new(format!("cannot listen on {address}: {}", refusal(address, error)), next)
+}
+
+/// The reason why an address cannot be had, with the process that has it if that can be found out.
+fn refusal(address: &Address, error: &io::Error) -> String {
+    match (error.kind(), address.tcp()) {
+        (io::ErrorKind::AddrInUse, Some(tcp)) => match holder::of_port(tcp.port()) {
+            Some(holder) => format!("the port is in use by {holder}"),
+            None => format!(
+                "the port is in use by another program, which `ss -ltnp 'sport = :{}'` names to root",
+                tcp.port()
+            ),
+        },
+        (io::ErrorKind::PermissionDenied, Some(tcp)) if tcp.port() < 1024 => {
+            format!("this user has no right to port {}, which takes root or CAP_NET_BIND_SERVICE", tcp.port())
+        }
+        _ => error.to_string(),
+    }
 }
 
 impl From<PartError> for Failure {

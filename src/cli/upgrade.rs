@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -32,12 +34,15 @@ pub struct Arguments {
     /// Only start the process that takes over, and print its number
     #[arg(long, hide = true)]
     only_start: bool,
+    /// The process that is to be taken over from
+    #[arg(long, hide = true, value_name = "PID")]
+    from: Option<u32>,
 }
 
 /// Starts this very program with the same flags, and returns when it has taken over.
 pub fn upgrade(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
     if arguments.only_start {
-        let new = start().map_err(|error| unstarted(&error))?;
+        let new = start(arguments.from).map_err(|error| unstarted(&error))?;
         output::print(new.id());
         return Ok(());
     }
@@ -62,7 +67,7 @@ pub fn upgrade(arguments: &Arguments, environment: &Environment) -> Result<(), F
             "if this is a container, start another one of the new image",
         ));
     }
-    let started = progress::during("another process takes over", || outcome(start_apart()?, &state));
+    let started = progress::during("another process takes over", || outcome(start_apart(old.process)?, &state));
     match started {
         Ok(Some(new)) => {
             let Identity { process, version, .. } = new;
@@ -77,19 +82,25 @@ pub fn upgrade(arguments: &Arguments, environment: &Environment) -> Result<(), F
     }
 }
 
-/// The process that shall take over. It goes on after this one has ended, and its log goes where this one's would.
-fn start() -> io::Result<Child> {
+/// The process that shall take over. It goes on after this one has ended, and its log goes where this one's would. Where
+/// that is a pipe, whose reader waits for its end, the log goes where the log of the process before it does, once that is
+/// taken over from.
+fn start(from: Option<u32>) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("run").args(flags()).arg("--take-over").stdin(Stdio::null()).stdout(Stdio::null());
+    if let Some(from) = from.filter(|_| is_pipe(&std::io::stderr())) {
+        command.arg("--log-of").arg(from.to_string());
+    }
     // What a terminal sends to whom it thinks is in front is not meant for it.
     command.process_group(0).spawn()
 }
 
 /// The same by a process in between that has ended when this returns, so that the new one belongs to nobody but the service
 /// manager. That would wait for no other's child to end when it stops the service, but kill it at once.
-fn start_apart() -> io::Result<Pid> {
+fn start_apart(from: u32) -> io::Result<Pid> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("upgrade").args(flags()).arg("--only-start").stdin(Stdio::null()).stderr(Stdio::inherit());
+    command.arg("upgrade").args(flags()).arg("--only-start").arg(format!("--from={from}"));
+    command.stdin(Stdio::null()).stderr(Stdio::inherit());
     let said = command.output()?.stdout;
     let number = str::from_utf8(&said).ok().and_then(|said| said.trim().parse().ok());
     number.and_then(Pid::from_raw).ok_or_else(|| io::Error::other("it has no number"))
@@ -97,7 +108,14 @@ fn start_apart() -> io::Result<Pid> {
 
 /// What this process was given, but for what only `upgrade` knows.
 fn flags() -> impl Iterator<Item = OsString> {
-    std::env::args_os().skip(2).filter(|flag| flag != "--or-reload" && flag != "--only-start")
+    let ours = |flag: &OsString| {
+        flag == "--or-reload" || flag == "--only-start" || flag.to_str().is_some_and(|flag| flag.starts_with("--from="))
+    };
+    std::env::args_os().skip(2).filter(move |flag| !ours(flag))
+}
+
+fn is_pipe(stream: impl AsFd) -> bool {
+    fstat(stream).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Fifo)
 }
 
 /// Waits until it has taken over; nothing if it has ended instead.

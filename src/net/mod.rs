@@ -2,6 +2,7 @@
 
 pub mod dial;
 pub mod health;
+pub mod holder;
 pub mod https;
 pub mod inherited;
 pub mod listen;

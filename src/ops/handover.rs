@@ -3,21 +3,31 @@
 //! ```text
 //!   new                                       old
 //!    │ ── take-over ────────────────────────▶  │  over the control socket
-//!    │ ◀─ the listeners, as descriptors ─────  │  (SCM_RIGHTS); it goes on accepting
+//!    │ ◀─ listeners and lock, as descriptors   │  (SCM_RIGHTS); it goes on accepting
 //!    │      reads what it needs                │
 //!    │ ── ready ────────────────────────────▶  │
-//!    │                                         │  accepts nobody more: who comes waits in the listeners' queues;
 //!    │                                         │  shares the memory of spent hellos; writes and leaves the books
 //!    │ ◀─ yours ─────────────────────────────  │
-//!    │  opens the books, accepts               │
+//!    │      opens the books                    │
+//!    │ ── prepared ─────────────────────────▶  │
+//!    │                                         │  accepts nobody more: who comes waits in the listeners' queues
+//!    │ ◀─ go ────────────────────────────────  │
+//!    │  accepts                                │
 //!    │ ── taken ────────────────────────────▶  │
 //!    │                                         │  closes the control socket and the admin listener
+//!    │                                         │  and lets go of the lock
 //!    │ ◀─ gone ──────────────────────────────  │
 //!    │  opens its own                          │
 //!    │ ◀─ what users have moved ─────────────  │  every second, until its last connection has ended
 //! ```
 //!
-//! Until `taken` the old process can go on as if nothing had happened, and does so when the new one ends or is silent.
+//! Until `taken` the old process can go on as if nothing had happened, and does so when the new one ends or is silent. It
+//! accepts all the time but between `go` and `taken`, where nothing is left to be done, and accepts again if that takes
+//! longer than [`BRISK`]: clients never wait for a process that is stuck. The new one accepts nobody before `go`.
+//!
+//! A process of a version that passes no lock on knows neither `prepared` nor `go`: it says `taken` when it accepts, and
+//! hears nothing but `yours` before.
+//!
 //! Both ends block, and belong on threads that may.
 
 use std::collections::BTreeMap;
@@ -37,6 +47,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::control;
+use super::state_lock::StateLock;
 use crate::auth::Usage;
 use crate::net::listen::Address;
 use crate::server::{Passed, Purpose, Wanted};
@@ -45,7 +56,10 @@ use crate::server::{Passed, Purpose, Wanted};
 const READING: Duration = Duration::from_secs(120);
 
 /// How long any other step may take.
-const STEP: Duration = Duration::from_secs(20);
+pub const STEP: Duration = Duration::from_secs(20);
+
+/// How long a step may take during which nobody accepts.
+pub const BRISK: Duration = Duration::from_secs(2);
 
 /// Most sockets that go with one message (`SCM_MAX_FD`).
 const MOST: usize = 253;
@@ -57,6 +71,9 @@ const LONGEST: u64 = 4 << 20;
 struct Offer {
     watchdog_micros: Option<u64>,
     listeners: Vec<Offered>,
+    /// Whether the lock on the state directory comes behind the listeners.
+    #[serde(default)]
+    lock: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,6 +105,8 @@ enum Place {
 enum Word {
     Ready,
     Yours,
+    Prepared,
+    Go,
     Taken,
     Gone,
 }
@@ -100,6 +119,9 @@ type Moved = BTreeMap<String, (u64, u64, u64)>;
 pub struct Taking {
     lines: Lines,
     passed: Vec<Passed>,
+    lock: Option<StateLock>,
+    /// Whether the other process waits for this one to be prepared.
+    waits: bool,
     /// How often the service manager wants to hear of the process that it started.
     pub watchdog: Option<Duration>,
 }
@@ -113,10 +135,20 @@ impl Taking {
         let (offer, sockets) = receive(stream.try_clone()?)?;
         let offer: Offer = serde_json::from_slice(&offer)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the running proxy does not know how"))?;
+        Ok(Self::begin(stream, offer, sockets))
+    }
+
+    fn begin(stream: UnixStream, offer: Offer, sockets: Vec<OwnedFd>) -> Self {
         let mut sockets = sockets.into_iter();
         let passed = offer.listeners.into_iter().map(|listener| listener.with(&mut sockets)).collect();
+        let lock = sockets.next().filter(|_| offer.lock).map(StateLock::adopt);
         let watchdog = offer.watchdog_micros.map(Duration::from_micros);
-        Ok(Self { lines: Lines::new(stream), passed, watchdog })
+        Self { lines: Lines::new(stream), passed, lock, waits: offer.lock, watchdog }
+    }
+
+    /// The lock on the state directory; to be called once. None from a version that has none.
+    pub fn lock(&mut self) -> Option<StateLock> {
+        self.lock.take()
     }
 
     /// The listeners; to be called once.
@@ -124,10 +156,19 @@ impl Taking {
         std::mem::take(&mut self.passed)
     }
 
-    /// Everything is read; when this returns the other process accepts nobody.
+    /// Everything is read; when this returns the other process has left the books.
     pub fn ready(&mut self) -> io::Result<()> {
         self.lines.say(&Word::Ready)?;
         self.lines.hear_word(Word::Yours, STEP)
+    }
+
+    /// All that is left to be done here is to accept; when this returns the other process accepts nobody.
+    pub fn prepared(&mut self) -> io::Result<()> {
+        if !self.waits {
+            return Ok(());
+        }
+        self.lines.say(&Word::Prepared)?;
+        self.lines.hear_word(Word::Go, STEP)
     }
 
     /// Clients are accepted here; when this returns nothing is the other process's any more but its connections.
@@ -157,6 +198,15 @@ impl Iterator for Aftermath {
     }
 }
 
+/// How far the process has come that takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It waits until nobody is accepted here.
+    Prepared,
+    /// It accepts already: a version that does not wait.
+    Taken,
+}
+
 /// The process that leaves.
 #[derive(Debug)]
 pub struct Leaving {
@@ -166,21 +216,42 @@ pub struct Leaving {
 
 impl Leaving {
     /// Passes the listeners on, and returns when the other process has read what it needs.
-    pub fn offer(stream: UnixStream, passed: Vec<Passed>, watchdog: Option<Duration>) -> io::Result<Self> {
+    pub fn offer(
+        stream: UnixStream,
+        passed: Vec<Passed>,
+        lock: Option<OwnedFd>,
+        watchdog: Option<Duration>,
+    ) -> io::Result<Self> {
         let watchdog_micros = watchdog.and_then(|watchdog| watchdog.as_micros().try_into().ok());
         let (listeners, sockets): (Vec<_>, Vec<_>) = passed.into_iter().map(Offered::of).unzip();
-        let offer = serde_json::to_string(&Offer { watchdog_micros, listeners })? + "\n";
-        send(&stream, offer.as_bytes(), &sockets.into_iter().flatten().collect::<Vec<_>>())?;
+        let offer = serde_json::to_string(&Offer { watchdog_micros, listeners, lock: lock.is_some() })? + "\n";
+        send(&stream, offer.as_bytes(), &sockets.into_iter().flatten().chain(lock).collect::<Vec<_>>())?;
         let mut lines = Lines::new(stream);
         lines.hear_word(Word::Ready, READING)?;
         Ok(Self { lines, told: BTreeMap::new() })
     }
 
-    /// Nobody is accepted here, and `moved` is what the other process will read in the books. Returns when that accepts.
-    pub fn yours(&mut self, moved: BTreeMap<String, Usage>) -> io::Result<()> {
+    /// `moved` is what the other process will read in the books. Returns when that only has to accept.
+    pub fn yours(&mut self, moved: BTreeMap<String, Usage>) -> io::Result<Progress> {
         self.told = moved;
         self.lines.say(&Word::Yours)?;
-        self.lines.hear_word(Word::Taken, STEP)
+        match self.lines.hear(Some(STEP))? {
+            Word::Prepared => Ok(Progress::Prepared),
+            Word::Taken => Ok(Progress::Taken),
+            _ => Err(out_of_step()),
+        }
+    }
+
+    /// Nobody is accepted here. Fails with `WouldBlock` or `TimedOut` if the other process does not accept within
+    /// [`BRISK`]; [`Leaving::taken`] goes on waiting.
+    pub fn go(&mut self) -> io::Result<()> {
+        self.lines.say(&Word::Go)?;
+        self.lines.hear_word(Word::Taken, BRISK)
+    }
+
+    /// Waits for the other process to accept after all.
+    pub fn taken(&mut self) -> io::Result<()> {
+        self.lines.hear_word(Word::Taken, READING)
     }
 
     /// Nothing is left here but connections.
@@ -262,9 +333,13 @@ impl Lines {
         let heard: Word = self.hear(Some(patience))?;
         match heard == word {
             true => Ok(()),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "the other process has lost the thread")),
+            false => Err(out_of_step()),
         }
     }
+}
+
+fn out_of_step() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the other process answers something else")
 }
 
 /// Sends the line, its first bytes together with the sockets.
@@ -312,6 +387,12 @@ mod tests {
 
     use super::*;
 
+    /// The end that takes over, once it was offered what there is.
+    fn taking(stream: UnixStream) -> Taking {
+        let (offer, sockets) = receive(stream.try_clone().unwrap()).unwrap();
+        Taking::begin(stream, serde_json::from_slice(&offer).unwrap(), sockets)
+    }
+
     fn usage(up: u64, in_period: u64) -> Usage {
         Usage { up, in_period, ..Usage::default() }
     }
@@ -319,28 +400,37 @@ mod tests {
     #[test]
     fn listeners_arrive_as_they_are_and_what_is_moved_afterwards_once() {
         let (old, new) = UnixStream::pair().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let local = listener.local_addr().unwrap();
         let asked =
             || Wanted { purpose: Purpose::Redirect, address: "127.0.0.1:0".parse::<SocketAddr>().unwrap().into() };
         let passed = Passed { wanted: asked(), both: true, sockets: vec![listener.into()] };
         let leaving = thread::spawn(move || {
-            let mut leaving = Leaving::offer(old, vec![passed], Some(Duration::from_secs(30))).unwrap();
-            leaving.yours([("alice".into(), usage(5, 5))].into()).unwrap();
+            let lock = StateLock::take(&state).unwrap();
+            let mut leaving =
+                Leaving::offer(old, vec![passed], lock.pass().ok(), Some(Duration::from_secs(30))).unwrap();
+            assert_eq!(leaving.yours([("alice".into(), usage(5, 5))].into()).unwrap(), Progress::Prepared);
+            leaving.go().unwrap();
+            drop(lock);
             leaving.gone().unwrap();
             leaving.tell([("alice".into(), usage(5, 5))].into()).unwrap();
             leaving.tell([("alice".into(), usage(8, 6)), ("bob".into(), usage(1, 1))].into()).unwrap();
         });
-        let (offer, sockets) = receive(new.try_clone().unwrap()).unwrap();
-        let offer: Offer = serde_json::from_slice(&offer).unwrap();
-        assert_eq!(offer.watchdog_micros, Some(30_000_000));
-        let passed = offer.listeners.into_iter().next().unwrap().with(&mut sockets.into_iter());
+        let mut taking = taking(new);
+        assert_eq!(taking.watchdog, Some(Duration::from_secs(30)));
+        let passed = taking.passed().remove(0);
         assert_eq!((passed.wanted, passed.both), (asked(), true));
         let socket = TcpListener::from(passed.sockets.into_iter().next().unwrap());
         assert_eq!(socket.local_addr().unwrap(), local);
-        let mut taking = Taking { lines: Lines::new(new), passed: Vec::new(), watchdog: None };
+        let lock = taking.lock().unwrap();
         taking.ready().unwrap();
+        taking.prepared().unwrap();
         let mut aftermath = taking.taken().unwrap();
+        assert!(StateLock::take(folder.path()).is_err(), "it is held here now");
+        drop(lock);
+        StateLock::take(folder.path()).unwrap();
         let moved = aftermath.next().unwrap();
         assert_eq!(moved, [("alice".to_owned(), usage(3, 1)), ("bob".to_owned(), usage(1, 1))].into());
         leaving.join().unwrap();
@@ -351,13 +441,33 @@ mod tests {
     fn one_that_ends_has_not_taken_over() {
         let (old, new) = UnixStream::pair().unwrap();
         drop(new);
-        assert!(Leaving::offer(old, Vec::new(), None).is_err());
+        assert!(Leaving::offer(old, Vec::new(), None, None).is_err());
         let (old, new) = UnixStream::pair().unwrap();
-        let leaving = thread::spawn(move || Leaving::offer(old, Vec::new(), None).unwrap().yours(BTreeMap::new()));
-        receive(new.try_clone().unwrap()).unwrap();
-        let mut taking = Taking { lines: Lines::new(new), passed: Vec::new(), watchdog: None };
+        let leaving = thread::spawn(move || {
+            let mut leaving = Leaving::offer(old, Vec::new(), None, None).unwrap();
+            leaving.yours(BTreeMap::new())
+        });
+        let mut taking = taking(new);
         taking.ready().unwrap();
         drop(taking);
         assert_eq!(leaving.join().unwrap().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    /// One that comes from a version without a lock accepts as soon as the books are its own.
+    #[test]
+    fn versions_without_a_lock_are_understood() {
+        let (old, new) = UnixStream::pair().unwrap();
+        let leaving = thread::spawn(move || {
+            let mut leaving = Leaving::offer(old, Vec::new(), None, None).unwrap();
+            let progress = leaving.yours(BTreeMap::new()).unwrap();
+            leaving.gone().unwrap();
+            progress
+        });
+        let mut taking = taking(new);
+        assert!(taking.lock().is_none());
+        taking.ready().unwrap();
+        taking.prepared().unwrap();
+        taking.taken().unwrap();
+        assert_eq!(leaving.join().unwrap(), Progress::Taken);
     }
 }

@@ -20,5 +20,6 @@ pub mod reload;
 pub mod sandbox;
 pub mod service_manager;
 pub mod snapshot;
+pub mod state_lock;
 pub mod tally;
 pub mod usage;

@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, fs, io};
 
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
     Builder, ConcurrencyMode, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::auth::{Bank, Page, People, UnixTime, Usage};
 
@@ -84,7 +84,9 @@ impl Books {
         let bell = Arc::new(Bell::default());
         let bank: Arc<dyn Bank> = Arc::clone(&bell) as _;
         let people = Arc::new(People::with_bank(bank));
-        for (name, usage) in guarded(|| store.load(is_user, now))? {
+        let rows = guarded(|| store.load(is_user, now))?;
+        warn_of_the_clock(&rows, now);
+        for (name, usage) in rows {
             people.remember(&name, usage);
         }
         let (book, rung) = (Arc::clone(&people), Arc::clone(&bell));
@@ -94,15 +96,22 @@ impl Books {
         Ok((people, Self { bell, writing }))
     }
 
-    /// Writes the exact numbers and leaves the file to another process. Blocks. From then on nothing is written, and nobody
+    /// Writes the exact numbers and leaves the file to another process. Blocks, for `patience` at most: an error if the disk
+    /// has not taken them by then, and everything goes on as before. Otherwise nothing is written from then on, and nobody
     /// waits for it.
-    pub fn pause(&self) {
+    pub fn pause(&self, patience: Duration) -> io::Result<()> {
+        let end = Instant::now() + patience;
         let mut leave = self.bell.lease.lock().unwrap_or_else(PoisonError::into_inner);
         *leave = Lease::Asked;
         self.bell.call();
         while *leave == Lease::Asked && !self.writing.is_finished() {
-            leave = self.bell.left.wait_timeout(leave, EVERY).unwrap_or_else(PoisonError::into_inner).0;
+            if Instant::now() >= end {
+                *leave = Lease::Ours;
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the disk does not take what users have moved"));
+            }
+            leave = self.bell.left.wait_timeout(leave, EVERY.min(patience)).unwrap_or_else(PoisonError::into_inner).0;
         }
+        Ok(())
     }
 
     /// Goes on writing: the other process has left the file.
@@ -146,6 +155,22 @@ impl Bank for Bell {
     }
 }
 
+/// Periods that begin in days to come show that the clock is behind now, or was ahead when they were noted.
+fn warn_of_the_clock(rows: &[(String, Usage)], now: UnixTime) {
+    const DAY: i64 = 24 * 60 * 60;
+    let ahead = |(_, usage): &(String, Usage)| Some(usage.since?.0.saturating_sub(now.0)).filter(|by| *by > DAY);
+    if let Some(most) = rows.iter().filter_map(ahead).max() {
+        let users = rows.iter().filter(|row| ahead(row).is_some()).count();
+        warn!(
+            users,
+            days = most / DAY,
+            "the clock of this server is behind what was noted here earlier: set it; until then these users' quotas do not \
+             begin again. If it is right now and was ahead before, move usage.redb out of the state directory, which \
+             forgets what all users have moved"
+        );
+    }
+}
+
 fn keep(mut store: Store, people: &People, bell: &Bell) {
     let mut failing = false;
     loop {
@@ -176,7 +201,11 @@ fn keep(mut store: Store, people: &People, bell: &Bell) {
         pages.into_iter().for_each(|page| if outcome.is_ok() { page.kept() } else { page.lost() });
         if lease == Lease::Asked {
             store.open = None;
-            *bell.lease.lock().unwrap_or_else(PoisonError::into_inner) = Lease::Theirs;
+            let mut lease = bell.lease.lock().unwrap_or_else(PoisonError::into_inner);
+            // Who asked may have lost patience meanwhile.
+            if *lease == Lease::Asked {
+                *lease = Lease::Theirs;
+            }
             bell.left.notify_all();
             continue;
         }
@@ -364,7 +393,6 @@ fn rows(
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::task::Waker;
-    use std::time::Instant;
 
     use super::*;
     use crate::auth::{Enrolment, Leave, Period, Policy, Quota, Way};
@@ -432,6 +460,22 @@ mod tests {
         let (people, books) = Books::open(other.path(), |_| true, NOW);
         enrol(&people, "alice", Some(100 * MEGA));
         assert!(people.get("alice").unwrap().usage(NOW).in_period >= 30 * MEGA);
+        books.unwrap().close();
+    }
+
+    #[test]
+    fn a_start_with_a_clock_that_is_behind_gives_no_quota_once_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        enrol(&people, "alice", Some(10 * MEGA));
+        use_up(&people, "alice", 10 * MEGA);
+        books.unwrap().close();
+        let behind = UnixTime(NOW.0 - 400 * 24 * 60 * 60);
+        let (people, books) = Books::open(folder.path(), |_| true, behind);
+        enrol(&people, "alice", Some(10 * MEGA));
+        let alice = people.get("alice").unwrap();
+        assert_eq!(alice.ask(Way::Down, Instant::now(), behind, Waker::noop()), Leave::Over);
+        assert_eq!(alice.usage(behind).in_period, 10 * MEGA);
         books.unwrap().close();
     }
 

@@ -176,15 +176,13 @@ impl Handle {
         self.0.doors.leave_files(false);
     }
 
-    /// Accepts nobody for now, and lets another process spend hellos beside this one.
+    /// Accepts nobody for now: who comes waits in the listeners' queues for the process that accepts next.
     pub async fn pause(&self) {
         self.0.doors.pause().await;
-        self.0.judge.replay.share(true);
     }
 
-    /// Accepts again: the other process has not taken over.
+    /// Accepts again: the other process has not taken over, or not yet.
     pub fn resume(&self) {
-        self.0.judge.replay.share(false);
         self.0.doors.resume(&self.0);
     }
 

@@ -5,19 +5,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::support::KEY;
 use crate::support::dice::Dice;
 use crate::support::fake_tls::{Login, PATIENCE, Session, authentic, whole_flight};
 use crate::support::hello::capture;
 use crate::support::mock_dc::{MockDc, Role};
-use crate::support::vizard::{Setup, Vizard};
+use crate::support::vizard::{Setup, Vizard, output_in_time};
+use crate::support::{KEY, OTHER_KEY};
+use data_encoding::HEXLOWER;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use vizard::ops::control;
+use vizard::ops::state_lock::{NotLocked, StateLock};
 
 struct Running {
     proxy: Vizard,
@@ -192,12 +195,159 @@ async fn one_that_cannot_start_takes_nothing_over() {
     assert!(output.status.code() == Some(2) && said.contains("no proxy runs"), "{said}");
 }
 
-/// `vizard upgrade`, whose child is not ours; it is ended by its number.
-async fn upgrade(state: &Path, arguments: &[&str]) -> Output {
+/// A command for the proxy with this state directory, and what it says until its outputs are closed.
+async fn command(name: &str, state: &Path, arguments: &[&str]) -> Output {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_vizard"));
-    command.arg("upgrade").args(["--state-dir".as_ref(), state.as_os_str()]).args(arguments);
-    command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
-    tokio::task::spawn_blocking(move || command.output().expect("the program runs")).await.expect("no panic")
+    command.arg(name).args(["--state-dir".as_ref(), state.as_os_str()]).args(arguments);
+    command.stdin(Stdio::null()).stderr(Stdio::piped()).stdout(Stdio::piped());
+    let begun = Instant::now();
+    let output = tokio::task::spawn_blocking(move || output_in_time(command)).await.expect("no panic");
+    assert!(begun.elapsed() < PATIENCE, "something holds on to its outputs");
+    output
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_proxy_in_one_state_directory_is_refused() {
+    let running = Running::start("").await;
+    let setup = Setup::new(running.state.path(), "site").usual(&KEY).dc(2, running.dc.addr);
+    let output = tokio::task::spawn_blocking(move || setup.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(&format!("(process {})", running.proxy.id())) && said.contains("vizard upgrade"), "{said}");
+    // Commands that only read do not mind.
+    let file = running.state.path().join("vizard.toml");
+    let given = ["--config", file.to_str().unwrap(), "--domain", crate::support::origin::NAME, "--secret", SECRET];
+    for name in ["check", "link", "reload"] {
+        let output = command(name, running.state.path(), &given).await;
+        assert!(output.status.success(), "{name}: {output:?}");
+    }
+    let mut session = login().enter(running.addr()).await.unwrap();
+    lives(&mut session).await;
+    // A process that was killed has no lock.
+    let (old, again) = (running.proxy, running.setup.clone());
+    old.kill();
+    start(&again).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_moment_of_an_upgrade_without_the_lock() {
+    let running = Running::start("").await;
+    let (state, stop) = (running.state.path().to_owned(), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let trying = std::thread::spawn(move || {
+        let mut tries = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            assert!(matches!(StateLock::take(&state), Err(NotLocked::Held(_))));
+            tries += 1;
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        tries
+    });
+    let mut old = running.proxy;
+    for _ in 0..3 {
+        let next = start(&running.setup.clone().flag("--take-over")).await;
+        assert!(old.ended().await.success());
+        old = next;
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(trying.join().unwrap() > 100);
+    let held = StateLock::take(running.state.path()).unwrap_err();
+    assert!(matches!(held, NotLocked::Held(Some(process)) if process == old.id()), "{held:?}");
+    assert_eq!(old.terminate().code(), Some(0));
+    StateLock::take(running.state.path()).unwrap();
+}
+
+/// What another process would say at the control socket.
+struct Taker(BufReader<UnixStream>);
+
+impl Taker {
+    async fn start(state: &Path) -> Self {
+        let mut stream = UnixStream::connect(state.join("control")).await.unwrap();
+        stream.write_all(b"take-over\n").await.unwrap();
+        let mut taker = Self(BufReader::new(stream));
+        assert!(taker.hears().await.contains("listeners"));
+        taker
+    }
+
+    async fn says(&mut self, word: &str) {
+        self.0.get_mut().write_all(format!("\"{word}\"\n").as_bytes()).await.unwrap();
+    }
+
+    async fn hears(&mut self) -> String {
+        let mut line = String::new();
+        timeout(PATIENCE, self.0.read_line(&mut line)).await.expect("an answer in time").unwrap();
+        line
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stalls_while_it_takes_over_keeps_nobody_out() {
+    let running = Running::start("").await;
+    let waits = async |stage: &str| {
+        let begun = Instant::now();
+        login().enter(running.addr()).await.unwrap().echo(b"in time").await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(8), "{stage}: {:?}", begun.elapsed());
+    };
+    let mut taker = Taker::start(running.state.path()).await;
+    waits("offered").await;
+    taker.says("ready").await;
+    assert_eq!(taker.hears().await, "\"yours\"\n");
+    waits("books left").await;
+    taker.says("prepared").await;
+    assert_eq!(taker.hears().await, "\"go\"\n");
+    waits("told to go").await;
+    drop(taker);
+    running.proxy.logged("has not; everything goes on here").await;
+    waits("gone").await;
+    let next = running.successor().await;
+    waits("taken over").await;
+    assert!(running.proxy.ended().await.success() && next.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_after_an_upgrade_does_not_hide_what_the_other_process_spends() {
+    let users = |more: &str| format!("[[users]]\nname = \"alice\"\nsecret = \"{}\"\n{more}", HEXLOWER.encode(&KEY));
+    let (dc, state) = (MockDc::start(Role::Echo).await, tempfile::tempdir().unwrap());
+    let file = state.path().join("vizard.toml");
+    std::fs::write(&file, users("")).unwrap();
+    let setup = Setup::new(state.path(), "site").domain(crate::support::origin::NAME).dc(2, dc.addr);
+    let setup = setup.arg("--config", file.display());
+    let old = start(&setup).await;
+    let (waiting, held) = (TcpStream::connect(old.addr).await.unwrap(), login());
+    let mut resident = login().enter(old.addr).await.unwrap();
+    lives(&mut resident).await;
+    let next = start(&setup.clone().flag("--take-over")).await;
+    assert!(is_answered(&held, waiting).await, "the old process does not know its user any more");
+    let bob = format!("[[users]]\nname = \"bob\"\nsecret = \"{}\"\n", HEXLOWER.encode(&OTHER_KEY));
+    std::fs::write(&file, users(&bob)).unwrap();
+    next.hangup();
+    next.logged("bob").await;
+    assert!(!is_answered(&held, TcpStream::connect(next.addr).await.unwrap()).await, "spent at the old one");
+    lives(&mut resident).await;
+    assert!(old.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hellos_are_spent_in_common_with_every_process_that_still_leaves() {
+    let running = Running::start("").await;
+    let [waiting, last] =
+        [TcpStream::connect(running.addr()).await.unwrap(), TcpStream::connect(running.addr()).await.unwrap()];
+    let [held, late] = [login(), login()];
+    let mut resident = login().enter(running.addr()).await.unwrap();
+    lives(&mut resident).await;
+    let second = running.successor().await;
+    let third = running.successor().await;
+    assert!(second.ended().await.success(), "nothing keeps it");
+    third.logged("the process before this one has ended").await;
+    assert!(is_answered(&held, waiting).await, "the first process still serves who came to it");
+    assert!(!is_answered(&held, TcpStream::connect(third.addr).await.unwrap()).await, "spent at the first one");
+    // So does one that is started after the others were killed.
+    third.kill();
+    let fourth = start(&running.setup).await;
+    assert!(is_answered(&late, last).await);
+    assert!(!is_answered(&late, TcpStream::connect(fourth.addr).await.unwrap()).await, "spent at the first one");
+    lives(&mut resident).await;
+    assert!(running.proxy.is_running());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,21 +361,24 @@ async fn the_command_starts_the_other_one() {
     let arguments = ["--cover", "site", "--domain", crate::support::origin::NAME, "--secret", SECRET, "--dc", &dc];
     let arguments = [&arguments[..], &["--listen", "127.0.0.1:0"]].concat();
 
-    let output = upgrade(running.state.path(), &[&arguments[..], &["--or-reload"]].concat()).await;
+    let output = command("upgrade", running.state.path(), &[&arguments[..], &["--or-reload"]].concat()).await;
     assert!(output.status.success(), "{output:?}");
     assert_eq!(who(), old, "it is the same program");
 
     let load = Load::start(running.addr(), 4);
     load.more(10).await;
-    let output = upgrade(running.state.path(), &arguments).await;
+    // Whoever reads what it says hears the end of it, though the new process goes on.
+    let output = command("upgrade", running.state.path(), &arguments).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && said.contains("has taken over"), "{output:?}");
     let new = who();
     let _orphan = Orphan(new.process);
     assert!(new.process != old.process && said.contains(&new.process.to_string()), "{said}");
     load.more(10).await;
-    assert!(running.proxy.ended().await.success());
+    // It writes its log where the other one did.
+    running.proxy.logged("the process before this one has ended").await;
     load.end().await;
+    assert!(running.proxy.ended().await.success());
 }
 
 /// A process that is nobody's child; it is ended with this value.

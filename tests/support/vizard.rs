@@ -89,9 +89,9 @@ impl Setup {
         self.domain(NAME).user("alice", key)
     }
 
-    /// Lets the program end by itself.
+    /// Lets the program end by itself; it is killed if it does not.
     pub fn output(&self) -> Output {
-        self.command().output().expect("the program runs")
+        output_in_time(self.command())
     }
 
     fn command(&self) -> Command {
@@ -120,6 +120,22 @@ impl Setup {
         thread::spawn(move || lines.iter().for_each(drop));
         vizard
     }
+}
+
+/// What the command says until all its outputs are closed. The command is killed if that takes too long.
+pub fn output_in_time(mut command: Command) -> Output {
+    let child = command.spawn().expect("the program runs");
+    let pid = Pid::from_child(&child);
+    let (done, waiting) = mpsc::channel::<()>();
+    let watching = thread::spawn(move || {
+        if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    });
+    let output = child.wait_with_output().expect("the program ends");
+    drop(done);
+    watching.join().expect("no panic");
+    output
 }
 
 /// The running program; it is killed with this value.

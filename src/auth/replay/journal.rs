@@ -10,16 +10,20 @@
 //! A record is found by its checksum at whatever offset it stands. So nothing needs to be truncated or completed after
 //! a torn write, which could hurt a second writer: the record is simply written again, and readers step over the rest.
 //!
+//! **A damaged start** is skipped like damage elsewhere, if the rest shows whose file it is: records, or nothing but zeroes as
+//! a power cut leaves them. The header is then written again, after the file was copied to one beside it. What shows nothing
+//! of the kind is another program's file, and refused.
+//!
 //! **Two processes need no lock.** The kernel puts appended records one behind the other, so the file itself says who was
 //! first: a process appends its record, reads what stands before it, and has lost if the same key stands there already. No
 //! process ever waits for another, whatever state that one was stopped in.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
 use std::io::{self, ErrorKind, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Health, Key, SecretTag};
@@ -43,6 +47,14 @@ pub(super) struct Journal {
     /// The same file without `O_APPEND`, so that something can be written where it stands already.
     in_place: File,
     state: Mutex<State>,
+    repaired: Option<Repaired>,
+}
+
+/// Note of a file whose start was damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Repaired {
+    /// Where it is kept as it was, if there was room.
+    pub(super) copy: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -70,13 +82,38 @@ impl Journal {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
         let in_place = OpenOptions::new().write(true).open(path)?;
-        let journal = Self { file, in_place, state: Mutex::default() };
-        if journal.is_unwritten()? {
-            // Through the backlog, like any record: a full disk must not keep the proxy from starting.
-            journal.push(*HEADER);
-            journal.settle_in(path);
+        let mut journal = Self { file, in_place, state: Mutex::default(), repaired: None };
+        match journal.beginning()? {
+            Beginning::Whole => {}
+            Beginning::Unwritten => {
+                // Through the backlog, like any record: a full disk must not keep the proxy from starting.
+                journal.push(*HEADER);
+                journal.settle_in(path);
+            }
+            Beginning::Damaged { within } => {
+                journal.repaired = Some(Repaired { copy: copy_beside(path).ok() });
+                // First what the header will stand on, where the front of the file was cut off.
+                within.into_iter().for_each(|record| journal.append(record));
+                let _ = retry(|| journal.in_place.write_at(HEADER, 0));
+                journal.settle_in(path);
+            }
         }
         Ok(journal)
+    }
+
+    /// Opens the file to be read, and changes nothing.
+    pub(super) fn open_to_read(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let mut journal = Self { in_place: file.try_clone()?, file, state: Mutex::default(), repaired: None };
+        if matches!(journal.beginning()?, Beginning::Damaged { .. }) {
+            journal.repaired = Some(Repaired { copy: None });
+        }
+        Ok(journal)
+    }
+
+    /// Whether the start of the file was damaged.
+    pub(super) fn repaired(&self) -> Option<&Repaired> {
+        self.repaired.as_ref()
     }
 
     /// Hands every record of the file to `each`, in order.
@@ -208,17 +245,50 @@ impl Journal {
         state.write(&self.file);
     }
 
-    fn is_unwritten(&self) -> io::Result<bool> {
+    fn beginning(&self) -> io::Result<Beginning> {
         if !self.file.metadata()?.is_file() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
         }
         let mut start = [0; 2 * BLOCK];
         let length = retry(|| self.file.read_at(&mut start, 0))?;
-        match Start::of(&start[..length]) {
-            Start::Unwritten => Ok(true),
-            Start::Ours => Ok(false),
+        let start = &start[..length];
+        match Start::of(start) {
+            Start::Unwritten => Ok(Beginning::Unwritten),
+            Start::Ours => Ok(Beginning::Whole),
             Start::OtherVersion => Err(io::Error::new(ErrorKind::InvalidData, "a replay memory of another version")),
-            Start::Foreign => Err(io::Error::new(ErrorKind::InvalidData, "not a replay memory")),
+            Start::Foreign => {
+                let (contents, within) = self.contents()?;
+                match contents.are_ours() || is_almost_the_header(start) {
+                    true => Ok(Beginning::Damaged { within }),
+                    false => Err(io::Error::new(ErrorKind::InvalidData, "not a replay memory")),
+                }
+            }
+        }
+    }
+
+    /// What the file holds, header or not, and the records that begin where the header belongs.
+    fn contents(&self) -> io::Result<(Contents, Vec<Record>)> {
+        let (mut contents, mut within) = (Contents { zeroes: true, ..Contents::default() }, Vec::new());
+        let (mut scanner, mut buffer) = (Scanner::default(), vec![0; READ_SIZE]);
+        let (mut offset, mut kept) = (0, 0);
+        loop {
+            let read = retry(|| self.file.read_at(&mut buffer[kept..], offset))?;
+            if read == 0 {
+                contents.length = offset;
+                return Ok((contents, within));
+            }
+            contents.zeroes &= buffer[kept..kept + read].iter().all(|byte| *byte == 0);
+            let first = offset == 0;
+            offset += read as u64;
+            let filled = kept + read;
+            let done = scanner.feed(&buffer[..filled], &mut |_| contents.records += 1);
+            if first {
+                let mut early = Scanner::default();
+                let reach = filled.min(2 * BLOCK - 1);
+                early.feed(&buffer[..reach], &mut |record| within.push(record));
+            }
+            buffer.copy_within(done..filled, 0);
+            kept = filled - done;
         }
     }
 
@@ -373,6 +443,56 @@ impl Scanner {
     }
 }
 
+/// The beginning of a file that is ours.
+enum Beginning {
+    Whole,
+    Unwritten,
+    /// The header is not there; these records stand in its place.
+    Damaged {
+        within: Vec<Record>,
+    },
+}
+
+/// Summary of a whole file.
+#[derive(Debug, Default)]
+struct Contents {
+    length: u64,
+    records: u64,
+    /// Whether there is nothing but zeroes, as after a power cut.
+    zeroes: bool,
+}
+
+impl Contents {
+    /// Whether a quarter of it are records, which have a checksum that no other program makes.
+    fn are_ours(&self) -> bool {
+        self.zeroes || self.records > 0 && self.records * BLOCK as u64 * 4 >= self.length
+    }
+}
+
+/// Whether a file without records begins with a header of which some bytes have changed.
+fn is_almost_the_header(start: &[u8]) -> bool {
+    const ENOUGH: usize = BLOCK - 4;
+    start.len() < 2 * BLOCK && start.iter().zip(HEADER).filter(|(one, other)| one == other).count() >= ENOUGH
+}
+
+/// Copies the file to one beside it that is not there yet.
+fn copy_beside(path: &Path) -> io::Result<PathBuf> {
+    const MOST: u32 = 20;
+    let name = |number| match number {
+        1 => path.with_extension("damaged"),
+        _ => path.with_extension(format!("damaged-{number}")),
+    };
+    let free = (1..=MOST).map(name).find(|path| fs::symlink_metadata(path).is_err());
+    let copy = free.ok_or_else(|| io::Error::from(ErrorKind::AlreadyExists))?;
+    let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&copy)?;
+    let copied = File::open(path).and_then(|mut from| io::copy(&mut from, &mut to)).and_then(|_| to.sync_all());
+    if let Err(error) = copied {
+        let _ = fs::remove_file(&copy);
+        return Err(error);
+    }
+    Ok(copy)
+}
+
 /// What the first two blocks of a file tell.
 #[derive(Debug, PartialEq, Eq)]
 enum Start {
@@ -393,12 +513,19 @@ impl Start {
             Self::Unwritten
         } else if (0..BLOCK).any(|tear| torn_then_whole(tear).is_some()) {
             Self::Ours
-        } else if start.starts_with(FAMILY) {
+        } else if is_other_version(start) {
             Self::OtherVersion
         } else {
             Self::Foreign
         }
     }
+}
+
+/// Whether it begins with the header that another version would write: its number and the end of the line.
+fn is_other_version(start: &[u8]) -> bool {
+    let rest = start.strip_prefix(FAMILY).unwrap_or_default();
+    let number = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    number > 0 && rest.get(number) == Some(&b'\n')
 }
 
 /// Again when a signal came between.
@@ -565,6 +692,72 @@ abcdefghijklmnop"
         assert!(Journal::open(folder.path()).is_err());
     }
 
+    /// The records of the file after it was opened, and whether its start was damaged and is kept.
+    fn opened(path: &Path) -> (Vec<Record>, bool) {
+        let (journal, mut found) = (Journal::open(path).unwrap(), Vec::new());
+        journal.scan(|record| found.push(record)).unwrap();
+        (found, journal.repaired().is_some_and(|repaired| repaired.copy.as_ref().is_some_and(|copy| copy.exists())))
+    }
+
+    #[test]
+    fn damage_at_the_start_costs_no_more_than_elsewhere() {
+        for bit in 0..8 * BLOCK {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("replay");
+            let mut file = [HEADER.to_vec(), blocks(0..2)].concat();
+            file[bit / 8] ^= 1 << (bit % 8);
+            if is_other_version(&file) {
+                continue;
+            }
+            fs::write(&path, &file).unwrap();
+            assert_eq!(Journal::open_to_read(&path).unwrap().scan(|_| {}).unwrap().damaged, 0);
+            assert_eq!(fs::read(&path).unwrap(), file, "bit {bit}: reading changes nothing");
+            assert_eq!(opened(&path), (numbers(0..2), true), "bit {bit}");
+            assert_eq!(fs::read(path.with_extension("damaged")).unwrap(), file, "bit {bit}");
+            assert_eq!(opened(&path), (numbers(0..2), false), "bit {bit}: once");
+        }
+    }
+
+    #[test]
+    fn a_file_whose_front_was_cut_off_keeps_every_record() {
+        for cut in 1..2 * BLOCK {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("replay");
+            fs::write(&path, &[HEADER.to_vec(), blocks(0..9)].concat()[cut..]).unwrap();
+            let (mut found, kept) = opened(&path);
+            assert!(kept, "{cut}");
+            found.sort_by_key(|record| record.tag.0);
+            found.dedup();
+            let first = u64::from(cut > BLOCK);
+            assert_eq!(found, numbers(first..9), "{cut} bytes");
+        }
+    }
+
+    #[test]
+    fn a_file_of_zeroes_is_begun_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        for length in [1, BLOCK, 3 * BLOCK + 1] {
+            fs::write(&path, vec![0; length]).unwrap();
+            assert_eq!(opened(&path), (Vec::new(), true), "{length}");
+            Journal::open(&path).unwrap().append(record(1));
+            assert_eq!(opened(&path), (numbers(1..2), false), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_file_with_few_records_is_not_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        let foreign = [vec![7; 10 * BLOCK], blocks(0..2)].concat();
+        for foreign in [foreign, b"vizard replay 12\nwith more behind".to_vec(), vec![255; 100]] {
+            fs::write(&path, &foreign).unwrap();
+            assert_eq!(Journal::open(&path).err().unwrap().kind(), ErrorKind::InvalidData);
+            assert_eq!(fs::read(&path).unwrap(), foreign);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
     #[test]
     fn a_torn_header_is_written_again() {
         let folder = tempfile::tempdir().unwrap();
@@ -594,7 +787,7 @@ abcdefghijklmnop"
         fs::write(&path, HEADER).unwrap();
         // A descriptor without the right to write stands for a disk that refuses.
         let [file, in_place] = [(); 2].map(|()| File::open(&path).unwrap());
-        let mut journal = Journal { file, in_place, state: Mutex::default() };
+        let mut journal = Journal { file, in_place, state: Mutex::default(), repaired: None };
         journal.append(record(0));
         journal.append(record(1));
         assert!(journal.sync().is_err());

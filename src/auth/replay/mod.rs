@@ -77,9 +77,10 @@ pub struct ReplayMemory {
 
 /// Other processes that may spend from the same file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Company {
+pub enum Company {
+    /// None.
     Alone,
-    /// One that leaves; this one goes on.
+    /// Some that leave; this one goes on.
     Staying,
     /// One that goes on; this one leaves.
     Leaving,
@@ -97,8 +98,23 @@ impl ReplayMemory {
         let (others, scanned) = read_entries(&journal, tags, |key| filling.push(key))?;
         journal.knows_until(scanned.end);
         let set = filling.finish();
-        let loaded = Loaded { entries: set.len(), others, damaged: scanned.damaged };
+        let damaged = scanned.damaged + usize::from(journal.repaired().is_some());
+        let loaded = Loaded { entries: set.len(), others, damaged };
         Ok((Self { set, journal: Some(journal), company: Company::Alone.into() }, loaded))
+    }
+
+    /// What [`ReplayMemory::open`] would find in a file that is there; nothing is changed.
+    pub fn examine(path: &Path, tags: &[SecretTag]) -> io::Result<Loaded> {
+        let journal = Journal::open_to_read(path)?;
+        let mut filling = Filling::new();
+        let (others, scanned) = read_entries(&journal, tags, |key| filling.push(key))?;
+        let damaged = scanned.damaged + usize::from(journal.repaired().is_some());
+        Ok(Loaded { entries: filling.finish().len(), others, damaged })
+    }
+
+    /// Where the file is kept as it was before its damaged start was written again.
+    pub fn kept_copy(&self) -> Option<&Path> {
+        self.journal.as_ref()?.repaired()?.copy.as_deref()
     }
 
     /// The same beside a process that spends from the same file and shares it.
@@ -165,19 +181,19 @@ impl ReplayMemory {
         }
     }
 
-    /// `true`: from now on another process may spend from the same file, once it shares too, and this one will leave. What
-    /// was spent here is in the file when this returns, and every later step takes in what the other has written. `false`:
-    /// the other has ended, and what it has spent to the last is known here when this returns.
-    pub fn share(&self, shared: bool) {
+    /// From now on another process may spend from the same file, once it shares too: what was spent here is in the file
+    /// when this returns, and every later step takes in what the other has written. With [`Company::Alone`] all others
+    /// have ended, and what they have spent to the last is known here when this returns; a process that leaves has to be
+    /// one that stays again before it can be alone.
+    pub fn share(&self, with: Company) {
         let mut company = self.company.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(journal) = &self.journal {
-            match (*company, shared) {
-                (Company::Alone, true) => journal.settle_seen(),
-                (Company::Alone, false) => {}
-                (Company::Staying | Company::Leaving, _) => journal.catch_up(|other| _ = self.set.insert(other.key)),
-            }
+        match (&self.journal, *company, with) {
+            (_, Company::Leaving, Company::Alone) => return,
+            (Some(journal), Company::Alone, _) => journal.settle_seen(),
+            (Some(journal), ..) => journal.catch_up(|other| _ = self.set.insert(other.key)),
+            (None, ..) => {}
         }
-        *company = if shared { Company::Leaving } else { Company::Alone };
+        *company = with;
     }
 
     /// Writes what waits and asks the disk to keep what was written since the last call: after it only a broken disk
@@ -400,7 +416,7 @@ mod tests {
     fn leaving_and_staying(path: &Path, tags: &[SecretTag]) -> [ReplayMemory; 2] {
         let (old, _) = ReplayMemory::open(path, tags).unwrap();
         let (new, _) = ReplayMemory::open_shared(path, tags).unwrap();
-        old.share(true);
+        old.share(Company::Leaving);
         [old, new]
     }
 
@@ -419,7 +435,7 @@ mod tests {
         let [old, new] = leaving_and_staying(&folder.path().join("replay"), &[TAG]);
         assert_eq!(spend_range(&old, TAG, 0..10), 10);
         drop(old);
-        new.share(false);
+        new.share(Company::Alone);
         assert_eq!(spend_range(&new, TAG, 0..11), 1);
     }
 
@@ -461,7 +477,7 @@ mod tests {
         assert_eq!(spend_range(&old, TAG, 0..100), 100);
         let (new, _) = ReplayMemory::open_shared(&path, &[TAG]).unwrap();
         assert_eq!(spend_range(&old, TAG, 100..200), 100, "before it shares, after the other has opened the file");
-        old.share(true);
+        old.share(Company::Leaving);
         assert_eq!(spend_range(&new, TAG, 0..200), 0);
         new.spend_in_vain(&authenticator(0));
         let wins: Vec<usize> = thread::scope(|scope| {
@@ -470,7 +486,7 @@ mod tests {
         });
         assert_eq!(wins.iter().sum::<usize>() as u64, COUNT - 200, "{wins:?}");
         drop(old);
-        new.share(false);
+        new.share(Company::Alone);
         assert_eq!(spend_range(&new, TAG, 0..COUNT + 1), 1);
         drop(new);
         let (_, loaded) = ReplayMemory::open(&path, &[TAG]).unwrap();

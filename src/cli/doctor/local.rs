@@ -63,8 +63,8 @@ fn look_at_replay(path: &Path, tags: &[SecretTag]) -> Replay {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Replay::None,
         Err(error) => return Replay::Refused(error.kind()),
     }
-    match ReplayMemory::open(path, tags) {
-        Ok((_, loaded)) => Replay::Loads { damaged: loaded.damaged },
+    match ReplayMemory::examine(path, tags) {
+        Ok(loaded) => Replay::Loads { damaged: loaded.damaged },
         Err(error) => Replay::Refused(error.kind()),
     }
 }
@@ -209,5 +209,11 @@ mod tests {
         fs::write(folder.path().join("replay"), "something else entirely").unwrap();
         let seen = look_at_state(folder.path(), Vec::new(), &[]);
         assert_eq!(seen.folder.unwrap().replay, Replay::Refused(io::ErrorKind::InvalidData));
+        let damaged = b"vizard replay !\n";
+        fs::write(folder.path().join("replay"), damaged).unwrap();
+        let seen = look_at_state(folder.path(), Vec::new(), &[]);
+        assert_eq!(seen.folder.unwrap().replay, Replay::Loads { damaged: 1 });
+        assert_eq!(fs::read(folder.path().join("replay")).unwrap(), damaged);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

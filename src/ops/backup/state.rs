@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::ops::usage;
+use crate::ops::{state_lock, usage};
 
 /// What was gathered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,9 +51,10 @@ pub fn gather(folder: &Path, skip: impl Fn(&Path) -> bool) -> io::Result<Gathere
     Ok(gathered)
 }
 
-/// Files on their way to become others.
+/// Files on their way to become others, and those that hold nothing.
 fn is_passing(place: &Path) -> bool {
-    place.extension().is_some_and(|extension| extension == "new")
+    state_lock::FILES.iter().any(|name| place == Path::new(name))
+        || place.extension().is_some_and(|extension| extension == "new")
 }
 
 #[cfg(test)]
@@ -64,7 +65,7 @@ mod tests {
     fn files_are_taken_along_and_sockets_are_not() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("site/deep")).unwrap();
-        for name in ["secret", "replay", "site/deep/page", "secret.0123.new", "audit.log"] {
+        for name in ["secret", "replay", "site/deep/page", "secret.0123.new", "audit.log", "lock", "leaving"] {
             fs::write(folder.path().join(name), name).unwrap();
         }
         let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("control")).unwrap();

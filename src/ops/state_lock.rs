@@ -1,0 +1,176 @@
+//! The lock on the state directory: one proxy at a time spends hellos and keeps the accounts there.
+//!
+//! ```text
+//! lock      held exclusively by the proxy that runs, from its start to its end. At an upgrade the descriptor goes to the
+//!           new process, so both hold the same lock until the old one lets go; there is no moment without it
+//! leaving   held in common by processes that were taken over from and still serve connections: as long as one of them
+//!           lives, hellos are spent in common (`ReplayMemory::share`)
+//! ```
+//!
+//! Both are locks of the kernel (flock(2)) on files that stay: a process that was killed holds nothing, and there is no file
+//! to be removed. Commands that only read take neither.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+/// Files in the state directory. There is nothing in them to be kept.
+pub const FILES: [&str; 2] = [LOCK, LEAVING];
+const LOCK: &str = "lock";
+const LEAVING: &str = "leaving";
+
+/// The lock of the proxy that runs. Let go when dropped, or when the process ends.
+#[derive(Debug)]
+pub struct StateLock(File);
+
+/// Reasons for not having the lock.
+#[derive(Debug)]
+pub enum NotLocked {
+    /// Another process has it, of this number as far as it is known.
+    Held(Option<u32>),
+    /// The file cannot be opened, or its file system has no locks.
+    Impossible(io::Error),
+}
+
+impl StateLock {
+    /// Takes the lock of this folder, without waiting.
+    pub fn take(state: &Path) -> Result<Self, NotLocked> {
+        let file = open(&state.join(LOCK)).map_err(NotLocked::Impossible)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(NotLocked::Held(holder(&file))),
+            Err(TryLockError::Error(error)) => return Err(NotLocked::Impossible(error)),
+        }
+        let lock = Self(file);
+        lock.sign();
+        Ok(lock)
+    }
+
+    /// The lock that another process has passed on.
+    pub fn adopt(passed: OwnedFd) -> Self {
+        Self(passed.into())
+    }
+
+    /// The same lock for another process, which holds it as long as either does.
+    pub fn pass(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone().map(Into::into)
+    }
+
+    /// Writes down that this process has the lock, for those who meet it. For people only; nothing is decided by it.
+    pub fn sign(&self) {
+        let number = format!("{}\n", std::process::id());
+        let _ = self.0.set_len(0).and_then(|()| self.0.write_all_at(number.as_bytes(), 0));
+    }
+}
+
+/// The mark of a process that was taken over from. Gone when dropped, or when the process ends.
+#[derive(Debug)]
+pub struct Leaving {
+    _file: File,
+}
+
+impl Leaving {
+    /// Marks this process as one that leaves. Blocks for a moment at most.
+    pub fn mark(state: &Path) -> io::Result<Self> {
+        const TRIES: u32 = 100;
+        let file = open(&state.join(LEAVING))?;
+        for _ in 0..TRIES {
+            match file.try_lock_shared() {
+                Ok(()) => return Ok(Self { _file: file }),
+                // Another process is just looking whether anybody leaves.
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        Err(ErrorKind::TimedOut.into())
+    }
+}
+
+/// Whether processes still serve connections that were taken over from. Where that cannot be told there is none.
+pub fn has_leaving(state: &Path) -> bool {
+    // Not made where it is missing: nobody has left then.
+    let file = OpenOptions::new().read(true).open(state.join(LEAVING));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// Readable for every user who gets into the folder, since locking takes no more. What root makes is the folder's owner's.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(no_follow());
+    let file = match options.clone().create_new(true).mode(0o644).open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path),
+        opened => opened.inspect(|file| give(file, path)),
+    };
+    match file {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => File::open(path),
+        opened => opened,
+    }
+}
+
+fn no_follow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+fn give(file: &File, path: &Path) {
+    if let (true, Some(Ok(folder))) = (rustix::process::geteuid().is_root(), path.parent().map(fs::metadata)) {
+        let _ = std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()));
+    }
+}
+
+fn holder(file: &File) -> Option<u32> {
+    let mut text = [0; 16];
+    let length = file.read_at(&mut text, 0).ok()?;
+    str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_held(state: &Path) -> bool {
+        match StateLock::take(state) {
+            Ok(_) => false,
+            Err(NotLocked::Held(holder)) => {
+                assert_eq!(holder, Some(std::process::id()));
+                true
+            }
+            Err(NotLocked::Impossible(error)) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn one_has_it_until_both_ends_of_a_hand_over_have_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = StateLock::take(folder.path()).unwrap();
+        assert!(is_held(folder.path()));
+        let new = StateLock::adopt(old.pass().unwrap());
+        new.sign();
+        drop(old);
+        assert!(is_held(folder.path()), "passed on");
+        drop(new);
+        assert!(!is_held(folder.path()));
+    }
+
+    #[test]
+    fn processes_that_leave_are_noticed_until_the_last_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!has_leaving(folder.path()));
+        let [one, other] = [(); 2].map(|()| Leaving::mark(folder.path()).unwrap());
+        assert!(has_leaving(folder.path()));
+        drop(one);
+        assert!(has_leaving(folder.path()));
+        drop(other);
+        assert!(!has_leaving(folder.path()));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_locked_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        assert!(matches!(StateLock::take(&missing), Err(NotLocked::Impossible(_))));
+    }
+}
