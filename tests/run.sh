@@ -18,24 +18,54 @@ PACKAGES=(gcc libc6-dev chromium curl haproxy iproute2 nginx-light openssl)
 REAL=(container real_clients)
 TARGET=${CARGO_TARGET_DIR:-target}
 LOG=$TARGET/tests.log
+# What prepare says, shown when it has ended.
+PREPARED=$TARGET/prepared.log
+
+# Whatever is compiled is compiled from nothing, once.
+export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 
 main() {
     rm -f "$LOG"
+    mkdir -p "$TARGET"
     trap finish EXIT
-    if $quick; then
-        echo "--- left out by --quick: ${REAL[*]}"
-    else
-        phase packages
-        phase telegram
-        phase boring
-        phase packer
-        # From here on a test that lacks something fails instead of skipping itself.
-        export CI=${CI:-true}
-    fi
     phase formatting
+    if $quick; then
+        echo "--- left out by --quick: ${REAL[*]} fuzzing"
+    else
+        # A test that lacks something fails instead of skipping itself.
+        export CI=${CI:-true}
+        # Nothing compiles without a linker; otherwise what is fetched is fetched while the first things compile.
+        if ! command -v cc >/dev/null; then phase packages; fi
+        prepare >"$PREPARED" 2>&1 &
+        preparing=$!
+    fi
     phase lints
     phase documentation
+    phase programs
+    phase prepared
     phase tests
+}
+
+# What tests need beside this package, and what needs nothing of it.
+prepare() {
+    phase packages
+    phase telegram
+    phase boring
+    phase packer
+    phase fuzzing
+}
+
+# Waits for all that, and fails if it has.
+prepared() {
+    if [[ -z ${preparing:-} ]]; then return; fi
+    local status=0
+    wait "$preparing" || status=$?
+    preparing=
+    cat "$PREPARED"
+    # What packer has made.
+    PATH=$(cd "$TARGET" && pwd)/tools/bin:$PATH
+    export PATH
+    return "$status"
 }
 
 # Runs the function of this name and tells how long it took. Nothing here may catch a failure: bash would then go on
@@ -51,6 +81,8 @@ phase() {
 # Ends with the test runner's own words on every test program, which are far apart in its output.
 finish() {
     local status=$?
+    # Packages are better not left half installed.
+    if [[ -n ${preparing:-} ]]; then wait "$preparing" || true; fi
     if [[ -n ${now:-} ]]; then echo "--- $now: failed after $((SECONDS - began)) s"; fi
     if [[ ${now:-tests} == tests && -e $LOG ]]; then
         echo "--- all in all: $SECONDS s"
@@ -120,12 +152,15 @@ boring() {
     cargo build "${options[@]}"
 }
 
-# What makes the Debian package; a minute and a half the first time.
+# What makes the Debian package, unoptimised: it takes longer to compile than it will ever run here.
 packer() {
-    cargo install --quiet cargo-deb --version 3.8.0 --locked --root "$TARGET/tools"
-    # Test programs run in the folder of the manifest, which may be where this is not relative to.
-    PATH=$(cd "$TARGET/tools/bin" && pwd):$PATH
-    export PATH
+    cargo install --quiet --debug cargo-deb --version 3.8.0 --locked --root "$TARGET/tools"
+}
+
+# Whatever reads bytes of others, from a kept corpus. Longer runs are for a machine that has time.
+fuzzing() {
+    cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
+    bash tests/fuzz/run.sh 5
 }
 
 formatting() {
@@ -142,19 +177,27 @@ documentation() {
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked
 }
 
+programs() {
+    choose
+    cargo test --all-features --locked --no-run "${which[@]}"
+}
+
 tests() {
-    local which=() name file
-    if $quick; then
-        which=(--lib --bins --bench load)
-        for file in tests/*.rs tests/*/main.rs; do
-            name=${file#tests/} name=${name%/main.rs} name=${name%.rs}
-            if [[ " ${REAL[*]} " != *" $name "* ]]; then which+=(--test "$name"); fi
-        done
-    elif ((EUID != 0)); then
-        root_for_the_container
-    fi
-    mkdir -p "$TARGET"
+    choose
+    if ! $quick && ((EUID != 0)); then root_for_the_container; fi
     cargo test --all-features --locked --no-fail-fast "${which[@]}" 2>&1 | tee "$LOG"
+}
+
+# Sets which programs there are to be.
+choose() {
+    local name file
+    which=()
+    if ! $quick; then return; fi
+    which=(--lib --bins --bench load)
+    for file in tests/*.rs tests/*/main.rs; do
+        name=${file#tests/} name=${name%/main.rs} name=${name%.rs}
+        if [[ " ${REAL[*]} " != *" $name "* ]]; then which+=(--test "$name"); fi
+    done
 }
 
 # Cargo runs every test program through this: only the one that builds containers becomes root.

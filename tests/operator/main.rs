@@ -10,6 +10,7 @@ mod config_files;
 mod deploy;
 mod doctor;
 mod documents;
+mod fuzz_corpora;
 mod operation;
 mod setup;
 mod vectors_covered;

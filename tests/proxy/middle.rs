@@ -158,6 +158,7 @@ fn the_mock_speaks_the_published_protocol() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_clients_share_few_links() {
+    let _turn = crate::support::turn().await;
     const CLIENTS: u64 = 1000;
     let (stage, middle, dc) = world(Manners::default()).await;
     let (stage, at_once) = (Arc::new(stage), Arc::new(Semaphore::new(32)));
@@ -463,6 +464,7 @@ async fn the_doctor_opens_links_and_says_what_becomes_of_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_stops_nobody_and_is_let_go_in_the_end() {
+    let _turn = crate::support::turn().await;
     const COUNT: usize = 80;
     const SIZE: usize = 1 << 20;
     let (stage, middle, _dc) = world(Manners { pour: (COUNT, SIZE), ..Manners::default() }).await;

@@ -130,6 +130,7 @@ async fn above_the_limit_on_all_clients_wait_their_turn() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_bad_hellos_keeps_nobody_of_the_same_address_out() {
+    let _turn = crate::support::turn().await;
     let dc = MockDc::start(Role::Echo).await;
     let stage = stage(Kind::Site, &dc, "").await.unwrap();
     let mut bad = login(5).wire;

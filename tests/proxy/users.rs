@@ -66,6 +66,7 @@ async fn looks_like_the_cover(stage: &Stage, key: Key) {
     let subject = Subject { key, name: NAME.to_owned(), dc: 2 };
     let lineup = stage.lineup(Duration::from_secs(4));
     let plan = Plan { subject, lineup, seed: Dice::unseen().number(), rounds: ROUNDS, at_once: AT_ONCE };
+    let _quiet = crate::support::quiet().await;
     let found = compare::compare(probes, &plan, |_| {}).await.differences;
     assert!(found.is_empty(), "key {key:?}: {found:#?}");
 }

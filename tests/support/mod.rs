@@ -44,11 +44,18 @@ pub fn installed(program: &str) -> bool {
     there
 }
 
-/// The turn of a test that measures, or that takes all of the machine for itself: of these one runs at a time in a program.
-/// Tests that mostly wait take no turn.
-pub async fn turn() -> tokio::sync::MutexGuard<'static, ()> {
-    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    TURN.lock().await
+/// Held by tests that put load on the machine, one at a time, and shared by those that compare times.
+static MACHINE: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
+
+/// The machine for a test that loads it, or measures as finely as the audit does: within a program no other one that does
+/// either runs meanwhile. Tests that mostly wait do not ask.
+pub async fn turn() -> tokio::sync::RwLockWriteGuard<'static, ()> {
+    MACHINE.write().await
+}
+
+/// The machine without load, for tests that compare when something happens; they may run side by side.
+pub async fn quiet() -> tokio::sync::RwLockReadGuard<'static, ()> {
+    MACHINE.read().await
 }
 
 /// A listener for a program that cannot be given port 0: it is dropped, and the program told its address. The kernel would

@@ -138,7 +138,7 @@ fn explained(response: Response<Body>, status: StatusCode) -> Response<Body> {
 
 /// Whether the path may name a file of the site. Hidden files are none, except `.well-known`; and what the file system
 /// could not hold is not worth asking for.
-fn names_a_file(path: &str) -> bool {
+pub fn names_a_file(path: &str) -> bool {
     // The only escapes that matter here; the file service decodes once too, and then looks at each name by itself.
     let path = path.replace("%2E", ".").replace("%2e", ".").replace("%2F", "/").replace("%2f", "/");
     path.split('/').all(|name| {

@@ -47,6 +47,8 @@ use crate::auth::UnixTime;
 pub use self::certificate::self_signed;
 pub use self::error::SiteError;
 pub use self::files::default_folder;
+#[doc(hidden)]
+pub use self::files::names_a_file;
 pub use self::visit::linger;
 
 /// Settings of the built-in site.
