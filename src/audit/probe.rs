@@ -75,8 +75,8 @@ pub enum Step {
 /// A whole conversation.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
-    /// Played first, on a connection of its own, and not compared.
-    pub before: Vec<Step>,
+    /// Played first, each on a connection of its own, and not compared.
+    pub before: Vec<Vec<Step>>,
     /// The conversation.
     pub steps: Vec<Step>,
     /// The first hello, for the session id that it should get back.
@@ -102,6 +102,8 @@ pub enum Class {
     Records,
     /// A hello for the second time, at a wrong time, or changed.
     Replay,
+    /// Recorded hellos and headers, put together anyhow.
+    Recorded,
     /// What an admitted hello may be followed by.
     SecondFlight,
     /// Hellos cut short, silence, and who ends first.
@@ -114,7 +116,7 @@ pub enum Class {
 
 impl Class {
     /// Every class, in the order of reports.
-    pub const ALL: [Class; 11] = [
+    pub const ALL: [Class; 12] = [
         Class::Shapes,
         Class::Jarm,
         Class::Names,
@@ -122,6 +124,7 @@ impl Class {
         Class::Lengths,
         Class::Records,
         Class::Replay,
+        Class::Recorded,
         Class::SecondFlight,
         Class::Time,
         Class::Latency,
@@ -138,6 +141,7 @@ impl Class {
             Self::Lengths => "random bytes and lengths",
             Self::Records => "malformed records",
             Self::Replay => "replay, clock and mutation",
+            Self::Recorded => "recorded pairs",
             Self::SecondFlight => "second flight",
             Self::Time => "time and closing",
             Self::Latency => "latency",
@@ -231,9 +235,9 @@ impl Probe {
 
 /// Plays a script against one target, waiting for its end until the limit.
 pub async fn play(script: &Script, target: SocketAddr, limit: Duration) -> Transcript {
-    if !script.before.is_empty() {
+    for before in &script.before {
         let Ok(mut player) = Player::connect(target, limit).await else { return Transcript::unreachable() };
-        player.perform(&script.before).await;
+        player.perform(before).await;
     }
     let Ok(mut player) = Player::connect(target, limit).await else { return Transcript::unreachable() };
     player.perform(&script.steps).await;

@@ -42,6 +42,12 @@ impl Key {
         Ok(self.member.admit(from, now)?.for_key(self.tag))
     }
 
+    /// Whether [`Key::admit`] would say yes; takes no place.
+    pub(super) fn would_admit(&self, from: IpAddr, now: UnixTime) -> Result<(), Refusal> {
+        self.standing(now)?;
+        self.member.would_admit(from, now)
+    }
+
     /// Whose key it is.
     pub fn member(&self) -> &Arc<Member> {
         &self.member
@@ -56,7 +62,8 @@ impl Key {
         if self.until.is_some_and(|until| now >= until) { Err(Refusal::OldSecret) } else { Ok(()) }
     }
 
-    pub(super) fn tag(&self) -> SecretTag {
+    /// What tells its entries in the replay memory from those of others.
+    pub fn tag(&self) -> SecretTag {
         self.tag
     }
 
@@ -103,6 +110,11 @@ impl Keyring {
     /// What the replay memory has to remember for.
     pub fn tags(&self) -> Vec<SecretTag> {
         self.keys.iter().map(|key| key.tag).collect()
+    }
+
+    /// Whether all keys are tried at one stretch.
+    pub(super) fn is_short(&self) -> bool {
+        self.keys.len() <= STRETCH
     }
 
     pub(super) fn nobody(&self) -> &Mac {

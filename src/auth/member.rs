@@ -44,6 +44,18 @@ struct Inside {
     addresses: BTreeMap<IpAddr, u32>,
 }
 
+impl Inside {
+    /// Whether one more session from this address has a place.
+    fn has_room(&self, policy: &Policy, address: IpAddr) -> Result<(), Refusal> {
+        if policy.max_sessions.is_some_and(|most| self.sessions >= most) {
+            return Err(Refusal::Sessions);
+        }
+        let known = self.addresses.contains_key(&address);
+        let full = |most: u32| !known && self.addresses.len() >= most as usize;
+        if policy.max_addresses.is_some_and(full) { Err(Refusal::Addresses) } else { Ok(()) }
+    }
+}
+
 impl Member {
     /// A member of this name, without any limit.
     pub fn new(name: impl Into<String>) -> Arc<Self> {
@@ -91,7 +103,7 @@ impl Member {
         self.removed.store(removed, Ordering::Release);
     }
 
-    /// How many sessions there are now, those that are about to begin included.
+    /// How many sessions there are now.
     pub fn sessions(&self) -> u32 {
         self.inside().sessions
     }
@@ -112,18 +124,17 @@ impl Member {
         let policy = self.policy.load();
         let address = place(from);
         let mut inside = self.inside();
-        if policy.max_sessions.is_some_and(|most| inside.sessions >= most) {
-            return Err(Refusal::Sessions);
-        }
-        let addresses = inside.addresses.len();
-        let known = inside.addresses.contains_key(&address);
-        if policy.max_addresses.is_some_and(|most| !known && addresses >= most as usize) {
-            return Err(Refusal::Addresses);
-        }
+        inside.has_room(&policy, address)?;
         inside.sessions += 1;
         *inside.addresses.entry(address).or_default() += 1;
         drop(inside);
         Ok(Permit { member: Arc::clone(self), address, key: None })
+    }
+
+    /// Whether [`Member::admit`] would say yes now; takes no place.
+    pub(super) fn would_admit(&self, from: IpAddr, now: UnixTime) -> Result<(), Refusal> {
+        self.standing(from, now)?;
+        self.inside().has_room(&self.policy.load(), place(from))
     }
 
     /// Whether one who came from this address may stay inside.

@@ -18,7 +18,7 @@ pub use member::{Bank, Leave, Member, Permit, Refusal, Usage, Way};
 pub use people::{Enrolment, Page, People};
 pub use period::Period;
 pub use policy::{Policy, Quota, Tagging};
-pub use replay::{Company, ReplayMemory, SecretTag};
+pub use replay::{Company, ReplayCache, ReplayMemory, SecretTag};
 pub use secret::{Domain, DomainError, Secret, SecretError, SecretText};
 pub use verdict::{Admission, Declined, Inquiry, Judge, Reason, Rules, Verdict};
 pub use window::{TimeWindow, UnixTime};

@@ -1,7 +1,11 @@
-//! The first proof: form, digest, time, name, the member's own limits, replay, in this order.
+//! The first proof: form, digest, replay, time, name, the member's own limits, in this order.
 //!
-//! The digest comes before anything is remembered, so that a stranger cannot fill the memory; the memory comes last,
-//! so that a hello is spent only when it would otherwise enter, and before anything is answered.
+//! The digest comes before anything is remembered, so that a stranger cannot fill the memory; and whatever comes behind it,
+//! the hello is spent ([`super::replay`] says why), before anything is answered.
+//!
+//! Nothing in here changes anything: what the memory is to be asked is a value ([`Inquiry::question`]) that the gate has
+//! carried out, and its answer is handed to [`Inquiry::verdict`]. Even the member's place is taken later, when the second
+//! proof has come ([`Admission::take_place`]): a hello alone, recorded or not, keeps nobody out.
 //!
 //! A hello that is declined for any reason but its form costs as much time as one that is admitted: what only the latter
 //! needs is done for the former too, in vain. Otherwise the time of the first answer would tell who was let in.
@@ -16,7 +20,7 @@ use arc_swap::ArcSwap;
 use super::digest::{self, Claim};
 use super::keyring::{Key, Keyring, Search};
 use super::member::{Member, Permit, Refusal};
-use super::replay::ReplayMemory;
+use super::replay::{Entry, Question, ReplayCache, SecretTag};
 use super::secret::Domain;
 use super::window::{TimeWindow, UnixTime};
 use crate::wire::server_flight::Flight;
@@ -26,8 +30,8 @@ use crate::wire::{ClientHello, HelloClass};
 #[derive(Debug)]
 pub struct Judge {
     rules: ArcSwap<Rules>,
-    /// Hellos that have entered before.
-    pub replay: ReplayMemory,
+    /// What was shown before.
+    pub replay: Arc<dyn ReplayCache>,
 }
 
 /// What the judge goes by. Can be replaced while it is at work.
@@ -85,11 +89,11 @@ pub enum Reason {
     Time(i64),
     /// The hello carries a name that is not among the accepted ones.
     Name,
-    /// The client's address is barred: it is on a list, or above a limit; says which. Such a client is not judged.
+    /// The client's address is barred: it is on a list, or above a limit; says which.
     Barred(&'static str),
     /// The member may not enter now.
     Refused(Refusal),
-    /// This hello has entered before.
+    /// This hello, or the header behind it, was shown before.
     Replay,
     /// The client spoke again before the cover had answered its hello.
     Early,
@@ -137,7 +141,7 @@ impl fmt::Display for Reason {
 #[derive(Debug)]
 pub struct Admission {
     key: Arc<Key>,
-    permit: Permit,
+    from: IpAddr,
     client_random: [u8; 32],
     class: HelloClass,
 }
@@ -150,12 +154,13 @@ impl Admission {
 
     /// Whose key it was.
     pub fn member(&self) -> &Arc<Member> {
-        self.permit.member()
+        self.key.member()
     }
 
-    /// The member's place inside, which is given back when this is dropped.
-    pub fn into_permit(self) -> Permit {
-        self.permit
+    /// The member's place inside, now that the second proof has come. Whether there is one was asked with the hello too, but
+    /// a hello takes none.
+    pub fn take_place(&self, now: UnixTime) -> Result<Permit, Refusal> {
+        self.key.admit(self.from, now)
     }
 
     /// What kind of hello it was.
@@ -185,25 +190,75 @@ pub struct Inquiry {
     /// Whether the name in the hello is accepted.
     named: bool,
     from: IpAddr,
+    /// Why the verdict is known already, if it is.
+    barred: Option<Reason>,
     now: UnixTime,
 }
 
 impl Inquiry {
-    /// Does the next piece; says whether that was the last one, so that [`Judge::decide`] will take no time.
+    /// The same for a client that is declined for this reason whatever its hello is, if there is one.
+    pub fn barred(self, reason: Option<Reason>) -> Self {
+        Self { barred: reason, ..self }
+    }
+
+    /// Does the next piece; says whether that was the last one, so that the rest will take no time.
     pub fn go_on(&mut self) -> bool {
         self.over = self.over || self.rules.keyring.go_on(&mut self.search);
         self.over
+    }
+
+    /// The key that made the hello, once all is done.
+    pub fn key(&self) -> Option<&Arc<Key>> {
+        self.rules.keyring.found(&self.search).map(|(key, _)| key)
+    }
+
+    /// What the memory is to be asked before the verdict; does what is left of the search. A hello whose digest holds is
+    /// spent, whatever the verdict will be.
+    pub fn question(&mut self) -> Question {
+        while !self.go_on() {}
+        let entry = |tag| Entry::of_hello(tag, self.search.claim.authenticator());
+        self.key().map_or_else(|| Question::InVain(entry(SecretTag::NONE)), |key| Question::Spend(entry(key.tag())))
+    }
+
+    /// The verdict; `new` is the memory's answer.
+    pub fn verdict(self, new: bool) -> Verdict {
+        match self.examine(new) {
+            Err(declined) => Verdict::Decline(declined),
+            Ok(key) => {
+                let client_random = *self.search.claim.random();
+                Verdict::Admit(Admission { key, from: self.from, client_random, class: self.class })
+            }
+        }
+    }
+
+    fn examine(&self, new: bool) -> Result<Arc<Key>, Declined> {
+        let found = self.rules.keyring.found(&self.search);
+        let member = found.map(|(key, _)| Arc::clone(key.member()));
+        let declined = |reason| Declined { reason, member: member.clone() };
+        if let Some(reason) = self.barred {
+            return Err(declined(reason));
+        }
+        let (key, claimed) = found.ok_or(Reason::Digest)?;
+        if !new {
+            return Err(declined(Reason::Replay));
+        }
+        self.rules.window.check(claimed, self.now).map_err(|skew| declined(Reason::Time(skew)))?;
+        if !self.named {
+            return Err(declined(Reason::Name));
+        }
+        key.would_admit(self.from, self.now).map_err(|refusal| declined(Reason::Refused(refusal)))?;
+        Ok(Arc::clone(key))
     }
 }
 
 impl Judge {
     /// A judge with these rules and this memory.
-    pub fn new(rules: Rules, replay: ReplayMemory) -> Self {
-        Self { rules: ArcSwap::from_pointee(rules), replay }
+    pub fn new(rules: Rules, replay: impl ReplayCache + 'static) -> Self {
+        Self { rules: ArcSwap::from_pointee(rules), replay: Arc::new(replay) }
     }
 
     /// From now on these rules hold. What was spent under keys that are new here must have been learnt before
-    /// ([`ReplayMemory::learn`]).
+    /// ([`ReplayCache::learn`]).
     pub fn replace_rules(&self, rules: Rules) {
         self.rules.store(Arc::new(rules));
     }
@@ -224,12 +279,21 @@ impl Judge {
         self.rules.load_full()
     }
 
-    /// Judges a whole hello from this address at once, and spends it if it is admitted.
+    /// Judges a whole hello from this address at once, with a memory that answers at once; without an answer the hello counts
+    /// as seen. For tests and benches.
     pub fn judge(&self, record: &[u8], from: IpAddr, now: UnixTime) -> Verdict {
         match self.inquire(record, from, now) {
-            Ok(inquiry) => self.decide(inquiry),
+            Ok(mut inquiry) => {
+                let new = self.replay.ask(inquiry.question()).now();
+                inquiry.verdict(new.unwrap_or(false))
+            }
             Err(declined) => Verdict::Decline(declined),
         }
+    }
+
+    /// Whether judging is so quick that it is done even for a client that is declined whatever comes of it.
+    pub fn is_quick(&self) -> bool {
+        self.rules.load().keyring.is_short()
     }
 
     /// Begins to judge a whole hello from this address; fails if its form already declines it.
@@ -240,43 +304,22 @@ impl Judge {
         }
         let rules = self.rules.load_full();
         let (class, named) = (HelloClass::of(&hello), rules.accepts_name(hello.server_name));
-        Ok(Inquiry { search: Search::new(Claim::of(&hello)), over: false, rules, class, named, from, now })
-    }
-
-    /// Ends what was begun, with all that is left of it to be done, and spends the hello if it is admitted.
-    pub fn decide(&self, mut inquiry: Inquiry) -> Verdict {
-        while !inquiry.go_on() {}
-        match self.examine(&inquiry) {
-            Ok((key, permit)) => {
-                let client_random = *inquiry.search.claim.random();
-                Verdict::Admit(Admission { key, permit, client_random, class: inquiry.class })
-            }
-            Err(declined) => {
-                self.replay.spend_in_vain(inquiry.search.claim.authenticator());
-                Verdict::Decline(declined)
-            }
-        }
+        Ok(Inquiry {
+            search: Search::new(Claim::of(&hello)),
+            over: false,
+            rules,
+            class,
+            named,
+            from,
+            barred: None,
+            now,
+        })
     }
 
     /// What [`Admission::stamp`] costs, for a flight to somebody who was declined.
     pub fn stamp_in_vain(&self, flight: &mut Flight) {
         digest::stamp(self.rules.load().keyring.nobody(), &[0; 32], flight);
         black_box(flight);
-    }
-
-    fn examine(&self, inquiry: &Inquiry) -> Result<(Arc<Key>, Permit), Declined> {
-        let Inquiry { search, rules, named, from, now, .. } = inquiry;
-        let (key, claimed) = rules.keyring.found(search).ok_or(Reason::Digest)?;
-        let declined = |reason| Declined::of(reason, key.member());
-        rules.window.check(claimed, *now).map_err(|skew| declined(Reason::Time(skew)))?;
-        if !named {
-            return Err(declined(Reason::Name));
-        }
-        let permit = key.admit(*from, *now).map_err(|refusal| declined(Reason::Refused(refusal)))?;
-        if !self.replay.spend(key.tag(), search.claim.authenticator()) {
-            return Err(declined(Reason::Replay));
-        }
-        Ok((Arc::clone(key), permit))
     }
 }
 
@@ -293,6 +336,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::auth::replay::ReplayMemory;
     use crate::auth::secret::Secret;
     use crate::fixtures::{captured, vector, vector_array};
     use crate::wire::server_flight::FlightCollector;
@@ -376,30 +420,56 @@ mod tests {
     }
 
     #[test]
-    fn a_redated_hello_is_a_replay_after_the_original_and_a_first_use_before() {
+    fn a_redated_hello_is_a_replay_of_the_original_whichever_comes_first() {
         let mut redated = vector("helloA", "record");
         redated[39..43].copy_from_slice(&vector("redated", "bytes_39_42"));
         let tomorrow = UnixTime(TIME.0 + 86_400);
         let judge = vector_judge();
         assert_eq!(reason(judge.judge(&redated, HERE, TIME)), Some(Reason::Time(86_400)));
+        assert_eq!(reason(judge.judge(&vector("helloA", "record"), HERE, TIME)), Some(Reason::Replay));
+        let judge = vector_judge();
         assert_eq!(reason(judge.judge(&vector("helloA", "record"), HERE, TIME)), None);
         assert_eq!(reason(judge.judge(&redated, HERE, tomorrow)), Some(Reason::Replay));
     }
 
     #[test]
-    fn a_hello_that_is_declined_for_another_reason_is_not_spent() {
-        let judge = vector_judge();
+    fn a_hello_is_spent_whatever_it_is_declined_for() {
         let record = vector("helloA", "record");
-        assert_eq!(reason(judge.judge(&record, HERE, UnixTime(TIME.0 + 601))), Some(Reason::Time(-601)));
-        judge.replace_rules(rules_of(Some("other.example")));
-        assert_eq!(reason(judge.judge(&record, HERE, TIME)), Some(Reason::Name));
-        judge.replace_rules(rules_of(Some("example.com")));
-        assert_eq!(reason(judge.judge(&record, HERE, TIME)), None);
+        let late = UnixTime(TIME.0 + 601);
+        let barred = Reason::Barred("list");
+        for (first, bar, name, now) in [
+            (Reason::Time(-601), None, None, late),
+            (Reason::Name, None, Some("other.example"), TIME),
+            (barred, Some(barred), None, TIME),
+        ] {
+            let judge = Judge::new(rules_of(name), ReplayMemory::volatile());
+            let mut inquiry = judge.inquire(&record, HERE, now).unwrap().barred(bar);
+            let Question::Spend(_) = inquiry.question() else { panic!("{first} is not spent") };
+            let new = judge.replay.ask(inquiry.question()).now().unwrap();
+            assert_eq!(reason(inquiry.verdict(new)), Some(first));
+            judge.replace_rules(rules_of(None));
+            assert_eq!(reason(judge.judge(&record, HERE, TIME)), Some(Reason::Replay), "{first}");
+        }
+    }
+
+    #[test]
+    fn a_verdict_changes_nothing_but_what_the_memory_is_asked_for() {
+        let judge = vector_judge();
+        for _ in 0..2 {
+            let mut inquiry = judge.inquire(&vector("helloA", "record"), HERE, TIME).unwrap();
+            assert!(matches!(inquiry.question(), Question::Spend(_)));
+            let Verdict::Admit(admission) = inquiry.verdict(true) else { panic!("declined") };
+            assert_eq!(admission.member().sessions(), 0);
+        }
+        assert!(judge.replay.is_empty());
+        let mut inquiry = judge.inquire(&vector("helloA", "record"), HERE, TIME).unwrap();
+        inquiry.question();
+        assert_eq!(reason(inquiry.verdict(false)), Some(Reason::Replay));
     }
 
     /// The time of the last write to the file of spent hellos, put back each time, tells whether there was another.
     #[test]
-    fn whoever_is_declined_for_more_than_the_form_costs_a_write_too() {
+    fn a_client_that_is_declined_for_more_than_the_form_costs_a_write_too() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("replay");
         let replay = ReplayMemory::open(&path, &rules_of(None).keyring.tags()).unwrap().0;
@@ -412,16 +482,20 @@ mod tests {
             (reason, file.metadata().unwrap().modified().unwrap() > std::time::UNIX_EPOCH)
         };
         let record = vector("helloA", "record");
+        let other = vector("helloB", "record");
         let mut stranger = record.clone();
         stranger[44] ^= 1;
+        let length = || std::fs::metadata(&path).unwrap().len();
+        let empty = length();
         assert_eq!(cost(None, &record[..100], TIME), (Some("form"), false));
         assert_eq!(cost(None, &stranger, TIME), (Some("digest"), true));
+        assert_eq!(length(), empty, "strangers leave nothing");
         assert_eq!(cost(None, &record, UnixTime(TIME.0 + 601)), (Some("time"), true));
-        assert_eq!(cost(Some("other.example"), &record, TIME), (Some("name"), true));
-        let length = std::fs::metadata(&path).unwrap().len();
-        assert_eq!(cost(None, &record, TIME), (None, true));
+        assert_eq!(cost(None, &other, TIME), (None, true));
+        assert_eq!(length(), empty + 32, "what holds is remembered, admitted or not");
         assert_eq!(cost(None, &record, TIME), (Some("replay"), true));
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), length + 16, "only who entered is remembered");
+        assert_eq!(cost(None, &other, TIME), (Some("replay"), true));
+        assert_eq!(length(), empty + 32);
     }
 
     #[test]

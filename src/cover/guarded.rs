@@ -15,44 +15,136 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 
-use super::gate::{FlightEnd, FromClient, FromCover, Gate, Promotion};
+use super::gate::{Answered, FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::site::{self, Site};
 use super::{Caller, Outcome, Witness};
+use crate::auth::replay::Answer;
 use crate::net::sockopt;
 use crate::wire::server_flight::safe_cut;
 
 /// Serves the site to a client through a gate.
 pub(super) async fn receive(site: &Site, caller: Caller) -> Outcome {
-    let Caller { client, peer, barred, judge, witness } = caller;
-    let gate = Gate::new(judge, peer.ip(), FlightEnd::Told).barred(barred);
-    // The site's TLS stack has said all it has to say when it reads again, whatever number of records that took.
-    let guarded = Guarded { client, peer, gate, witness, outbox: Vec::new(), promotion: None, open: false };
-    match site.serve(guarded, Some(peer)).await {
-        Err((_, Guarded { client, promotion: Some(promotion), .. })) => Outcome::Promoted(client, promotion),
-        Err((_, guarded)) => {
-            site::linger(guarded).await;
-            Outcome::Visited
-        }
+    let peer = caller.peer;
+    match site.serve(Guarded::new(caller), Some(peer)).await {
         Ok(()) => Outcome::Visited,
+        Err((_, mut guarded)) => {
+            let promotion = guarded.undecided.as_mut().and_then(|undecided| undecided.promotion.take());
+            match promotion {
+                Some(promotion) => Outcome::Promoted(guarded.client, promotion),
+                None => {
+                    site::linger(guarded).await;
+                    Outcome::Visited
+                }
+            }
+        }
     }
 }
 
+/// A client's socket behind a gate.
 struct Guarded {
     client: TcpStream,
-    peer: SocketAddr,
-    gate: Gate,
-    witness: Arc<dyn Witness>,
     /// Bytes that must reach the client before anything else.
     outbox: Vec<u8>,
+    /// Nothing once the connection is known to be a visit; a visit may last.
+    undecided: Option<Box<Undecided>>,
+}
+
+/// What a connection needs until it is decided.
+struct Undecided {
+    peer: SocketAddr,
+    gate: Gate,
+    /// What the replay memory was asked and has not answered.
+    answer: Option<Answer>,
+    /// Until it has heard that the connection is a visit.
+    witness: Option<Arc<dyn Witness>>,
+    /// Bytes of the client that the site gets before any others.
+    inbox: Vec<u8>,
     promotion: Option<Box<Promotion>>,
-    /// Whether the connection is known to be a visit and the witness has heard of it.
-    open: bool,
+}
+
+/// What becomes of bytes that were read.
+enum Read {
+    /// The site gets them.
+    Given,
+    /// The gate keeps them.
+    Held,
+}
+
+impl Undecided {
+    /// Judges on, in turns with others, and has the gate's questions answered, as far as there is something to judge.
+    /// `outbox` is for the client.
+    fn poll_judging(&mut self, context: &mut Context<'_>, outbox: &mut Vec<u8>) -> Poll<()> {
+        if self.gate.is_judging() {
+            self.gate.judge_on();
+        }
+        if self.gate.is_judging() {
+            // Others first; the word to go on comes when sockets have been looked at, too.
+            let _ = pin!(yield_now()).poll(context);
+            return Poll::Pending;
+        }
+        loop {
+            if let (None, Some(question)) = (&self.answer, self.gate.question()) {
+                self.answer = Some(self.gate.memory().ask(question));
+            }
+            let Some(answer) = &mut self.answer else { return Poll::Ready(()) };
+            let new = ready!(Pin::new(answer).poll(context));
+            self.answer = None;
+            match self.gate.answered(new) {
+                Answered::Promote(promotion) => self.promotion = Some(promotion),
+                Answered::GoOn { client, cover } => {
+                    outbox.extend_from_slice(&client);
+                    self.inbox.extend_from_slice(&cover);
+                }
+            }
+        }
+    }
+
+    /// Called when there is nothing to be said to the client: a line in the log takes time that it could measure. Says
+    /// whether the gate has done its work.
+    fn note_visit(&mut self) -> bool {
+        if let Some(declined) = self.gate.declined()
+            && let Some(witness) = self.witness.take()
+        {
+            witness.declined(self.peer, declined);
+        }
+        self.gate.is_open() && self.inbox.is_empty()
+    }
+
+    /// Shows the gate what was just read.
+    fn pass_gate(&mut self, read: &[u8], outbox: &mut Vec<u8>) -> Read {
+        let step = match read {
+            [] => FromClient::Forward { release: self.gate.client_end() },
+            bytes => self.gate.client_data(bytes, SystemTime::now().into()),
+        };
+        match step {
+            FromClient::Hold => Read::Held,
+            FromClient::Forward { release } => {
+                outbox.extend_from_slice(&release);
+                Read::Given
+            }
+        }
+    }
+
+    /// Hands the site what was kept from it, as much as there is room for.
+    fn give(&mut self, buffer: &mut ReadBuf<'_>) {
+        let count = self.inbox.len().min(buffer.remaining());
+        buffer.put_slice(&self.inbox[..count]);
+        self.inbox.drain(..count);
+    }
 }
 
 impl Guarded {
+    fn new(Caller { client, peer, barred, judge, witness }: Caller) -> Self {
+        // The site's TLS stack has said all it has to say when it reads again, whatever number of records that took.
+        let gate = Gate::new(judge, peer.ip(), FlightEnd::Told).barred(barred);
+        let (answer, witness, inbox, promotion) = (None, Some(witness), Vec::new(), None);
+        let undecided = Some(Box::new(Undecided { peer, gate, answer, witness, inbox, promotion }));
+        Self { client, outbox: Vec::new(), undecided }
+    }
+
     fn poll_outbox(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outbox.is_empty() {
-            let cuts = self.gate.cuts_flight();
+            let cuts = self.undecided.as_ref().is_some_and(|undecided| undecided.gate.cuts_flight());
             let cut =
                 sockopt::segment_size(&self.client).filter(|_| cuts).and_then(|size| safe_cut(&self.outbox, size));
             let first = &self.outbox[..cut.unwrap_or(self.outbox.len())];
@@ -67,29 +159,9 @@ impl Guarded {
         Poll::Ready(Ok(()))
     }
 
-    /// Called when there is nothing to be said to the client: a line in the log takes time that it could measure.
     fn note_visit(&mut self) {
-        if let (false, Some(declined)) = (self.open, self.gate.open()) {
-            self.open = true;
-            self.witness.declined(self.peer, declined);
-        }
-    }
-
-    /// Shows the gate what was just read.
-    fn pass_gate(&mut self, read: &[u8]) -> io::Result<()> {
-        let step = match read {
-            [] => FromClient::Forward { release: self.gate.client_end() },
-            bytes => self.gate.client_data(bytes, SystemTime::now().into()),
-        };
-        match step {
-            FromClient::Forward { release } => {
-                self.outbox.extend_from_slice(&release);
-                Ok(())
-            }
-            FromClient::Promote(promotion) => {
-                self.promotion = Some(promotion);
-                Err(io::Error::other("promoted"))
-            }
+        if self.undecided.as_mut().is_some_and(|undecided| undecided.note_visit()) {
+            self.undecided = None;
         }
     }
 }
@@ -101,29 +173,28 @@ impl AsyncRead for Guarded {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.gate.is_judging() {
-            let release = this.gate.judge_on();
-            this.outbox.extend_from_slice(&release);
+        loop {
+            if let Some(undecided) = &mut this.undecided {
+                ready!(undecided.poll_judging(context, &mut this.outbox));
+                if undecided.promotion.is_some() {
+                    return Poll::Ready(Err(io::Error::other("promoted")));
+                }
+                this.outbox.extend(undecided.gate.cover_waits().unwrap_or_default());
+            }
+            ready!(this.poll_outbox(context))?;
+            this.note_visit();
+            if let Some(undecided) = this.undecided.as_mut().filter(|undecided| !undecided.inbox.is_empty()) {
+                undecided.give(buffer);
+                return Poll::Ready(Ok(()));
+            }
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut this.client).poll_read(context, buffer))?;
+            let Some(undecided) = &mut this.undecided else { return Poll::Ready(Ok(())) };
+            match undecided.pass_gate(&buffer.filled()[before..], &mut this.outbox) {
+                Read::Given => return Poll::Ready(Ok(())),
+                Read::Held => buffer.set_filled(before),
+            }
         }
-        if this.gate.is_judging() {
-            // Others first; the word to go on comes when sockets have been looked at, too.
-            let _ = pin!(yield_now()).poll(context);
-            return Poll::Pending;
-        }
-        if let (false, Some(flight)) = (this.open, this.gate.cover_waits()) {
-            this.outbox.extend_from_slice(&flight);
-        }
-        ready!(this.poll_outbox(context))?;
-        this.note_visit();
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.client).poll_read(context, buffer))?;
-        if !this.open
-            && let Err(promoted) = this.pass_gate(&buffer.filled()[before..])
-        {
-            buffer.set_filled(before);
-            return Poll::Ready(Err(promoted));
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -139,13 +210,13 @@ impl AsyncWrite for Guarded {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         ready!(this.poll_outbox(context))?;
-        if this.gate.open().is_some() {
+        let Some(undecided) = &mut this.undecided else {
             return Pin::new(&mut this.client).poll_write_vectored(context, slices);
-        }
+        };
         // All of them at once: a TLS stack that gives a handshake up writes what it has left in one call and never again.
         let written = slices.iter().map(|slice| slice.len()).sum();
         for bytes in slices.iter().filter(|slice| !slice.is_empty()) {
-            match this.gate.cover_data(bytes) {
+            match undecided.gate.cover_data(bytes) {
                 FromCover::Pass => this.outbox.extend_from_slice(bytes),
                 FromCover::Withhold => {}
                 FromCover::Send(release) => this.outbox.extend_from_slice(&release),
@@ -167,9 +238,8 @@ impl AsyncWrite for Guarded {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if !this.open {
-            let release = this.gate.cover_end();
-            this.outbox.extend_from_slice(&release);
+        if let Some(undecided) = &mut this.undecided {
+            this.outbox.extend(undecided.gate.cover_end());
         }
         ready!(this.poll_outbox(context))?;
         this.note_visit();

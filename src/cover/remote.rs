@@ -15,9 +15,10 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::gate::{FlightEnd, FromClient, FromCover, Gate, Promotion};
+use super::gate::{Answered, FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::scout::{Door, Leg, Scout};
-use super::{Caller, Outcome, stand_in};
+use super::{Caller, Outcome, Witness, stand_in};
+use crate::auth::replay::Question;
 use crate::net::route::{Dialer, Place};
 use crate::net::sockopt;
 use crate::relay::splice::Splice;
@@ -172,20 +173,13 @@ impl Remote {
 async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outcome {
     let Caller { client, peer, barred, judge, witness } = caller;
     let gate = Gate::new(judge, peer.ip(), FlightEnd::Counted(scout.profile())).barred(barred);
-    let mut watch = Watch { client, cover, gate, scout };
+    let mut watch = Watch { client, cover, gate, scout, peer, witness: Some(witness) };
     match watch.until_decided().await {
         Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),
-        Ok(Decision::Visit) => {
-            if let Some(declined) = watch.gate.open() {
-                witness.declined(peer, declined);
-            }
-            Outcome::PassThrough(Splice::new(watch.client, watch.cover))
-        }
+        Ok(Decision::Visit) => Outcome::PassThrough(Splice::new(watch.client, watch.cover)),
         Err(broke) => {
-            if broke == End::FarBroke {
-                watch.hear_cover_out().await;
-            }
-            reset_on_close(if broke == End::ClientBroke { &watch.cover } else { &watch.client });
+            // Boxed, so that those who do not break anything do not carry it.
+            Box::pin(watch.end(broke)).await;
             Outcome::Visited
         }
     }
@@ -254,6 +248,9 @@ struct Watch<'a> {
     cover: TcpStream,
     gate: Gate,
     scout: &'a Scout,
+    peer: SocketAddr,
+    /// Until it has heard that the connection is a visit.
+    witness: Option<Arc<dyn Witness>>,
 }
 
 enum Decision {
@@ -265,13 +262,17 @@ impl Watch<'_> {
     /// Hands bytes both ways until the connection is known to be a visit or has proved itself twice; fails with the side
     /// that broke.
     async fn until_decided(&mut self) -> Result<Decision, End> {
-        while self.gate.open().is_none() {
+        loop {
+            self.note_visit();
+            if self.gate.is_open() {
+                return Ok(Decision::Visit);
+            }
             let silence = if self.gate.flight_is_counted() { SILENCE_SHORT } else { SILENCE_UNKNOWN };
             tokio::select! {
                 ready = self.client.readable() => {
                     let read = ready.and_then(|()| read_some(&self.client)).map_err(|_| End::ClientBroke)?;
-                    if let Some(bytes) = read && let Some(promotion) = self.client_said(&bytes).await? {
-                        return Ok(Decision::Promote(promotion));
+                    if let Some(bytes) = read {
+                        self.client_said(&bytes).await?;
                     }
                 }
                 ready = self.cover.readable() => {
@@ -280,39 +281,78 @@ impl Watch<'_> {
                         self.cover_said(&bytes).await?;
                     }
                 }
-                () = yield_now(), if self.gate.is_judging() => {
-                    let flight = self.gate.judge_on();
-                    self.tell_client(&flight).await?;
-                }
+                () = yield_now(), if self.gate.is_judging() => self.gate.judge_on(),
                 () = sleep(silence), if self.gate.flight_may_be_whole() => {
                     self.scout.note_stale();
                     let flight = self.gate.cover_waits().unwrap_or_default();
                     self.tell_client(&flight).await?;
                 }
             }
+            // Twice in a connection, and boxed for those who say nothing.
+            if let Some(question) = self.gate.question()
+                && let Some(promotion) = Box::pin(self.ask_memory(question)).await?
+            {
+                return Ok(Decision::Promote(promotion));
+            }
         }
-        Ok(Decision::Visit)
+    }
+
+    /// Has the gate's question answered and does what follows from that. Nothing is read meanwhile from either side.
+    async fn ask_memory(&mut self, question: Question) -> Result<Option<Box<Promotion>>, End> {
+        let new = self.gate.memory().ask(question).await;
+        match self.gate.answered(new) {
+            Answered::Promote(promotion) => Ok(Some(promotion)),
+            Answered::GoOn { client, cover } => {
+                self.tell_client(&client).await?;
+                self.tell_cover(&cover).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Ends both sides when one of them broke. A hello that was still being judged is spent all the same: it was on the
+    /// wire, and may be shown again.
+    async fn end(&mut self, broke: End) {
+        if broke == End::FarBroke {
+            self.hear_cover_out().await;
+        }
+        reset_on_close(if broke == End::ClientBroke { &self.cover } else { &self.client });
+        let _ = self.gate.client_end();
+        while self.gate.is_judging() {
+            self.gate.judge_on();
+            yield_now().await;
+        }
+        if let Some(question) = self.gate.question() {
+            // Neither side is there to be told anything.
+            let _ = self.ask_memory(question).await;
+        }
+        self.note_visit();
+    }
+
+    /// Called when there is nothing to be said to the client: a line in the log takes time that it could measure.
+    fn note_visit(&mut self) {
+        if let Some(declined) = self.gate.declined()
+            && let Some(witness) = self.witness.take()
+        {
+            witness.declined(self.peer, declined);
+        }
     }
 
     /// Nothing read means that the client ended its side; the pass-through meets that end again.
-    async fn client_said(&mut self, bytes: &[u8]) -> Result<Option<Box<Promotion>>, End> {
+    async fn client_said(&mut self, bytes: &[u8]) -> Result<(), End> {
         if bytes.is_empty() {
             let release = self.gate.client_end();
-            self.tell_client(&release).await?;
-            return Ok(None);
+            return self.tell_client(&release).await;
         }
         let forwarded = !self.gate.judges_first();
         if forwarded {
             self.tell_cover(bytes).await?;
         }
         match self.gate.client_data(bytes, SystemTime::now().into()) {
-            FromClient::Promote(promotion) => Ok(Some(promotion)),
+            FromClient::Hold => Ok(()),
             FromClient::Forward { release } => {
                 self.tell_client(&release).await?;
-                if !forwarded {
-                    self.tell_cover(bytes).await?;
-                }
-                Ok(None)
+                if forwarded { Ok(()) } else { self.tell_cover(bytes).await }
             }
         }
     }

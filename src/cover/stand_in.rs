@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::gate::Promotion;
+use super::gate::{Promotion, enter, second_proof};
 use super::profile::{FlightShape, Profile};
 use super::{Caller, Outcome};
-use crate::auth::{Admission, Reason, Verdict};
+use crate::auth::{Admission, Declined, Reason, Verdict};
 use crate::wire::client_hello::{self, ClientHello, HelloCollector};
 use crate::wire::obfuscated::{self, HeaderCollector, Wrapped};
 use crate::wire::server_flight::{Flight, Plan};
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Receives a client without a cover.
 pub(super) async fn receive(mut caller: Caller, profile: &Profile) -> Outcome {
     match timeout(PATIENCE, greet(&mut caller, profile)).await {
-        Ok(Some(admission)) => match timeout(PATIENCE, second_proof(&mut caller.client, admission)).await {
+        Ok(Some(admission)) => match timeout(PATIENCE, read_header(&mut caller, admission)).await {
             Ok(Some(promotion)) => Outcome::Promoted(caller.client, Box::new(promotion)),
             _ => Outcome::Visited,
         },
@@ -37,23 +37,12 @@ pub(super) async fn receive(mut caller: Caller, profile: &Profile) -> Outcome {
 
 /// Reads the hello, and answers it if it is one of ours and of a class that the cover was seen to answer.
 async fn greet(caller: &mut Caller, profile: &Profile) -> Option<Admission> {
-    let record = read_hello(&mut caller.client).await?;
+    let (record, followed) = read_hello(&mut caller.client).await?;
     let flight = ClientHello::decode(&record).ok().and_then(|hello| {
         let shape = profile.flights.get(HelloClass::of(&hello).label())?;
         rebuild(shape, &hello, |bytes| rand::fill(bytes))
     });
-    let verdict = match caller.barred {
-        Some(reason) => Verdict::Decline(reason.into()),
-        None => match caller.judge.inquire(&record, caller.peer.ip(), SystemTime::now().into()) {
-            Ok(mut inquiry) => {
-                while !inquiry.go_on() {
-                    yield_now().await;
-                }
-                caller.judge.decide(inquiry)
-            }
-            Err(declined) => Verdict::Decline(declined),
-        },
-    };
+    let verdict = judge(caller, &record, followed).await;
     match (verdict, flight) {
         (Verdict::Admit(admission), Some(mut flight)) => {
             admission.stamp(&mut flight);
@@ -72,27 +61,56 @@ async fn greet(caller: &mut Caller, profile: &Profile) -> Option<Admission> {
     }
 }
 
-async fn read_hello(client: &mut TcpStream) -> Option<Vec<u8>> {
+/// Judges the hello as the gate does; `followed` is why it is declined whatever comes of that.
+async fn judge(caller: &Caller, record: &[u8], followed: Option<Reason>) -> Verdict {
+    if let Some(reason) = caller.barred.filter(|_| !caller.judge.is_quick()) {
+        return Verdict::Decline(reason.into());
+    }
+    let mut inquiry = match caller.judge.inquire(record, caller.peer.ip(), SystemTime::now().into()) {
+        Ok(inquiry) => inquiry.barred(caller.barred.or(followed)),
+        Err(declined) => return Verdict::Decline(caller.barred.map_or(declined, Declined::from)),
+    };
+    while !inquiry.go_on() {
+        yield_now().await;
+    }
+    let new = caller.judge.replay.ask(inquiry.question()).await;
+    inquiry.verdict(new)
+}
+
+/// The hello, and why it is declined although it is whole, if it is.
+async fn read_hello(client: &mut TcpStream) -> Option<(Vec<u8>, Option<Reason>)> {
     let mut hello = HelloCollector::default();
     loop {
         match hello.feed(&read_some(client).await?) {
             client_hello::Progress::More => {}
-            client_hello::Progress::Whole => return Some(hello.into_record()),
+            client_hello::Progress::Whole => return Some((hello.into_record(), None)),
+            client_hello::Progress::Followed => {
+                return Some((hello.into_record(), Some(Reason::Form("bytes behind the hello"))));
+            }
             client_hello::Progress::Foreign(_) => return None,
         }
     }
 }
 
-async fn second_proof(client: &mut TcpStream, admission: Admission) -> Option<Promotion> {
+async fn read_header(caller: &mut Caller, admission: Admission) -> Option<Promotion> {
     let mut header = HeaderCollector::default();
     loop {
-        let bytes = read_some(client).await?;
+        let bytes = read_some(&mut caller.client).await?;
         match header.feed(&bytes) {
             obfuscated::Progress::More => {}
             obfuscated::Progress::Foreign(_) => return None,
             obfuscated::Progress::Whole(Wrapped { header, used, record_left }) => {
-                let opened = obfuscated::open(&header, admission.key().secret().bytes())?;
-                return Some(Promotion { admission, opened, leftover: bytes[used..].to_vec(), record_left });
+                let (opened, question) = second_proof(Some(admission.key()), &header);
+                let new = caller.judge.replay.ask(question).await;
+                return match enter(admission, opened, new, SystemTime::now().into()) {
+                    Ok((admission, permit, opened)) => {
+                        Some(Promotion { admission, permit, opened, leftover: bytes[used..].to_vec(), record_left })
+                    }
+                    Err(declined) => {
+                        caller.witness.declined(caller.peer, &declined);
+                        None
+                    }
+                };
             }
         }
     }

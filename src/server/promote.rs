@@ -44,7 +44,7 @@ pub(super) async fn session(
     peer: SocketAddr,
     promotion: Promotion,
 ) -> Option<Rest> {
-    let Promotion { admission, opened, leftover, record_left } = promotion;
+    let Promotion { admission, permit, opened, leftover, record_left } = promotion;
     let dc = DcId::new(opened.dc);
     // Not before: a visitor's connection has no probes that the cover would not send.
     sockopt::keep_alive(&client);
@@ -78,7 +78,6 @@ pub(super) async fn session(
         }
     };
     let class = admission.class();
-    let permit = admission.into_permit();
     let entry = server.sessions.enter(Live {
         id: server.sessions.number(),
         member: Arc::clone(permit.member()),

@@ -42,6 +42,9 @@ pub enum Progress {
     More,
     /// The hello is whole and nothing follows it.
     Whole,
+    /// The hello is whole and something follows it, as it would if somebody on the way had put it there. No client sends
+    /// this, but the hello may be a client's.
+    Followed,
     /// No Telegram client sends this; says which part.
     Foreign(&'static str),
 }
@@ -53,11 +56,11 @@ impl Default for HelloCollector {
 }
 
 impl HelloCollector {
-    /// Takes what arrived next. After `Whole` or `Foreign` the answer to any further byte is `Foreign`.
+    /// Takes what arrived next. After `Whole` the answer to any further byte is `Followed`.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Progress {
         while let Some((first, rest)) = bytes.split_first() {
             if self.is_whole() {
-                return Progress::Foreign("bytes behind the hello");
+                return Progress::Followed;
             }
             let step = if self.record_left == 0 {
                 bytes = rest;
@@ -335,7 +338,9 @@ mod tests {
     fn nothing_may_follow_the_hello() {
         let mut hello = vector("helloA", "record");
         hello.push(0x14);
-        assert!(matches!(collect([&hello[..]]).0, Progress::Foreign(_)));
+        let (progress, collector) = collect([&hello[..]]);
+        assert_eq!(progress, Progress::Followed);
+        assert_eq!(collector.into_record(), hello[..hello.len() - 1]);
         // Neither inside its record: the record's length grows, the message's does not.
         let mut longer = vector("helloA", "record");
         longer[4] += 1;

@@ -13,6 +13,8 @@ pub const HEADER: usize = 64;
 pub const PADDED_INTERMEDIATE: [u8; 4] = [0xdd; 4];
 
 const MATERIAL_RANGE: std::ops::Range<usize> = 8..8 + MATERIAL;
+/// The material is key 32 ‖ counter 16 in one direction and the same backwards in the other, so its middle is in both keys.
+const SHARED: std::ops::Range<usize> = 24..40;
 const TAG: std::ops::Range<usize> = 56..60;
 const DC: std::ops::Range<usize> = 60..62;
 
@@ -40,6 +42,18 @@ pub fn open(header: &[u8; HEADER], secret: &[u8; 16]) -> Option<Opened> {
     let mut stream = up.stream();
     stream.apply(&mut plain);
     (plain[TAG] == PADDED_INTERMEDIATE).then(|| Opened { dc: dc_number(&plain), up: stream, down })
+}
+
+/// The 16 bytes that the keys of both directions have in common, forwards or backwards, the lesser of the two.
+///
+/// Two headers that agree in a key agree in this, whatever else is altered: the first eight bytes and the counter, which
+/// can be changed so that the tag comes out right where the plain text behind a recorded header is known, or the two
+/// directions swapped. By chance two headers never agree in it.
+pub fn shared_by_keys(header: &[u8; HEADER]) -> [u8; 16] {
+    let forwards: [u8; 16] = std::array::from_fn(|at| header[SHARED.start + at]);
+    let mut backwards = forwards;
+    backwards.reverse();
+    forwards.min(backwards)
 }
 
 /// The header that opens a stream to a data centre, and the keystream of what we send behind it.

@@ -1,15 +1,20 @@
-//! A hello enters once: not twice at the same moment, not after a crash, not with another date.
+//! A proof is good once: a hello not twice at the same moment, not after a crash, not with another date; a header not
+//! behind another hello.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::support::KEY;
 use crate::support::dice::Dice;
-use crate::support::fake_tls::{End, Login, PATIENCE, Refused, Session, authentic, whole_flight};
+use crate::support::fake_tls::{CCS, End, Login, PATIENCE, Refused, Session, authentic, whole_flight};
 use crate::support::hello::{self, RANDOM, capture};
 use crate::support::mock_dc::{MockDc, Role};
+use crate::support::obfuscated::{Header, PADDED, framed};
+use crate::support::origin::{NAME, Origin};
 use crate::support::stage::{BOTH, Kind, Stage};
-use tokio::io::AsyncReadExt;
+use crate::support::vizard::Setup;
+use data_encoding::HEXLOWER;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -39,7 +44,6 @@ async fn of_many_copies_at_once_exactly_one_enters() {
 
 /// Lengths of the records of the flight, and whether the data centre answered.
 async fn enter_or_not(login: Arc<Login>, proxy: SocketAddr, start: Arc<Barrier>) -> (Vec<(u8, usize)>, bool) {
-    use tokio::io::AsyncWriteExt;
     let mut stream = TcpStream::connect(proxy).await.expect("the proxy listens");
     stream.set_nodelay(true).expect("a socket option");
     stream.set_zero_linger().expect("a socket option");
@@ -135,6 +139,106 @@ async fn forged_hellos_spend_nothing() {
     session.echo(b"the real one").await.unwrap();
     session.up.finish().await.unwrap();
     assert_eq!(session.down.end().await, End::Fin);
+}
+
+/// What a client sends behind the flight, as somebody on the way records it: a header and one packet.
+fn second_flight() -> Vec<u8> {
+    let mut header = Header::make(Some(&KEY), PADDED, 2, &mut Dice::unseen());
+    let mut frame = framed(b"the user's first packet");
+    header.up.apply(&mut frame);
+    let mut record = [&CCS[..], &[23, 3, 3]].concat();
+    hello::push_counted(&mut record, 2, &[&header.wire[..], &frame].concat());
+    record
+}
+
+/// Shows a hello and waits for the flight, whoever it is for.
+async fn show(hello: &[u8], proxy: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy).await.expect("the proxy listens");
+    stream.write_all(hello).await.expect("writes");
+    let mut bytes = Vec::with_capacity(16 << 10);
+    while whole_flight(&bytes).is_none() {
+        let read = timeout(PATIENCE, stream.read_buf(&mut bytes)).await.expect("a flight in time").expect("a flight");
+        assert_ne!(read, 0, "the flight is cut after {} bytes", bytes.len());
+    }
+    stream
+}
+
+/// Shows both. The data centre must hear of it if they open a session, and the cover must end it if not.
+async fn replayed(hello: &[u8], second: &[u8], proxy: SocketAddr, dc: &MockDc, sessions: usize) {
+    let mut stream = show(hello, proxy).await;
+    stream.write_all(second).await.expect("writes");
+    let end = async { while let Ok(1..) = stream.read(&mut [0; 4096]).await {} };
+    assert!(timeout(PATIENCE, end).await.is_ok(), "the cover does not end it");
+    assert_eq!(dc.seen().len(), sessions, "the data centre got recorded bytes");
+}
+
+/// A proxy whose only user may have so many sessions.
+async fn with_places(kind: Kind, dc: &MockDc, places: u32) -> Option<Stage> {
+    let origin = Origin::make();
+    let file = origin.path().join("vizard.toml");
+    let user = HEXLOWER.encode(&KEY);
+    let user = format!("\n[[users]]\nname = \"alice\"\nsecret = \"{user}\"\nmax_sessions = {places}\n");
+    let arrange = |setup: Setup| {
+        let site = std::fs::read_to_string(&file).unwrap_or_default();
+        std::fs::write(&file, site + &user).expect("writes the configuration");
+        let setup = if kind == Kind::Site { setup } else { setup.arg("--config", file.display()) };
+        setup.domain(NAME).dc(2, dc.addr)
+    };
+    Stage::with(kind, origin, arrange).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_hello_and_the_header_of_another_are_no_session() {
+    for kind in BOTH {
+        let dc = MockDc::start(Role::Echo).await;
+        let Some(stage) = with_places(kind, &dc, 1).await else { continue };
+        let (first, refused, header) = (login(), login(), second_flight());
+        let mut inside = show(&first.wire, stage.proxy.addr).await;
+        inside.write_all(&header).await.unwrap();
+        assert_eq!(dc.wait(PATIENCE, |seen| seen.len() == 1).await.len(), 1);
+        assert_eq!(refused.enter(stage.proxy.addr).await.map(|_| ()), Err(turned_away(kind)));
+        drop(inside);
+        // Until there is a place again.
+        while login().enter(stage.proxy.addr).await.is_err() {}
+        replayed(&refused.wire, &header, stage.proxy.addr, &dc, 1).await;
+        // One that was stopped on the way is new, but the header is not.
+        replayed(&login().wire, &header, stage.proxy.addr, &dc, 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_off_is_off_for_good() {
+    for kind in BOTH {
+        let dc = MockDc::start(Role::Echo).await;
+        let Some(stage) = Stage::with_dc(kind, &dc).await else { continue };
+        let mut record = login().wire;
+        let late = hello::now() - 7 * 3600;
+        hello::sign(&mut record, &KEY, late);
+        assert_eq!(Login::with(record.clone(), KEY).enter(stage.proxy.addr).await.map(|_| ()), Err(turned_away(kind)));
+        // Blindly in steps that are shorter than the window is wide, the last of them into it.
+        for steps in [1, 10, 22, 23] {
+            let mut moved = record.clone();
+            hello::redate(&mut moved, late, late + steps * 1100);
+            replayed(&moved, &second_flight(), stage.proxy.addr, &dc, 0).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hellos_alone_lock_nobody_out() {
+    const PLACES: u32 = 4;
+    for kind in BOTH {
+        let dc = MockDc::start(Role::Echo).await;
+        let Some(stage) = with_places(kind, &dc, PLACES).await else { continue };
+        // Some were recorded, and some are new, of a holder of the link: none is followed by a header.
+        let recorded: Vec<_> = (0..PLACES).map(|_| login().wire).collect();
+        let mut bare = Vec::new();
+        for hello in recorded.iter().chain(&recorded).cloned().chain((0..=PLACES).map(|_| login().wire)) {
+            bare.push(show(&hello, stage.proxy.addr).await);
+        }
+        let mut session = login().enter(stage.proxy.addr).await.expect("a place is free");
+        session.echo(b"the user himself").await.expect("a place is free");
+    }
 }
 
 /// What a client makes of the cover's own flight.

@@ -118,11 +118,12 @@ async fn whoever_may_not_enter_meets_the_cover() {
     // A secret whose time is over is nobody's.
     assert_eq!(login(58).enter(proxy).await.map(|_| ()), Err(Refused::Digest));
     looks_like_the_cover(&stage, [58; 16]).await;
-    // A hello that was refused is not spent: the same one enters as soon as there is a place.
-    let patient = login(55);
-    assert_eq!(patient.enter(proxy).await.map(|_| ()), Err(Refused::Digest));
+    // A hello that was refused is spent: a new one enters as soon as there is a place, and the old one never.
+    let refused = login(55);
+    assert_eq!(refused.enter(proxy).await.map(|_| ()), Err(Refused::Digest));
     places.remove(0).reset();
-    while patient.enter(proxy).await.is_err() {}
+    while login(55).enter(proxy).await.is_err() {}
+    assert_eq!(refused.enter(proxy).await.map(|_| ()), Err(Refused::Digest));
     for byte in [50, 59] {
         login(byte).enter(proxy).await.expect("a user").echo(b"I may").await.unwrap();
     }

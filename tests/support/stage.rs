@@ -8,7 +8,7 @@ use vizard::audit::cover::Target;
 use vizard::cover::site::{Content, Settings};
 
 use super::KEY;
-use super::mock_dc::MockDc;
+use super::mock_dc::{MockDc, Role};
 use super::nginx::Nginx;
 use super::origin::{Origin, Sink};
 use super::probe::Lineup;
@@ -59,6 +59,7 @@ pub struct Stage {
     pub state: TempDir,
     kind: Kind,
     _cover: Cover,
+    _dc: Option<MockDc>,
 }
 
 enum Cover {
@@ -70,7 +71,10 @@ enum Cover {
 impl Stage {
     /// `None` where the wanted cover is not installed.
     pub async fn start(kind: Kind) -> Option<Self> {
-        Self::with(kind, Origin::make(), |setup| setup.usual(&KEY)).await
+        // Of a session that should not be there, a prober would see that it stays.
+        let dc = MockDc::start(Role::Sink).await;
+        let stage = Self::with_dc(kind, &dc).await?;
+        Some(Self { _dc: Some(dc), ..stage })
     }
 
     /// One user, and this data centre under the usual number.
@@ -102,7 +106,7 @@ impl Stage {
         let starting = setup.clone();
         let proxy = tokio::task::spawn_blocking(move || starting.start()).await.expect("the program starts");
         let relay = Relay::start(addr, Fault::None).await.expect("a free port");
-        Some(Self { proxy, setup, cover: addr, relay, origin, state, kind, _cover: cover })
+        Some(Self { proxy, setup, cover: addr, relay, origin, state, kind, _cover: cover, _dc: None })
     }
 
     pub fn lineup(&self, limit: Duration) -> Lineup {

@@ -32,7 +32,7 @@ pub(super) fn replays() -> Vec<Probe> {
             let record = fresh(tdlib(), By::Us, draw);
             let mut again = record.clone();
             change(&mut again);
-            let before = [vec![Send(record)], first()].concat();
+            let before = vec![[vec![Send(record)], first()].concat()];
             let steps = [vec![Send(again.clone())], Then::Silence.steps()].concat();
             Script { before, steps, hello: Some(again), join: false }
         });

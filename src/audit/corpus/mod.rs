@@ -8,6 +8,7 @@ use super::probe::{Class, Draw, Needs, Probe, Script, Step};
 
 mod hellos;
 mod jarm;
+mod recorded;
 mod shapes;
 mod strangers;
 mod tampered;
@@ -18,7 +19,7 @@ use Step::{AwaitEnd, AwaitFlight, Finish, Poke, Reset, Send};
 /// Every probe of the table.
 pub fn all() -> Vec<Probe> {
     type Group = fn() -> Vec<Probe>;
-    let groups: [(Class, Group); 14] = [
+    let groups: [(Class, Group); 15] = [
         (Class::Shapes, hellos::classes),
         (Class::Shapes, shapes::shapes),
         (Class::Shapes, ways::wrappings),
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Probe> {
         (Class::Records, strangers::records),
         (Class::Replay, hellos::replays),
         (Class::Replay, hellos::mutations),
+        (Class::Recorded, recorded::pairs),
         (Class::SecondFlight, tampered::tampered),
         (Class::Time, strangers::truncated),
         (Class::Time, strangers::silences),

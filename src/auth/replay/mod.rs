@@ -1,27 +1,49 @@
-//! The memory of spent hellos: whoever shows a hello that was accepted before is a visitor, for as long as the secret
-//! lives, across restarts and crashes.
+//! The memory of spent proofs: what was shown once is a visitor's for as long as the secret lives, across restarts and
+//! crashes.
 //!
 //! ```text
-//! spend(tag, random[0..28]) ─▶ Set::insert ── seen before ──▶ false
-//!                                  │ new
-//!                                  ▼
-//!                          Journal::append ─────────────────▶ true, and only now may the hello be answered
+//! gate ── Question::Spend(entry) ─▶ ReplayCache::ask ── seen before ──▶ false
+//!                                         │ new, and from now on it is not
+//!                                         ▼
+//!                                       true, and only now may the hello be answered, or the client be let in
 //! ```
 //!
-//! **What is remembered.** The 28 bytes of the client random that the MAC fixes, cut to 64 bits on disk and 48 bits in
-//! memory. The last four bytes of the random carry the time and can be altered by whoever recorded the hello, so they
-//! are no part of the key. At ten million entries a new hello is mistaken for an old one once in 28 million; that client
-//! is a visitor for one connection and tries again with another hello.
+//! **What is remembered.** Two things of each client, in one set and one file:
 //!
-//! **Order.** First the set, then the file, then the answer. The set decides under one lock, so of two racing copies
-//! one wins. Whoever wins returns only after write(2), so every hello that was answered outlives the process; a crash
-//! between set and file forgets a hello that nobody has answered yet, whose next showing is therefore its first. The
+//! - of its *hello*, the 28 bytes of the random that the MAC fixes, cut to 64 bits. The last four bytes of the random carry
+//!   the time and can be altered by anyone who recorded the hello, so they are no part of the key;
+//! - of its *header*, a hash of the 16 bytes that its two AES keys have in common ([`Entry::of_header`]). The header is not
+//!   tied to the hello in any way, so without this a recorded one would go with any hello. Its other bytes can be altered by
+//!   those who recorded it: 8 of them nothing depends on, 16 are the counter, which can be moved to a place of the
+//!   recorded keystream of which the plain text is known, and the two keys can be swapped.
+//!
+//! **What is spent.** Every hello whose digest holds, whatever else is wrong with it: the clock, the name, a limit, a list.
+//! And every header that opens under the secret of the hello before it, even if that hello was refused. Else a refused
+//! hello and an old header, both recorded, would make a session without the secret.
+//!
+//! **A false yes** (new, although it was shown before) lets a censor in who has recorded a hello and a header: he learns that
+//! this is a proxy, and the data centre gets the user's first packet again. This is what the memory is there to prevent,
+//! so a store that is in doubt says no. **A false no** (seen, although it is new) makes a real client a visitor for one
+//! connection; it comes again at once with other bytes. At ten million entries that happens once in 28 million, since 48
+//! bits are compared. A store that says no to everybody keeps everybody out, so one that is away must say so
+//! ([`ReplayCache::health`]) and bound its wait.
+//!
+//! **Order, and what a crash between two steps does.**
+//!
+//! 1. *The hello goes into the store*, then it is answered. A crash between them forgets nothing: the hello is spent and was
+//!    never answered, its client comes again. A crash before the store has it: nobody was answered, so its next
+//!    showing is its first.
+//! 2. *The header goes into the store*, then the user's place is taken, then the cover is left, then the data centre is
+//!    dialled. Whatever a crash leaves undone here, hello and header are spent and no byte went to Telegram.
+//!
+//! Within the journal: first the set, then the file, then the answer. The set decides under one lock, so of two racing
+//! copies one wins. The winner returns only after write(2), so everything that was answered outlives the process. The
 //! other order would need the file to be searched.
 //!
-//! **In vain.** The write is the dearest part, and it comes before the answer, so that who is admitted would be answered
-//! later than who is not, by a few microseconds that can be measured. So a hello that is declined takes the same steps
-//! ([`ReplayMemory::spend_in_vain`]): it is looked for in the set, and the header of the file is written over itself.
-//! Nothing is remembered, nothing grows.
+//! **In vain.** The write is the dearest part, and it comes before the answer, so that a client that is admitted would be
+//! answered later than one that is not, by a few microseconds that can be measured. So a proof that does not hold takes
+//! the same steps ([`Question::InVain`]), and so does one that was seen before: it is looked for in the set, and the header of
+//! the file is written over itself. Nothing is remembered, nothing grows.
 //!
 //! **What a crash can lose.** Nothing when the process is killed: the kernel has the bytes. When the machine loses power,
 //! what came after the last [`ReplayMemory::sync`], which is meant to be called about once a second.
@@ -39,14 +61,17 @@
 //! longer. Two that do not share learn nothing of each other; a hello spent at one may pass once at the other, which is
 //! why a proxy holds a lock on its state directory.
 //!
-//! What this leaves out: nothing is ever deleted, 16 bytes of disk an entry. Someone who holds a valid secret can search
-//! for hellos that share their first 16 bits and so lengthen one shard; each costs him 65,536 digests and us a longer
-//! memmove, which is no bargain.
+//! What this leaves out: nothing is ever deleted, 16 bytes of disk an entry, so 32 a session. A hello and a header of one
+//! secret that *both* never reached the proxy, because somebody on the way kept them from it, are new when they are shown.
+//! Someone who holds a valid secret can search for hellos that share their first 16 bits and so lengthen one shard; each
+//! costs him 65,536 digests and us a longer memmove, which is no bargain.
 
 mod journal;
 mod set;
 
+use std::pin::Pin;
 use std::sync::{PoisonError, RwLock};
+use std::task::{Context, Poll};
 use std::{fmt, hint::black_box, io, path::Path};
 
 use sha2::{Digest, Sha256};
@@ -54,11 +79,16 @@ use sha2::{Digest, Sha256};
 use journal::{Journal, Record, Scanned};
 use set::{Filling, Set};
 
+use crate::wire::obfuscated;
+
 /// What tells the entries of one secret from those of another, without telling the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretTag(u32);
 
 impl SecretTag {
+    /// The tag of nothing, for work that is done in vain.
+    pub const NONE: Self = Self(0);
+
     /// The tag of a secret: 32 bits of a hash made for this purpose alone. Should two secrets share one, entries of both
     /// are loaded for either, and nothing else happens.
     pub fn of(secret: &[u8; 16]) -> Self {
@@ -67,7 +97,118 @@ impl SecretTag {
     }
 }
 
-/// Every hello that was ever accepted. Shared by reference between all connections.
+/// A store of spent proofs. The page of this module says what its wrong answers cost and in which order things happen.
+///
+/// Everything but [`ReplayCache::ask`] has a default for stores that have nothing to do there.
+pub trait ReplayCache: fmt::Debug + Send + Sync {
+    /// Whether the entry is new; if the question is [`Question::Spend`], it is not from now on: one atomic step, of which the
+    /// other processes that share the store see all or nothing. Takes as long whatever is asked and answered.
+    fn ask(&self, question: Question) -> Answer;
+
+    /// Loads the entries of further secrets before the first hello under one of them is judged. A secret that joins a
+    /// running proxy may have been used before. May block.
+    fn learn(&self, _tags: &[SecretTag]) -> io::Result<Loaded> {
+        Ok(Loaded::default())
+    }
+
+    /// From now on another process of this machine may spend from the same store, or none any more.
+    fn share(&self, _with: Company) {}
+
+    /// Has what was spent kept over a power cut. May block; called about once a second.
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Whether the store is well.
+    fn health(&self) -> Health {
+        Health::default()
+    }
+
+    /// How many entries are remembered in memory.
+    fn len(&self) -> usize {
+        0
+    }
+
+    /// Whether no entry is remembered in memory.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a store is asked about one proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The proof holds: whether it is new, and from now on it is not.
+    Spend(Entry),
+    /// The proof does not hold: the same work, of which nothing must remain.
+    InVain(Entry),
+}
+
+/// What is remembered of one proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    tag: SecretTag,
+    key: Key,
+}
+
+impl Entry {
+    /// The entry of a hello under the secret of `tag`; `authenticator` is `random[0..28]`.
+    pub fn of_hello(tag: SecretTag, authenticator: &[u8; 28]) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = *authenticator;
+        Self { tag, key: [a, b, c, d, e, f, g, h] }
+    }
+
+    /// The entry of an obfuscated2 header under the secret of `tag`, the same for all headers that use one of its keys.
+    pub fn of_header(tag: SecretTag, header: &[u8; obfuscated::HEADER]) -> Self {
+        let shared = obfuscated::shared_by_keys(header);
+        let digest = Sha256::new()
+            .chain_update(b"vizard replay header\0")
+            .chain_update(tag.0.to_be_bytes())
+            .chain_update(shared)
+            .finalize();
+        Self { tag, key: std::array::from_fn(|at| digest[at]) }
+    }
+}
+
+/// A store's answer, now or later: whether the entry was new. Dropped, the question may or may not have been asked.
+pub enum Answer {
+    /// The answer of a store that does not have to wait for anything.
+    Now(bool),
+    /// The answer of a store elsewhere, which bounds its wait.
+    Later(Pin<Box<dyn Future<Output = bool> + Send>>),
+}
+
+impl Answer {
+    /// The answer if it is there already.
+    pub fn now(self) -> Option<bool> {
+        match self {
+            Self::Now(new) => Some(new),
+            Self::Later(_) => None,
+        }
+    }
+}
+
+impl Future for Answer {
+    type Output = bool;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
+        match self.get_mut() {
+            Self::Now(new) => Poll::Ready(*new),
+            Self::Later(answer) => answer.as_mut().poll(context),
+        }
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now(new) => f.debug_tuple("Now").field(new).finish(),
+            Self::Later(_) => f.write_str("Later"),
+        }
+    }
+}
+
+/// Every proof that was ever spent, in memory and in a journal on disk. Shared by reference between all connections.
 pub struct ReplayMemory {
     set: Set,
     journal: Option<Journal>,
@@ -146,7 +287,10 @@ impl ReplayMemory {
     ///
     /// Costs one small write(2) when the answer is true, and none when it is false.
     pub fn spend(&self, tag: SecretTag, authenticator: &[u8; 28]) -> bool {
-        let key = key_of(authenticator);
+        self.spend_entry(Entry::of_hello(tag, authenticator))
+    }
+
+    fn spend_entry(&self, Entry { tag, key }: Entry) -> bool {
         let company = self.company.read().unwrap_or_else(PoisonError::into_inner);
         if let (true, Some(journal)) = (*company != Company::Alone, &self.journal) {
             // What is known here already costs no more than when nobody shares.
@@ -165,10 +309,9 @@ impl ReplayMemory {
         new
     }
 
-    /// What a hello costs that is not spent: as long as [`ReplayMemory::spend`] takes to say yes, and nothing changes.
-    pub fn spend_in_vain(&self, authenticator: &[u8; 28]) {
-        let key = key_of(authenticator);
-        let record = Record { tag: SecretTag(0), key };
+    /// What a proof costs that is not spent: as long as [`ReplayMemory::spend`] takes to say yes, and nothing changes.
+    pub fn spend_in_vain(&self, Entry { key, .. }: Entry) {
+        let record = Record { tag: SecretTag::NONE, key };
         let company = self.company.read().unwrap_or_else(PoisonError::into_inner);
         black_box(self.set.contains(key));
         match &self.journal {
@@ -220,6 +363,39 @@ impl ReplayMemory {
     }
 }
 
+impl ReplayCache for ReplayMemory {
+    fn ask(&self, question: Question) -> Answer {
+        let (new, entry) = match question {
+            Question::Spend(entry) => (self.spend_entry(entry), entry),
+            Question::InVain(entry) => (false, entry),
+        };
+        if !new {
+            self.spend_in_vain(entry);
+        }
+        Answer::Now(new)
+    }
+
+    fn learn(&self, tags: &[SecretTag]) -> io::Result<Loaded> {
+        ReplayMemory::learn(self, tags)
+    }
+
+    fn share(&self, with: Company) {
+        ReplayMemory::share(self, with);
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        ReplayMemory::sync(self)
+    }
+
+    fn health(&self) -> Health {
+        ReplayMemory::health(self)
+    }
+
+    fn len(&self) -> usize {
+        ReplayMemory::len(self)
+    }
+}
+
 impl fmt::Debug for ReplayMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplayMemory").field("len", &self.len()).field("on_disk", &self.journal.is_some()).finish()
@@ -268,13 +444,8 @@ fn read_entries(journal: &Journal, tags: &[SecretTag], mut keep: impl FnMut(Key)
     Ok((others, scanned))
 }
 
-/// The first eight bytes of an authenticator.
+/// The first eight bytes of an authenticator, or of a header's hash.
 type Key = [u8; 8];
-
-fn key_of(authenticator: &[u8; 28]) -> Key {
-    let [a, b, c, d, e, f, g, h, ..] = *authenticator;
-    [a, b, c, d, e, f, g, h]
-}
 
 #[cfg(test)]
 mod tests {
@@ -332,7 +503,7 @@ mod tests {
         assert!(writes(&|| assert!(memory.spend(TAG, &authenticator(1)))));
         let before = fs::read(&path).unwrap();
         for number in [1, 2] {
-            assert!(writes(&|| memory.spend_in_vain(&authenticator(number))));
+            assert!(writes(&|| memory.spend_in_vain(Entry::of_hello(TAG, &authenticator(number)))));
         }
         assert!(!writes(&|| assert!(!memory.spend(TAG, &authenticator(1)))), "the seam sees nothing where nothing is");
         assert_eq!((fs::read(&path).unwrap(), memory.len()), (before, 1));
@@ -479,7 +650,7 @@ mod tests {
         assert_eq!(spend_range(&old, TAG, 100..200), 100, "before it shares, after the other has opened the file");
         old.share(Company::Leaving);
         assert_eq!(spend_range(&new, TAG, 0..200), 0);
-        new.spend_in_vain(&authenticator(0));
+        new.spend_in_vain(Entry::of_hello(TAG, &authenticator(0)));
         let wins: Vec<usize> = thread::scope(|scope| {
             let race = |memory| scope.spawn(move || spend_range(memory, TAG, 200..COUNT));
             [race(&old), race(&new), race(&old), race(&new)].map(|racer| racer.join().unwrap()).into()
