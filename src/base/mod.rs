@@ -1,5 +1,7 @@
 //! The ground floor: what several layers need and what knows nothing of a proxy.
 //!
-//! [`summary`] counts what peers cause, so that the log has a line a minute and not one per connection.
+//! [`files`] reads and writes files where less trusted users may have prepared the folder. [`summary`] counts what peers
+//! cause, so that the log has a line a minute and not one per connection.
 
+pub mod files;
 pub mod summary;

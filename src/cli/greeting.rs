@@ -37,8 +37,19 @@ impl Links {
 
 /// The command that prints the links of a proxy that was started with `flags`.
 pub fn link_command(flags: &Flags) -> String {
-    let Flags { config, state_dir, listen, domain, cover, secrets, secret_files, data_centres: _, log: _, link_host } =
-        flags;
+    let Flags {
+        config,
+        state_dir,
+        listen,
+        domain,
+        cover,
+        secrets,
+        secret_files,
+        data_centres: _,
+        log: _,
+        link_host,
+        ..
+    } = flags;
     let mut command = "vizard link".to_owned();
     for (name, path) in [("--config", config), ("--state-dir", state_dir)] {
         command += &path.as_ref().map(|path| format!(" {name} {}", path.display())).unwrap_or_default();

@@ -15,10 +15,10 @@ mod init;
 pub mod invitation;
 mod link;
 mod output;
-mod private;
 mod progress;
 mod reload;
 mod remote;
+mod restore;
 pub mod run;
 mod secret;
 mod status;
@@ -100,7 +100,7 @@ fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> 
         Command::Health(settings) => health::health(&settings.flags(), environment),
         Command::User(arguments) => user::user(arguments, environment),
         Command::Backup(arguments) => backup::backup(&arguments, environment),
-        Command::Restore(arguments) => backup::restore(&arguments, environment),
+        Command::Restore(arguments) => restore::restore(&arguments, environment),
         Command::Upgrade(arguments) => upgrade::upgrade(&arguments, environment),
         Command::Reload(settings) => return reload::reload(&settings.flags(), environment),
         Command::Token(arguments) => token::token(&arguments, &mut rand::rng()),
@@ -184,7 +184,7 @@ enum Command {
     ///
     /// Refuses while a proxy runs there, and where files would be replaced, unless --force says so. Restore only what you
     /// have made: a backup says itself where its files go.
-    Restore(backup::Restore),
+    Restore(restore::Restore),
     /// Have the running proxy read its configuration again
     ///
     /// Speaks to the proxy that has the state directory, and tells what came of it.
@@ -246,6 +246,9 @@ struct Settings {
     /// What strangers meet: the built-in site or a web server elsewhere [environment: VIZARD_COVER]
     #[arg(long, value_name = "site|HOST:PORT")]
     cover: Option<String>,
+    /// Use a cover whose first flight has several encrypted records [environment: VIZARD_ACCEPT_GRADE_C=true]
+    #[arg(long)]
+    accept_grade_c: bool,
     /// A user and the key, which other users of this machine can see here; may be repeated [environment: VIZARD_SECRET]
     #[arg(long, value_name = "NAME=HEX32")]
     secret: Vec<String>,
@@ -272,6 +275,7 @@ impl Settings {
             listen: self.listen.clone(),
             domain: self.domain.clone(),
             cover: self.cover.clone(),
+            accept_grade_c: self.accept_grade_c,
             secrets: self.secret.clone(),
             secret_files: self.secret_file.clone(),
             data_centres: self.dc.clone(),

@@ -5,9 +5,7 @@
 
 mod section;
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::{error, fmt};
 
@@ -18,9 +16,13 @@ use super::report::Severity;
 use super::resolve::read_secret_file;
 use super::{Environment, Flags, LoadError, load_text};
 use crate::auth::{Secret, SecretText, UnixTime};
+use crate::base::files::{self, Access, Folder};
 
 /// What shall be different about a user, for commands as for the admin API.
 pub use crate::ops::admin::control::Settings as Changes;
+
+/// Longest file that is changed; a hundred thousand users have less.
+const LONGEST: u64 = 256 << 20;
 
 /// Takes a limit away.
 pub const NONE: &str = "none";
@@ -152,7 +154,7 @@ fn rotate_those(
     })?;
     // Not before the file knows the previous one: whoever reads in between finds the same secret twice, which is fine.
     for (path, secret) in later {
-        replace(&path, &format!("{}\n", secret.hex()), 0o600)?;
+        write(&path, &secret, Access::Kept)?;
     }
     Ok(names)
 }
@@ -172,7 +174,7 @@ fn rotate_in(
             let (written, path) = (format!("{written}.previous"), folder.join(written));
             let (old, _) = read_secret_file(&path).map_err(|_| unreadable())?;
             let old = SecretText::parse(&old).map_err(|_| unreadable())?.secret;
-            replace(&folder.join(&written), &format!("{}\n", old.hex()), 0o600)?;
+            write(&folder.join(&written), &old, Access::Private)?;
             set(table, "previous_secret_file", Some(written.into()));
             set(table, "previous_secret", None);
             later = Some(path);
@@ -273,16 +275,20 @@ fn edit(file: &Path, change: impl FnOnce(&mut DocumentMut, &Path) -> Result<(), 
     })
 }
 
+/// Puts a secret into a file of its own.
+fn write(path: &Path, secret: &Secret, access: Access) -> Result<(), EditError> {
+    let written = files::replace_file(path, format!("{}\n", secret.hex()).as_bytes(), access);
+    written.map_err(|error| EditError::File { path: path.to_owned(), error })
+}
+
 fn edit_text(file: &Path, change: impl FnOnce(&str, &Path) -> Result<String, EditError>) -> Result<(), EditError> {
     let failed = |error| EditError::File { path: file.to_owned(), error };
     // A link to the file shall go on leading to it.
-    let path = fs::canonicalize(file).map_err(failed)?;
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    // Until it is closed. The file itself is about to be another one.
-    let lock = File::open(folder).map_err(failed)?;
-    lock.lock().map_err(failed)?;
-    let text = fs::read_to_string(&path).map_err(failed)?;
-    let mode = fs::metadata(&path).map_err(failed)?.permissions().mode();
+    let (folder, name) = Folder::of(file).map_err(failed)?;
+    // The file itself is about to be another one.
+    let _lock = folder.lock().map_err(failed)?;
+    let text = folder.read(&name, LONGEST).map_err(failed)?;
+    let text = String::from_utf8(text).map_err(|_| EditError::NotToml)?;
     // Relative paths start where the file was named, be it a link.
     let changed = change(&text, file.parent().unwrap_or(Path::new("")))?;
     let known = mistakes(&text, file);
@@ -290,7 +296,7 @@ fn edit_text(file: &Path, change: impl FnOnce(&str, &Path) -> Result<String, Edi
     if !new.is_empty() {
         return Err(EditError::Mistakes(new));
     }
-    replace(&path, &changed, mode & 0o7777)
+    folder.replace(&name, changed.as_bytes(), Access::Kept).map_err(failed)
 }
 
 /// What is wrong with a text, without the places, which move.
@@ -306,29 +312,11 @@ fn mistakes(text: &str, file: &Path) -> Vec<String> {
     }
 }
 
-/// Writes beside the file, then puts that in its place.
-fn replace(path: &Path, text: &str, mode: u32) -> Result<(), EditError> {
-    let beside = path.with_file_name(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        if let Ok(old) = fs::metadata(path) {
-            // Only root may give files away, and only to root does it matter.
-            let _ = std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()));
-        }
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().map_err(|error| {
-        let _ = fs::remove_file(&beside);
-        EditError::File { path: path.to_owned(), error }
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const FILE: &str = "\

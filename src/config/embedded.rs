@@ -3,10 +3,8 @@
 //! Nothing ships with the program. A missing secret or name is made up on this machine at the first start and kept in
 //! the state directory, so that links stay good.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{error, fmt};
@@ -19,6 +17,7 @@ use super::resolve::read_secret_file;
 use super::{Config, Cover, LinkTarget, Listen, Log, MadeUp, Proxied, User};
 use crate::auth::{Domain, SecretText};
 use crate::auth::{DomainError, Secret};
+use crate::base::files::{self, Access};
 use crate::cover::site::Content;
 use crate::cover::site::acme::{self, Authority};
 use crate::cover::{remote, site};
@@ -210,10 +209,8 @@ pub fn note_users(config: &Config) -> Result<(), StateError> {
         return Ok(());
     }
     let path = config.state_dir.join(HAD_USERS);
-    match write_private(&path, "Users were configured, so none is made up any more. Remove this file to change that.") {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(trouble(&path, error)),
-        _ => Ok(()),
-    }
+    let text = b"Users were configured, so none is made up any more. Remove this file to change that.\n";
+    files::create_file(&path, text, Access::Private).map(drop).map_err(|error| trouble(&path, error))
 }
 
 /// Name of the user that is made up when none was ever configured.
@@ -243,7 +240,7 @@ fn settle_cover(cover: CoverDraft, domain: &Domain, folder: &Path, made: &mut Ma
 fn kept_secret(folder: &Path, random: &mut impl CryptoRng) -> Result<Secret, StateError> {
     let fresh = Secret::generate(random).hex();
     let path = folder.join("secret");
-    let text = kept(&path, &fresh, random.next_u64()).map_err(|error| trouble(&path, error))?;
+    let text = kept(&path, &fresh).map_err(|error| trouble(&path, error))?;
     let read = SecretText::parse(&text).map(|text| text.secret);
     read.map_err(|_| StateError { path, trouble: StateTrouble::Content })
 }
@@ -251,7 +248,7 @@ fn kept_secret(folder: &Path, random: &mut impl CryptoRng) -> Result<Secret, Sta
 fn kept_domain(folder: &Path, random: &mut impl CryptoRng) -> Result<Domain, StateError> {
     let fresh = full_host_name().unwrap_or_else(|| format!("{:08x}.test", random.next_u32()));
     let path = folder.join("domain");
-    let text = kept(&path, &fresh, random.next_u64()).map_err(|error| trouble(&path, error))?;
+    let text = kept(&path, &fresh).map_err(|error| trouble(&path, error))?;
     text.parse().map_err(|_: DomainError| StateError { path, trouble: StateTrouble::Content })
 }
 
@@ -272,40 +269,24 @@ fn trouble(path: &Path, error: io::Error) -> StateError {
 }
 
 fn private_folder(path: &Path) -> Result<(), StateError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| trouble(path, error))
+    files::private_folder(path).map_err(|error| trouble(path, error))
 }
 
 /// What `path` holds. If there is no such file, it holds `fresh` from now on, for its owner only; of several processes
 /// that come first at once, one writes and all read the same. A crash leaves the whole file or none.
-fn kept(path: &Path, fresh: &str, unique: u64) -> io::Result<String> {
+fn kept(path: &Path, fresh: &str) -> io::Result<String> {
     match read_secret_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         found => return found.map(|(text, _)| text),
     }
-    let draft = path.with_extension(format!("{unique:016x}.new"));
-    let placed = write_private(&draft, fresh).and_then(|()| match fs::hard_link(&draft, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        // Some file systems have no links. A rename cannot lose the race, it can only win it twice.
-        Err(_) => fs::rename(&draft, path),
-        Ok(()) => Ok(()),
-    });
-    let _ = fs::remove_file(&draft);
-    placed?;
-    if let Some(folder) = path.parent() {
-        fs::File::open(folder)?.sync_all()?;
-    }
+    files::create_file(path, format!("{fresh}\n").as_bytes(), Access::Private)?;
     read_secret_file(path).map(|(text, _)| text)
-}
-
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use rand::SeedableRng;

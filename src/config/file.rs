@@ -298,6 +298,8 @@ impl Reader {
             address: self.text(cover, "address"),
             proxy_protocol: self.text(cover, "proxy_protocol"),
             route: self.text(cover, "route"),
+            private_addresses: self.switch(cover, "private_addresses"),
+            accept_grade_c: self.switch(cover, "accept_grade_c"),
             at,
         })
     }

@@ -50,6 +50,8 @@ pub struct Layer {
     /// `site` or `HOST:PORT`; overrules what the file says about the kind of cover and its address.
     pub cover_choice: Option<Written<String>>,
     pub cover: Option<CoverWritten>,
+    /// Whether a flag or a variable accepts a cover of grade C.
+    pub accept_grade_c: bool,
     pub site: Option<SiteWritten>,
     pub dns: Option<DnsWritten>,
     pub routes: Vec<RouteWritten>,
@@ -194,6 +196,8 @@ pub struct CoverWritten {
     pub address: Option<Written<String>>,
     pub proxy_protocol: Option<Written<String>>,
     pub route: Option<Written<String>>,
+    pub private_addresses: Option<Written<bool>>,
+    pub accept_grade_c: Option<Written<bool>>,
     pub at: Origin,
 }
 
@@ -272,6 +276,7 @@ impl Layer {
             accept_names: self.accept_names.or(below.accept_names),
             cover_choice: self.cover_choice.or(below.cover_choice),
             cover: self.cover.or(below.cover),
+            accept_grade_c: self.accept_grade_c || below.accept_grade_c,
             site: self.site.or(below.site),
             telegram: self.telegram.over(below.telegram),
             idle: self.idle.or(below.idle),
@@ -300,6 +305,7 @@ pub struct Flags {
     pub listen: Vec<String>,
     pub domain: Option<String>,
     pub cover: Option<String>,
+    pub accept_grade_c: bool,
     pub secrets: Vec<String>,
     pub secret_files: Vec<String>,
     pub data_centres: Vec<String>,
@@ -339,6 +345,7 @@ impl Flags {
             users: some(self.users(complaints)),
             link_host: one("--link-host", &self.link_host),
             cover_choice: one("--cover", &self.cover),
+            accept_grade_c: self.accept_grade_c,
             telegram: TelegramWritten {
                 addresses: data_centres(self.data_centres.iter().map(|value| flag("--dc", value)), complaints),
                 ..TelegramWritten::default()
@@ -428,6 +435,7 @@ impl Environment {
                     .collect(),
             ),
             cover_choice: text("VIZARD_COVER"),
+            accept_grade_c: self.value("VIZARD_ACCEPT_GRADE_C").is_some_and(|value| value == "true" || value == "1"),
             log_format: text("VIZARD_LOG"),
             link_host: text("VIZARD_LINK_HOST"),
             ..Layer::default()

@@ -244,7 +244,7 @@ pub async fn open_cover(config: &Config, listeners: &[SocketAddr], demand: Deman
         super::Cover::Site(settings) => {
             let site = Site::open(settings).map_err(site_error)?;
             let cover = Cover::site(Arc::new(site), config.domain.clone(), Some(&config.state_dir));
-            look_at(&cover, demand).await?;
+            look_at(&cover, demand, true).await?;
             Ok(cover)
         }
         super::Cover::Remote(settings) => {
@@ -252,13 +252,14 @@ pub async fn open_cover(config: &Config, listeners: &[SocketAddr], demand: Deman
             let found = remote.resolve(listeners).await;
             let cover = Cover::remote(remote, config.domain.clone(), Some(&config.state_dir));
             match found {
-                Ok(()) => look_at(&cover, demand).await?,
+                Ok(()) => look_at(&cover, demand, settings.accept_grade_c).await?,
                 Err(Unusable::Ourselves) => {
                     return Err(PartError::mistake(
                         format!("the cover {}:{} is this proxy itself", settings.host, settings.port),
                         "name another web server with --cover, or use the built-in site: --cover site",
                     ));
                 }
+                Err(error @ Unusable::Private(_)) => return Err(PartError::new(error.to_string(), PRIVATE)),
                 Err(error) if demand == Demand::Reload => {
                     return Err(PartError::new(error.to_string(), "the cover in use stays"));
                 }
@@ -269,10 +270,23 @@ pub async fn open_cover(config: &Config, listeners: &[SocketAddr], demand: Deman
     }
 }
 
+/// The way out of a cover of grade C.
+pub const SEVERAL: &str = "put the built-in site in front of your web server: --cover site with [site] upstream = \
+                           \"http://127.0.0.1:8080\"; or accept it: --accept-grade-c, or accept_grade_c = true in [cover]";
+
+/// The way out of a cover whose name leads inside.
+const PRIVATE: &str = "write the address itself in place of the name; or allow it with private_addresses = true in [cover], if \
+                       whoever rules the name may show strangers what is in your network";
+
 /// Visits the cover before the first client comes, and tells the operator what about it will be visible.
-async fn look_at(cover: &cover::Cover, demand: Demand) -> Result<(), PartError> {
+async fn look_at(cover: &cover::Cover, demand: Demand, accepts_several: bool) -> Result<(), PartError> {
     match cover.glance().await {
         Ok(flight) => {
+            if flight.records > 1 && !accepts_several {
+                let what = "the cover's first flight has several encrypted records (grade C), and clients get one: a single \
+                            flow tells them apart";
+                return Err(PartError::new(what, SEVERAL));
+            }
             if flight.records > 1 {
                 warn!(
                     records = flight.records,

@@ -222,6 +222,22 @@ pub const REFERENCE: &[Key] = &[
         "tells a remote cover the client's address, in a header of this version",
     ),
     key("cover.route", Text, Words("directly"), Connection, "name of the [route](routes.md) to a remote cover"),
+    key(
+        "cover.private_addresses",
+        Switch,
+        Value("false"),
+        Connection,
+        "whether the name of a remote cover may lead to this machine or a private network, which strangers then see; an \
+         address may be written at any time",
+    ),
+    key(
+        "cover.accept_grade_c",
+        Switch,
+        Value("false"),
+        Connection,
+        "whether a remote cover may send its first flight in several encrypted records, which one flow tells apart from the \
+         single one that clients get",
+    ),
     section("site", Section, "the built-in web server"),
     key(
         "site.certificate",

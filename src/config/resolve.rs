@@ -13,6 +13,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
+use rustix::fs::OFlags;
+
 use super::embedded::{CoverDraft, Draft, default_state_dir};
 use super::keys::nearest;
 use super::layer::{CoverWritten, Environment, Layer, NamesWritten, SandboxWritten, SiteWritten, Written};
@@ -20,6 +22,7 @@ use super::report::{Complaint, Origin};
 use super::units::{self, ValueError};
 use super::{LinkTarget, Listen, Log, LogFormat};
 use crate::auth::{Domain, DomainError};
+use crate::base::files;
 use crate::cover::remote::{self, ProxyProtocol};
 use crate::cover::site::Content;
 use crate::net;
@@ -102,8 +105,14 @@ impl Resolver<'_> {
         let (users, domain) = self.users(layer.users.unwrap_or_default(), stated);
         let ways = self.ways(layer.routes, &users);
         let (ways, names) = self.dns(layer.dns, ways);
-        let cover =
-            self.cover(layer.cover_choice, layer.cover, layer.site, domain.as_ref(), &listeners, (&ways, &names));
+        let cover = self.cover(
+            (layer.cover_choice, layer.accept_grade_c),
+            layer.cover,
+            layer.site,
+            domain.as_ref(),
+            &listeners,
+            (&ways, &names),
+        );
         let telegram = self.telegram(layer.telegram, &ways);
         self.unused(&ways);
         if let (Some(at), true) = (tagged, self.whole) {
@@ -170,7 +179,7 @@ impl Resolver<'_> {
 
     fn cover(
         &mut self,
-        choice: Option<Written<String>>,
+        (choice, accepted): (Option<Written<String>>, bool),
         cover: Option<CoverWritten>,
         site: Option<SiteWritten>,
         domain: Option<&(Domain, Origin)>,
@@ -179,6 +188,9 @@ impl Resolver<'_> {
     ) -> CoverDraft {
         let overruled = choice.is_some();
         let cover_at = cover.as_ref().map(|cover| cover.at.clone());
+        let is_on = |switch: &Option<Written<bool>>| switch.as_ref().is_some_and(|switch| switch.value);
+        let private = cover.as_ref().is_some_and(|cover| is_on(&cover.private_addresses));
+        let accept_grade_c = accepted || cover.as_ref().is_some_and(|cover| is_on(&cover.accept_grade_c));
         let (mut kind, mut address, proxy_protocol, route) = match cover {
             Some(cover) => (cover.kind, cover.address, cover.proxy_protocol, cover.route),
             None => (None, None, None, None),
@@ -202,7 +214,7 @@ impl Resolver<'_> {
             let at = kind.map(|(_, at)| at).or(cover_at);
             let remote = self.remote(address, proxy_protocol, domain, listen, at);
             let dialer = dialer.unwrap_or_else(|| Dialer::default().asking(names));
-            return CoverDraft::Remote(remote::Settings { dialer, ..remote });
+            return CoverDraft::Remote(remote::Settings { dialer, private, accept_grade_c, ..remote });
         }
         self.site(site, domain, listen)
     }
@@ -246,7 +258,7 @@ impl Resolver<'_> {
             self.refuse_loop(&host, port, &place, listen);
         }
         let proxy_protocol = self.choice(proxy_protocol, PROXY_PROTOCOLS);
-        remote::Settings { host, port, proxy_protocol, dialer: Dialer::default() }
+        remote::Settings { host, port, proxy_protocol, ..remote::Settings::default() }
     }
 
     /// A cover that is the proxy itself would answer every visitor with another visitor.
@@ -446,7 +458,7 @@ const LEVELS: &[(&str, tracing::Level)] = &[
 pub fn read_secret_file(path: &Path) -> io::Result<(String, bool)> {
     // Longer than any secret; a wrong path may well lead to a device without an end.
     const LONGEST: u64 = 4096;
-    let file = fs::File::open(path)?;
+    let file = files::open_file(path, OFlags::RDONLY)?;
     let private = file.metadata()?.permissions().mode() & 0o077 == 0;
     let text = io::read_to_string(io::Read::take(file, LONGEST))?;
     Ok((text.trim().to_owned(), private))

@@ -66,6 +66,8 @@ pub enum Cover {
     Remote {
         /// Where, as host and port; without one, where the domain leads.
         address: Option<String>,
+        /// Whether its first flight may have several encrypted records.
+        accept_grade_c: bool,
     },
 }
 
@@ -158,12 +160,15 @@ const HEAD: &str = "\
 impl Cover {
     fn text(&self) -> String {
         match self {
-            Self::Remote { address } => {
+            Self::Remote { address, accept_grade_c } => {
                 let mut text =
                     "\n# What strangers meet: a web server elsewhere, which they are passed on to.\n[cover]\n\
                                 kind = \"remote\"\n"
                         .to_owned();
                 text += &address.as_ref().map(|address| format!("address = {}\n", quoted(address))).unwrap_or_default();
+                if *accept_grade_c {
+                    text += "accept_grade_c = true\n";
+                }
                 text
             }
             Self::Site { certificate, content, redirect } => {
@@ -296,7 +301,7 @@ mod tests {
             link_host: Some("2001:db8::1".into()),
             link_port: Some(443),
             ad_tag: Some(AdTag([0xab; 16])),
-            cover: Cover::Remote { address: Some("192.0.2.1:443".into()) },
+            cover: Cover::Remote { address: Some("192.0.2.1:443".into()), accept_grade_c: true },
         };
         let draft = read_back(&starter);
         assert_eq!(draft.domain.unwrap().as_str(), "www.example.com");

@@ -19,6 +19,7 @@ use super::gate::{Answered, FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::scout::{Door, Leg, Scout};
 use super::{Caller, Outcome, Witness, stand_in};
 use crate::auth::replay::Question;
+use crate::net::address::is_public;
 use crate::net::route::{Dialer, Place};
 use crate::net::sockopt;
 use crate::relay::splice::Splice;
@@ -26,7 +27,7 @@ use crate::relay::{End, attempt, reset_on_close};
 use crate::wire::server_flight::safe_cut;
 
 /// Settings of a remote cover.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Host name or address literal.
     pub host: String,
@@ -36,6 +37,26 @@ pub struct Settings {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// The way to it.
     pub dialer: Dialer,
+    /// Whether its name may lead to this machine or a private network.
+    pub private: bool,
+    /// Whether its first flight may have several encrypted records.
+    pub accept_grade_c: bool,
+}
+
+impl Settings {
+    /// Those of the addresses of the cover's name that visitors may be brought to. Whoever rules the name could otherwise
+    /// show what is inside to strangers; an address that the operator wrote is meant as it is.
+    fn allowed(&self, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Unusable> {
+        let written = self.host == "localhost" || self.host.parse::<IpAddr>().is_ok();
+        let first = found.first().copied();
+        if !written && !self.private {
+            found.retain(|address| is_public(address.ip()));
+        }
+        match first {
+            Some(first) if found.is_empty() => Err(Unusable::Private(first.ip())),
+            _ => Ok(found),
+        }
+    }
 }
 
 /// Version of the PROXY protocol header.
@@ -90,6 +111,7 @@ impl Remote {
         }
         let names = self.settings.dialer.names();
         let found = names.lookup(&self.settings.host, self.settings.port).await.map_err(Unusable::Unresolved)?;
+        let found = self.settings.allowed(found)?;
         if found.iter().any(|address| leads_to_us(*address, listeners)) {
             return Err(Unusable::Ourselves);
         }
@@ -210,6 +232,8 @@ pub enum Unusable {
     Unresolved(io::Error),
     /// It is the proxy itself.
     Ourselves,
+    /// Its name leads to this machine or into a private network, and nothing allows that.
+    Private(IpAddr),
 }
 
 impl fmt::Display for Unusable {
@@ -217,6 +241,9 @@ impl fmt::Display for Unusable {
         match self {
             Self::Unresolved(error) => write!(f, "the cover's name cannot be resolved: {error}"),
             Self::Ourselves => f.write_str("the cover is this proxy itself"),
+            Self::Private(address) => {
+                write!(f, "the cover's name leads to {address}, which is no address of the public internet")
+            }
         }
     }
 }
@@ -419,6 +446,22 @@ mod tests {
     }
 
     #[test]
+    fn a_name_leads_inside_only_if_that_is_allowed() {
+        let settings = |host: &str, private| {
+            let dialer = Dialer::default();
+            Settings { host: host.into(), port: 443, dialer, private, ..Settings::default() }
+        };
+        let (inner, public) = (at("169.254.169.254:443"), at("203.0.113.7:443"));
+        let named = settings("www.example.com", false);
+        assert!(matches!(named.allowed(vec![inner]), Err(Unusable::Private(ip)) if ip == inner.ip()));
+        assert_eq!(named.allowed(vec![inner, public]).unwrap(), [public], "what is inside is left out");
+        assert!(named.allowed(Vec::new()).unwrap().is_empty());
+        for (host, private) in [("localhost", false), ("169.254.169.254", false), ("www.example.com", true)] {
+            assert_eq!(settings(host, private).allowed(vec![inner]).unwrap(), [inner], "{host}");
+        }
+    }
+
+    #[test]
     fn a_cover_is_ourselves_where_a_listener_would_get_the_connection() {
         for (cover, listener, ours) in [
             ("127.0.0.1:443", "127.0.0.1:443", true),
@@ -438,7 +481,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_leads_to_ourselves_is_refused_and_another_is_not() {
         let remote = |host: &str| {
-            let settings = Settings { host: host.into(), port: 8443, proxy_protocol: None, dialer: Dialer::default() };
+            let settings = Settings { host: host.into(), port: 8443, ..Settings::default() };
             Remote::new(settings)
         };
         let listeners = [at("[::]:8443")];

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::address::is_public;
 use super::dial;
 
 /// Asks web servers. Cheap to clone.
@@ -29,6 +30,8 @@ use super::dial;
 pub struct Client {
     tls: Arc<ClientConfig>,
     reach: Arc<dyn Fn(Vec<SocketAddr>) -> Reaching + Send + Sync>,
+    /// The host that the operator named, where servers may name others.
+    home: Option<Arc<str>>,
 }
 
 /// A connection to one of several addresses that is being opened.
@@ -60,6 +63,8 @@ pub enum Error {
     TooLate,
     /// It sends from one place to the next without end.
     Redirects,
+    /// It sends to this machine or into a private network.
+    Inside,
 }
 
 impl fmt::Display for Error {
@@ -71,6 +76,7 @@ impl fmt::Display for Error {
             Self::Status(status) => write!(f, "the server answers {status}"),
             Self::TooLong => f.write_str("the answer is too long"),
             Self::TooLate => f.write_str("the answer took too long"),
+            Self::Inside => f.write_str("the server sends to an address that is none of the public internet"),
             Self::Redirects => f.write_str("the server sends from one place to the next"),
         }
     }
@@ -95,7 +101,21 @@ impl Client {
         let builder = ClientConfig::builder_with_provider(provider);
         let versions = builder.with_safe_default_protocol_versions().expect("the provider has what TLS needs");
         let tls = Arc::new(versions.with_root_certificates(roots).with_no_client_auth());
-        Self { tls, reach: Arc::new(|addresses| Box::pin(async move { directly(&addresses).await })) }
+        Self { tls, reach: Arc::new(|addresses| Box::pin(async move { directly(&addresses).await })), home: None }
+    }
+
+    /// The same for requests whose places the server at `url` names, be it in redirects or in its answers: other hosts must
+    /// be of the public internet, unless that server itself is this machine.
+    pub fn named_by(self, url: &Uri) -> Self {
+        let host = Target::of(url).map(|target| target.host);
+        Self { home: host.map(Arc::from), ..self }
+    }
+
+    /// Those of the addresses that may be asked.
+    fn allowed(&self, host: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Error> {
+        let free = self.home.as_deref().is_none_or(|home| home == host || is_here(home));
+        found.retain(|address| free || is_public(address.ip()));
+        if found.is_empty() { Err(Error::Inside) } else { Ok(found) }
     }
 
     /// The same, but servers elsewhere are reached like this.
@@ -106,9 +126,13 @@ impl Client {
     /// What is at `url`.
     pub async fn get(&self, url: &Uri, bounds: Bounds) -> Result<Bytes, Error> {
         let following = async {
+            let client = match self.home {
+                None => &self.clone().named_by(url),
+                Some(_) => self,
+            };
             let mut url = url.clone();
             for _ in 0..=REDIRECTS {
-                let response = self.send(Method::GET, &url, &[], Bytes::new(), bounds.size).await?;
+                let response = client.send(Method::GET, &url, &[], Bytes::new(), bounds.size).await?;
                 let (parts, body) = response.into_parts();
                 match (parts.status, parts.headers.get(LOCATION)) {
                     (status, _) if status.is_success() => return Ok(body),
@@ -167,7 +191,7 @@ impl Client {
         }
 
         let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(Error::Connection)?;
-        let addresses: Vec<SocketAddr> = found.collect();
+        let addresses = self.allowed(&target.host, found.collect())?;
         if !target.secure && !addresses.iter().all(|address| address.ip().to_canonical().is_loopback()) {
             return Err(Error::Unfit);
         }
@@ -197,6 +221,11 @@ pub fn is_fit(url: &Uri) -> bool {
     Target::of(url).is_some()
 }
 
+/// Whether a host is this machine by what it is called.
+fn is_here(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
 struct Target {
     secure: bool,
     /// An IPv6 address without its brackets.
@@ -215,8 +244,7 @@ impl Target {
         };
         let authority = url.authority().filter(|authority| !authority.as_str().contains('@'))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let local = host == "localhost"
-            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+        let local = is_here(&host);
         let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let path = url.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let authority = HeaderValue::try_from(authority.as_str()).ok()?;
@@ -349,6 +377,31 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).unwrap();
         assert_eq!(&Client::trusting(roots).get(&place, BOUNDS).await.unwrap()[..], b"secret");
+    }
+
+    #[test]
+    fn what_a_server_names_is_not_inside() {
+        let found = |text: &str| vec![text.parse().unwrap()];
+        let client = Client::default().named_by(&url("https://lists.example/a"));
+        for inner in ["127.0.0.1:443", "10.0.0.1:443", "169.254.169.254:443", "[fd00::1]:443"] {
+            assert!(matches!(client.allowed("other.example", found(inner)), Err(Error::Inside)), "{inner}");
+            assert!(client.allowed("lists.example", found(inner)).is_ok(), "the operator named it: {inner}");
+            assert!(Client::default().allowed("other.example", found(inner)).is_ok());
+            let here = Client::default().named_by(&url("https://127.0.0.1:14000/dir"));
+            assert!(here.allowed("other.example", found(inner)).is_ok());
+        }
+        assert!(client.allowed("other.example", found("203.0.113.7:443")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_redirect_leads_to_no_inner_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let inner = listener.local_addr().unwrap();
+        let place = HeaderValue::try_from(format!("https://{inner}/secret")).unwrap();
+        let next = elsewhere(&url("https://lists.example/a"), &place).unwrap();
+        let client = Client::default().named_by(&url("https://lists.example/a"));
+        assert!(matches!(client.get(&next, BOUNDS).await, Err(Error::Inside)));
+        assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err(), "nobody came");
     }
 
     #[test]

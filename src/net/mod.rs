@@ -1,5 +1,6 @@
 //! Sockets without protocol, but for what it takes to come to a place: names, proxies on the way, HTTPS.
 
+pub mod address;
 pub mod dial;
 pub mod health;
 pub mod holder;

@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::UnixListener;
+
+use crate::base::files;
 
 /// Most bytes of a path: the kernel takes 108 with the one that ends it.
 pub const LONGEST_PATH: usize = 107;
@@ -55,7 +57,7 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Removed)> {
     let hidden = path.with_extension(format!("{}.new", std::process::id()));
     let _ = fs::remove_file(&hidden);
     let listener = UnixListener::bind(&hidden)?;
-    fs::set_permissions(&hidden, fs::Permissions::from_mode(mode))?;
+    files::set_mode(&hidden, mode)?;
     fs::rename(&hidden, path)?;
     Ok((listener, Removed::later(path)))
 }
@@ -69,6 +71,8 @@ fn answers(path: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[tokio::test]

@@ -11,10 +11,9 @@
 //! in a queue of its own, which no visitor can fill.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -22,10 +21,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
+use rustix::fs::OFlags;
 use serde::Serialize;
 use tracing::{error, info};
 
 use super::nets::neighbourhood;
+use crate::base::files;
 use crate::base::summary::{self, Cause, Summary};
 use crate::crypto::Mac;
 use crate::server::event::{Event, Observer};
@@ -428,7 +429,7 @@ impl Rotating {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    files::open_file(path, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
 }
 
 /// The time of a file's first line.

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::reload::{Applied, Queue, Refused, Source};
+use crate::base::files;
 use crate::base::summary::{self, Cause};
 
 /// Name of the socket in the state directory.
@@ -97,7 +98,7 @@ impl Control {
             Err(_) => {}
         }
         let listener = UnixListener::bind(&short)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        files::set_mode(&path, 0o600)?;
         Ok(Self { listener, path })
     }
 
@@ -193,6 +194,7 @@ fn ask(state: &Path, wish: &str) -> io::Result<Answer> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::thread;
 
     use super::*;

@@ -4,10 +4,9 @@
 //! so that a restart without a network begins with it. Whoever is barred is a visitor of the cover.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -23,6 +22,7 @@ use tracing::{info, warn};
 
 use super::geo::{self, Geo};
 use super::nets::Nets;
+use crate::base::files::{self, Access};
 use crate::net::https::{Bounds, Client};
 use crate::server::limits::Barrier;
 
@@ -296,17 +296,9 @@ fn kept(folder: &Path, url: &str) -> PathBuf {
 /// Writes the file whole or not at all.
 fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        files::private_folder(folder)?;
     }
-    let draft = path.with_extension(format!("{:016x}.new", rand::random::<u64>()));
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut file| {
-        file.write_all(bytes)?;
-        fs::rename(&draft, path)
-    });
-    if written.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    written
+    files::replace_file(path, bytes, Access::Private)
 }
 
 /// When a list was fetched last, if it ever was.

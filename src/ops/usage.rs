@@ -7,8 +7,6 @@
 //! A disk that does not work stops nobody. The log says so, and the numbers wait in memory.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +19,11 @@ use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
     Builder, ConcurrencyMode, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
 };
+use rustix::fs::OFlags;
 use tracing::{error, info, warn};
 
 use crate::auth::{Bank, Page, People, UnixTime, Usage};
+use crate::base::files;
 
 /// Name of the file in the state directory.
 pub const FILE: &str = "usage.redb";
@@ -269,8 +269,7 @@ impl Store {
 }
 
 fn open(path: &Path) -> Result<Database, UsageError> {
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = files::open_file(path, OFlags::RDWR | OFlags::CREATE);
     let file = file.map_err(|error| UsageError(error.to_string()))?;
     Ok(builder().create_with_backend(FileBackend::new(file)?)?)
 }

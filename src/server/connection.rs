@@ -120,7 +120,7 @@ pub(super) mod tests {
             believed: Vec::new(),
         };
         let dialer = crate::net::route::Dialer::default();
-        let remote = Remote::new(Settings { host: "192.0.2.1".into(), port: 443, proxy_protocol: None, dialer });
+        let remote = Remote::new(Settings { host: "192.0.2.1".into(), port: 443, dialer, ..Settings::default() });
         let window = TimeWindow::new(Duration::from_secs(600));
         let judge = Judge::new(Rules { keyring: Keyring::new([]), window, names: None }, ReplayMemory::volatile());
         let cover = Cover::remote(remote, "site.test".parse().unwrap(), None);

@@ -36,7 +36,7 @@ async fn nginx(origin: &Origin) -> Option<(Nginx, Sink)> {
 
 async fn remote(port: u16, state: Option<&Path>) -> Cover {
     let dialer = vizard::net::route::Dialer::default();
-    let remote = Remote::new(Settings { host: "127.0.0.1".into(), port, proxy_protocol: None, dialer });
+    let remote = Remote::new(Settings { host: "127.0.0.1".into(), port, dialer, ..Settings::default() });
     remote.resolve(&[]).await.unwrap();
     Cover::remote(remote, NAME.parse().unwrap(), state)
 }

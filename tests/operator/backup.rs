@@ -120,10 +120,67 @@ fn a_plain_backup_is_a_tar_file_that_says_what_it_is() {
     fs::remove_dir_all(&state).unwrap();
     let (code, out, _) = run(&["restore", text(&backup), "--list"]);
     assert!(code == 0 && out.contains(text(&state)) && !state.exists(), "{out}");
-    assert_eq!(run(&["restore", text(&backup)]).0, 0);
+    let (code, _, err) = run(&["restore", text(&backup)]);
+    assert!(code == 2 && err.contains("not authenticated") && err.contains("--allow") && !state.exists(), "{err}");
+    assert_eq!(run(&["restore", text(&backup), "--allow", text(&state)]).0, 0);
     assert_eq!(run(&["link", "--state-dir", text(&state), "--host", "h"]).1, link);
     let (code, _, err) = run(&["restore", "Cargo.toml"]);
     assert!(code == 2 && err.contains("cannot be used") && err.contains("next: "), "{err}");
     let (code, _, err) = run(&["backup", text(&home.path().join("b")), "--encrypt", "--state-dir", text(&state)]);
     assert!(code == 2 && err.contains("--passphrase-file"), "{err}");
+}
+
+/// A backup as a stranger makes it, with `tar`.
+fn made_up(home: &Path, manifest: &str, files: &[(&str, &str)]) -> std::path::PathBuf {
+    let folder = tempfile::tempdir_in(home).unwrap();
+    fs::write(folder.path().join("manifest.json"), manifest).unwrap();
+    for (place, content) in files {
+        let path = folder.path().join(place);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let archive = home.join("made-up.tar");
+    let names = files.iter().map(|(place, _)| *place);
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(folder.path()).arg("-cf").arg(&archive).arg("manifest.json").args(names);
+    assert!(tar.status().unwrap().success());
+    archive
+}
+
+#[test]
+fn a_made_up_backup_writes_nowhere_but_where_it_is_allowed_to() {
+    let home = tempfile::tempdir().unwrap();
+    let (etc, state, ssh) = (home.path().join("etc"), home.path().join("state"), home.path().join("root/.ssh"));
+    fs::create_dir_all(&ssh).unwrap();
+    let config = etc.join("vizard.toml");
+    let keys = ssh.join("authorized_keys");
+    let manifest = |file: &str| {
+        format!(
+            "{{\"format\":1,\"version\":\"0\",\"made\":0,\"config\":{config:?},\"state_dir\":{state:?},\
+             \"files\":[{file:?}],\"left_out\":[]}}"
+        )
+    };
+    let files = [("config.toml", "domain = 'www.example.com'\n"), ("files/0", "ssh-ed25519 mine\n"), ("state/a", "a")];
+    let place = ["--config", text(&config), "--state-dir", text(&state)];
+    let restore = |archive: &Path, more: &[&str]| run(&[&["restore", text(archive)], &place[..], more].concat());
+
+    let archive = made_up(home.path(), &manifest(text(&keys)), &files);
+    let (code, _, err) = restore(&archive, &[]);
+    assert!(code == 2 && err.contains(text(&keys)) && err.contains("not authenticated"), "{err}");
+    assert!(!keys.exists() && !state.exists() && !etc.exists(), "nothing at all is written");
+    assert_eq!(restore(&archive, &["--allow", text(&keys)]).0, 0);
+    assert!(keys.exists() && state.join("a").exists() && config.exists());
+
+    let up = made_up(home.path(), &manifest(&format!("{}/../root/.ssh/other", text(&etc))), &files);
+    let (code, _, err) = restore(&up, &["--force"]);
+    assert!(code == 2 && err.contains("..") && !ssh.join("other").exists(), "{err}");
+
+    // A link that was there before is in the way.
+    fs::remove_dir_all(&state).unwrap();
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::symlink(&ssh, state.join("deep")).unwrap();
+    let deep = [files[0], files[1], ("state/deep/planted", "a")];
+    let archive = made_up(home.path(), &manifest(text(&etc.join("a.secret"))), &deep);
+    let (code, _, err) = restore(&archive, &["--force"]);
+    assert!(code == 1 && err.contains("link") && !ssh.join("planted").exists(), "{err}");
 }

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -537,6 +537,97 @@ fn users_are_changed_in_the_file_and_its_comments_stay() {
     assert!(!text().contains("quota") && !text().contains("max_addresses"));
     assert_eq!(user(&["remove", "bob"]).0, 0);
     assert_eq!(text(), COMMENTED);
+}
+
+/// The user of a service, to whom nothing else belongs.
+const SERVICE: u32 = 54_321;
+
+#[test]
+fn root_writes_through_no_link_that_the_user_of_the_service_has_planted() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (home, roots) = (home(), tempfile::tempdir().unwrap());
+    let (file, precious) = (home.path().join("vizard.toml"), roots.path().join("precious"));
+    fs::write(&precious, COMMENTED).unwrap();
+    fs::write(&file, COMMENTED).unwrap();
+    for path in [home.path(), &file] {
+        chown(path, Some(SERVICE), Some(SERVICE)).unwrap();
+    }
+    let plant = |name: &str| {
+        let link = home.path().join(name);
+        symlink(&precious, &link).unwrap();
+        lchown(&link, Some(SERVICE), Some(SERVICE)).unwrap();
+    };
+    // Where a new file is prepared, by any rule that can be foreseen.
+    for name in [".vizard.toml.new", "vizard.new", "vizard.toml.new", "vizard.toml.old"] {
+        plant(name);
+    }
+    let user = |name: &str| run(home.path(), &["user", "add", name, "--config", "vizard.toml"]);
+    assert_eq!(user("bob").0, 0);
+    assert!(fs::read_to_string(&file).unwrap().contains("bob"));
+    assert_eq!(fs::symlink_metadata(&file).unwrap().uid(), SERVICE);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), COMMENTED);
+
+    // And the file itself.
+    fs::remove_file(&file).unwrap();
+    plant("vizard.toml");
+    let (code, _, err) = user("carol");
+    assert!(code != 0 && err.contains("link") && err.contains("next: "), "{err}");
+    assert_eq!(fs::read_to_string(&precious).unwrap(), COMMENTED);
+    assert_eq!(fs::metadata(&precious).unwrap().uid(), 0);
+}
+
+#[test]
+fn a_backup_by_root_lends_no_file_to_the_user_of_the_service() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (home, roots) = (home(), tempfile::tempdir().unwrap());
+    let (file, key) = (home.path().join("vizard.toml"), roots.path().join("key"));
+    fs::write(&key, "00112233445566778899aabbccddeeff").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!("domain = \"www.example.com\"\n[[users]]\nname = \"a\"\nsecret_file = {key:?}\n");
+    fs::write(&file, text).unwrap();
+    for path in [home.path(), &file] {
+        chown(path, Some(SERVICE), Some(SERVICE)).unwrap();
+    }
+    let backup = || run(home.path(), &["backup", "out.tar", "--config", "vizard.toml"]);
+    let (code, _, err) = backup();
+    assert!(code == 1 && err.contains("another user") && !home.path().join("out.tar").exists(), "{err}");
+    chown(&file, Some(0), Some(0)).unwrap();
+    assert_eq!(backup().0, 0, "root may name its own");
+}
+
+#[test]
+fn a_file_that_is_mounted_by_itself_is_changed_in_place_and_kept_beside_it() {
+    let home = home();
+    let folder = home.path().join("etc");
+    fs::create_dir(&folder).unwrap();
+    let (outside, inside) = (home.path().join("outside.toml"), folder.join("vizard.toml"));
+    fs::write(&outside, COMMENTED).unwrap();
+    fs::write(&inside, "").unwrap();
+    // As `-v ./outside.toml:/etc/vizard/vizard.toml` does it, then the same with a root that is for reading only.
+    let script = "mount --bind \"$1\" \"$2\" && \"$3\" user add bob --config \"$2\" && mount --bind \"$4\" \"$4\" && \
+                  mount -o remount,bind,ro \"$4\" && mount --bind \"$1\" \"$2\" && \"$3\" user add carol --config \"$2\"";
+    let mut command = std::process::Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--mount", "--", "sh", "-euc", script, "sh"]).arg(&outside).arg(&inside);
+    let output =
+        command.arg(env!("CARGO_BIN_EXE_vizard")).arg(&folder).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let output = output.env("VIZARD_STATE_DIR", home.path().join("state")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if said.starts_with("unshare") || said.starts_with("mount") {
+        assert!(std::env::var_os("CI").is_none(), "no mount namespace: {said}");
+        return;
+    }
+    assert!(output.status.success(), "{said}");
+    let text = fs::read_to_string(&outside).unwrap();
+    assert!(text.starts_with("# Mine.") && text.contains("bob") && text.contains("carol"), "{text}");
+    assert_eq!(fs::read_to_string(folder.join("vizard.toml.old")).unwrap(), COMMENTED);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "nothing else is left");
 }
 
 #[test]

@@ -291,6 +291,36 @@ async fn nginx_is_graded_c_with_the_reasons() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cover_of_several_records_is_taken_only_if_that_is_accepted() {
+    let uploads = Sink::start().await;
+    let Some(nginx) = Nginx::start(&Origin::make(), uploads.addr).await else { return };
+    let home = tempfile::tempdir().unwrap();
+    let cover = nginx.addr.to_string();
+    let start = Setup::new(&home.path().join("state"), &cover).usual(&KEY).set("VIZARD_ACCEPT_GRADE_C", "");
+    let refused = tokio::task::spawn_blocking(move || start.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("several encrypted records"), "{said}");
+    assert!(said.contains("upstream") && said.contains("--accept-grade-c"), "{said}");
+    let accepted = Setup::new(&home.path().join("state"), &cover).usual(&KEY).set("VIZARD_ACCEPT_GRADE_C", "");
+    drop(tokio::task::spawn_blocking(move || accepted.flag("--accept-grade-c").start()).await.unwrap());
+
+    let file = home.path().join("vizard.toml");
+    let init = |more: &[&str]| {
+        let arguments = ["init", "--yes", "--no-check", "--domain", "localhost", "--cover", &cover, "--config"];
+        let mut all: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        all.push(file.display().to_string());
+        all.extend(more.iter().map(|text| (*text).to_owned()));
+        all
+    };
+    let output = run(init(&[]), home.path()).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("--upstream") && !file.exists(), "{said}");
+    let output = run(init(&["--accept-grade-c"]), home.path()).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(std::fs::read_to_string(&file).unwrap().contains("accept_grade_c = true"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cover_that_is_away_or_is_the_proxy_has_grade_d() {
     let bed = Bed::make(0).await;
     let away = bed.doctor(refusing().await, &refusing().await.to_string(), &[]).await;

@@ -27,7 +27,8 @@ pub struct Setup {
 
 impl Setup {
     fn run() -> Self {
-        Self { args: vec!["run".to_owned()], environment: Vec::new() }
+        // What is tried with a web server of several records is its bytes, not its grade.
+        Self { args: vec!["run".to_owned()], environment: vec![("VIZARD_ACCEPT_GRADE_C".to_owned(), "true".into())] }
     }
 
     /// `cover` is `site` or an address.

@@ -109,7 +109,10 @@ pub fn interview(
     let leads = domain.as_ref().filter(|_| way == Way::Own).map(|domain| talk.leads(domain));
     let listen = talk.listen(&given)?;
     let cover = match way {
-        Way::Elsewhere => Cover::Remote { address: given.remote.clone().or_else(|| given.imported.cover.clone()) },
+        Way::Elsewhere => Cover::Remote {
+            address: given.remote.clone().or_else(|| given.imported.cover.clone()),
+            accept_grade_c: false,
+        },
         Way::Own | Way::Trial => talk.site(&given, domain.as_ref(), &listen)?,
     };
     let link_host = match given.link_host.clone().or_else(|| given.imported.link_host.clone()) {
@@ -569,7 +572,7 @@ mod tests {
         assert!(matches!(starter.cover, Cover::Site { certificate: Certificate::SelfSigned, .. }));
         assert_eq!(starter.link_host.as_deref(), Some("www.example.com"), "it leads here");
         let starter = alone(domain("www.example.com"), &Paper { leads: elsewhere(), ..paper() }).unwrap();
-        assert_eq!(starter.cover, Cover::Remote { address: None });
+        assert_eq!(starter.cover, Cover::Remote { address: None, accept_grade_c: false });
     }
 
     #[test]
@@ -599,7 +602,7 @@ mod tests {
         let (_, imported) = crate::config::import::import(&text, None).unwrap();
         let machine = Paper { leads: elsewhere(), ..paper() };
         let starter = alone(Given { imported, ..Given::default() }, &machine).unwrap();
-        assert_eq!(starter.cover, Cover::Remote { address: Some("192.0.2.1:443".into()) });
+        assert_eq!(starter.cover, Cover::Remote { address: Some("192.0.2.1:443".into()), accept_grade_c: false });
         assert_eq!((starter.users.len(), starter.listen), (2, vec!["[::]:8443".to_owned()]));
         assert_eq!((starter.link_host.as_deref(), starter.link_port), (Some("proxy.example.com"), Some(443)));
     }

@@ -6,9 +6,10 @@
 //! a person, or proposals ──┘
 //! ```
 
-mod ask;
+pub(super) mod ask;
 mod interview;
 mod machine;
+mod several;
 mod unit;
 
 use std::fs;
@@ -24,10 +25,11 @@ use self::machine::ThisMachine;
 use self::unit::Service;
 use super::doctor::{self, Check};
 use super::link::{self, Look};
-use super::{Failure, Settings, code, output, private};
+use super::{Failure, Settings, code, output};
 use crate::auth::Domain;
+use crate::base::files::{self, Access};
 use crate::config::import::{self, Format, ImportError, Imported};
-use crate::config::starter::Content;
+use crate::config::starter::{Content, Cover};
 use crate::config::{self, edit};
 use crate::config::{Environment, Flags, LoadError, load_text, units};
 use crate::cover::site::acme::{Authority, Challenge};
@@ -94,6 +96,9 @@ pub struct Arguments {
     /// Leave this check out; may be repeated
     #[arg(long, value_name = "CHECK", value_enum)]
     skip: Vec<Check>,
+    /// Take a cover whose first flight has several encrypted records, which one flow tells from what clients get
+    #[arg(long)]
+    accept_grade_c: bool,
     /// Draw no QR code
     #[arg(long)]
     no_qr: bool,
@@ -162,10 +167,22 @@ pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Fail
     }
     let given = arguments.given()?;
     given.imported.notes.iter().for_each(|note| ask.tell(&format!("- {note}.")));
-    let starter = interview(given, &ThisMachine, ask.as_mut(), &mut rand::rng())?;
-    let text = starter.text();
+    let mut starter = interview(given, &ThisMachine, ask.as_mut(), &mut rand::rng())?;
+    if let Cover::Remote { accept_grade_c, .. } = &mut starter.cover {
+        *accept_grade_c = arguments.accept_grade_c;
+    }
     let flags = Flags { config: Some(path.clone()), ..Flags::default() };
-    load_text(&text, Some(path.clone()), &flags, environment).map_err(not_written)?;
+    let loaded = load_text(&starter.text(), Some(path.clone()), &flags, environment).map_err(not_written)?;
+    if !arguments.print
+        && !arguments.accept_grade_c
+        && several::records(&loaded.draft).is_some_and(|records| records > 1)
+    {
+        several::confirm(ask.as_mut())?;
+        if let Cover::Remote { accept_grade_c, .. } = &mut starter.cover {
+            *accept_grade_c = true;
+        }
+    }
+    let text = starter.text();
     if arguments.print {
         output::print(text.trim_end());
         return Ok(code::FINE);
@@ -173,8 +190,8 @@ pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Fail
     if begins_anew {
         keep_old(&path)?;
     }
-    let written =
-        private::folder(path.parent().unwrap_or(Path::new(""))).and_then(|()| private::put(&path, text.as_bytes()));
+    let written = files::private_folder(path.parent().unwrap_or(Path::new("")))
+        .and_then(|()| files::replace_file(&path, text.as_bytes(), Access::Private));
     written.map_err(|error| cannot_write(&path, &error))?;
     output::print(format!("{} is written.\n", path.display()));
     let settings = || Settings { config: Some(path.clone()), ..Settings::default() };
@@ -341,7 +358,7 @@ fn start(wished: Option<PathBuf>, config: &Path, ask: &mut dyn Ask) -> Result<Ve
     };
     let (unit, config) = (whole(&unit), whole(&config.to_owned()));
     let text = std::env::current_exe().and_then(|program| unit::text(&program, &config));
-    text.and_then(|text| fs::write(&unit, text)).map_err(|error| {
+    text.and_then(|text| files::replace_file(&unit, text.as_bytes(), Access::Public)).map_err(|error| {
         let next = "the configuration is written; name another file: --unit FILE --force";
         Failure::new(format!("{} cannot be written: {error}", unit.display()), next)
     })?;

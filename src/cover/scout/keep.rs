@@ -1,12 +1,12 @@
 //! The file that a profile outlives the program in.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::files::{self, Access};
 use crate::cover::profile::Profile;
 
 /// Which cover a profile is of.
@@ -60,16 +60,7 @@ impl Store {
     /// Replaces what was kept in one step, so that a crash leaves the old or the new.
     pub(super) fn save(&self, profile: &Profile) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(&Kept { cover: self.whose.clone(), profile })?;
-        let new = self.path.with_extension(format!("{:016x}.new", rand::random::<u64>()));
-        let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.path)
-        });
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written
+        files::replace_file(&self.path, &text, Access::Private)
     }
 }
 

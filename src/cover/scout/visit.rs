@@ -60,14 +60,24 @@ async fn shake_hands(leg: &mut Leg, name: &str) -> io::Result<(ClientConnection,
         }
         send(&mut tls, leg).await?;
         let (kind, whole) = read_record(leg).await?;
-        tls.read_tls(&mut &whole[..])?;
-        tls.process_new_packets().map_err(io::Error::other)?;
+        take_in(&mut tls, &whole)?;
         if kind == kind::APPLICATION_DATA {
             flight.records += 1;
             flight.payload += whole.len() - record::HEADER;
         }
     }
     Err(io::Error::new(io::ErrorKind::InvalidData, "the cover's handshake does not end"))
+}
+
+/// Hands a record to the handshake, which takes a part of a long one at a time.
+fn take_in(tls: &mut ClientConnection, mut record: &[u8]) -> io::Result<()> {
+    while !record.is_empty() {
+        if tls.read_tls(&mut record)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        tls.process_new_packets().map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 async fn send(tls: &mut ClientConnection, leg: &mut Leg) -> io::Result<()> {
@@ -112,4 +122,51 @@ async fn records_until_silence(
         }
     }
     Ok((sizes, began))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::duplex;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// A server whose certificate has about so many bytes, in records of at most so many.
+    fn server(bytes: usize, record: Option<usize>) -> TlsAcceptor {
+        let names = (0..bytes / 62).map(|number| format!("{number:048}.example.com"));
+        let params = CertificateParams::new(["cover.example".to_owned()].into_iter().chain(names).collect::<Vec<_>>());
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.unwrap().self_signed(&key).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        config.max_fragment_size = record;
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn flights_of_any_length_are_heard_in_one_record_and_in_four() {
+        for bytes in [3000, 5000, 9000, 12_000, 15_700] {
+            for record in [None, Some(bytes / 4 + 200)] {
+                let (near, far) = duplex(1 << 16);
+                let acceptor = server(bytes, record);
+                let serving = tokio::spawn(async move {
+                    let mut stream = acceptor.accept(far).await.unwrap();
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                });
+                let heard = listen(&mut (Box::new(near) as Leg), "cover.example").await.unwrap();
+                assert_eq!(heard.flight.records, if record.is_some() { 4 } else { 1 }, "{bytes} {record:?}");
+                assert!(heard.flight.payload.abs_diff(bytes) < 900, "{bytes} {record:?}: {}", heard.flight.payload);
+                assert!(!heard.after_finished.is_empty(), "tickets behind {bytes} {record:?}");
+                drop(heard);
+                serving.abort();
+            }
+        }
+    }
 }

@@ -1,9 +1,8 @@
 //! The certificate and its key: read from PEM files, read again when they change, made when there are none.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +20,7 @@ use zeroize::Zeroizing;
 use super::acme::Validity;
 use super::error::SiteError;
 use crate::auth::UnixTime;
+use crate::base::files::{self, Access};
 
 /// The certificate of the site, which follows its files.
 pub(super) struct Watched {
@@ -138,10 +138,11 @@ pub fn self_signed(domain: &str, dir: &Path) -> Result<(PathBuf, PathBuf), SiteE
     let key = dir.join(format!("self-signed-{domain}.key"));
     if !(certificate.exists() && key.exists()) {
         let (chain, secret) = generate(domain).map_err(|_| bad_domain())?;
-        fs::create_dir_all(dir).map_err(|error| SiteError::Unwritable(dir.to_owned(), error))?;
+        files::private_folder(dir).map_err(|error| SiteError::Unwritable(dir.to_owned(), error))?;
         // The certificate comes last, so that a pair cut short by a crash is seen as missing.
-        write_whole(&key, secret.as_bytes(), 0o600).map_err(|error| SiteError::Unwritable(key.clone(), error))?;
-        write_whole(&certificate, chain.as_bytes(), 0o644)
+        files::replace_file(&key, secret.as_bytes(), Access::Private)
+            .map_err(|error| SiteError::Unwritable(key.clone(), error))?;
+        files::replace_file(&certificate, chain.as_bytes(), Access::Public)
             .map_err(|error| SiteError::Unwritable(certificate.clone(), error))?;
     }
     Ok((certificate, key))
@@ -162,19 +163,6 @@ fn generate(domain: &str) -> Result<(String, Zeroizing<String>), rcgen::Error> {
     params.not_before = on(today.year().into(), 1);
     params.not_after = on(i32::from(today.year()) + YEARS, 1);
     Ok((params.self_signed(&key)?.pem(), Zeroizing::new(key.serialize_pem())))
-}
-
-/// Writes a file so that it is there as a whole or not at all.
-pub(super) fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let draft = path.with_added_extension(format!("{}.new", std::process::id()));
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&draft, path)
 }
 
 /// The issued certificate if there is one, else what stands in for it.

@@ -20,8 +20,15 @@ const CONFIG: &str = "config.toml";
 const FILES: &str = "files";
 const STATE: &str = "state";
 
-/// Everything together may have this many bytes: an archive is held in memory, and a spoilt one must not fill it.
-const LARGEST: u64 = 4 << 30;
+/// Most bytes of an archive: it is held in memory, and a made-up one must not fill it. The memory of spent hellos is most of
+/// a real one.
+pub const LONGEST: u64 = 4 << 30;
+
+/// Most files of an archive; a real one has a few dozen, or as many as there are users.
+const MOST_FILES: usize = 500_000;
+
+/// Longest manifest. It has some hundred bytes, and a path for each file with a secret.
+const LONGEST_MANIFEST: u64 = 64 << 20;
 
 /// What says where everything belongs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,14 +98,21 @@ impl Archive {
     /// Reads a tar file. Whatever is not where it belongs is refused, for an archive may come from anywhere.
     pub fn unpack(bytes: &[u8]) -> io::Result<Self> {
         let (mut manifest, mut config, mut files, mut state) = (None, None, Vec::new(), Vec::new());
-        let mut left = LARGEST;
+        let (mut left, mut count) = (LONGEST, 0);
         for entry in tar::Archive::new(bytes).entries()? {
             let mut entry = entry?;
             let place = entry.path()?.into_owned();
             if !entry.header().entry_type().is_file() || !is_plain(&place) {
                 return Err(strange(&place));
             }
-            left = left.checked_sub(entry.size()).ok_or_else(|| strange(&place))?;
+            count += 1;
+            left = left.checked_sub(entry.size()).ok_or_else(|| too_much("bytes"))?;
+            if count > MOST_FILES {
+                return Err(too_much("files"));
+            }
+            if place == Path::new(MANIFEST) && entry.size() > LONGEST_MANIFEST {
+                return Err(strange(&place));
+            }
             let mut content = Vec::new();
             entry.read_to_end(&mut content)?;
             let number: Option<usize> =
@@ -133,6 +147,10 @@ fn add(tar: &mut tar::Builder<Vec<u8>>, place: &Path, content: &[u8]) -> io::Res
 /// Whether a path leads nowhere but further down.
 fn is_plain(place: &Path) -> bool {
     place.components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn too_much(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("it has more {what} than any backup"))
 }
 
 fn strange(place: &Path) -> io::Error {

@@ -8,6 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use crate::base::files::Folder;
+use crate::ops::backup::archive;
 use crate::ops::{state_lock, usage};
 
 /// What was gathered.
@@ -22,6 +24,8 @@ pub struct Gathered {
 /// Gathers a state directory. `skip` says which files stay where they are.
 pub fn gather(folder: &Path, skip: impl Fn(&Path) -> bool) -> io::Result<Gathered> {
     let mut gathered = Gathered::default();
+    let root = Folder::open(folder)?;
+    let mut left = archive::LONGEST;
     let mut folders = vec![PathBuf::new()];
     while let Some(inner) = folders.pop() {
         for entry in fs::read_dir(folder.join(&inner))? {
@@ -38,10 +42,17 @@ pub fn gather(folder: &Path, skip: impl Fn(&Path) -> bool) -> io::Result<Gathere
                     }
                 }
             } else if kind.is_file() && !skip(&path) && !is_passing(&place) {
-                match fs::read(&path) {
-                    Ok(content) => gathered.files.push((place, content)),
+                match root.below(&inner).and_then(|inner| inner.read(&entry.file_name(), left)) {
+                    Ok(content) => {
+                        left -= content.len() as u64;
+                        gathered.files.push((place, content));
+                    }
                     // It was replaced or removed just now.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    // A link or a second name that was put there, and that root does not follow.
+                    Err(error) if error.raw_os_error().is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
+                        gathered.left_out.push(format!("{}: {error}", path.display()));
+                    }
                     Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
                 }
             }

@@ -3,9 +3,8 @@
 //! A list that cannot be fetched or understood leaves the last good one in force, each of the three by itself. Nothing is
 //! fetched before somebody needs it, and not in the first minute: a machine that has just started looks like any other.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::{BadList, Clusters, LONGEST, Lists, ProxySecret, Version};
+use crate::base::files::{self, Access};
 use crate::net::https::{Bounds, Client};
 use crate::telegram::upstream::{Need, Upstream};
 
@@ -186,18 +186,9 @@ pub fn stored(folder: &Path) -> Lists {
 /// Writes the file whole or not at all, for its owner only.
 fn store(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        files::private_folder(folder)?;
     }
-    let draft = path.with_extension(format!("{:016x}.new", rand::random::<u64>()));
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    });
-    if written.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    written
+    files::replace_file(path, bytes, Access::Private)
 }
 
 #[cfg(test)]

@@ -42,7 +42,8 @@ impl Road {
                 Client::trusting(store)
             }
         };
-        Ok(Self { client, refused: Arc::default() })
+        // All further places are the authority's to name.
+        Ok(Self { client: client.named_by(&authority.directory), refused: Arc::default() })
     }
 
     /// Seconds that the authority's last refusal asks to wait.

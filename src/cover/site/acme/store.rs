@@ -1,8 +1,7 @@
 //! What is kept of an authority, in a folder of its own: the account, the certificate with its key, and how it went.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use hyper::Uri;
@@ -13,7 +12,7 @@ use zeroize::Zeroizing;
 use super::Settings;
 use super::plan::Memory;
 use super::trouble::Trouble;
-use crate::cover::site::certificate::write_whole;
+use crate::base::files::{self, Access};
 
 /// The folder of one authority, seen for one name.
 pub(super) struct Store {
@@ -84,8 +83,8 @@ impl Store {
     }
 
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        write_whole(path, content, 0o600)
+        files::private_folder(&self.folder)?;
+        files::replace_file(path, content, Access::Private)
     }
 }
 
