@@ -22,6 +22,7 @@ LOG=$TARGET/tests.log
 PREPARED=$TARGET/prepared.log
 
 # Whatever is compiled is compiled from nothing, once.
+PROFILE=(--config tests/profile.toml)
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 
 main() {
@@ -170,22 +171,22 @@ formatting() {
 # All targets, so benches are compiled too. All features, here and below: with another set of them much would be compiled
 # twice. The program without them is what the image and the package hold, whose tests compile it.
 lints() {
-    cargo clippy --all-targets --all-features --locked -- -D warnings
+    cargo clippy "${PROFILE[@]}" --all-targets --all-features --locked -- -D warnings
 }
 
 documentation() {
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --locked
+    RUSTDOCFLAGS="-D warnings" cargo doc "${PROFILE[@]}" --no-deps --all-features --locked
 }
 
 programs() {
     choose
-    cargo test --all-features --locked --no-run "${which[@]}"
+    cargo test "${PROFILE[@]}" --all-features --locked --no-run "${which[@]}"
 }
 
 tests() {
     choose
     if ! $quick && ((EUID != 0)); then root_for_the_container; fi
-    cargo test --all-features --locked --no-fail-fast "${which[@]}" 2>&1 | tee "$LOG"
+    cargo test "${PROFILE[@]}" --all-features --locked --no-fail-fast "${which[@]}" 2>&1 | tee "$LOG"
 }
 
 # Sets which programs there are to be.
