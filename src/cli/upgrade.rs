@@ -88,7 +88,7 @@ pub fn upgrade(arguments: &Arguments, environment: &Environment) -> Result<(), F
 fn start(from: Option<u32>) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("run").args(flags()).arg("--take-over").stdin(Stdio::null()).stdout(Stdio::null());
-    if let Some(from) = from.filter(|_| is_pipe(&std::io::stderr())) {
+    if let Some(from) = from.filter(|_| is_pipe(std::io::stderr())) {
         command.arg("--log-of").arg(from.to_string());
     }
     // What a terminal sends to whom it thinks is in front is not meant for it.
