@@ -48,6 +48,13 @@ pub enum Alarm {
         /// Which.
         dc: DcId,
     },
+    /// Many clients are off by the same: it is this server's clock that is.
+    Clock {
+        /// By how many seconds the clients are ahead of it.
+        ahead: i64,
+        /// How many of them agree.
+        clients: usize,
+    },
     /// A user has spent most or all of a quota.
     Quota {
         /// The user.
@@ -59,7 +66,7 @@ pub enum Alarm {
 
 impl Alarm {
     /// All names.
-    pub const KINDS: [&str; 9] = [
+    pub const KINDS: [&str; 10] = [
         "networks",
         "replays",
         "declines",
@@ -69,6 +76,7 @@ impl Alarm {
         "data centre",
         "quota",
         "issuance",
+        "clock",
     ];
 
     /// A short name.
@@ -87,6 +95,7 @@ impl Alarm {
             Self::DataCentre { .. } => 6,
             Self::Quota { .. } => 7,
             Self::Issuance { .. } => 8,
+            Self::Clock { .. } => 9,
         }
     }
 
@@ -117,6 +126,15 @@ impl Alarm {
             Self::Issuance { failures } => {
                 format!(
                     "the authority issued no certificate, {failures} times in a row: see the log or `vizard doctor`"
+                )
+            }
+            Self::Clock { ahead, clients } => {
+                let minutes = ahead.abs() / 60;
+                let (hours, minutes) = (minutes / 60, minutes % 60);
+                let direction = if *ahead > 0 { "behind" } else { "ahead" };
+                format!(
+                    "the clock of this server is {hours} h {minutes} min {direction} by the clocks of {clients} clients, \
+                     which are refused for it: set it, and see that it is kept by NTP (`timedatectl`)"
                 )
             }
             Self::CoverAway => "the cover cannot be reached".into(),

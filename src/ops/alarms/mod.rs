@@ -3,6 +3,7 @@
 //! [`Watch`] decides, on counts and times that it is given. [`Alarms`] tells it what happens, and tells the log and, if
 //! there is one, the webhook what it decided. No alarm holds an address.
 
+mod clock;
 mod declines;
 mod kinds;
 mod post;
@@ -160,16 +161,18 @@ impl Alarms {
 impl Observer for Alarms {
     fn observe(&self, event: &Event<'_>) {
         let alarm = match event {
-            Event::Declined { declined, .. } => {
+            Event::Declined { from, declined } => {
                 self.declines.fetch_add(1, Ordering::Relaxed);
                 match (&declined.member, declined.reason) {
                     (Some(member), Reason::Replay) => self.lock().replayed(member.name(), now()),
+                    (Some(member), Reason::Time(ahead)) => self.lock().clock(member.name(), from.ip(), ahead, now()),
                     _ => None,
                 }
             }
             Event::Admitted { from, member, .. } => {
                 let mut watch = self.lock();
                 _ = watch.cover(true, now());
+                _ = watch.clock(member.name(), from.ip(), 0, now());
                 watch.admitted(member.name(), from.ip(), now())
             }
             Event::VisitOver { closed: Some(closed), .. } if closed.down > 0 => self.lock().cover(true, now()),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use super::clock::{Agreement, Clocks};
 use super::declines::{Declines, Recent};
 use super::{Alarm, Settings};
 use crate::auth::UnixTime;
@@ -30,6 +31,7 @@ pub struct Watch {
     settings: Settings,
     users: HashMap<String, Seen>,
     declines: Declines,
+    clocks: Clocks,
     cover_failures: u32,
     cover_changes: u64,
     dc_failures: HashMap<DcId, u32>,
@@ -52,6 +54,7 @@ impl Watch {
             settings,
             users: HashMap::new(),
             declines: Declines::new(now),
+            clocks: Clocks::default(),
             cover_failures: 0,
             cover_changes: 0,
             dc_failures: HashMap::new(),
@@ -100,6 +103,12 @@ impl Watch {
         seen.replays.1 += 1;
         let count = seen.replays.1;
         (count > most).then(|| Alarm::Replays { user: user.to_owned(), count }).and_then(|it| self.tell(it, now))
+    }
+
+    /// A client of this user is ahead of this server's clock by so many seconds.
+    pub fn clock(&mut self, user: &str, from: IpAddr, ahead: i64, now: UnixTime) -> Option<Alarm> {
+        let Agreement { ahead, clients } = self.clocks.vote(user, neighbourhood(from), ahead, now)?;
+        self.tell(Alarm::Clock { ahead, clients }, now)
     }
 
     /// So many hellos were declined since the last call, which should come about every minute.
@@ -223,6 +232,16 @@ mod tests {
             );
         }
         assert!(watch.users["alice"].networks.len() <= 5);
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_is_told_of_once() {
+        let mut watch = watch();
+        let told: Vec<Alarm> = (0..31u8)
+            .filter_map(|n| watch.clock(&format!("user {n}"), at(n), 7200 + i64::from(n), after(n.into())))
+            .collect();
+        assert_eq!(told, [Alarm::Clock { ahead: 7201, clients: 3 }]);
+        assert!(told[0].text().contains("2 h 0 min behind"), "{}", told[0].text());
     }
 
     #[test]
