@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// How long a peer may be silent before the kernel asks whether it is still there, which it does every 75 seconds then.
@@ -45,6 +46,18 @@ pub fn is_at_rest(stream: &TcpStream) -> bool {
     peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
+/// Waits until the other side sends no more, or the connection is broken. What it has sent before stays to be read.
+pub async fn peer_gone(stream: &TcpStream) {
+    // Readiness stays as long as bytes wait, so the end behind them has to be looked for.
+    const AGAIN: Duration = Duration::from_millis(200);
+    loop {
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if !ready.is_read_closed() => tokio::time::sleep(AGAIN).await,
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +94,22 @@ mod tests {
                 }
             };
             tokio::time::timeout(Duration::from_secs(10), noticed).await.expect(manner);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_other_side_is_noticed_behind_what_it_has_sent() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for sent in [&b""[..], b"some bytes that nobody reads"] {
+            let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (here, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut peer, sent).await.unwrap();
+            let here = &here;
+            assert!(tokio::time::timeout(Duration::from_millis(300), peer_gone(here)).await.is_err(), "it is there");
+            drop(peer);
+            tokio::time::timeout(Duration::from_secs(20), peer_gone(here)).await.unwrap();
+            let mut read = vec![0; sent.len()];
+            assert_eq!(here.try_read(&mut read).unwrap(), sent.len());
         }
     }
 }

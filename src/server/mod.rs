@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -99,6 +100,8 @@ pub struct Server {
     since: UnixTime,
     /// How many clients found a remote cover away.
     away: Arc<AtomicU64>,
+    /// How many connections the limit of open files has room for.
+    most_connections: usize,
 }
 
 impl Settings {
@@ -112,6 +115,16 @@ impl Settings {
 fn give_up(front: SocketAddr, why: &str) {
     let front = front.ip().to_canonical().to_string();
     summary::note(Cause::warn("connections of a front are given up").because(&front), || why.to_owned());
+}
+
+/// How many connections a limit of open files has room for, each with its far side, beside what else is open: listeners,
+/// the admin listener's connections, files, connections that stand ready.
+fn most_connections(limit: Option<u64>) -> usize {
+    const APART: u64 = 256;
+    limit.map_or(usize::MAX, |limit| {
+        let connections = limit.saturating_sub(APART.min(limit / 4)) / 2;
+        usize::try_from(connections).unwrap_or(usize::MAX).max(1)
+    })
 }
 
 /// How long a program in front of us has to name its client.
@@ -156,6 +169,7 @@ impl Server {
             asked: Notify::new(),
             since: SystemTime::now().into(),
             away,
+            most_connections: most_connections(getrlimit(Resource::Nofile).current),
         })
     }
 
@@ -212,9 +226,20 @@ impl Server {
     async fn room(&self) {
         // Of several listeners only one hears of each place, so the others look for themselves.
         const AGAIN: Duration = Duration::from_millis(50);
-        while !self.limits.load().has_room() {
+        while !self.limits.load().has_room() || !self.has_descriptors() {
             let _ = tokio::time::timeout(AGAIN, self.counts.freed()).await;
         }
+    }
+
+    /// Whether one more connection leaves enough descriptors for the far sides of those that there are: who is accepted must
+    /// not be dropped for want of one.
+    fn has_descriptors(&self) -> bool {
+        let room = self.connections.len() < self.most_connections;
+        if !room {
+            let cause = Cause::warn("clients wait: the limit of open files is reached; raise it");
+            summary::note(cause, || format!("{} connections", self.most_connections));
+        }
+        room
     }
 
     /// Limits for connections to come; those that there are keep their places.
@@ -242,5 +267,17 @@ impl Server {
             span.record("client", field::display(peer.ip().to_canonical()));
         }
         span
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_kept_for_the_far_side_of_every_connection() {
+        let most = [64, 256, 1024, 1 << 20].map(|limit| most_connections(Some(limit)));
+        assert_eq!(most, [24, 96, 384, (1 << 19) - 128]);
+        assert_eq!((most_connections(None), most_connections(Some(0))), (usize::MAX, 1));
     }
 }

@@ -97,10 +97,18 @@ pub(super) async fn session(
     let tag = entered.permit.member().policy().ad_tag.or(settings.ad_tag);
     match tag.filter(|_| settings.telegram.routes.iter().all(Route::is_plain)) {
         None => entered.direct(dc).await,
-        Some(tag) => match sit(&entered.server, dc, peer, tag).await {
-            Some(port) => Some(entered.promoted(port)),
-            None => entered.direct(dc).await,
-        },
+        Some(tag) => {
+            // Who has left meanwhile is noticed at the next step.
+            let seat = tokio::select! {
+                biased;
+                seat = sit(&entered.server, dc, peer, tag) => seat,
+                () = sockopt::peer_gone(&entered.client) => None,
+            };
+            match seat {
+                Some(port) => Some(entered.promoted(port)),
+                None => entered.direct(dc).await,
+            }
+        }
     }
 }
 
@@ -123,7 +131,15 @@ impl Entered {
     async fn direct(self, dc: DcId) -> Option<Rest> {
         let Self { server, client, mut up, down, manner, first, entry, permit, idle } = self;
         let opening = |proxy: Option<&Secret>| Opening::new(dc, proxy, &down, &first);
-        let Ok((far, opening)) = reach(&server, dc, permit.member().name(), opening).await else {
+        let reached = tokio::select! {
+            biased;
+            reached = reach(&server, dc, permit.member().name(), opening) => reached,
+            () = sockopt::peer_gone(&client) => {
+                debug!("the client has left while its data centre was dialled");
+                Err(())
+            }
+        };
+        let Ok((far, opening)) = reached else {
             return Some(Box::pin(stream::goodbye(client, down, manner)));
         };
         let Reached { stream, by, .. } = far;

@@ -300,3 +300,31 @@ async fn site(dc: &MockDc) -> Stage {
 fn login() -> Login {
     Login::of(capture("tdlib-1.8.69-1"), KEY, &mut Dice::unseen())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dial_ends_with_the_client_that_it_is_for() {
+    const CLIENTS: usize = 20;
+    let silent = Silent::start().await;
+    let arrange = |setup: crate::support::vizard::Setup| setup.usual(&KEY).dc(2, silent.addr);
+    let Some(stage) = Stage::with(Kind::Site, Origin::make(), arrange).await else { return };
+    let process = stage.proxy.id();
+    let descriptors = || std::fs::read_dir(format!("/proc/{process}/fd")).map_or(0, Iterator::count);
+    let before = descriptors();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut session = login().enter(stage.proxy.addr).await.unwrap();
+        session.up.packet(b"is anybody there?").await.unwrap();
+        clients.push(session);
+    }
+    let begun = std::time::Instant::now();
+    while descriptors() < before + 2 * CLIENTS {
+        assert!(begun.elapsed() < PATIENCE, "{} dials, and {before} before", descriptors() - before);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(clients);
+    let left = std::time::Instant::now();
+    while descriptors() > before + CLIENTS / 2 {
+        assert!(left.elapsed() < Duration::from_secs(5), "{} of {before} descriptors", descriptors());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
