@@ -221,8 +221,10 @@ impl Session {
             None => usize::MAX,
         };
         let read = with_buffer(|buffer| {
-            let room = up.room.min(most);
-            let read = || ready::read(&self.client, &mut buffer[..room]);
+            let held = up.transform.held().len();
+            let room = up.room.min(most).min(buffer.len() - held);
+            buffer[..held].copy_from_slice(up.transform.held());
+            let read = || ready::read(&self.client, &mut buffer[held..held + room]);
             match ready::poll_read(&self.client, context, read) {
                 Poll::Pending => Ok(None),
                 Poll::Ready(Err(_)) => Err(End::ClientBroke),
@@ -232,7 +234,7 @@ impl Session {
                         tariff.charge(Way::Up, read, Instant::now().into_std());
                     }
                     if read > 0 && !far_gone {
-                        up.forward(&self.dc, &mut buffer[..read])?;
+                        up.forward(&self.dc, &mut buffer[..held + read])?;
                     }
                     up.room = if up.unsent.is_empty() { (2 * read).clamp(PIECE, MOST) } else { PIECE };
                     Ok(Some(read))
@@ -419,7 +421,7 @@ mod tests {
     /// A session, and what its client and its data centre hold.
     async fn session(meter: &Arc<Meter>) -> (Session, TcpStream, TcpStream) {
         let ((client, ours), (dc, theirs)) = (pair().await, pair().await);
-        let up = Uplink::new(keys().stream(), keys().stream(), 0);
+        let up = Uplink::new(keys().stream(), keys().stream(), 0).without_frames();
         let down = Downlink::new(keys(), Pattern::default());
         let manner = Manner { close_alert: Some(19), filler: || 7 };
         (Session::new(ours, theirs, up, down, manner, Arc::clone(meter)), client, dc)
