@@ -23,6 +23,7 @@ use super::member::{Member, Permit, Refusal};
 use super::replay::{Entry, Question, ReplayCache, SecretTag};
 use super::secret::Domain;
 use super::window::{TimeWindow, UnixTime};
+use crate::wire::fingerprint::Fingerprint;
 use crate::wire::server_flight::Flight;
 use crate::wire::{ClientHello, HelloClass};
 
@@ -144,6 +145,7 @@ pub struct Admission {
     from: IpAddr,
     client_random: [u8; 32],
     class: HelloClass,
+    fingerprint: Fingerprint,
 }
 
 impl Admission {
@@ -168,6 +170,11 @@ impl Admission {
         self.class
     }
 
+    /// Which client's hello it was.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
     /// A visitor after all, for what came behind the hello.
     pub fn declined(&self, reason: Reason) -> Declined {
         Declined::of(reason, self.member())
@@ -187,6 +194,7 @@ pub struct Inquiry {
     over: bool,
     rules: Arc<Rules>,
     class: HelloClass,
+    fingerprint: Fingerprint,
     /// Whether the name in the hello is accepted.
     named: bool,
     from: IpAddr,
@@ -226,7 +234,8 @@ impl Inquiry {
             Err(declined) => Verdict::Decline(declined),
             Ok(key) => {
                 let client_random = *self.search.claim.random();
-                Verdict::Admit(Admission { key, from: self.from, client_random, class: self.class })
+                let (class, fingerprint) = (self.class, self.fingerprint);
+                Verdict::Admit(Admission { key, from: self.from, client_random, class, fingerprint })
             }
         }
     }
@@ -304,16 +313,8 @@ impl Judge {
         }
         let rules = self.rules.load_full();
         let (class, named) = (HelloClass::of(&hello), rules.accepts_name(hello.server_name));
-        Ok(Inquiry {
-            search: Search::new(Claim::of(&hello)),
-            over: false,
-            rules,
-            class,
-            named,
-            from,
-            barred: None,
-            now,
-        })
+        let (search, fingerprint) = (Search::new(Claim::of(&hello)), Fingerprint::of(&hello));
+        Ok(Inquiry { search, over: false, rules, class, fingerprint, named, from, barred: None, now })
     }
 
     /// What [`Admission::stamp`] costs, for a flight to somebody who was declined.

@@ -146,7 +146,8 @@ impl Reader {
             layer.idle = self.duration(session, "idle");
             layer.drain = self.duration(session, "drain");
             layer.handover = self.duration(session, "handover");
-            layer.fillers = self.texts(session, "fillers");
+            // An empty list is one, too: nobody gets any.
+            layer.fillers = session.get("fillers").map(|value| self.text_list(value));
         }
         if let Some((sandbox, _)) = self.section(top, "sandbox") {
             layer.sandbox.enabled = self.switch(sandbox, "enabled");

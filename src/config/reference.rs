@@ -458,8 +458,9 @@ pub const REFERENCE: &[Key] = &[
         SomeOf(&["chrome-hybrid", "chrome", "safari-hybrid", "padded-517", "other"]),
         Value("[\"chrome-hybrid\", \"padded-517\"]"),
         Session,
-        "classes of clients that get records of NOP frames in place of the cover's session tickets; the others \
-         (`chrome`, `safari-hybrid`, `other`) are off because no client of theirs could be tried here",
+        "classes of clients that get records of NOP frames in place of the cover's session tickets; of `chrome-hybrid` \
+         and `padded-517` only TDLib and Telegram Desktop, known by their whole hello; the others are off because no \
+         client of theirs could be tried here; `[]`: nobody gets any",
     ),
     section("limits", Section, "limits on connections: who is above one is a visitor"),
     key(
@@ -718,7 +719,7 @@ impl Kind {
             Names => json!({ "anyOf": [{ "enum": ["any"] }, texts] }),
             Addresses => json!({ "type": "object", "additionalProperties": texts }),
             OneOf(choices) => json!({ "enum": choices }),
-            SomeOf(choices) => json!({ "type": "array", "items": { "enum": choices }, "minItems": 1 }),
+            SomeOf(choices) => json!({ "type": "array", "items": { "enum": choices } }),
         }
     }
 }

@@ -10,6 +10,7 @@ mod promote;
 pub mod sessions;
 mod tariff;
 mod tasks;
+mod understanding;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use handle::Handle;
 use limits::{Barrier, Counts, Limits};
 use sessions::Sessions;
 use tasks::Tasks;
+use understanding::Understanding;
 
 /// Settings of the running proxy.
 #[derive(Clone, Debug)]
@@ -79,6 +81,7 @@ pub struct Server {
     people: Arc<People>,
     sessions: Arc<Sessions>,
     patterns: Patterns,
+    understanding: Understanding,
     middle: Arc<Middle>,
     observer: Arc<dyn Observer>,
     witness: Arc<dyn Witness>,
@@ -158,6 +161,7 @@ impl Server {
             people,
             sessions: Arc::default(),
             patterns: Patterns::default(),
+            understanding: Understanding::default(),
             observer,
             witness,
             doors: Doors::default(),

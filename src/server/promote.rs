@@ -15,19 +15,20 @@ use super::connection::{Rest, span_to_the_end};
 use super::event::Event;
 use super::sessions::{Entry, Live};
 use super::tariff::Charges;
-use crate::auth::{Permit, Secret};
+use super::understanding::AT_ONCE;
+use crate::auth::{Permit, Secret, UnixTime};
 use crate::base::summary::{self, Cause};
 use crate::cover::Cover;
 use crate::cover::gate::Promotion;
 use crate::crypto::Ctr;
 use crate::crypto::kdf::KeyIv;
 use crate::net::sockopt;
-use crate::relay::Closed;
 use crate::relay::downlink::Downlink;
 use crate::relay::meter::Meter;
 use crate::relay::packets::{self, Packer, Unpacker};
 use crate::relay::stream::{self, Manner, Session};
 use crate::relay::uplink::{BadRecord, Uplink};
+use crate::relay::{Closed, End};
 use crate::telegram::middle::{self, Caller};
 use crate::telegram::routes::{By, Route};
 use crate::telegram::{DcId, ReachError, Reached, Upstream};
@@ -58,7 +59,8 @@ pub(super) async fn session(
         Manner { close_alert: visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert), filler: rand::random };
     let pattern = visit.map_or((&[][..], &[][..]), |visit| (&visit.bulk, &visit.bulk_stalled));
     let pattern = server.patterns.seen(pattern.0, pattern.1);
-    let fills = settings.fillers.contains(&admission.class());
+    let (class, fingerprint) = (admission.class(), admission.fingerprint());
+    let fills = server.understanding.gets_fillers(&settings.fillers, class, admission.member().name(), fingerprint);
     let greeting = visit.filter(|_| fills).and_then(|visit| visit.greetings.choose(&mut rand::rng()));
     let (down, filler) =
         Downlink::behind_filler(opened.down, pattern, greeting.map_or(&[][..], |sizes| sizes), rand::random);
@@ -77,7 +79,6 @@ pub(super) async fn session(
             return Some(Box::pin(stream::goodbye(client, down, manner)));
         }
     };
-    let class = admission.class();
     let entry = server.sessions.enter(Live {
         id: server.sessions.number(),
         member: Arc::clone(permit.member()),
@@ -86,6 +87,8 @@ pub(super) async fn session(
         since: SystemTime::now().into(),
         from: peer.ip().to_canonical(),
         key: permit.key(),
+        greeted: Some(fingerprint).filter(|_| !filler.is_empty()),
+        opened_with: came_along as u64,
         meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
     });
     // What came along with the header is paid for before it is moved, as everything that follows.
@@ -202,7 +205,28 @@ fn relay(
     async move {
         let since = Instant::now();
         let closed = session.run(idle, || server.upstream.broke(by)).await;
+        note_understanding(&server, entry.live(), closed, since.elapsed());
         over(&server, &entry, &permit, closed, since);
+    }
+}
+
+/// What the end of a session says of a client that was greeted with fillers. One that only looks how far away the proxy is
+/// ends at once, too, so no session counts while another goes on.
+fn note_understanding(server: &Server, live: &Live, closed: Closed, lasted: Duration) {
+    let Some(fingerprint) = live.greeted else { return };
+    let left = matches!(closed.by, End::Finished | End::ClientBroke);
+    let said_more = closed.up > live.opened_with;
+    if said_more || left && lasted < AT_ONCE {
+        let now = UnixTime::from(SystemTime::now());
+        let goes_on = |other: &Arc<Live>| {
+            let same = Arc::ptr_eq(&other.member, &live.member) && other.greeted == live.greeted;
+            same && other.id != live.id && now.0 - other.since.0 > AT_ONCE.as_secs() as i64
+        };
+        let went_on = said_more || server.sessions.list().iter().any(goes_on);
+        if server.understanding.note(live.member.name(), fingerprint, went_on) {
+            let cause = Cause::info("the client ends its sessions at the first filler, so it gets none any more");
+            summary::note(cause.of(Some(live.member.name())), String::new);
+        }
     }
 }
 
@@ -299,7 +323,7 @@ async fn open(
 mod tests {
     use super::super::connection::tests::{server, socket};
     use super::*;
-    use crate::auth::{Member, UnixTime};
+    use crate::auth::Member;
     use crate::crypto::kdf::KeyIv;
     use crate::relay::sizing::Pattern;
     use crate::telegram;
@@ -326,6 +350,8 @@ mod tests {
             since: UnixTime(0),
             from,
             key: permit.key(),
+            greeted: None,
+            opened_with: 0,
             meter: Arc::default(),
         });
         let session = Session::new(socket().await, socket().await, up, down, manner, Arc::default());

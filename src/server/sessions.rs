@@ -10,6 +10,7 @@ use crate::auth::{Keyring, Member, Refusal, SecretTag, UnixTime};
 use crate::relay::meter::Meter;
 use crate::telegram::DcId;
 use crate::wire::HelloClass;
+use crate::wire::fingerprint::Fingerprint;
 
 /// One session.
 #[derive(Debug)]
@@ -28,6 +29,10 @@ pub struct Live {
     pub from: IpAddr,
     /// The key that the client came with.
     pub key: Option<SecretTag>,
+    /// Which client it is, if it was greeted with fillers.
+    pub greeted: Option<Fingerprint>,
+    /// How many bytes came along with its header.
+    pub opened_with: u64,
     /// What it has moved, and the way to end it.
     pub meter: Arc<Meter>,
 }
@@ -168,6 +173,8 @@ mod tests {
                 since: UnixTime(0),
                 from: Ipv4Addr::LOCALHOST.into(),
                 key: None,
+                greeted: None,
+                opened_with: 0,
                 meter: Arc::default(),
             })
         };

@@ -37,6 +37,9 @@ pub const TEMPLATES: [Template; 5] = [
     Template { class: HelloClass::Padded517, shape: Shape::Captured(TDESKTOP_5) },
 ];
 
+/// Hellos of the clients that skip NOP frames, one of each build, as they were captured.
+pub(super) const CAPTURED: [&[u8]; 3] = [TDLIB, TDESKTOP_4, TDESKTOP_5];
+
 const TDLIB: &[u8] = include_bytes!("../../fixtures/client_hello/tdlib-1.8.69-1.bin");
 const TDESKTOP_4: &[u8] = include_bytes!("../../fixtures/client_hello/tdesktop-4.6.5-1.bin");
 const TDESKTOP_5: &[u8] = include_bytes!("../../fixtures/client_hello/tdesktop-5.7.2-1.bin");

@@ -6,6 +6,7 @@ pub mod client_hello;
 pub mod cursor;
 pub mod dns;
 pub mod fake_tls;
+pub mod fingerprint;
 pub mod framing;
 pub mod hellos;
 pub mod numbers;

@@ -341,6 +341,7 @@ fn the_schema_lets_through_what_is_valid_and_little_else() {
         assert_eq!(check(&fs::read_to_string(&path).unwrap()), None, "{}", path.display());
     }
     assert_eq!(check(&example_uncommented()), None);
+    assert_eq!(check("[session]\nfillers = []"), None, "nobody gets any");
     for text in [
         "lisen = [\"[::]:443\"]",
         "listen = []",
@@ -355,6 +356,12 @@ fn the_schema_lets_through_what_is_valid_and_little_else() {
         assert!(check(text).is_some(), "{text}");
         assert!(load_text(text, None, &Flags::default(), &environment()).is_err(), "the program is as strict: {text}");
     }
+}
+
+#[test]
+fn no_client_gets_fillers_where_the_list_is_empty() {
+    let read = load_text("[session]\nfillers = []", None, &Flags::default(), &environment()).unwrap();
+    assert_eq!(read.draft.fillers, []);
 }
 
 /// The least that a file must hold so that this key can stand in it, with its line.
@@ -430,8 +437,10 @@ fn kinds_and_choices_of_the_reference_are_those_of_the_program() {
                 .map(|number| draft(&around(key.path, &line(key.path, &number.to_string()))).is_ok());
             assert_eq!(fits, [false, true, true, false], "{}", key.path);
         }
+        // Of choices there may be none.
         if matches!(key.kind, Kind::Texts | Kind::Numbers | Kind::SomeOf(_)) {
-            assert!(draft(&around(key.path, &line(key.path, "[]"))).is_err(), "{}: an empty list", key.path);
+            let taken = draft(&around(key.path, &line(key.path, "[]"))).is_ok();
+            assert_eq!(taken, matches!(key.kind, Kind::SomeOf(_)), "{}: an empty list", key.path);
         }
         if let Kind::OneOf(choices) | Kind::SomeOf(choices) = key.kind {
             let value = |choice: &str| match key.kind {

@@ -186,6 +186,20 @@ impl<'w> Tdlib<'w> {
     }
 }
 
+/// Telethon, over the FakeTLS transport that others have made for it.
+pub struct Telethon;
+
+impl Telethon {
+    /// Has it connect through the proxy, agree on a key, and ask for things for a while, all over connections that stay.
+    pub fn passes(world: &World, link: &Link, telegram: &Telegram) {
+        let mut command = world.python(Place::Client, "telethon_ping.py");
+        command.args(["--server", &link.server, "--port", &link.port, "--secret", &link.secret]);
+        let output = command.arg("--public-key").arg(&telegram.public_key).output().unwrap();
+        let [report, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert!(output.status.success(), "{report}\n{errors}");
+    }
+}
+
 /// Telegram Desktop, as Debian has it.
 pub struct Desktop<'w> {
     world: &'w World,

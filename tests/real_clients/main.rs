@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use cast::{Desktop, Forwarders, IPV4, IPV6, Link, Middle, Nginx, Proxy, Tdlib, Telegram};
+use cast::{Desktop, Forwarders, IPV4, IPV6, Link, Middle, Nginx, Proxy, Tdlib, Telegram, Telethon};
 use world::{Place, World};
 
 const EVERYTHING: &str = "ping,test,session,files";
@@ -94,6 +94,16 @@ fn tdlib_moves_files_before_nginx() {
     let _nginx = Nginx::open(&world);
     let proxy = Proxy::open(&world, REMOTE, &[]);
     Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&LARGE).passes(EVERYTHING);
+    proxy.close();
+}
+
+/// Its transport copies the hello of an old Telegram Desktop, but it takes a NOP frame for an answer that it cannot read.
+#[test]
+fn telethon_works_at_the_default_setting() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let proxy = Proxy::open(&world, "site", &[]);
+    Telethon::passes(&world, &proxy.link(IPV4), &telegram);
     proxy.close();
 }
 

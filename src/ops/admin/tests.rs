@@ -342,6 +342,8 @@ async fn a_session_is_ended_by_its_number_and_by_its_user() {
             since: UnixTime(0),
             from: std::net::Ipv4Addr::new(192, 0, 2, 77).into(),
             key: None,
+            greeted: None,
+            opened_with: 0,
             meter: Arc::default(),
         })
     };
