@@ -5,24 +5,44 @@
 //! no limit that a usual web server lacks.
 //!
 //! ```text
-//! stream ─▶ tls ──▶ visit (one connection: hyper, deadlines, close) ─▶ answer ─▶ files | upstream | redirect
+//! stream ─▶ tls ──▶ http1 | http2 (one connection, deadlines, close) ─▶ answer ─▶ files | upstream | redirect
 //!           └ certificate (files on disk, read again when they change) ◀─ acme (an authority that issues them)
 //! ```
 //!
-//! Left out: several certificates chosen by name, OCSP stapling, 0-RTT, websockets over HTTP/2 (browsers open them over
-//! HTTP/1.1 where the server does not offer more) and ranges of more than one part (answered with the whole file).
+//! A server can be told by what it answers to oddities, by the order of its headers and by its error pages, and one that
+//! only this program has would mark every installation. So a folder is served as nginx serves it, the web server that
+//! small sites run, to the byte where that is possible (`tests/oddities.rs` compares the two); and what an upstream
+//! answers is passed on as it is.
+//!
+//! Left out: several certificates chosen by name, OCSP stapling, 0-RTT and websockets over HTTP/2 (browsers open them
+//! over HTTP/1.1 where the server does not offer more).
 
 pub mod acme;
 mod answer;
+mod answer_head;
 mod certificate;
+mod closing;
 mod conditional;
+mod content;
+mod date;
 mod error;
+mod fault;
 mod files;
 mod forward;
+mod frames;
+mod framing;
+mod http1;
+mod http2;
+mod kinds;
+mod message;
+mod packed;
+mod page;
 mod redirect;
+mod request_head;
+mod request_line;
+mod target;
 mod tls;
 mod upstream;
-mod visit;
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,22 +54,21 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use self::acme::{Answering, Challenges};
 use self::answer::{Handler, Source};
 use self::files::Folder;
 use self::upstream::Upstream;
-use self::visit::{Protocol, Visit};
 use crate::auth::UnixTime;
 
 pub use self::certificate::self_signed;
+pub use self::closing::linger;
 pub use self::error::SiteError;
 pub use self::files::default_folder;
 #[doc(hidden)]
 pub use self::files::names_a_file;
-pub use self::visit::linger;
 
 /// Settings of the built-in site.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +81,7 @@ pub struct Settings {
     pub acme: Option<Box<acme::Settings>>,
     /// What the site serves.
     pub content: Content,
-    /// Value of the `Server` response header; none is sent by default.
+    /// Value of the `Server` response header; by default `nginx` with a folder, and the upstream's own with an upstream.
     pub server_header: Option<String>,
     /// Where to answer plain HTTP with a redirect to HTTPS; nowhere by default.
     pub redirect_from: Vec<SocketAddr>,
@@ -134,18 +153,23 @@ impl Site {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let config = if self.challenges.in_handshakes() { &self.challenged } else { &self.tls };
-        let handshake = timeout(HANDSHAKE, TlsAcceptor::from(Arc::clone(config)).accept(stream).into_fallible());
-        let Ok(outcome) = handshake.await else { return Ok(None) };
+        let first = Instant::now() + HANDSHAKE;
+        let accepting = TlsAcceptor::from(Arc::clone(config)).accept(stream).into_fallible();
+        let Ok(outcome) = timeout_at(first, accepting).await else { return Ok(None) };
         let stream = outcome?;
         let agreed = stream.get_ref().1.alpn_protocol();
         if agreed == Some(acme::PROTOCOL) {
             // The authority has seen what it came for.
             return Ok(Some(Box::pin(tls::close(stream))));
         }
-        let protocol = Protocol::negotiated(agreed);
-        let visit = Visit { protocol, peer, handler: Arc::clone(&self.content) };
+        let (newer, handler) = (agreed == Some(b"h2"), Arc::clone(&self.content));
         Ok(Some(Box::pin(async move {
-            if let Some(stream) = visit.drive(stream).await {
+            let stream = match newer {
+                true => http2::serve(stream, peer, handler, first).await,
+                // Without an agreement it is the older one, as everywhere.
+                false => http1::serve(stream, peer, handler, first).await,
+            };
+            if let Some(stream) = stream {
                 tls::close(stream).await;
             }
         })))
@@ -205,7 +229,7 @@ pub fn inspect(
 /// A visit from the handshake to the close.
 type Whole = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What nginx gives a TLS handshake.
+/// What nginx gives a client to shake hands and send the head of its first request.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -3,93 +3,72 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, LOCATION};
-use hyper::http::uri::Authority;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::acme::Challenges;
-use super::answer::{Body, Handler, html, page};
-use super::visit::{self, Protocol, Visit};
+use super::answer::Handler;
+use super::content::Content;
+use super::message::{Head, Own, Reply, Request};
+use super::{HANDSHAKE, closing, http1, page};
 
 /// Answers one client to the end.
 pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, handler: &Arc<Handler>) {
-    let visit = Visit { protocol: Protocol::Http1, peer: Some(peer), handler: Arc::clone(handler) };
-    if let Some(stream) = visit.drive(stream).await {
-        visit::linger(stream).await;
+    let first = Instant::now() + HANDSHAKE;
+    if let Some(stream) = http1::serve(stream, Some(peer), Arc::clone(handler), first).await {
+        closing::linger(stream).await;
     }
 }
 
-/// The same place over HTTPS. Methods that carry content keep it with 308, which old clients do not know, so that the
-/// others get 301.
-pub(super) fn answer<B>(request: &Request<B>, challenges: &Challenges) -> Response<Body> {
-    if let Some(proof) = challenges.page(request.method(), request.uri().path()) {
-        let mut response = html(StatusCode::OK, proof.into());
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        return response;
+/// The same place over HTTPS, as `return 301 https://$host$request_uri` of nginx has it.
+pub(super) fn answer(request: &Request, challenges: &Challenges) -> Reply {
+    let path = std::str::from_utf8(&request.target.path).unwrap_or_default();
+    let method = hyper::Method::from_bytes(&request.method).unwrap_or_default();
+    if let Some(proof) = challenges.page(&method, path) {
+        let kind = Some("application/octet-stream".into());
+        let own = Own { kind, length: Some(proof.len() as u64), ..Own::default() };
+        let content = Content::bytes(proof);
+        return Reply { status: 200, line: None, head: Head::Own(Box::new(own)), content, last: false };
     }
-    let Some(location) = location(request.uri(), request.headers()) else { return page(StatusCode::BAD_REQUEST) };
-    let mut response = page(match *request.method() {
-        Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
-        _ => StatusCode::PERMANENT_REDIRECT,
-    });
-    response.headers_mut().insert(LOCATION, location);
-    response
-}
-
-/// Where the request should have gone; `None` if it does not say whom it is for.
-fn location(uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
-    let named = match uri.authority() {
-        Some(authority) => authority.clone(),
-        None => headers.get(HOST)?.to_str().ok()?.parse::<Authority>().ok()?,
-    };
-    let host = named.host();
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let sound = !host.is_empty() && !named.as_str().contains('@') && path.starts_with('/');
-    sound.then(|| HeaderValue::try_from(format!("https://{host}{path}")).ok()).flatten()
+    let Some(host) = &request.host else { return page::page(400, &request.fields) };
+    let mut reply = page::page(301, &request.fields);
+    if let Head::Own(own) = &mut reply.head {
+        own.location = Some(format!("https://{host}{}", String::from_utf8_lossy(&request.target.raw)));
+    }
+    reply
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
+    use super::super::request_head::HeadReader;
     use super::*;
 
-    fn ask(method: Method, uri: &str, host: Option<&str>) -> (StatusCode, Option<String>) {
-        let mut request = Request::builder().method(method).uri(uri);
-        if let Some(host) = host {
-            request = request.header(HOST, host);
-        }
-        let response = answer(&request.body(()).unwrap(), &Challenges::default());
-        (response.status(), response.headers().get(LOCATION).map(|value| value.to_str().unwrap().to_owned()))
+    fn ask(text: &str) -> (u16, Option<String>) {
+        let whole = HeadReader::default().read(&mut BytesMut::from(text)).unwrap().unwrap();
+        let reply = answer(&whole.request, &Challenges::default());
+        let Head::Own(own) = reply.head else { panic!("not ours") };
+        (reply.status, own.location)
     }
 
     #[test]
     fn points_to_the_same_place_over_https() {
         let table = [
-            ("/", "example.org", "https://example.org/"),
-            ("/a%20b?c=d&e", "example.org", "https://example.org/a%20b?c=d&e"),
-            ("//evil.example/", "example.org", "https://example.org//evil.example/"),
-            ("/", "example.org:8080", "https://example.org/"),
-            ("/", "192.0.2.1:80", "https://192.0.2.1/"),
-            ("/", "[2001:db8::1]:80", "https://[2001:db8::1]/"),
-            ("http://other.example/x", "example.org", "https://other.example/x"),
+            ("GET / HTTP/1.1\r\nHost: example.org", "https://example.org/"),
+            ("POST /a%20b?c=d&e HTTP/1.1\r\nHost: example.org", "https://example.org/a%20b?c=d&e"),
+            ("GET //evil.example/ HTTP/1.1\r\nHost: example.org", "https://example.org//evil.example/"),
+            ("HEAD / HTTP/1.1\r\nHost: Example.org:8080", "https://example.org/"),
+            ("GET / HTTP/1.1\r\nHost: [2001:db8::1]:80", "https://[2001:db8::1]/"),
+            ("GET http://other.example/x HTTP/1.1\r\nHost: a", "https://other.example/x"),
         ];
-        for (uri, host, location) in table {
-            let expected = (StatusCode::MOVED_PERMANENTLY, Some(location.to_owned()));
-            assert_eq!(ask(Method::GET, uri, Some(host)), expected, "{uri} at {host}");
+        for (text, location) in table {
+            assert_eq!(ask(&format!("{text}\r\n\r\n")), (301, Some(location.to_owned())), "{text}");
         }
-    }
-
-    #[test]
-    fn keeps_the_method_where_it_matters() {
-        assert_eq!(ask(Method::HEAD, "/", Some("a.example")).0, StatusCode::MOVED_PERMANENTLY);
-        assert_eq!(ask(Method::POST, "/", Some("a.example")).0, StatusCode::PERMANENT_REDIRECT);
     }
 
     #[test]
     fn refuses_what_names_no_host() {
-        for host in [None, Some(""), Some("a b"), Some("user@a.example"), Some("a.example/x"), Some(":80")] {
-            assert_eq!(ask(Method::GET, "/", host), (StatusCode::BAD_REQUEST, None), "{host:?}");
-        }
-        assert_eq!(ask(Method::OPTIONS, "*", Some("a.example")).0, StatusCode::BAD_REQUEST);
+        assert_eq!(ask("GET / HTTP/1.0\r\n\r\n"), (400, None));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,7 +11,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::acme;
 use super::error::SiteError;
-use super::visit;
+use super::closing;
 
 /// The configuration that all connections share.
 pub(super) fn config(certificate: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, SiteError> {
@@ -25,8 +25,30 @@ pub(super) fn config(certificate: Arc<dyn ResolvesServerCert>) -> Result<Arc<Ser
     // Keys change every six hours, and a certificate that changes does not make the tickets invalid. What the client
     // keeps we need not keep, so there is no second store for sessions.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(SiteError::Tls)?;
+    config.ticketer = Arc::new(Tickets(aws_lc_rs::Ticketer::new().map_err(SiteError::Tls)?));
     Ok(Arc::new(config))
+}
+
+/// Tickets that are good for as long as those of nginx.
+#[derive(Debug)]
+struct Tickets(Arc<dyn ProducesTickets>);
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        self.0.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        TICKET_LIFETIME
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.0.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(cipher)
+    }
 }
 
 /// The same for the time in which an authority may come to look: one more protocol, behind those that everybody speaks.
@@ -40,9 +62,12 @@ pub(super) fn challenged(config: &ServerConfig, certificate: Arc<dyn ResolvesSer
 
 /// Says goodbye: close alert, FIN, then waits for the client's own FIN.
 pub(super) async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut stream: TlsStream<S>) {
-    visit::finish(&mut stream).await;
+    closing::finish(&mut stream).await;
     // What still arrives is only thrown away, so it is read below TLS, where damaged records cannot stop us.
-    visit::linger(stream.into_inner().0).await;
+    closing::linger(stream.into_inner().0).await;
 }
+
+/// Seconds, as `ssl_session_timeout` of nginx has it.
+const TICKET_LIFETIME: u32 = 300;
 
 const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
