@@ -147,7 +147,7 @@ fn missing(config: &Config, listeners: &[SocketAddr], host: Option<&Host>) -> Ve
     let items = [
         config.made_up.domain.then_some(
             "A domain of your own that leads to this machine: the name in use is made up, and nobody finds a site \
-             there. Name yours: --domain NAME.",
+             there. Links with it are for trying out on your own phone only. Name yours: --domain NAME.",
         ),
         config.made_up.certificate.then_some(
             "A certificate: the one in use is self-signed, and browsers warn of it. Let an authority issue one, with a \

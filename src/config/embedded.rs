@@ -246,11 +246,35 @@ fn kept_secret(folder: &Path, random: &mut impl CryptoRng) -> Result<Secret, Sta
 }
 
 fn kept_domain(folder: &Path, random: &mut impl CryptoRng) -> Result<Domain, StateError> {
-    let fresh = full_host_name().unwrap_or_else(|| format!("{:08x}.test", random.next_u32()));
+    let fresh = full_host_name().unwrap_or_else(|| made_up_name(random));
     let path = folder.join("domain");
     let text = kept(&path, &fresh).map_err(|error| trouble(&path, error))?;
     text.parse().map_err(|_: DomainError| StateError { path, trouble: StateTrouble::Content })
 }
+
+/// A name like those that small sites have. It belongs to nobody that is known, and nothing in it says who made it up.
+fn made_up_name(random: &mut impl CryptoRng) -> String {
+    let mut one_of = |list: &[&'static str]| list[random.next_u32() as usize % list.len()];
+    let (first, second, ending) = (one_of(&FIRST_WORDS), one_of(&SECOND_WORDS), one_of(&ENDINGS));
+    let between = one_of(&["", "", "-"]);
+    format!("{first}{between}{second}.{ending}")
+}
+
+const FIRST_WORDS: [&str; 40] = [
+    "alder", "amber", "arbor", "birch", "bright", "cedar", "clear", "copper", "coral", "dawn", "delta", "east", "elm",
+    "ember", "fern", "fox", "glen", "granite", "green", "harbor", "hazel", "heron", "iron", "juniper", "lake",
+    "linden", "maple", "meadow", "north", "oak", "otter", "pine", "quarry", "raven", "river", "rowan", "silver",
+    "stone", "willow", "wren",
+];
+
+const SECOND_WORDS: [&str; 40] = [
+    "bakery", "bay", "bikes", "books", "bridge", "brook", "cafe", "craft", "design", "dental", "farm", "field",
+    "films", "garden", "gate", "grove", "guitars", "hill", "hostel", "house", "kitchen", "lab", "law", "media", "mill",
+    "music", "notes", "path", "photo", "point", "press", "print", "road", "school", "shop", "studio", "tea", "travel",
+    "wood", "works",
+];
+
+const ENDINGS: [&str; 6] = ["com", "net", "org", "info", "site", "online"];
 
 /// The host name of this machine if it may be a name that the world knows.
 pub fn full_host_name() -> Option<String> {

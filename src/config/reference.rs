@@ -256,7 +256,13 @@ pub const REFERENCE: &[Key] = &[
         Connection,
         "`\"http://host:port\"` of a web server to serve instead of a folder",
     ),
-    key("site.server_header", Text, Words("none"), Connection, "value of the header `Server`"),
+    key(
+        "site.server_header",
+        Text,
+        Words("none"),
+        Connection,
+        "value of the header `Server`, where it is not to be `nginx` or the upstream's own",
+    ),
     key(
         "site.redirect_from",
         Texts,

@@ -6,6 +6,7 @@ mod support;
 mod acme;
 mod audit;
 mod camouflage;
+mod oddities;
 mod scout;
 mod site;
 mod texture;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use vizard::auth::{ReplayMemory, SecretTag};
 use vizard::config::{self, Environment, Flags, LoadError};
-use vizard::cover::site::names_a_file;
+use vizard::cover::site::published_path;
 use vizard::crypto::kdf::KeyIv;
 use vizard::net::proxy_protocol;
 use vizard::ops::backup::archive::Archive;
@@ -211,16 +211,11 @@ pub fn archive(bytes: &[u8]) {
 
 /// No target of a request leads out of the folder of a site, or to a hidden file.
 pub fn http_target(bytes: &[u8]) {
-    let Ok(target) = hyper::Uri::try_from(bytes) else { return };
-    if !names_a_file(target.path()) {
-        return;
-    }
-    let decoded: Vec<u8> =
-        form_urlencoded::parse(format!("={}", target.path().replace('+', "%2B").replace('&', "%26")).as_bytes())
-            .flat_map(|(_, path)| path.into_owned().into_bytes())
-            .collect();
-    for name in decoded.split(|byte| *byte == b'/') {
-        assert!(!name.starts_with(b".") || name == b".well-known", "{}", String::from_utf8_lossy(&decoded));
+    let Ok(target) = std::str::from_utf8(bytes) else { return };
+    let Some(path) = published_path(target) else { return };
+    assert!(path.starts_with(b"/"));
+    for name in path.split(|byte| *byte == b'/') {
+        assert!(!name.starts_with(b".") || name == b".well-known", "{}", String::from_utf8_lossy(&path));
     }
 }
 

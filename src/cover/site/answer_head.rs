@@ -102,7 +102,9 @@ mod tests {
         assert_eq!(head.fields.0[1], ("ETag".into(), "\"y\"".into()));
         assert!(matches!(head.framing(false), Framing::Chunked(_)) && head.keeps());
         assert_eq!(head.framing(true), Framing::Over);
-        for bad in ["HTTP/2 200\r\n\r\n", "nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "HTTP/1.1 99 x\r\n\r\n"] {
+        for bad in
+            ["HTTP/2 200\r\n\r\n", "nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "HTTP/1.1 99 x\r\n\r\n"]
+        {
             assert!(read(&mut BytesMut::from(bad)).is_err(), "{bad:?}");
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
+use rcgen::{CertificateParams, DistinguishedName, DnType, IsCa, KeyPair};
 use rustls::InconsistentKeys;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -155,13 +155,11 @@ fn generate(domain: &str) -> Result<(String, Zeroizing<String>), rcgen::Error> {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, domain);
     params.distinguished_name = name;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
-    let on = |year, day| rcgen::date_time_ymd(year, today.month().unsigned_abs(), day);
-    // A day that every month has, and never one that is still to come.
-    params.not_before = on(today.year().into(), 1);
-    params.not_after = on(i32::from(today.year()) + YEARS, 1);
+    // In form and dates like the one that Debian makes for every new machine (ssl-cert): good from this second on.
+    params.is_ca = IsCa::ExplicitNoCa;
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now);
+    params.not_after = params.not_before + VALID;
     Ok((params.self_signed(&key)?.pem(), Zeroizing::new(key.serialize_pem())))
 }
 
@@ -246,7 +244,7 @@ struct Watch {
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a self-signed certificate is valid. Nobody checks it, and nobody should have to renew it.
-const YEARS: i32 = 10;
+const VALID: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {

@@ -97,7 +97,8 @@ fn part(text: &[u8], length: u64) -> Option<(u64, u64)> {
     let text = std::str::from_utf8(text).ok()?;
     let (first, last) = text.trim_matches(' ').split_once('-')?;
     let (first, last) = (first.trim_end_matches(' '), last.trim_start_matches(' '));
-    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<i64>().ok()).flatten();
+    let number =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<i64>().ok()).flatten();
     match (first, last) {
         ("", last) => {
             let tail = number(last)?.unsigned_abs();
@@ -190,7 +191,8 @@ mod tests {
             assert_eq!(share(&fields(&[("Range", range)]), &STAMP), share_of, "{range}");
         }
         let tag = STAMP.tag();
-        for (wanted, whole) in [(tag.as_str(), false), (DATE, false), (LATER, true), ("\"x\"", true), ("W/\"x\"", true)] {
+        for (wanted, whole) in [(tag.as_str(), false), (DATE, false), (LATER, true), ("\"x\"", true), ("W/\"x\"", true)]
+        {
             let share = share(&fields(&[("Range", "bytes=0-4"), ("If-Range", wanted)]), &STAMP);
             assert_eq!(share == Share::Whole, whole, "{wanted}");
         }

@@ -5,6 +5,8 @@
 pub(super) enum Fault {
     /// It is no HTTP, or contradicts itself.
     BadRequest,
+    /// A method that the oldest version does not know.
+    OldMethod,
     /// Its first line is longer than a server reads.
     LongLine,
     /// Its header is longer than a server reads.
@@ -21,7 +23,7 @@ impl Fault {
     /// The status that it is answered with.
     pub(super) fn status(self) -> u16 {
         match self {
-            Fault::BadRequest | Fault::LongHeader => 400,
+            Fault::BadRequest | Fault::OldMethod | Fault::LongHeader => 400,
             Fault::LongLine => 414,
             Fault::Version => 505,
             Fault::Coding => 501,

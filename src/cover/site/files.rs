@@ -131,13 +131,7 @@ impl Folder {
     }
 
     /// Several parts in one answer.
-    fn multipart(
-        &self,
-        own: &mut Own,
-        kind: &str,
-        parts: &[(u64, u64)],
-        length: u64,
-    ) -> VecDeque<Piece> {
+    fn multipart(&self, own: &mut Own, kind: &str, parts: &[(u64, u64)], length: u64) -> VecDeque<Piece> {
         let boundary = format!("{:020}", self.boundaries.fetch_add(1, Ordering::Relaxed));
         let mut pieces = VecDeque::with_capacity(2 * parts.len() + 1);
         let mut size = 0;
@@ -159,14 +153,18 @@ impl Folder {
 
     /// The file in compressed form, if it is of a kind that becomes smaller and the client takes it so.
     async fn packed(&self, request: &Request, found: &Found, own: &mut Own) -> Option<Reply> {
-        if !worth_packing(request, found.kind, found.stamp.length) {
+        if !worth_packing(found.kind, found.stamp.length) {
             return None;
         }
         own.varies = true;
         if !accepts_gzip(request) {
             return None;
         }
-        let bytes = self.packed.get(found.key, &found.file).await?;
+        let bytes = match request.is_head() {
+            true if found.stamp.length > packed::LARGEST => return None,
+            true => Bytes::new(),
+            false => self.packed.get(found.key, &found.file).await?,
+        };
         let own = Own { more: vec![("ETag", format!("W/{}", found.stamp.tag()))], ..own.clone() };
         Some(compressed(200, own, bytes))
     }
@@ -202,7 +200,7 @@ impl Folder {
             return reply;
         }
         if let (Head::Own(own), Content::Pieces(pieces, _)) = (&mut reply.head, &reply.content)
-            && worth_packing(request, "text/html", own.length.unwrap_or(0))
+            && worth_packing("text/html", own.length.unwrap_or(0))
         {
             own.varies = true;
             if accepts_gzip(request)
@@ -281,9 +279,7 @@ fn redirect(request: &Request) -> Reply {
 /// A path as a header carries it.
 fn escaped(path: &[u8]) -> String {
     let plain = |byte: u8| (0x21..0x7f).contains(&byte) && !b"\"#%<>?\\^`{|}".contains(&byte);
-    path.iter()
-        .map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
+    path.iter().map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 fn not_modified(found: &Found) -> Reply {
@@ -312,8 +308,8 @@ fn compressed(status: u16, mut own: Own, bytes: Bytes) -> Reply {
 }
 
 /// Whether the answer depends on what encodings the client takes.
-fn worth_packing(request: &Request, kind: &str, length: u64) -> bool {
-    length >= WORTH_PACKING && !request.is_head() && kinds::is_compressible(kind)
+fn worth_packing(kind: &str, length: u64) -> bool {
+    length >= WORTH_PACKING && kinds::is_compressible(kind)
 }
 
 /// Whether the client takes gzip, and the protocol lets an answer have no length.
@@ -330,14 +326,16 @@ fn lists_gzip(accepted: &str) -> bool {
     })
 }
 
-/// Whether the target of a request may name a file of the site.
-pub fn names_a_file(target: &str) -> bool {
-    target::resolve(Bytes::from(target.to_owned())).is_ok_and(|target| !is_hidden(&target.path))
+/// The path of the file that the target of a request names, below the folder of the site; `None` if it names none that
+/// is published.
+pub fn published_path(target: &str) -> Option<Vec<u8>> {
+    let path = target::resolve(Bytes::from(target.to_owned())).ok()?.path;
+    (!is_hidden(&path)).then_some(path)
 }
 
 /// Whether the path leads to a hidden file, which nobody means to publish; except `.well-known`.
 fn is_hidden(path: &[u8]) -> bool {
-    path.split(|byte| *byte == b'/').any(|name| name.starts_with(b".") && !name.starts_with(b".well-known"))
+    path.split(|byte| *byte == b'/').any(|name| name.starts_with(b".") && name != b".well-known")
 }
 
 /// Makes `site/index.html` in `dir`, the page that every fresh web server shows, unless there is a folder `site`

@@ -236,7 +236,10 @@ mod tests {
             ("cookie", "b=2"),
         ];
         let text = forwarded(&headers, false);
-        assert_eq!(text, format!("GET /a?b HTTP/1.1\r\nHost: example.org\r\naccePt: */*\r\nCookie: a=1; b=2\r\n{OURS}"));
+        assert_eq!(
+            text,
+            format!("GET /a?b HTTP/1.1\r\nHost: example.org\r\naccePt: */*\r\nCookie: a=1; b=2\r\n{OURS}")
+        );
     }
 
     #[test]
@@ -268,7 +271,10 @@ mod tests {
             assert_eq!(text, format!("GET /a?b HTTP/1.1\r\nHost: example.org\r\n{OURS}"), "{name}");
         }
         for name in ["X-HTTP-Method-Override", "X-Requested-With", "Via", "Origin", "X-Own"] {
-            assert!(forwarded(&[("Host", "example.org"), (name, "1")], false).contains(&format!("{name}: 1\r\n")), "{name}");
+            assert!(
+                forwarded(&[("Host", "example.org"), (name, "1")], false).contains(&format!("{name}: 1\r\n")),
+                "{name}"
+            );
         }
     }
 
@@ -277,9 +283,12 @@ mod tests {
         let with = |protocol, connection| asked(&[("Connection", connection), ("Upgrade", protocol)]);
         assert!(wants_websocket(&with("websocket", "keep-alive, Upgrade")));
         assert!(wants_websocket(&with("WebSocket", "upgrade")));
-        for (protocol, connection) in
-            [("h2c", "Upgrade, HTTP2-Settings"), ("websocket, h2c", "upgrade"), ("websocket", "keep-alive"), ("TLS/1.0", "upgrade")]
-        {
+        for (protocol, connection) in [
+            ("h2c", "Upgrade, HTTP2-Settings"),
+            ("websocket, h2c", "upgrade"),
+            ("websocket", "keep-alive"),
+            ("TLS/1.0", "upgrade"),
+        ] {
             assert!(!wants_websocket(&with(protocol, connection)), "{protocol} {connection}");
         }
         let mut post = with("websocket", "upgrade");

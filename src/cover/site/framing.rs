@@ -145,9 +145,27 @@ impl Chunked {
                 self.size = self.size * 16 + u64::from(digit);
                 Size
             }
-            (Size, b'\r') => if last { LastSizeEnd } else { SizeEnd },
-            (Size, b'\n') => if last { Trailer } else { Data },
-            (Size, b';' | b' ' | b'\t') => if last { LastExtension } else { Extension },
+            (Size, b'\r') => {
+                if last {
+                    LastSizeEnd
+                } else {
+                    SizeEnd
+                }
+            }
+            (Size, b'\n') => {
+                if last {
+                    Trailer
+                } else {
+                    Data
+                }
+            }
+            (Size, b';' | b' ' | b'\t') => {
+                if last {
+                    LastExtension
+                } else {
+                    Extension
+                }
+            }
             (Extension, b'\r') => SizeEnd,
             (Extension, b'\n') | (SizeEnd, b'\n') => Data,
             (Extension, _) => Extension,

@@ -22,12 +22,7 @@ use super::message::{Broken, Fields, Head, Reply, Request, Version, reason};
 use super::request_head::{HeadReader, Whole};
 
 /// Serves until either side is done and gives the stream back for closing. The first head has to be there by `first`.
-pub(super) async fn serve<T>(
-    stream: T,
-    peer: Option<SocketAddr>,
-    handler: Arc<Handler>,
-    first: Instant,
-) -> Option<T>
+pub(super) async fn serve<T>(stream: T, peer: Option<SocketAddr>, handler: Arc<Handler>, first: Instant) -> Option<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -133,7 +128,10 @@ impl Turn<'_> {
             }
             reply.last = true;
         }
+        // nginx says that it goes on, and does not.
+        let failed = reply.status == 412;
         match writer.reply(reply, self.handler, &shape).await {
+            Ok(_) if failed => After::Close,
             Ok(sent) => after(sent, reader).await,
             Err(_) => After::Close,
         }
@@ -240,7 +238,8 @@ impl<T: AsyncRead + AsyncWrite> Reader<T> {
                 Ok(None) => {}
                 Err(fault) => {
                     let silent = head.method(&self.bytes) == b"HEAD";
-                    return Err(Ended::Refused { fault, silent, version: head.version() });
+                    let version = if fault == Fault::OldMethod { Version::Http09 } else { Version::Http10 };
+                    return Err(Ended::Refused { fault, silent, version });
                 }
             }
             let most = if self.bytes.is_empty() { FIRST_READ } else { NEXT_READ };
@@ -253,8 +252,17 @@ impl<T: AsyncRead + AsyncWrite> Reader<T> {
 
     /// Throws away what has come of the body already.
     fn skip_what_came(&mut self) -> Result<(), Broken> {
-        while let Taken::Piece(_) = self.framing.take(&mut self.bytes, usize::MAX)? {}
-        Ok(())
+        loop {
+            match self.framing.take(&mut self.bytes, usize::MAX) {
+                Ok(Taken::Piece(_)) => {}
+                Ok(Taken::End | Taken::More) => return Ok(()),
+                Err(broken) => {
+                    // Where it ends cannot be known any more.
+                    self.framing = Framing::Over;
+                    return Err(broken);
+                }
+            }
+        }
     }
 
     /// Throws away the rest of the body, if it comes soon.
@@ -337,7 +345,16 @@ impl<T: AsyncRead + AsyncWrite> Writer<T> {
         if chunked || (bare && announces_chunks(&head)) {
             framing.push(("Transfer-Encoding", "chunked"));
         }
-        framing.push(("Connection", if upgrades { "upgrade" } else if stays { "keep-alive" } else { "close" }));
+        framing.push((
+            "Connection",
+            if upgrades {
+                "upgrade"
+            } else if stays {
+                "keep-alive"
+            } else {
+                "close"
+            },
+        ));
         let mut start = Vec::new();
         if shape.version != Version::Http09 {
             start = head_text(status, line.as_deref(), &handler.fields(head, &framing));

@@ -24,12 +24,7 @@ use super::message::{Broken, Fields, Reply, Request, Version};
 use super::{forward, request_head, target};
 
 /// Serves until either side is done and gives the stream back for closing. The first request has to be there by `first`.
-pub(super) async fn serve<T>(
-    stream: T,
-    peer: Option<SocketAddr>,
-    handler: Arc<Handler>,
-    first: Instant,
-) -> Option<T>
+pub(super) async fn serve<T>(stream: T, peer: Option<SocketAddr>, handler: Arc<Handler>, first: Instant) -> Option<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

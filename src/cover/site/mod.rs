@@ -68,7 +68,7 @@ pub use self::closing::linger;
 pub use self::error::SiteError;
 pub use self::files::default_folder;
 #[doc(hidden)]
-pub use self::files::names_a_file;
+pub use self::files::published_path;
 
 /// Settings of the built-in site.
 #[derive(Clone, Debug, PartialEq, Eq)]

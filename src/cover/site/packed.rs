@@ -166,7 +166,7 @@ fn pack(file: &File, length: u64) -> io::Result<Vec<u8>> {
 const BOUND: usize = 32 << 20;
 
 /// Larger texts are sent as they are.
-const LARGEST: u64 = 8 << 20;
+pub(super) const LARGEST: u64 = 8 << 20;
 
 /// Requests that wait for a file to be compressed.
 const LONGEST_QUEUE: usize = 256;

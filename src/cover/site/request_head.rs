@@ -41,11 +41,6 @@ impl HeadReader {
         self.line.as_ref().and_then(|line| bytes.get(line.method.clone())).unwrap_or_default()
     }
 
-    /// The version, as soon as it is known.
-    pub(super) fn version(&self) -> Version {
-        self.line.as_ref().map_or(Version::Http10, |line| line.version)
-    }
-
     /// Reads on in the bytes that have come since the start of the head; takes the head out of them when it is whole.
     pub(super) fn read(&mut self, bytes: &mut BytesMut) -> Result<Option<Whole>, Fault> {
         if self.line.is_none() {
@@ -152,12 +147,13 @@ fn number(value: &[u8]) -> Option<u64> {
 /// The host without its port and in lower case; `None` if it cannot be one.
 pub(super) fn host(value: &[u8]) -> Option<String> {
     let end = match value.first() {
-        Some(b'[') => value.iter().position(|byte| *byte == b']').map(|at| at + 1)?,
+        Some(b'[') => value.iter().position(|byte| *byte == b']').map_or(value.len(), |at| at + 1),
         _ => value.iter().position(|byte| *byte == b':').unwrap_or(value.len()),
     };
     let (name, port) = value.split_at(end);
     let sound = |byte: &u8| (0x21..0x7f).contains(byte) || *byte >= 0x80;
-    let name_is_sound = name.iter().all(|byte| sound(byte) && *byte != b'/') && !name.windows(2).any(|two| two == b"..");
+    let name_is_sound =
+        name.iter().all(|byte| sound(byte) && *byte != b'/') && !name.windows(2).any(|two| two == b"..");
     let port_is_sound = port.iter().all(|byte| sound(byte) && *byte != b'/');
     let name = name.strip_suffix(b".").unwrap_or(name);
     let usable = name_is_sound && port_is_sound && !name.is_empty();

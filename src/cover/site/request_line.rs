@@ -55,15 +55,8 @@ struct Scan {
 /// Reads the first line from the start of what has come. `None` asks for more. Whatever can be refused is refused
 /// before the line is whole.
 pub(super) fn read(bytes: &[u8]) -> Result<Option<Line>, Fault> {
-    let mut scan = Scan {
-        state: State::Start,
-        method: 0..0,
-        host: None,
-        target: 0..0,
-        major: 0,
-        minor: 0,
-        spoken: false,
-    };
+    let mut scan =
+        Scan { state: State::Start, method: 0..0, host: None, target: 0..0, major: 0, minor: 0, spoken: false };
     for (at, byte) in bytes.iter().enumerate() {
         let next = match scan.state {
             State::Start | State::Method | State::BeforeTarget => scan.method(at, *byte)?,
@@ -93,7 +86,7 @@ impl Scan {
             (true, ..) => Version::Http11,
         };
         if version == Version::Http09 && &bytes[self.method.clone()] != b"GET" {
-            return Err(Fault::BadRequest);
+            return Err(Fault::OldMethod);
         }
         Ok(Line { method: self.method, host: self.host, target: self.target, version, end })
     }
@@ -203,8 +196,11 @@ impl Scan {
             }
             (State::MajorMore, b'.', _) => Ok(Some(State::Minor)),
             (State::Minor | State::MinorMore, _, Some(digit)) => {
+                if self.minor > 99 {
+                    return Err(Fault::BadRequest);
+                }
                 (self.minor, self.spoken) = (self.minor * 10 + digit, true);
-                if self.minor > 99 { Err(Fault::BadRequest) } else { Ok(Some(State::MinorMore)) }
+                Ok(Some(State::MinorMore))
             }
             (State::MinorMore | State::AfterVersion, b' ', _) => Ok(Some(State::AfterVersion)),
             (State::MinorMore | State::AfterVersion, b'\r', _) => Ok(Some(State::AlmostDone)),
@@ -253,9 +249,9 @@ mod tests {
             ("PRI *", Fault::BadRequest),
             ("GET / HTTP/2", Fault::Version),
             ("GET / HTTP/0", Fault::BadRequest),
-            ("GET / HTTP/1.100", Fault::BadRequest),
+            ("GET / HTTP/1.1000", Fault::BadRequest),
             ("GET / HTTP/1.1\rx", Fault::BadRequest),
-            ("POST /\r\n", Fault::BadRequest),
+            ("POST /\r\n", Fault::OldMethod),
         ];
         for (line, fault) in table {
             assert_eq!(read(line.as_bytes()), Err(fault), "{line:?}");

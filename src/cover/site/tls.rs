@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
 use super::acme;
-use super::error::SiteError;
 use super::closing;
+use super::error::SiteError;
 
 /// The configuration that all connections share.
 pub(super) fn config(certificate: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, SiteError> {

@@ -89,12 +89,7 @@ impl Upstream {
         Ok(stream)
     }
 
-    async fn ask(
-        &self,
-        stream: TcpStream,
-        head: Vec<u8>,
-        body: Option<(Upload, Option<u64>)>,
-    ) -> io::Result<Answer> {
+    async fn ask(&self, stream: TcpStream, head: Vec<u8>, body: Option<(Upload, Option<u64>)>) -> io::Result<Answer> {
         let (read, write) = stream.into_split();
         let progress = Progress::default();
         let sending = Box::pin(send(write, head, body, progress.clone()));
@@ -322,6 +317,7 @@ impl Progress {
 fn nonsense(fault: Fault) -> Vec<u8> {
     let long = |length| "a".repeat(length);
     match fault {
+        Fault::OldMethod => b"POST /\r\n".to_vec(),
         Fault::BadRequest => b"{ / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
         Fault::Version => b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n".to_vec(),
         Fault::Method => b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
