@@ -6,6 +6,7 @@ mod support;
 mod acme;
 mod audit;
 mod camouflage;
+mod memory;
 mod oddities;
 mod scout;
 mod site;

@@ -162,6 +162,7 @@ impl Nginx {
                uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
                server {{
                  listen unix:{root}/nginx.socket ssl http2;
+                 ssl_protocols TLSv1.2 TLSv1.3;
                  ssl_certificate {root}/site.crt; ssl_certificate_key {root}/site.key;
                  server_name site.test; root {root}/site; index index.html;
                  location ~ /\\.(?!well-known(/|$)) {{ deny all; }}

@@ -152,6 +152,8 @@ impl Turn {
             }
         };
         if let Err(reason) = answering.await {
+            // A reset overtakes what waits to be sent, and what came of the answer is not to be lost.
+            tokio::time::sleep(BEFORE_RESET).await;
             self.respond.send_reset(reason);
         }
     }
@@ -238,6 +240,9 @@ fn response(status: u16, mut fields: Fields) -> Option<Response<()>> {
 /// For the next request, and for the client to take a piece of an answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const SEND: Duration = Duration::from_secs(60);
+
+/// For what was answered to go out before the stream is reset.
+const BEFORE_RESET: Duration = Duration::from_millis(20);
 
 /// Between two pieces of a body.
 const BODY: Duration = Duration::from_secs(60);
