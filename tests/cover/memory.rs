@@ -21,7 +21,7 @@ const STREAMS: u32 = 128;
 
 /// For 4 connections with 128 requests each: what the streams hold, the compressed file, and what a process grows by itself.
 /// With an encoder for each request it was 1300 MB.
-const BOUND: u64 = 100 << 20;
+const BOUND: u64 = 64 << 20;
 
 #[tokio::test]
 async fn clients_that_do_not_read_cost_little() {
