@@ -142,8 +142,8 @@ async fn forged_hellos_spend_nothing() {
 }
 
 /// What a client sends behind the flight, as somebody on the way records it: a header and one packet.
-fn second_flight() -> Vec<u8> {
-    let mut header = Header::make(Some(&KEY), PADDED, 2, &mut Dice::unseen());
+pub fn second_flight(key: &hello::Key) -> Vec<u8> {
+    let mut header = Header::make(Some(key), PADDED, 2, &mut Dice::unseen());
     let mut frame = framed(b"the user's first packet");
     header.up.apply(&mut frame);
     let mut record = [&CCS[..], &[23, 3, 3]].concat();
@@ -192,7 +192,7 @@ async fn a_refused_hello_and_the_header_of_another_are_no_session() {
     for kind in BOTH {
         let dc = MockDc::start(Role::Echo).await;
         let Some(stage) = with_places(kind, &dc, 1).await else { continue };
-        let (first, refused, header) = (login(), login(), second_flight());
+        let (first, refused, header) = (login(), login(), second_flight(&KEY));
         let mut inside = show(&first.wire, stage.proxy.addr).await;
         inside.write_all(&header).await.unwrap();
         assert_eq!(dc.wait(PATIENCE, |seen| seen.len() == 1).await.len(), 1);
@@ -219,7 +219,7 @@ async fn a_clock_that_was_off_is_off_for_good() {
         for steps in [1, 10, 22, 23] {
             let mut moved = record.clone();
             hello::redate(&mut moved, late, late + steps * 1100);
-            replayed(&moved, &second_flight(), stage.proxy.addr, &dc, 0).await;
+            replayed(&moved, &second_flight(&KEY), stage.proxy.addr, &dc, 0).await;
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A remote cover that goes away: clients enter all the same, strangers find a dead end.
 
+use crate::replay::second_flight;
 use crate::support::dice::Dice;
-use crate::support::fake_tls::{Login, Refused, Session};
-use crate::support::hello::capture;
+use crate::support::fake_tls::{Login, PATIENCE, Refused, Session};
+use crate::support::hello::{self, capture};
 use crate::support::mock_dc::{MockDc, Role};
 use crate::support::nginx::Nginx;
 use crate::support::origin::{Origin, Sink};
@@ -10,6 +11,7 @@ use crate::support::vizard::{Setup, Vizard};
 use crate::support::{KEY, OTHER_KEY};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// What the log says when the cover's own habits are known.
 const KNOWN: &str = "the cover was visited";
@@ -39,7 +41,13 @@ async fn clients_enter_while_the_cover_is_away_and_strangers_do_not() {
 
     let mut dice = Dice::unseen();
     // What was learnt is still known after a restart.
-    for proxy in [proxy, start(&setup).await] {
+    let mut running = Some(proxy);
+    for _ in 0..2 {
+        // The state directory is free again when the first has ended.
+        let proxy = match running.take() {
+            Some(proxy) => proxy,
+            None => start(&setup).await,
+        };
         let sessions = enter(&proxy, KEY, &mut dice).await;
         assert_eq!(sessions.len(), 3);
         for session in sessions {
@@ -52,4 +60,57 @@ async fn clients_enter_while_the_cover_is_away_and_strangers_do_not() {
         let _ = stranger.read_to_end(&mut answer).await;
         assert!(answer.is_empty(), "{answer:?}");
     }
+}
+
+/// Shows a hello and what may be a header, as far as the proxy goes along; whether that opened a session.
+async fn opens(hello: &[u8], second: &[u8], proxy: &Vizard, dc: &MockDc) -> bool {
+    let sessions = dc.seen().len();
+    let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
+    stream.write_all(hello).await.unwrap();
+    let mut answer = vec![0; 16 << 10];
+    let greeted = timeout(PATIENCE, stream.read(&mut answer)).await.expect("an answer or an end");
+    if !matches!(greeted, Ok(1..)) || stream.write_all(second).await.is_err() {
+        return dc.seen().len() > sessions;
+    }
+    let ended = async { while let Ok(1..) = stream.read(&mut answer).await {} };
+    tokio::select! {
+        () = ended => dc.seen().len() > sessions,
+        seen = dc.wait(PATIENCE, |seen| seen.len() > sessions) => seen.len() > sessions,
+    }
+}
+
+fn hello_of(time: u32) -> Vec<u8> {
+    let mut record = Login::of(capture("tdlib-1.8.69-1"), KEY, &mut Dice::unseen()).wire;
+    hello::sign(&mut record, &KEY, time);
+    record
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_recorded_enters_while_the_cover_is_away() {
+    let (origin, uploads, dc) = (Origin::make(), Sink::start().await, MockDc::start(Role::Echo).await);
+    let Some(nginx) = Nginx::start(&origin, uploads.addr).await else { return };
+    let state = tempfile::tempdir().unwrap();
+    let setup = Setup::new(state.path(), &nginx.addr.to_string()).usual(&KEY).dc(2, dc.addr);
+    let proxy = start(&setup).await;
+    proxy.logged(KNOWN).await;
+    drop(nginx);
+
+    let now = hello::now();
+    let late = now - 7 * 3600;
+    let (admitted, refused, old) = (hello_of(now), hello_of(late), second_flight(&KEY));
+    assert!(opens(&admitted, &old, &proxy, &dc).await, "a session to record");
+    assert!(!opens(&refused, &second_flight(&KEY), &proxy, &dc).await, "a clock that is off");
+    let followed = hello_of(now);
+    assert!(!opens(&[&followed[..], &old].concat(), b"", &proxy, &dc).await, "bytes behind a hello");
+    let mut redated = refused.clone();
+    hello::redate(&mut redated, late, now);
+    for hello in [&admitted, &refused, &redated, &followed] {
+        for header in [&old, &second_flight(&OTHER_KEY), &second_flight(&KEY)] {
+            assert!(!opens(hello, header, &proxy, &dc).await);
+        }
+    }
+    for header in [&old, &second_flight(&OTHER_KEY)] {
+        assert!(!opens(&hello_of(now), header, &proxy, &dc).await);
+    }
+    assert!(opens(&hello_of(now), &second_flight(&KEY), &proxy, &dc).await, "both are new");
 }
