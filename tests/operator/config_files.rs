@@ -372,7 +372,7 @@ fn around(key: &str, line: &str) -> String {
         "users" => ("[[users]]", &["name = \"a\"", "secret = \"00112233445566778899aabbccddeeff\""]),
         "admin.tokens" => ("[admin]\n[[admin.tokens]]", &[]),
         "audit_log" => ("[audit_log]", &["file = \"audit.log\""]),
-        "cover" => ("[cover]", &["kind = \"remote\"", "address = \"192.0.2.1:443\""]),
+        "cover" => ("domain = \"www.example.com\"\n[cover]", &["kind = \"remote\"", "address = \"192.0.2.1:443\""]),
         "routes" => ("[[routes]]", &["name = \"a\"", "kind = \"direct\""]),
         "proxy_protocol" => ("[proxy_protocol]", &["listen = [\"127.0.0.1:8443\"]"]),
         "site.acme" => ("domain = \"www.example.com\"\n[site]\nredirect_from = [\"[::]:80\"]\n[site.acme]", &[]),
