@@ -22,7 +22,7 @@ fn every_target_takes_its_corpus_and_every_beginning_of_it() {
         for input in inputs {
             let bytes = fs::read(&input).unwrap();
             // Said where a target panics.
-            println!("{}", input.display());
+            eprintln!("{}", input.display());
             target(&bytes);
             let step = bytes.len() / 16 + 1;
             (0..bytes.len()).step_by(step).for_each(|end| target(&bytes[..end]));
