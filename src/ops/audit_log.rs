@@ -144,6 +144,7 @@ enum Kind {
 }
 
 /// What the writer does next.
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 enum Next {
     Write(Line),
     Look,
