@@ -1,5 +1,7 @@
 //! One process takes over from another under load: nobody is refused, nobody is cut off, and no hello enters twice.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
