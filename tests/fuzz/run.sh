@@ -17,8 +17,9 @@ flags=(-Cpasses=sancov-module)
 for option in level=4 inline-8bit-counters pc-table trace-compares; do
     flags+=("-Cllvm-args=-sanitizer-coverage-$option")
 done
+# Cargo.lock here follows the dependencies of the package that is fuzzed, so it is not held to what it was.
 # Only a named target keeps the flags away from build scripts, which are no fuzz targets.
-RUSTFLAGS="${flags[*]}" cargo build --quiet --locked --target "$triple" --target-dir "$target"
+RUSTFLAGS="${flags[*]}" cargo build --quiet --target "$triple" --target-dir "$target"
 
 wanted=("$@")
 if ((!$#)); then
