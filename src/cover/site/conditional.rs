@@ -32,7 +32,7 @@ pub(super) enum Condition {
 /// Weighs the conditions of a request against a file.
 pub(super) fn weigh(fields: &Fields, stamp: &Stamp) -> Condition {
     if let Some(since) = fields.get("if-unmodified-since")
-        && !moment(since).is_some_and(|since| since >= stamp.modified)
+        && moment(since).is_none_or(|since| since < stamp.modified)
     {
         return Condition::Failed;
     }

@@ -127,7 +127,7 @@ fn is_claim(name: &[u8]) -> bool {
         let start = start.as_bytes();
         name.len() >= start.len() && name[..start.len()].eq_ignore_ascii_case(start)
     };
-    is(name, &CLAIMS) || CLAIM_FAMILIES.iter().any(|family| begins(&family))
+    is(name, &CLAIMS) || CLAIM_FAMILIES.iter().any(begins)
 }
 
 fn is(name: &[u8], list: &[&str]) -> bool {

@@ -51,7 +51,10 @@ impl HeadReader {
             self.line = Some(line);
         }
         let old = self.line.as_ref().is_some_and(|line| line.version == Version::Http09);
-        while !old {
+        loop {
+            if old {
+                break;
+            }
             let rest = &bytes[self.read..];
             let Some((row, length)) = row(&rest[..rest.len().min(LONGEST_LINE)])? else {
                 let long = rest.len() >= LONGEST_LINE || bytes.len() >= LONGEST_HEAD;
