@@ -166,14 +166,16 @@ fn renewed(mut shares: &[u8]) -> Option<Vec<u8>> {
 
 /// A key share of this group; `None` for a group that nobody here can compute in.
 pub fn fresh_share(group: u16) -> Option<Vec<u8>> {
-    use rustls::crypto::aws_lc_rs::kx_group;
-    let group = match group {
-        0x001d => kx_group::X25519,
-        0x0017 => kx_group::SECP256R1,
-        0x11ec => kx_group::X25519MLKEM768,
-        _ => return None,
-    };
-    group.start().ok().map(|exchange| exchange.pub_key().to_vec())
+    use rustls::crypto::{SupportedKxGroup, aws_lc_rs::kx_group};
+    use x25519_dalek::{PublicKey, StaticSecret};
+    let public = |group: &dyn SupportedKxGroup| group.start().ok().map(|exchange| exchange.pub_key().to_vec());
+    let x25519 = || PublicKey::from(&StaticSecret::from(rand::random::<[u8; 32]>())).to_bytes();
+    match group {
+        0x001d => Some(x25519().to_vec()),
+        0x0017 => public(kx_group::SECP256R1),
+        0x11ec => public(kx_group::MLKEM768).map(|ml_kem| [&ml_kem[..], &x25519()].concat()),
+        _ => None,
+    }
 }
 
 /// Puts the authenticator for `key` and `time` into a hello record.

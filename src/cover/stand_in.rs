@@ -6,7 +6,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use rustls::crypto::aws_lc_rs::kx_group::{X25519, X25519MLKEM768};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
@@ -16,6 +15,7 @@ use super::gate::{Promotion, enter, second_proof};
 use super::profile::{FlightShape, Profile};
 use super::{Caller, Outcome};
 use crate::auth::{Admission, Declined, Reason, Verdict};
+use crate::crypto::shares;
 use crate::wire::client_hello::{self, ClientHello, HelloCollector};
 use crate::wire::obfuscated::{self, HeaderCollector, Wrapped};
 use crate::wire::server_flight::{Flight, Plan};
@@ -123,18 +123,19 @@ async fn read_some(client: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 /// The flight that the cover would have answered this hello with; `None` where that cannot be made.
-fn rebuild(shape: &FlightShape, hello: &ClientHello<'_>, random: impl FnOnce(&mut [u8])) -> Option<Flight> {
+fn rebuild(shape: &FlightShape, hello: &ClientHello<'_>, mut random: impl FnMut(&mut [u8])) -> Option<Flight> {
     let offered = hello.cipher_suites.chunks_exact(2).any(|suite| suite == shape.cipher_suite.to_be_bytes());
     if shape.retry || !offered {
         return None;
     }
     let (_, client_share) = hello.key_shares().ok()?.into_iter().find(|(group, _)| *group == shape.group)?;
-    let group = match shape.group {
-        numbers::group::X25519MLKEM768 => X25519MLKEM768,
-        numbers::group::X25519 => X25519,
+    let mut private = [0; shares::X25519_LEN];
+    random(&mut private);
+    let share = match shape.group {
+        numbers::group::X25519MLKEM768 => shares::answer_x25519_mlkem768(client_share, private)?,
+        numbers::group::X25519 => shares::answer_x25519(client_share, private)?,
         _ => return None,
     };
-    let share = group.start_and_complete(client_share).ok()?;
     let mut payload = vec![0; shape.records.iter().map(|size| usize::from(*size)).sum()];
     random(&mut payload);
     Flight::build(Plan {
@@ -142,7 +143,7 @@ fn rebuild(shape: &FlightShape, hello: &ClientHello<'_>, random: impl FnOnce(&mu
         cipher_suite: shape.cipher_suite,
         extensions: &shape.extensions,
         group: shape.group,
-        key_share: &share.pub_key,
+        key_share: &share,
         payload: &payload,
     })
 }

@@ -73,7 +73,7 @@ impl Template {
             let body = match kind {
                 extension::SERVER_NAME => server_name(name),
                 extension::SUPPORTED_GROUPS if !hybrid => without_hybrid_group(body),
-                extension::KEY_SHARE => fresh_shares(body, hybrid)?,
+                extension::KEY_SHARE => fresh_shares(body, hybrid, random)?,
                 extension::ENCRYPTED_CLIENT_HELLO => fresh_ech(body, random)?,
                 extension::PADDING => {
                     padding_at = Some(extensions.len());
@@ -139,7 +139,7 @@ fn without_hybrid_group(body: &[u8]) -> Vec<u8> {
 }
 
 /// The same groups with values that a server can use: it encapsulates to them, and some servers check before they do.
-fn fresh_shares(body: &[u8], hybrid: bool) -> Result<Vec<u8>, NoHello> {
+fn fresh_shares(body: &[u8], hybrid: bool, random: &mut impl Rng) -> Result<Vec<u8>, NoHello> {
     let mut shares = Cursor::new(Cursor::new(body).vector16("key shares")?);
     let mut list = Vec::with_capacity(body.len());
     while !shares.is_empty() {
@@ -147,8 +147,8 @@ fn fresh_shares(body: &[u8], hybrid: bool) -> Result<Vec<u8>, NoHello> {
         let old = shares.vector16("key share")?;
         let value = match group {
             X25519MLKEM768 if !hybrid => continue,
-            X25519MLKEM768 => shares::x25519_mlkem768().ok_or(NoHello)?,
-            X25519 => shares::x25519().ok_or(NoHello)?,
+            X25519MLKEM768 => shares::x25519_mlkem768(private_key(random)).ok_or(NoHello)?,
+            X25519 => shares::x25519(private_key(random)).to_vec(),
             _ => old.to_vec(),
         };
         list.extend(group.to_be_bytes());
@@ -159,6 +159,12 @@ fn fresh_shares(body: &[u8], hybrid: bool) -> Result<Vec<u8>, NoHello> {
     Ok(body)
 }
 
+fn private_key(random: &mut impl Rng) -> [u8; shares::X25519_LEN] {
+    let mut private = [0; shares::X25519_LEN];
+    random.fill_bytes(&mut private);
+    private
+}
+
 /// An ECH extension without meaning: the same algorithms and lengths, a key that could be one, and noise.
 fn fresh_ech(body: &[u8], random: &mut impl Rng) -> Result<Vec<u8>, NoHello> {
     let mut old = Cursor::new(body);
@@ -166,7 +172,7 @@ fn fresh_ech(body: &[u8], random: &mut impl Rng) -> Result<Vec<u8>, NoHello> {
     old.u8("ECH configuration")?;
     fresh.push(random.next_u32() as u8);
     old.vector16("ECH key")?;
-    put_vector16(&mut fresh, &shares::x25519().ok_or(NoHello)?);
+    put_vector16(&mut fresh, &shares::x25519(private_key(random)));
     let mut noise = old.vector16("ECH payload")?.to_vec();
     random.fill_bytes(&mut noise);
     put_vector16(&mut fresh, &noise);
