@@ -21,8 +21,11 @@ use vizard::wire::rpc::{Checksum, FrameReader, FrameWriter, Message};
 use vizard::wire::server_flight::{FlightCollector, safe_cut};
 use vizard::wire::{dns, obfuscated};
 
-/// Every target by the name of its program and of its corpus.
-pub const ALL: [(&str, fn(&[u8])); 12] = [
+/// Name of a target's program and corpus, and what is run on each input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const ALL: [Target; 12] = [
     ("client_hello", client_hello),
     ("server_flight", server_flight),
     ("records", records),

@@ -65,8 +65,8 @@ async fn clients_enter_while_the_cover_is_away_and_strangers_do_not() {
 /// Shows a hello and what may be a header, as far as the proxy goes along; whether that opened a session.
 async fn opens(hello: &[u8], second: &[u8], proxy: &Vizard, dc: &MockDc) -> bool {
     let sessions = dc.seen().len();
-    let mut stream = TcpStream::connect(proxy.addr).await.unwrap();
-    stream.write_all(hello).await.unwrap();
+    let mut stream = TcpStream::connect(proxy.addr).await.expect("connects");
+    stream.write_all(hello).await.expect("sends a hello");
     let mut answer = vec![0; 16 << 10];
     let greeted = timeout(PATIENCE, stream.read(&mut answer)).await.expect("an answer or an end");
     if !matches!(greeted, Ok(1..)) || stream.write_all(second).await.is_err() {
