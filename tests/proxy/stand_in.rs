@@ -1,5 +1,7 @@
 //! A remote cover that goes away: clients enter all the same, strangers find a dead end.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
+
 use crate::replay::second_flight;
 use crate::support::dice::Dice;
 use crate::support::fake_tls::{Login, PATIENCE, Refused, Session};
