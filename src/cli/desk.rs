@@ -1,7 +1,8 @@
 //! What the admin listener gets to see of the proxy, and how its wishes are carried out.
 
+use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,7 @@ use tokio::runtime;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::doctor::name::leads;
 use super::invitation::{Host, invitations, port};
@@ -30,7 +31,7 @@ use crate::ops::audit_log::AuditLog;
 use crate::ops::counts::Counts;
 use crate::ops::links::{Form, OwnAddress};
 use crate::ops::metrics::Metrics;
-use crate::ops::reload::{Applied, Queue, Refused, Source};
+use crate::ops::reload::{Applied, Queue, Refused, Removals, Source, Terms};
 use crate::ops::snapshot::{CoverState, QuotaState, Replay, Snapshot, UserState};
 use crate::server::Purpose;
 use crate::server::handle::Handle;
@@ -166,18 +167,69 @@ impl House {
         }
     }
 
-    fn reloaded(&self, said: Vec<String>) -> Result<Changed, Trouble> {
-        match self.runtime.block_on(self.queue.reload(Source::Admin)) {
-            Ok(Applied { changed, restart, .. }) => {
-                let changed = if said.is_empty() { changed } else { said };
-                Ok(Changed { changed, restart })
+    fn reloaded(&self, terms: Terms) -> Result<Applied, Refused> {
+        self.runtime.block_on(self.queue.reload_on(Source::Admin, terms))
+    }
+
+    /// Makes a change to the file and has it taken. What is refused leaves the files as they were. `removed` is the user who
+    /// is taken away by the change.
+    fn edit(
+        &self,
+        said: String,
+        removed: Option<&str>,
+        change: impl FnOnce(&Path) -> Result<(), EditError>,
+    ) -> Result<Changed, Trouble> {
+        let file = self.file()?;
+        let before = Before::of(&file, &self.flags, &self.environment);
+        change(&file).map_err(refused)?;
+        let after = before.now();
+        let removals = removed.map_or(Removals::Few, |name| Removals::Named(name.to_owned()));
+        match self.reloaded(Terms { whole: true, removals }) {
+            Ok(Applied { restart, .. }) => Ok(Changed { changed: vec![said], restart }),
+            Err(Refused { complaints, users: Some(_) }) => {
+                let rest = format!("the rest of the configuration was not taken: {}", complaints.join("; "));
+                Ok(Changed { changed: vec![said, rest], restart: Vec::new() })
             }
-            Err(Refused { complaints }) => {
-                let error = format!("the configuration was not taken: {}", complaints.join("; "));
-                Err(Trouble::new(Kind::Invalid, error, "mend the file; `vizard check` shows the places"))
+            Err(refused) => {
+                before.put_back(&after);
+                Err(not_taken(&refused))
             }
         }
     }
+}
+
+/// Files of the configuration as they were before a change.
+struct Before(Vec<(PathBuf, Option<String>)>);
+
+impl Before {
+    /// The configuration file, and the files of secrets that it names.
+    fn of(file: &Path, flags: &Flags, environment: &Environment) -> Self {
+        let named = config::load(flags, environment).map(|loaded| loaded.files).unwrap_or_default();
+        let files = std::iter::once(file.to_owned()).chain(named);
+        Self(files.map(|path| (fs::read_to_string(&path).ok(), path)).map(|(text, path)| (path, text)).collect())
+    }
+
+    /// What they hold now.
+    fn now(&self) -> Vec<Option<String>> {
+        self.0.iter().map(|(path, _)| fs::read_to_string(path).ok()).collect()
+    }
+
+    /// Writes back what has been changed since, unless somebody else has changed it once more.
+    fn put_back(self, after: &[Option<String>]) {
+        for ((path, before), after) in self.0.into_iter().zip(after) {
+            let Some(before) = before.filter(|before| Some(before) != after.as_ref()) else { continue };
+            if fs::read_to_string(&path).ok() == *after
+                && let Err(error) = edit::put_back(&path, &before)
+            {
+                warn!(%error, "a change that was refused could not be taken back");
+            }
+        }
+    }
+}
+
+fn not_taken(refused: &Refused) -> Trouble {
+    let error = format!("the configuration was not taken: {}", refused.complaints.join("; "));
+    Trouble::new(Kind::Invalid, error, "correct the file; `vizard check` shows the places")
 }
 
 fn user(member: &Member, now: UnixTime) -> UserState {
@@ -276,13 +328,13 @@ impl Control for House {
 
     fn create(&self, user: &NewUser) -> Result<Changed, Trouble> {
         let secret = Secret::generate(&mut rand::rng());
-        edit::add(&self.file()?, &user.name, &secret, &user.settings).map_err(refused)?;
-        self.reloaded(vec![format!("user {} added", user.name)])
+        self.edit(format!("user {} added", user.name), None, |file| {
+            edit::add(file, &user.name, &secret, &user.settings)
+        })
     }
 
     fn change(&self, user: &str, settings: &Settings) -> Result<Changed, Trouble> {
-        edit::change(&self.file()?, user, settings).map_err(refused)?;
-        self.reloaded(vec![format!("user {user} changed")])
+        self.edit(format!("user {user} changed"), None, |file| edit::change(file, user, settings))
     }
 
     fn rotate(&self, user: &str, keep: Option<&str>) -> Result<Changed, Trouble> {
@@ -293,17 +345,19 @@ impl Control for House {
         };
         let now = UnixTime::from(SystemTime::now()).0;
         let until = UnixTime(now.saturating_add(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX)));
-        edit::rotate(&self.file()?, user, &Secret::generate(&mut rand::rng()), until).map_err(refused)?;
-        self.reloaded(vec![format!("user {user} has a new secret; the old one is good until {}", moment(until))])
+        let said = format!("user {user} has a new secret; the old one is good until {}", moment(until));
+        self.edit(said, None, |file| edit::rotate(file, user, &Secret::generate(&mut rand::rng()), until))
     }
 
     fn remove(&self, user: &str) -> Result<Changed, Trouble> {
-        edit::remove(&self.file()?, user).map_err(refused)?;
-        self.reloaded(vec![format!("user {user} removed")])
+        self.edit(format!("user {user} removed"), Some(user), |file| edit::remove(file, user))
     }
 
     fn reload(&self) -> Result<Changed, Trouble> {
-        self.reloaded(Vec::new())
+        match self.reloaded(Terms::default()) {
+            Ok(Applied { changed, restart, .. }) => Ok(Changed { changed, restart }),
+            Err(refused) => Err(not_taken(&refused)),
+        }
     }
 
     fn drain(&self) {

@@ -102,7 +102,7 @@ fn dispatch(command: Command, environment: &Environment) -> Result<u8, Failure> 
         Command::Backup(arguments) => backup::backup(&arguments, environment),
         Command::Restore(arguments) => restore::restore(&arguments, environment),
         Command::Upgrade(arguments) => upgrade::upgrade(&arguments, environment),
-        Command::Reload(settings) => return reload::reload(&settings.flags(), environment),
+        Command::Reload(arguments) => return reload::reload(&arguments, environment),
         Command::Token(arguments) => token::token(&arguments, &mut rand::rng()),
         Command::Status(arguments) => status::status(&arguments, environment),
         Command::Top(arguments) => top::top(&arguments, environment),
@@ -187,8 +187,9 @@ enum Command {
     Restore(restore::Restore),
     /// Have the running proxy read its configuration again
     ///
-    /// Speaks to the proxy that has the state directory, and tells what came of it.
-    Reload(Settings),
+    /// Speaks to the proxy that has the state directory, and tells what came of it. Users hold even where something else
+    /// cannot be taken.
+    Reload(reload::Arguments),
     /// Have a new process take over from the running proxy, without refusing a connection
     ///
     /// The new process is of the program that this command is, so install that first; it reads the configuration and takes

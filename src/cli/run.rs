@@ -1,5 +1,6 @@
 //! `vizard run`: builds the parts from the configuration and runs the server.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -64,8 +65,8 @@ pub(super) fn run(origin: Origin, loaded: Loaded, taking_over: Option<handover::
             |error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"),
         )?;
     let misuse = Arc::new(Misuse::open(&config)?);
-    let prepared =
-        Prepared { origin: origin.and(loaded.files), open, format, taking_over, departure: departure.clone() };
+    let origin = origin.and(loaded.files, loaded.sets_nothing);
+    let prepared = Prepared { origin, open, format, taking_over, departure: departure.clone() };
     let outcome = runtime.block_on(serve(config, prepared, Arc::clone(&misuse)));
     // A task that waits for a name to be resolved would hold the program back.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -129,7 +130,8 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
     if let Some(asked) = taking.take() {
         taking = Some(handover::ready(asked).await?);
     }
-    let is_user = |name: &str| config.users.iter().any(|user| user.name == name);
+    let names: HashSet<&str> = config.users.iter().map(|user| user.name.as_str()).collect();
+    let is_user = |name: &str| names.contains(name);
     let (people, books) = Books::open(&config.state_dir, is_user, SystemTime::now().into());
     let judge = Judge::new(parts::rules(&config, &people, SystemTime::now().into()), replay);
     let (counts, events) = (Arc::new(Counts::default()), Arc::new(Events::default()));

@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::{Failure, Settings, load, output, progress, reload};
 use crate::config::{self, Environment};
 use crate::ops::control::{self, Identity};
+use crate::ops::reload::Terms;
 
 /// How long the new process may take.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -53,7 +54,7 @@ pub fn upgrade(arguments: &Arguments, environment: &Environment) -> Result<(), F
     let old = control::ask_who(&state).map_err(|error| unasked(&state, &error))?;
     let this = Identity::of_this_process();
     if arguments.or_reload && old.program == this.program {
-        return reload::reload(&flags, environment).map(|_| ());
+        return reload::reload_on(&flags, environment, &Terms::default()).map(|_| ());
     }
     if old.managed && !this.managed {
         return Err(Failure::usage(

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::link::{self, Look};
+use super::reload::after_edit;
 use super::{Failure, Settings, load, output};
 use crate::auth::{Policy, Secret, SecretText, UnixTime, Usage};
 use crate::config::edit::{self, Changes, EditError};
@@ -223,21 +224,25 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
         Wish::Add { name, secret, secret_file, limits, place } => {
             let secret = given_secret(secret, secret_file.as_deref())?;
             edit::add(&place.file(environment)?, &name, &secret, &limits.into())?;
+            after_edit(&place.flags(), environment, None)?;
             output::print(format!("added {name}\nsecret: {}", secret.hex()));
             show_link(&name, &place, environment);
         }
         Wish::Change { name, limits, place } => {
             edit::change(&place.file(environment)?, &name, &limits.into())?;
+            after_edit(&place.flags(), environment, None)?;
             output::print(format!("changed {name}"));
         }
         Wish::List { json, place } => list(json, &place, environment)?,
         Wish::Show { name, json, secret, place } => show(&name, json, secret, &place, environment)?,
         Wish::Enable { name, place } => {
             edit::enable(&place.file(environment)?, &name)?;
+            after_edit(&place.flags(), environment, None)?;
             output::print(format!("{name} may enter again"));
         }
         Wish::Disable { name, place } => {
             edit::disable(&place.file(environment)?, &name)?;
+            after_edit(&place.flags(), environment, None)?;
             output::print(format!("{name} may not enter any more"));
         }
         Wish::Rotate { name, keep, place, .. } => {
@@ -252,6 +257,7 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
         }
         Wish::Remove { name, place } => {
             edit::remove(&place.file(environment)?, &name)?;
+            after_edit(&place.flags(), environment, Some(&name))?;
             output::print(format!("removed {name}"));
         }
         Wish::Link { name, look, place } => {
@@ -292,6 +298,7 @@ const LONGEST: u64 = 4096;
 fn rotate(name: &str, until: UnixTime, place: &Place, environment: &Environment) -> Result<(), Failure> {
     let secret = Secret::generate(&mut rand::rng());
     edit::rotate(&place.file(environment)?, name, &secret, until)?;
+    after_edit(&place.flags(), environment, None)?;
     output::print(format!("{name} has a new secret; the old one is good until {}", moment(until)));
     output::print(format!("secret: {}", secret.hex()));
     show_link(name, place, environment);
@@ -305,6 +312,7 @@ fn rotate_all(until: UnixTime, place: &Place, environment: &Environment) -> Resu
         let next = format!("end the proxy, remove {}, and start it again", state.join("secret").display());
         return Err(Failure::usage("there are no users in the configuration file: the secret is made up", next));
     }
+    after_edit(&place.flags(), environment, None)?;
     output::print(format!("new secrets: {}; the old ones are good until {}\n", names.join(", "), moment(until)));
     names.iter().for_each(|name| show_link(name, place, environment));
     Ok(())

@@ -258,9 +258,16 @@ fn position(document: &mut DocumentMut, name: &str) -> Result<usize, EditError> 
     users.iter().position(named).ok_or_else(unknown)
 }
 
+/// Writes back what a file held before a change.
+pub fn put_back(file: &Path, text: &str) -> Result<(), EditError> {
+    let failed = |error| EditError::File { path: file.to_owned(), error };
+    let (folder, name) = Folder::of(file).map_err(failed)?;
+    folder.replace(&name, text.as_bytes(), Access::Kept).map_err(failed)
+}
+
 /// Whether the text of a file is all comments.
 pub fn sets_nothing(text: &str) -> bool {
-    parse(text).is_ok_and(|document| document.is_empty())
+    text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
 }
 
 fn parse(text: &str) -> Result<DocumentMut, EditError> {

@@ -13,7 +13,7 @@ use super::layer::{
 };
 use super::misuse::MisuseWritten;
 use super::redact;
-use super::report::{Complaint, Origin, quoted};
+use super::report::{Complaint, Lines, Origin, quoted};
 
 /// What a file says, with all complaints about its form, and the text with secrets hidden.
 pub struct Reading {
@@ -23,6 +23,8 @@ pub struct Reading {
     pub complaints: Vec<Complaint>,
     /// Lines that are not TOML, counted from 0. If there are any, values that seem to be missing may have been lost.
     pub broken_lines: Vec<usize>,
+    /// Whether it is known of each user that there is one, whatever may be wrong with the user.
+    pub users_known: bool,
     /// The text for drawing carets under.
     pub shown: String,
 }
@@ -32,26 +34,32 @@ pub fn read(text: &str) -> Reading {
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader::default();
     let layer = reader.layer(&document);
+    let lines = Lines::of(text);
     let mut broken_lines: Vec<usize> = Vec::new();
-    for error in &errors {
+    for error in errors.iter().take(MOST_SLIPS) {
         // One slip makes a parser stumble again and again; the first complaint about a line is the one to mend.
-        let line = line(text, error.span().unwrap_or_default().start);
+        let line = lines.at(error.span().unwrap_or_default().start);
         if !broken_lines.contains(&line) {
             broken_lines.push(line);
             reader.complaints.push(syntax(error));
         }
     }
-    let Reader { complaints, secrets } = reader;
+    let users_known = broken_lines.is_empty() && !reader.users_lost;
+    let Reader { complaints, secrets, .. } = reader;
     let shown = redact::redacted(text, secrets);
-    Reading { layer, complaints, broken_lines, shown }
+    Reading { layer, complaints, broken_lines, users_known, shown }
 }
 
 impl Reading {
     /// Takes out complaints about what was recovered from a broken line: it is a guess, and so are they.
     pub fn without_guesses(&self, text: &str, complaints: Vec<Complaint>) -> Vec<Complaint> {
+        if self.broken_lines.is_empty() {
+            return complaints;
+        }
+        let lines = Lines::of(text);
         let is_guess = |complaint: &Complaint| match &complaint.at {
             Some(Origin::File(span)) => {
-                !complaint.what.starts_with(NOT_TOML) && self.broken_lines.contains(&line(text, span.start))
+                !complaint.what.starts_with(NOT_TOML) && self.broken_lines.contains(&lines.at(span.start))
             }
             _ => false,
         };
@@ -74,9 +82,8 @@ fn syntax(error: &toml::de::Error) -> Complaint {
     Complaint::new(&at, format!("{NOT_TOML}: {}", error.message()), mend)
 }
 
-fn line(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|byte| *byte == b'\n').count()
-}
+/// Most slips of the form that are told. A file that is something else altogether has one in every line.
+const MOST_SLIPS: usize = 100;
 
 type Table<'t, 'i> = &'t DeTable<'i>;
 type Value<'t, 'i> = &'t Spanned<DeValue<'i>>;
@@ -86,6 +93,8 @@ struct Reader {
     complaints: Vec<Complaint>,
     /// Where secrets stand, or what may have been meant as one.
     secrets: Vec<Range<usize>>,
+    /// Whether something stands in the place of users that is none.
+    users_lost: bool,
 }
 
 impl Reader {
@@ -209,6 +218,7 @@ impl Reader {
         let DeValue::Array(elements) = value.get_ref() else {
             self.hide_texts(value);
             self.wrong_kind(value, "`[[users]]` sections");
+            self.users_lost = true;
             return None;
         };
         Some(elements.iter().filter_map(|element| self.user(element)).collect())
@@ -218,8 +228,10 @@ impl Reader {
         let Some(table) = element.get_ref().as_table() else {
             self.hide_texts(element);
             self.wrong_kind(element, "`[[users]]` sections");
+            self.users_lost = true;
             return None;
         };
+        let before = self.complaints.len();
         // A slip in the key must not show the secret behind it.
         let secret = |key: &str| matches!(key, "secret" | "previous_secret");
         let harmless = |key: &str| !secret(key) && KEYS.contains(&format!("users.{key}").as_str());
@@ -227,7 +239,7 @@ impl Reader {
             self.hide_texts(value);
         }
         self.refuse_unknown("users", table);
-        Some(UserWritten {
+        let user = UserWritten {
             name: self.text(table, "name"),
             secret: self.text(table, "secret"),
             secret_file: self.path(table, "secret_file"),
@@ -249,8 +261,10 @@ impl Reader {
                 ad_tag: self.text(table, "ad_tag"),
                 note: self.text(table, "note"),
             },
+            broken: false,
             at: Origin::File(element.span()),
-        })
+        };
+        Some(UserWritten { broken: self.complaints.len() > before, ..user })
     }
 
     fn admin(&mut self, top: Table<'_, '_>) -> Option<AdminWritten> {

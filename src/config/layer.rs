@@ -76,6 +76,8 @@ pub struct UserWritten {
     pub secret_file: Option<Written<PathBuf>>,
     pub previous: PreviousWritten,
     pub limits: LimitsWritten,
+    /// Whether the form of any of it is a mistake.
+    pub broken: bool,
     pub at: Origin,
 }
 
@@ -473,6 +475,7 @@ fn user_of_file(place: &'static str, variable: &str, between: char, text: &str) 
         secret_file: Some(Written::new(file.into(), at.clone())),
         previous: PreviousWritten::default(),
         limits: LimitsWritten::default(),
+        broken: false,
         at,
     }
 }
@@ -496,6 +499,7 @@ fn user(place: &'static str, variable: &str, between: char, text: &str) -> UserW
         secret_file: None,
         previous: PreviousWritten::default(),
         limits: LimitsWritten::default(),
+        broken: false,
         at,
     }
 }

@@ -193,6 +193,17 @@ pub struct Loaded {
     pub path: Option<PathBuf>,
     /// Further files that were read on the way: secrets.
     pub files: Vec<PathBuf>,
+    /// Whether the file sets nothing at all.
+    pub sets_nothing: bool,
+}
+
+/// The users of a configuration that cannot be taken, as far as they are known.
+#[derive(Clone, Debug)]
+pub struct UsersAlone {
+    /// Those with whom nothing is wrong.
+    pub users: Vec<User>,
+    /// Names of the others, who are there as well.
+    pub broken: Vec<String>,
 }
 
 /// Why there is no configuration.
@@ -226,6 +237,14 @@ impl error::Error for LoadError {}
 pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, LoadError> {
     let (path, text) = file_and_text(flags, environment)?;
     load_text(&text, path, flags, environment)
+}
+
+/// The same, and of a configuration with mistakes the users, if it is known who they are.
+pub fn load_or_users(flags: &Flags, environment: &Environment) -> (Result<Loaded, LoadError>, Option<UsersAlone>) {
+    match file_and_text(flags, environment) {
+        Ok((path, text)) => load_text_or_users(&text, path, flags, environment),
+        Err(error) => (Err(error), None),
+    }
 }
 
 /// The state directory alone, whatever else may be wrong with the configuration.
@@ -269,14 +288,29 @@ pub fn load_text(
     flags: &Flags,
     environment: &Environment,
 ) -> Result<Loaded, LoadError> {
-    let (reading, resolve::Resolved { draft, complaints, files }) = resolved(text, path.as_deref(), flags, environment);
+    load_text_or_users(text, path, flags, environment).0
+}
+
+fn load_text_or_users(
+    text: &str,
+    path: Option<PathBuf>,
+    flags: &Flags,
+    environment: &Environment,
+) -> (Result<Loaded, LoadError>, Option<UsersAlone>) {
+    let (reading, resolved) = resolved(text, path.as_deref(), flags, environment);
+    let resolve::Resolved { draft, mut broken, nameless, complaints, files } = resolved;
     let complaints = reading.without_guesses(text, complaints);
     let name = path.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
     let report = Report::new(name, reading.shown, complaints);
-    match report.errors() {
-        0 => Ok(Loaded { draft, warnings: report, path, files }),
-        _ => Err(LoadError::Complaints(report)),
+    if report.errors() == 0 {
+        let sets_nothing = path.is_some() && edit::sets_nothing(text);
+        return (Ok(Loaded { draft, warnings: report, path, files, sets_nothing }), None);
     }
+    broken.sort_unstable();
+    let fine = |user: &User| broken.binary_search(&user.name).is_err();
+    let users = draft.users.into_iter().filter(fine).collect();
+    let alone = (reading.users_known && !nameless).then_some(UsersAlone { users, broken });
+    (Err(LoadError::Complaints(report)), alone)
 }
 
 fn resolved(
@@ -296,7 +330,11 @@ fn resolved(
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    // A wrong path may lead to a device without an end.
-    const LONGEST: u64 = 4 << 20;
-    io::read_to_string(io::Read::take(fs::File::open(path)?, LONGEST))
+    // A wrong path may lead to a device without an end. A file that is cut short would be another configuration.
+    const LONGEST: u64 = 64 << 20;
+    let text = io::read_to_string(io::Read::take(fs::File::open(path)?, LONGEST + 1))?;
+    match text.len() as u64 > LONGEST {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 64 MiB")),
+        false => Ok(text),
+    }
 }

@@ -2,7 +2,12 @@
 //!
 //! Everything that can fail comes first and changes nothing: reading the files, opening a new cover, loading what was spent
 //! under new keys, binding new listeners. Only then does anything change, in one step that cannot fail.
+//!
+//! Where something has failed, the users of the file hold all the same if they can be read: that somebody may not enter any
+//! more must not wait for a certificate. Files that take away the last user or more than half of them are refused as a whole
+//! unless that is asked for: so looks a file that was cut short or is being written.
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,14 +17,15 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::embedded::Draft;
+use super::embedded::{self, Draft};
 use super::parts::{self, Demand, Misuse};
-use super::{Config, Cover, Environment, Flags, LoadError, Loaded, places};
+use super::{Config, Cover, Environment, Flags, LoadError, Loaded, User, UsersAlone, places};
+use crate::auth::SecretTag;
 use crate::ops::admin::{self, Keys};
 use crate::ops::files::{Files, Touched};
 use crate::ops::lists;
 use crate::ops::logging;
-use crate::ops::reload::{Applied, Queue, Refused, Request, Source};
+use crate::ops::reload::{Applied, Queue, Refused, Removals, Request, Source, Terms};
 use crate::ops::sandbox::Places;
 use crate::ops::service_manager::ServiceManager;
 use crate::server::Purpose;
@@ -32,6 +38,7 @@ pub struct Origin {
     /// The environment.
     pub environment: Environment,
     read: Vec<PathBuf>,
+    sets_nothing: bool,
     files: Files,
     touched: Touched,
 }
@@ -41,7 +48,7 @@ impl Origin {
     pub fn watched(flags: Flags, environment: Environment) -> Self {
         let (mut files, touched) = Files::new();
         files.watch(super::path(&flags, &environment));
-        Self { flags, environment, read: Vec::new(), files, touched }
+        Self { flags, environment, read: Vec::new(), sets_nothing: false, files, touched }
     }
 
     /// From now on what happens to it is noticed, and what has happened. Takes a thread.
@@ -49,9 +56,9 @@ impl Origin {
         self.files.start();
     }
 
-    /// These were read besides.
-    pub fn and(self, read: Vec<PathBuf>) -> Self {
-        Self { read, ..self }
+    /// These files were read besides, and the configuration's own may set nothing.
+    pub fn and(self, read: Vec<PathBuf>, sets_nothing: bool) -> Self {
+        Self { read, sets_nothing, ..self }
     }
 }
 
@@ -63,6 +70,8 @@ pub struct Reloader {
     config: Config,
     /// Files of the configuration besides those that it names itself.
     read: Vec<PathBuf>,
+    /// Whether the file of what holds sets nothing.
+    sets_nothing: bool,
     handle: Handle,
     misuse: Arc<Misuse>,
     /// Those of the admin listener, if there is one.
@@ -77,10 +86,22 @@ pub struct Reloader {
 impl Reloader {
     /// A reloader for a proxy that runs with `config`, which was loaded from these.
     pub fn new(origin: Origin, config: Config, handle: Handle, misuse: Arc<Misuse>) -> Self {
-        let Origin { flags, environment, read, files, touched } = origin;
+        let Origin { flags, environment, read, sets_nothing, files, touched } = origin;
         let (keys, manager, open) = (None, ServiceManager::default(), None);
-        let mut reloader =
-            Self { flags, environment, config, read, handle, misuse, keys, manager, open, files, touched };
+        let mut reloader = Self {
+            flags,
+            environment,
+            config,
+            read,
+            sets_nothing,
+            handle,
+            misuse,
+            keys,
+            manager,
+            open,
+            files,
+            touched,
+        };
         reloader.watch_also();
         reloader
     }
@@ -111,12 +132,12 @@ impl Reloader {
         loop {
             tokio::select! {
                 Some(request) = requests.recv() => {
-                    let outcome = self.reload(request.source).await;
+                    let outcome = self.reload(request.source, request.terms).await;
                     let _ = request.answer.send(outcome);
                 }
                 Some(()) = self.touched.settled() => {
                     if self.files.changed() {
-                        let _ = self.reload(Source::File).await;
+                        let _ = self.reload(Source::File, Terms { whole: true, ..Terms::default() }).await;
                     }
                 }
                 else => return,
@@ -124,12 +145,17 @@ impl Reloader {
         }
     }
 
-    /// Reads the configuration again and takes it, or leaves everything as it is. The outcome is also in the log.
-    async fn reload(&mut self, source: Source) -> Result<Applied, Refused> {
+    /// Reads the configuration again and takes it, or leaves everything as it is, but perhaps for the users. The outcome is
+    /// also in the log.
+    async fn reload(&mut self, source: Source, terms: Terms) -> Result<Applied, Refused> {
+        if !terms.whole {
+            self.files.quiet().await;
+        }
         // Before the files are read: what changes meanwhile is noticed afterwards.
         self.watch();
         self.manager.reloading();
-        let outcome = self.attempt().await;
+        // Parts of the proxy are made and moved in there, which is much for the stack of a thread.
+        let outcome = Box::pin(self.attempt(&terms.removals)).await;
         self.manager.ready();
         match &outcome {
             Ok(Applied { changed, restart, warnings }) => {
@@ -139,43 +165,126 @@ impl Reloader {
                 }
                 warnings.iter().for_each(|warning| warn!("{warning}"));
             }
-            Err(refused) => warn!(
-                source = source.label(),
-                complaints = %refused,
-                "the configuration cannot be taken, and everything stays as it was; see `vizard check`"
-            ),
+            Err(refused) => {
+                let users = refused.users.as_ref().map(|changed| changed.join(", ")).filter(|users| !users.is_empty());
+                let complaints = refused.to_string();
+                match users {
+                    Some(users) => {
+                        warn!(source = source.label(), complaints, users, "{ONLY_USERS}; see `vizard check`");
+                    }
+                    None => warn!(source = source.label(), complaints, "{NOTHING}; see `vizard check`"),
+                }
+                self.misuse.alarms.refused(refused.complaints.len());
+            }
         }
         outcome
     }
 
-    async fn attempt(&mut self) -> Result<Applied, Refused> {
+    async fn attempt(&mut self, removals: &Removals) -> Result<Applied, Refused> {
         let (flags, environment, running) =
             (self.flags.clone(), self.environment.clone(), self.config.state_dir.clone());
         // Files are read and, for a site without content, written.
         let loading = tokio::task::spawn_blocking(move || settle(&flags, &environment, running));
-        let Fresh { config, read, other_state, warnings } = loading
+        let Read { outcome, users } = loading.await.map_err(|panic| Refused::for_reason(panic.to_string()))?;
+        match outcome {
+            Ok(fresh) => {
+                if fresh.sets_nothing && !self.sets_nothing && *removals != Removals::All {
+                    return Err(Refused::for_reason(format!("the configuration file sets nothing; {MEANT}")));
+                }
+                self.refuse_losses(&fresh.config.users, removals)?;
+                let users = fresh.config.users.clone();
+                match Box::pin(self.take(fresh)).await {
+                    Ok(applied) => Ok(applied),
+                    Err(refused) => Err(self.take_users(users, refused).await),
+                }
+            }
+            Err(refused) => {
+                let refused = self.explained(refused);
+                let Some(UsersAlone { mut users, broken }) = users else { return Err(refused) };
+                // With whom something is wrong stays as before.
+                let before = |user: &&User| broken.binary_search(&user.name).is_ok();
+                users.extend(self.config.users.iter().filter(before).cloned());
+                self.refuse_losses(&users, removals).map_err(|losses| Refused {
+                    complaints: [losses.complaints, refused.complaints.clone()].concat(),
+                    users: None,
+                })?;
+                Err(self.take_users(users, refused).await)
+            }
+        }
+    }
+
+    /// Refuses what takes away the last user or more than half of them and was not asked for.
+    fn refuse_losses(&self, users: &[User], removals: &Removals) -> Result<(), Refused> {
+        // The one that was made up goes when the first is configured.
+        if self.config.made_up.user || *removals == Removals::All {
+            return Ok(());
+        }
+        let left: HashSet<&str> = users.iter().map(|user| user.name.as_str()).collect();
+        let named = |name: &str| matches!(removals, Removals::Named(named) if named == name);
+        let old = &self.config.users;
+        let lost = old.iter().filter(|user| !left.contains(user.name.as_str()) && !named(&user.name)).count();
+        if lost > 0 && (users.is_empty() || lost * 2 > old.len()) {
+            let what = format!("{lost} of {} users would be taken away", old.len());
+            return Err(Refused::for_reason(format!("{what}; {MEANT}")));
+        }
+        Ok(())
+    }
+
+    /// Lets exactly these users enter, while the rest of the configuration was refused.
+    async fn take_users(&mut self, users: Vec<User>, refused: Refused) -> Refused {
+        let changed = user_differences(&self.config.users, &users);
+        if changed.is_empty() {
+            return Refused { users: Some(changed), ..refused };
+        }
+        let now = SystemTime::now().into();
+        let before = std::mem::replace(&mut self.config.users, users);
+        if let Err(unread) = self.learn(&parts::tags(&self.config, now)).await {
+            self.config.users = before;
+            return Refused { complaints: [refused.complaints, unread.complaints].concat(), users: None };
+        }
+        self.config.made_up.user = false;
+        self.handle.enrol(parts::rules(&self.config, self.handle.people(), now));
+        self.note_users();
+        Refused { users: Some(changed), ..refused }
+    }
+
+    /// Reads what was spent under those of these keys that are new.
+    async fn learn(&self, tags: &[SecretTag]) -> Result<(), Refused> {
+        let known: HashSet<_> = self.handle.judge().rules().keyring.tags().into_iter().collect();
+        let new: Vec<_> = tags.iter().filter(|tag| !known.contains(tag)).copied().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let judge = Arc::clone(self.handle.judge());
+        tokio::task::spawn_blocking(move || judge.replay.learn(&new))
             .await
             .map_err(|panic| Refused::for_reason(panic.to_string()))?
-            .map_err(|why| self.explained(why))?;
+            .map_err(|error| Refused::for_reason(format!("spent hellos of new users cannot be read: {error}")))?;
+        Ok(())
+    }
+
+    fn note_users(&self) {
+        if let Err(error) = embedded::note_users(&self.config) {
+            warn!(%error, "a start without users would make one up");
+        }
+        if self.config.users.is_empty() {
+            warn!("{}", embedded::NOBODY);
+        }
+    }
+
+    async fn take(&mut self, fresh: Fresh) -> Result<Applied, Refused> {
+        let Fresh { config, read, other_state, warnings, sets_nothing } = fresh;
         self.stays_inside(&config, &read)?;
 
         let now = SystemTime::now().into();
         let mut changed = differences(&self.config, &config);
-        let cover = self.cover(&config, &mut changed).await?;
+        let cover = Box::pin(self.cover(&config, &mut changed)).await?;
         let (lists, folder) = (config.misuse.lists.clone(), self.misuse.lists.folder().to_owned());
         let lists = tokio::task::spawn_blocking(move || lists::State::load(lists, &folder))
             .await
             .map_err(|panic| Refused::for_reason(panic.to_string()))?
             .map_err(|error| Refused::for_reason(error.to_string()))?;
-        let (judge, tags) = (Arc::clone(self.handle.judge()), parts::tags(&config, now));
-        let known = self.handle.judge().rules().keyring.tags();
-        let new: Vec<_> = tags.into_iter().filter(|tag| !known.contains(tag)).collect();
-        if !new.is_empty() {
-            tokio::task::spawn_blocking(move || judge.replay.learn(&new))
-                .await
-                .map_err(|panic| Refused::for_reason(panic.to_string()))?
-                .map_err(|error| Refused::for_reason(format!("spent hellos of new users cannot be read: {error}")))?;
-        }
+        self.learn(&parts::tags(&config, now)).await?;
 
         let fresh = match (&self.keys, &config.admin) {
             (Some(keys), Some(admin)) => keys.read(admin),
@@ -202,7 +311,8 @@ impl Reloader {
         if other_state {
             restart.push("state_dir".to_owned());
         }
-        (self.config, self.read) = (config, read);
+        (self.config, self.read, self.sets_nothing) = (config, read, sets_nothing);
+        self.note_users();
         self.watch_also();
         Ok(Applied { changed, restart, warnings })
     }
@@ -284,6 +394,12 @@ impl Reloader {
 /// The mend for a place that was not named at the start.
 const OUTSIDE: &str = "it is put up at the start for the places that are named then: restart the proxy";
 
+const NOTHING: &str = "the configuration cannot be taken, and everything stays as it was";
+const ONLY_USERS: &str = "the configuration cannot be taken, but for the users, who hold";
+
+/// The end of every complaint about what may be a file that was cut short.
+const MEANT: &str = "if that is meant: `vizard reload --allow-removals`";
+
 /// What was read, as far as a running proxy can take it.
 struct Fresh {
     config: Config,
@@ -291,19 +407,32 @@ struct Fresh {
     /// Whether another state directory is wanted.
     other_state: bool,
     warnings: Vec<String>,
+    sets_nothing: bool,
+}
+
+/// What came of reading.
+struct Read {
+    outcome: Result<Fresh, Refused>,
+    /// The users where there is no more.
+    users: Option<UsersAlone>,
 }
 
 /// Loads the configuration, with the state directory that is in use.
-fn settle(flags: &Flags, environment: &Environment, running: PathBuf) -> Result<Fresh, Refused> {
-    let Loaded { draft, warnings, files, .. } = super::load(flags, environment).map_err(|error| match error {
-        LoadError::Unreadable { .. } => Refused::for_reason(error.to_string()),
-        LoadError::Complaints(report) => Refused { complaints: report.sentences() },
-    })?;
-    let other_state = draft.state_dir != running;
-    let config = Draft { state_dir: running, ..draft }
-        .settle(&mut rand::rng())
-        .map_err(|error| Refused::for_reason(format!("{error}; {}", error.mend())))?;
-    Ok(Fresh { config, read: files, other_state, warnings: warnings.sentences() })
+fn settle(flags: &Flags, environment: &Environment, running: PathBuf) -> Read {
+    let (loaded, users) = super::load_or_users(flags, environment);
+    let outcome = loaded
+        .map_err(|error| match error {
+            LoadError::Unreadable { .. } => Refused::for_reason(error.to_string()),
+            LoadError::Complaints(report) => Refused { complaints: report.sentences(), users: None },
+        })
+        .and_then(|Loaded { draft, warnings, files, sets_nothing, .. }| {
+            let other_state = draft.state_dir != running;
+            let config = Draft { state_dir: running, ..draft }
+                .settle(&mut rand::rng())
+                .map_err(|error| Refused::for_reason(format!("{error}; {}", error.mend())))?;
+            Ok(Fresh { config, read: files, other_state, warnings: warnings.sentences(), sets_nothing })
+        });
+    Read { outcome, users }
 }
 
 fn differing(keys: Vec<(&str, bool)>) -> Vec<String> {
@@ -353,22 +482,27 @@ fn at_once(old: &Config, new: &Config) -> Vec<(&'static str, bool)> {
 /// The keys of which the values differ and hold at once; users by name.
 pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     let mut changed = differing(at_once(old, new));
-    let of = |config: &Config, name: &str| -> Vec<_> {
-        config.users.iter().filter(|user| user.name == name).cloned().collect()
-    };
-    let mut names: Vec<&str> = old.users.iter().chain(&new.users).map(|user| user.name.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    for name in names {
-        let what = match (of(old, name), of(new, name)) {
-            (before, after) if before == after => continue,
-            (before, _) if before.is_empty() => "added",
-            (_, after) if after.is_empty() => "removed",
-            _ => "changed",
-        };
-        changed.push(format!("user {name} {what}"));
-    }
+    changed.extend(user_differences(&old.users, &new.users));
     changed
+}
+
+/// The users that differ, by name.
+fn user_differences(old: &[User], new: &[User]) -> Vec<String> {
+    let by_name = |users: &'_ [User]| -> BTreeMap<String, usize> {
+        users.iter().enumerate().map(|(place, user)| (user.name.clone(), place)).collect()
+    };
+    let (before, after) = (by_name(old), by_name(new));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let difference = |name: &String| {
+        let what = match (before.get(name), after.get(name)) {
+            (Some(before), Some(after)) if old[*before] == new[*after] => return None,
+            (Some(_), Some(_)) => "changed",
+            (None, _) => "added",
+            (_, None) => "removed",
+        };
+        Some(format!("user {name} {what}"))
+    };
+    names.into_iter().filter_map(difference).collect()
 }
 
 /// The admin listener without what can be replaced while it runs; of the certificate only whether there is one.

@@ -113,12 +113,10 @@ impl Report {
 
     /// Each complaint as one sentence with its line, for a log or an answer. Like what is drawn it holds no secret.
     pub fn sentences(&self) -> Vec<String> {
+        let lines = Lines::of(&self.text);
         let sentence = |complaint: &Complaint| {
             let place = match &complaint.at {
-                Some(Origin::File(span)) => {
-                    let before = &self.text[..self.text.floor_char_boundary(span.start)];
-                    format!("line {}: ", before.matches('\n').count() + 1)
-                }
+                Some(Origin::File(span)) => format!("line {}: ", lines.at(span.start) + 1),
                 Some(Origin::Outside { place, .. }) => format!("{place}: "),
                 None => String::new(),
             };
@@ -135,8 +133,17 @@ impl Report {
     /// The report for reading, in colours or without.
     pub fn render(&self, colours: bool) -> String {
         let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
-        let drawn: Vec<String> =
-            self.complaints.iter().map(|complaint| renderer.render(&[self.group(complaint)])).collect();
+        // What has to be changed comes out whatever else there is.
+        let (errors, warnings): (Vec<_>, Vec<_>) =
+            self.complaints.iter().partition(|complaint| complaint.severity == Severity::Error);
+        let chosen: Vec<&Complaint> = match self.complaints.len() > MOST {
+            true => errors.into_iter().chain(warnings).take(MOST).collect(),
+            false => self.complaints.iter().collect(),
+        };
+        let mut drawn: Vec<String> = chosen.iter().map(|complaint| renderer.render(&[self.group(complaint)])).collect();
+        if chosen.len() < self.complaints.len() {
+            drawn.push(format!("and {} more like these", self.complaints.len() - chosen.len()));
+        }
         match drawn.is_empty() {
             true => String::new(),
             false => drawn.join("\n\n") + "\n",
@@ -184,6 +191,24 @@ impl Report {
     fn clamp(&self, span: &Range<usize>) -> Range<usize> {
         let start = self.text.floor_char_boundary(span.start);
         start..self.text.ceil_char_boundary(span.end).max(start)
+    }
+}
+
+/// Most complaints that are drawn: of thousands nobody reads the rest, and each takes the whole file to draw.
+const MOST: usize = 50;
+
+/// Where the lines of a text begin.
+pub struct Lines(Vec<usize>);
+
+impl Lines {
+    /// Those of this text.
+    pub fn of(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+    }
+
+    /// The number of the line in which this byte is, counted from 0.
+    pub fn at(&self, byte: usize) -> usize {
+        self.0.partition_point(|end| *end < byte)
     }
 }
 

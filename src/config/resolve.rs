@@ -71,14 +71,18 @@ pub fn resolve(
     complaints: Vec<Complaint>,
 ) -> Resolved {
     let mut resolver = Resolver { folder, whole, complaints, files: Vec::new() };
-    let draft = resolver.draft(layer, environment);
-    Resolved { draft, complaints: resolver.complaints, files: resolver.files }
+    let (draft, broken, nameless) = resolver.draft(layer, environment);
+    Resolved { draft, broken, nameless, complaints: resolver.complaints, files: resolver.files }
 }
 
 /// What came of checking a layer.
 pub struct Resolved {
     /// The configuration.
     pub draft: Draft,
+    /// Names of users with whom something is wrong.
+    pub broken: Vec<String>,
+    /// Whether there is a user whose name could not be read.
+    pub nameless: bool,
     /// What is wrong with it.
     pub complaints: Vec<Complaint>,
     /// Files that were read on the way: secrets.
@@ -96,13 +100,14 @@ pub(super) struct Resolver<'f> {
 type Place = (SocketAddr, Origin);
 
 impl Resolver<'_> {
-    fn draft(&mut self, layer: Layer, environment: &Environment) -> Draft {
+    fn draft(&mut self, layer: Layer, environment: &Environment) -> (Draft, Vec<String>, bool) {
         let tagged = tagged(&layer);
         let state_dir = self.state_dir(layer.state_dir, environment);
         let given = layer.listen.is_some() || layer.proxied.as_ref().is_some_and(|proxied| proxied.listen.is_some());
         let (listen, proxied, listeners) = self.listeners(layer.listen, layer.proxied);
         let stated = layer.domain.and_then(|domain| self.domain(&domain).map(|name| (name, domain.at)));
-        let (users, domain) = self.users(layer.users.unwrap_or_default(), stated);
+        let (read, domain) = self.users(layer.users.unwrap_or_default(), stated);
+        let users::UsersRead { users, broken, nameless } = read;
         let ways = self.ways(layer.routes, &users);
         let (ways, names) = self.dns(layer.dns, ways);
         let cover = self.cover(
@@ -118,7 +123,7 @@ impl Resolver<'_> {
         if let (Some(at), true) = (tagged, self.whole) {
             self.tag_beside(&telegram.routes, &at);
         }
-        Draft {
+        let draft = Draft {
             admin: layer.admin.and_then(|admin| self.admin(admin, &state_dir)),
             state_dir,
             listen: if given { Listen::Given(listen) } else { Listen::Automatic },
@@ -146,7 +151,8 @@ impl Resolver<'_> {
                 level: self.choice(layer.log_level, LEVELS).unwrap_or(defaults::LEVEL),
                 client_addresses: layer.client_addresses.is_some_and(|written| written.value),
             },
-        }
+        };
+        (draft, broken, nameless)
     }
 
     fn state_dir(&mut self, written: Option<Written<PathBuf>>, environment: &Environment) -> PathBuf {

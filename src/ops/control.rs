@@ -16,7 +16,7 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::reload::{Applied, Queue, Refused, Source};
+use super::reload::{Applied, Queue, Refused, Removals, Source, Terms};
 use crate::base::files;
 use crate::base::summary::{self, Cause};
 
@@ -26,6 +26,12 @@ const FILE: &str = "control";
 /// What is asked for.
 const RELOAD: &str = "reload";
 
+/// The same, and all users may go.
+const RELOAD_ALL: &str = "reload --allow-removals";
+
+/// The same after a change to the file in one step, perhaps followed by a space and the name of the user who was removed.
+const EDITED: &str = "edited";
+
 /// Another process wants to take over; from then on it is [`super::handover`]'s.
 pub(super) const TAKE_OVER: &str = "take-over";
 
@@ -33,7 +39,7 @@ pub(super) const TAKE_OVER: &str = "take-over";
 const WHO: &str = "who";
 
 /// Longest line that is read as a wish.
-const LONGEST: u64 = 256;
+const LONGEST: u64 = 1024;
 
 /// How long one who has connected may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -132,17 +138,39 @@ async fn converse(mut stream: tokio::net::UnixStream, queue: Queue, takers: mpsc
     let mut line = String::new();
     let mut read = tokio::io::BufReader::new(read.take(LONGEST));
     let Ok(Ok(_)) = tokio::time::timeout(PATIENCE, read.read_line(&mut line)).await else { return };
-    let answer = match line.trim_end() {
-        RELOAD => match queue.reload(Source::Command).await {
+    let line = line.trim_end();
+    let answer = match (terms(line), line) {
+        (Some(terms), _) => match queue.reload_on(Source::Command, terms).await {
             Ok(applied) => Answer::Applied(applied),
             Err(refused) => Answer::Refused(refused),
         },
-        WHO => Answer::Who(Identity::of_this_process()),
-        TAKE_OVER => return pass_on(stream, &takers).await,
+        (None, WHO) => Answer::Who(Identity::of_this_process()),
+        (None, TAKE_OVER) => return pass_on(stream, &takers).await,
         _ => Answer::Refused(Refused::for_reason("this version of the proxy does not know the command")),
     };
     let text = serde_json::to_string(&answer).unwrap_or_default() + "\n";
     let _ = write.write_all(text.as_bytes()).await;
+}
+
+/// What a wish to reload says of the change; `None` for another wish.
+fn terms(line: &str) -> Option<Terms> {
+    let removals = match (line, line.split_once(' ')) {
+        (RELOAD, _) => return Some(Terms::default()),
+        (RELOAD_ALL, _) => return Some(Terms { whole: false, removals: Removals::All }),
+        (EDITED, _) => Removals::Few,
+        (_, Some((EDITED, name))) => Removals::Named(name.to_owned()),
+        _ => return None,
+    };
+    Some(Terms { whole: true, removals })
+}
+
+fn line_of(terms: &Terms) -> String {
+    match (terms.whole, &terms.removals) {
+        (_, Removals::All) => RELOAD_ALL.to_owned(),
+        (_, Removals::Named(name)) => format!("{EDITED} {name}"),
+        (true, Removals::Few) => EDITED.to_owned(),
+        (false, Removals::Few) => RELOAD.to_owned(),
+    }
 }
 
 async fn pass_on(stream: tokio::net::UnixStream, takers: &mpsc::Sender<UnixStream>) {
@@ -168,8 +196,8 @@ pub(super) fn connect(state: &Path) -> io::Result<UnixStream> {
 /// Asks the proxy that runs with this state directory to reload, and waits for the outcome. Blocks.
 ///
 /// Fails with `NotFound` or `ConnectionRefused` if none runs.
-pub fn ask_to_reload(state: &Path) -> io::Result<Answer> {
-    ask(state, RELOAD)
+pub fn ask_to_reload(state: &Path, terms: &Terms) -> io::Result<Answer> {
+    ask(state, &line_of(terms))
 }
 
 /// Asks who runs with this state directory. Blocks.
@@ -205,7 +233,7 @@ mod tests {
         // Longer than the address of a socket may be.
         let state = folder.path().join("long".repeat(40));
         fs::create_dir(&state).unwrap();
-        assert_eq!(ask_to_reload(&state).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(ask_to_reload(&state, &Terms::default()).unwrap_err().kind(), io::ErrorKind::NotFound);
         let (queue, mut requests) = Queue::new();
         let control = Control::open(&state).unwrap();
         assert!(Control::open(&state).is_err(), "another one has it");
@@ -219,7 +247,7 @@ mod tests {
             [Ok(Applied { changed: vec!["listen".into()], ..Applied::default() }), Err(Refused::for_reason("no"))];
         for outcome in outcomes {
             let place = state.clone();
-            let asking = thread::spawn(move || ask_to_reload(&place).unwrap());
+            let asking = thread::spawn(move || ask_to_reload(&place, &Terms::default()).unwrap());
             let request = requests.recv().await.unwrap();
             assert_eq!(request.source, Source::Command);
             request.answer.send(outcome.clone()).unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
@@ -122,6 +122,31 @@ impl Files {
                 Ok(()) => _ = self.folders.insert(new),
                 Err(error) => warn_unwatched(&new, &error),
             }
+        }
+    }
+
+    /// Waits until the files have been left alone for as long as before a change is told, or for two seconds at most: who
+    /// asks to read a file may ask while it is being written.
+    pub async fn quiet(&self) {
+        for _ in 0..ROUNDS {
+            let unrest = self.unrest(SystemTime::now());
+            if unrest.is_zero() {
+                break;
+            }
+            sleep(unrest).await;
+        }
+    }
+
+    /// How much longer the files have to be left alone.
+    fn unrest(&self, now: SystemTime) -> Duration {
+        let touched = self.stamps.keys().filter_map(|file| fs::metadata(file).ok());
+        let touched = touched.map(|found| (found.mtime(), found.mtime_nsec()).max((found.ctime(), found.ctime_nsec())));
+        let Some((seconds, nanoseconds)) = touched.max() else { return Duration::ZERO };
+        let touched = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanoseconds).unwrap_or(0));
+        match now.duration_since(UNIX_EPOCH).unwrap_or_default().checked_sub(touched) {
+            Some(age) => QUIET.saturating_sub(age),
+            // The clock was set back, or the file comes from another machine's.
+            None => QUIET,
         }
     }
 

@@ -44,18 +44,42 @@ pub struct Applied {
     pub warnings: Vec<String>,
 }
 
-/// The configuration was not taken, and everything is as it was.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The configuration was not taken, and everything is as it was, but perhaps for the users.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// All that is wrong with it. Holds no secret.
     pub complaints: Vec<String>,
+    /// The users of the file hold all the same; what is different about them. `None` if they do not.
+    #[serde(default)]
+    pub users: Option<Vec<String>>,
 }
 
 impl Refused {
     /// Refused for this.
     pub fn for_reason(complaint: impl Into<String>) -> Self {
-        Self { complaints: vec![complaint.into()] }
+        Self { complaints: vec![complaint.into()], users: None }
     }
+}
+
+/// What is known of a change before the files are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Who asks has written the file, in one step: nothing has to be waited for until it is whole.
+    pub whole: bool,
+    /// Users that may be taken away.
+    pub removals: Removals,
+}
+
+/// How many users a reload may take away. A file that was cut short looks like one from which users were removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Removals {
+    /// Not the last, and not more than half of them.
+    #[default]
+    Few,
+    /// Besides the few, this one.
+    Named(String),
+    /// As many as there are.
+    All,
 }
 
 impl fmt::Display for Refused {
@@ -75,6 +99,8 @@ pub struct Queue(mpsc::Sender<Request>);
 pub struct Request {
     /// Whose it is.
     pub source: Source,
+    /// What is known of the change.
+    pub terms: Terms,
     /// Where to say what came of it.
     pub answer: oneshot::Sender<Result<Applied, Refused>>,
 }
@@ -91,9 +117,14 @@ impl Queue {
 
     /// Asks for the configuration to be read again, and says what came of it.
     pub async fn reload(&self, source: Source) -> Result<Applied, Refused> {
+        self.reload_on(source, Terms::default()).await
+    }
+
+    /// The same, with what is known of the change.
+    pub async fn reload_on(&self, source: Source, terms: Terms) -> Result<Applied, Refused> {
         let gone = || Refused::for_reason("the proxy is about to end");
         let (answer, outcome) = oneshot::channel();
-        self.0.send(Request { source, answer }).await.map_err(|_| gone())?;
+        self.0.send(Request { source, terms, answer }).await.map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
     }
 }

@@ -156,6 +156,13 @@ impl Handle {
         keeper::ask_for_lists(server);
     }
 
+    /// From now on exactly these may enter, and all else stays as it is. What was spent under keys that are new here must
+    /// have been learnt before.
+    pub fn enrol(&self, rules: Rules) {
+        self.0.judge.replace_rules(rules);
+        keeper::end_unwanted(&self.0);
+    }
+
     /// Accepts no more; what is going on has the time that the settings promise it, then [`Handle::serve`] returns.
     pub fn drain(&self) {
         self.0.stop.cancel();

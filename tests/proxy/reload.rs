@@ -356,6 +356,100 @@ async fn sessions_of_removed_users_end_as_the_cover_ends_them_and_others_go_on()
     bob.echo(&[7; 40]).await.unwrap();
 }
 
+/// `vizard user …` on the file of the proxy.
+async fn user(running: &Running, arguments: &[&str]) -> Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_vizard"));
+    command.arg("user").args(arguments).arg("--config").arg(running.file());
+    command.arg("--state-dir").arg(running.state.path());
+    tokio::task::spawn_blocking(move || command.output().expect("the program runs")).await.expect("no panic")
+}
+
+/// Whatever else of the file cannot be taken: a mistake elsewhere, a listener, a certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_hold_where_another_part_cannot_be_taken() {
+    let running = Running::start(&[ALICE, BOB]).await;
+    let good = std::fs::read_to_string(running.file()).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for bad in [
+        format!("lisen = 1\n{good}[hello]\ntime_window = \"never\"\n"),
+        good.replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string()),
+        good.replace("certificate = ", "certificate = \"gone.pem\"#"),
+        format!("{good}[[users]]\nname = \"carol\"\nsecret = \"x\"\nquota = 5\n"),
+    ] {
+        running.write_text(&bad);
+        assert_eq!(running.reload().await.status.code(), Some(1));
+        let mut session = running.session(OTHER_KEY, 1).await;
+        session.echo(&[1; 40]).await.unwrap();
+        let output = user(&running, &["disable", "bob"]).await;
+        assert!(output.status.success() && said(&output).contains("warning: "), "{}", said(&output));
+        let end = tokio::time::timeout(std::time::Duration::from_secs(5), session.down.end()).await;
+        assert_eq!(end, Ok(End::Fin), "{bad}");
+        assert!(login(OTHER_KEY, 2).enter(running.proxy.addr).await.is_err(), "{bad}");
+        running.session(KEY, 3).await.echo(&[1; 40]).await.unwrap();
+        let output = user(&running, &["enable", "bob"]).await;
+        assert!(output.status.success(), "{}", said(&output));
+        running.session(OTHER_KEY, 4).await.echo(&[1; 40]).await.unwrap();
+    }
+    let output = user(&running, &["remove", "bob"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(login(OTHER_KEY, 5).enter(running.proxy.addr).await.is_err());
+    // What is not known to hold is no success.
+    running.write_text("[[users]\n");
+    let output = user(&running, &["disable", "alice"]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_lost_its_users_is_refused_unless_that_is_asked_for() {
+    let carol = ("carol", [7; 16]);
+    let running = Running::start(&[ALICE, BOB, carol]).await;
+    let mut session = running.session(KEY, 1).await;
+    let good = std::fs::read_to_string(running.file()).unwrap();
+    let half = &good[..good.find("[[users]]\nname = \"bob\"").unwrap()];
+    for (bad, why) in [("", "sets nothing"), ("# nothing\n", "sets nothing"), (half, "2 of 3 users")] {
+        running.write_text(bad);
+        let output = running.reload().await;
+        assert!(output.status.code() == Some(1) && said(&output).contains("--allow-removals"), "{}", said(&output));
+        assert!(said(&output).contains(why), "{}", said(&output));
+        session.echo(&[1; 40]).await.unwrap();
+        running.session(OTHER_KEY, 2).await.echo(&[7; 40]).await.unwrap();
+    }
+    running.proxy.logged("\"alarm\":\"configuration refused\"").await;
+    // One at a time they may go, the last by name.
+    running.write_text(&good);
+    assert_eq!(running.reload().await.status.code(), Some(0));
+    for name in ["carol", "bob", "alice"] {
+        let output = user(&running, &["remove", name]).await;
+        assert!(output.status.success(), "{name}: {}", said(&output));
+    }
+    assert!(login(KEY, 4).enter(running.proxy.addr).await.is_err(), "nobody enters");
+    running.write_text(&good);
+    assert_eq!(running.reload().await.status.code(), Some(0));
+    running.session(KEY, 5).await.echo(&[7; 40]).await.unwrap();
+    running.write("127.0.0.1:0", &[ALICE], "");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_vizard"));
+    command.args(["reload", "--allow-removals", "--config"]).arg(running.file());
+    command.arg("--state-dir").arg(running.state.path());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(login(OTHER_KEY, 6).enter(running.proxy.addr).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_while_the_file_is_written_waits_until_it_is_whole() {
+    let running = Running::start(&[ALICE]).await;
+    let mut session = running.session(KEY, 1).await;
+    let good = std::fs::read_to_string(running.file()).unwrap();
+    std::fs::write(running.file(), "").unwrap();
+    running.proxy.hangup();
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    std::fs::write(running.file(), good + "[session]\nidle = \"50m\"\n").unwrap();
+    let line = running.proxy.logged("session.idle").await;
+    assert!(line.contains("\"source\":\"signal\""), "{line}");
+    session.echo(&[1; 40]).await.unwrap();
+    assert!(running.proxy.log().iter().all(|line| !line.contains("stays as it was")));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hello_that_was_spent_is_spent_for_a_user_who_comes_back() {
     let running = Running::start(&[ALICE, BOB]).await;

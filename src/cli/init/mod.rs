@@ -25,7 +25,7 @@ use self::machine::ThisMachine;
 use self::unit::Service;
 use super::doctor::{self, Check};
 use super::link::{self, Look};
-use super::{Failure, Settings, code, output};
+use super::{Failure, Settings, code, output, reload};
 use crate::auth::Domain;
 use crate::base::files::{self, Access};
 use crate::config::import::{self, Format, ImportError, Imported};
@@ -194,6 +194,8 @@ pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Fail
         .and_then(|()| files::replace_file(&path, text.as_bytes(), Access::Private));
     written.map_err(|error| cannot_write(&path, &error))?;
     output::print(format!("{} is written.\n", path.display()));
+    // A proxy that runs with this file takes it, with other users than before if that is what was wished.
+    let taken = reload::after_new(&flags, environment).inspect_err(|failure| output::complain(format!("{failure}\n")));
     let settings = || Settings { config: Some(path.clone()), ..Settings::default() };
     let look = Look::default().without_qr(arguments.no_qr);
     // This makes what the first start would make, so that the doctor finds it.
@@ -209,7 +211,7 @@ pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Fail
     if broken {
         output::complain("next: mend what is broken above; it is written as it is");
     }
-    Ok(if broken { code::FAILED } else { code::FINE })
+    Ok(if broken || taken.is_err() { code::FAILED } else { code::FINE })
 }
 
 impl Arguments {

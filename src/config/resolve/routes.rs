@@ -1,7 +1,7 @@
 //! The sections `[[routes]]`, and the keys that name one of them.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use rustls::RootCertStore;
@@ -266,8 +266,12 @@ impl Resolver<'_> {
                 }
             }
         }
+        let known: HashSet<&str> = match written.users.is_empty() {
+            true => HashSet::new(),
+            false => users.iter().map(|user| user.name.as_str()).collect(),
+        };
         for name in &written.users {
-            if self.whole && !users.is_empty() && !users.iter().any(|user| user.name == name.value) {
+            if self.whole && !users.is_empty() && !known.contains(name.value.as_str()) {
                 let mend = match nearest(&name.value, users.iter().map(|user| user.name.as_str())) {
                     Some(near) => format!("did you mean {}?", quoted(near)),
                     None => "remove the name, or add the user".into(),

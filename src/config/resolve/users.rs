@@ -1,5 +1,6 @@
 //! The users: names, secrets, limits, and the domain that secrets may carry.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -10,55 +11,96 @@ use crate::config::layer::{LimitsWritten, PreviousWritten, UserWritten, Written}
 use crate::config::report::{Complaint, Origin, quoted};
 use crate::config::{User, units};
 
+/// The users as far as they could be read.
+#[derive(Clone, Debug, Default)]
+pub struct UsersRead {
+    /// Those that could.
+    pub users: Vec<User>,
+    /// Names of those with whom something is wrong; some of them are among the users as well.
+    pub broken: Vec<String>,
+    /// Whether there is one whose name could not be read.
+    pub nameless: bool,
+}
+
+/// Names and secrets that have been given, and where first.
+#[derive(Default)]
+struct Taken {
+    names: HashMap<String, Origin>,
+    secrets: HashMap<[u8; 16], Origin>,
+}
+
 impl Resolver<'_> {
     /// The users, and the domain: the one that is stated, otherwise the one that the secrets carry.
     pub(super) fn users(
         &mut self,
         written: Vec<UserWritten>,
         stated: Option<(Domain, Origin)>,
-    ) -> (Vec<User>, Option<(Domain, Origin)>) {
+    ) -> (UsersRead, Option<(Domain, Origin)>) {
         let mut domain = stated;
-        let mut users: Vec<(User, Origin, Origin)> = Vec::new();
+        let (mut read, mut taken) = (UsersRead::default(), Taken::default());
         for user in written {
-            let name = self.user_name(&user);
-            let policy = self.policy(user.limits);
-            let previous = self.previous(user.previous);
-            let Some((text, at)) = self.secret(user.secret, user.secret_file, &user.at) else { continue };
-            if let Some(embedded) = text.domain {
-                match &domain {
-                    Some((known, first)) if *known != embedded => {
-                        let what = "the domain inside this secret is not the domain of the proxy";
-                        let mend = format!(
-                            "write the bare key of 32 digits, or the secret made for {}",
-                            quoted(known.as_str())
-                        );
-                        self.complaints.push(Complaint::new(&at, what, mend).and(first, "the domain of the proxy"));
-                    }
-                    Some(_) => {}
-                    None => domain = Some((embedded, at.clone())),
+            let (before, broken, name) = (self.complaints.len(), user.broken, user.name.clone());
+            let found = self.user(user, &mut domain, &mut taken);
+            let broken = broken || self.mistaken_since(before) || found.is_none();
+            match (found, name) {
+                (found, Some(name)) if broken => {
+                    read.broken.push(name.value);
+                    read.users.extend(found);
                 }
+                (Some(found), _) => read.users.push(found),
+                (None, _) => read.nameless = true,
             }
-            let Some(name) = name else { continue };
-            for (other, other_name, other_secret) in &users {
-                if other.name == name.value {
-                    let what = format!("two users have the name {}", quoted(&name.value));
-                    let complaint = Complaint::new(&name.at, what, "give each user a name of its own");
-                    self.complaints.push(complaint.and(other_name, "first here"));
-                }
-                let shared = other.secrets().any(|(known, _)| {
-                    *known == text.secret || previous.as_ref().is_some_and(|(previous, _)| previous == known)
-                });
-                if shared {
-                    let what = "two users have the same secret";
-                    let mend = "make another one with `vizard secret`, or remove a user";
-                    self.complaints.push(Complaint::new(&at, what, mend).and(other_secret, "first here"));
-                }
-            }
-            // Whoever replaces a key in a file does that in two steps, and between them the two are the same.
-            let previous = previous.filter(|(previous, _)| *previous != text.secret);
-            users.push((User { name: name.value, secret: text.secret, previous, policy }, name.at, at));
         }
-        (users.into_iter().map(|(user, ..)| user).collect(), domain)
+        (read, domain)
+    }
+
+    fn user(&mut self, user: UserWritten, domain: &mut Option<(Domain, Origin)>, taken: &mut Taken) -> Option<User> {
+        let name = self.user_name(&user);
+        let policy = self.policy(user.limits);
+        let previous = self.previous(user.previous);
+        let (text, at) = self.secret(user.secret, user.secret_file, &user.at)?;
+        if let Some(embedded) = text.domain {
+            self.one_domain(embedded, &at, domain);
+        }
+        let name = name?;
+        if let Some(first) = taken.names.insert(name.value.clone(), name.at.clone()) {
+            let what = format!("two users have the name {}", quoted(&name.value));
+            let complaint = Complaint::new(&name.at, what, "give each user a name of its own");
+            self.complaints.push(complaint.and(&first, "first here"));
+            taken.names.insert(name.value.clone(), first);
+        }
+        // Whoever replaces a key in a file does that in two steps, and between them the two are the same.
+        let previous = previous.filter(|(previous, _)| *previous != text.secret);
+        let secrets = [Some(&text.secret), previous.as_ref().map(|(secret, _)| secret)];
+        let shared = secrets.into_iter().flatten().find_map(|secret| taken.secrets.get(secret.bytes()));
+        if let Some(first) = shared {
+            let what = "two users have the same secret";
+            let mend = "make another one with `vizard secret`, or remove a user";
+            self.complaints.push(Complaint::new(&at, what, mend).and(first, "first here"));
+        }
+        for secret in secrets.into_iter().flatten() {
+            taken.secrets.entry(*secret.bytes()).or_insert_with(|| at.clone());
+        }
+        Some(User { name: name.value, secret: text.secret, previous, policy })
+    }
+
+    /// The domain inside a secret is that of the proxy, or becomes it.
+    fn one_domain(&mut self, embedded: Domain, at: &Origin, domain: &mut Option<(Domain, Origin)>) {
+        match domain {
+            Some((known, first)) if *known != embedded => {
+                let what = "the domain inside this secret is not the domain of the proxy";
+                let mend =
+                    format!("write the bare key of 32 digits, or the secret made for {}", quoted(known.as_str()));
+                self.complaints.push(Complaint::new(at, what, mend).and(first, "the domain of the proxy"));
+            }
+            Some(_) => {}
+            None => *domain = Some((embedded, at.clone())),
+        }
+    }
+
+    /// Whether there is a mistake among the complaints behind this many.
+    fn mistaken_since(&self, before: usize) -> bool {
+        self.complaints[before..].iter().any(|complaint| !complaint.is_warning())
     }
 
     fn user_name(&mut self, user: &UserWritten) -> Option<Written<String>> {

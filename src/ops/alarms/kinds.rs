@@ -55,6 +55,11 @@ pub enum Alarm {
         /// How many of them agree.
         clients: usize,
     },
+    /// The configuration could not be taken at a reload.
+    Refused {
+        /// How many complaints there are.
+        complaints: usize,
+    },
     /// A user has spent most or all of a quota.
     Quota {
         /// The user.
@@ -66,7 +71,7 @@ pub enum Alarm {
 
 impl Alarm {
     /// All names.
-    pub const KINDS: [&str; 10] = [
+    pub const KINDS: [&str; 11] = [
         "networks",
         "replays",
         "declines",
@@ -77,6 +82,7 @@ impl Alarm {
         "quota",
         "issuance",
         "clock",
+        "configuration refused",
     ];
 
     /// A short name.
@@ -96,6 +102,7 @@ impl Alarm {
             Self::Quota { .. } => 7,
             Self::Issuance { .. } => 8,
             Self::Clock { .. } => 9,
+            Self::Refused { .. } => 10,
         }
     }
 
@@ -123,6 +130,11 @@ impl Alarm {
             }
             Self::Certificate { days } if *days < 0 => "the certificate of the site has ended".into(),
             Self::Certificate { days } => format!("the certificate of the site ends in {days} days"),
+            Self::Refused { complaints } => {
+                format!(
+                    "the configuration was not taken at a reload ({complaints} complaints): see the log or `vizard check`"
+                )
+            }
             Self::Issuance { failures } => {
                 format!(
                     "the authority issued no certificate, {failures} times in a row: see the log or `vizard doctor`"

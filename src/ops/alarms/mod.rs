@@ -135,6 +135,11 @@ impl Alarms {
         }
     }
 
+    /// The configuration was not taken at a reload, for so many complaints.
+    pub fn refused(&self, complaints: usize) {
+        self.sound(Some(Alarm::Refused { complaints }));
+    }
+
     fn sound(&self, alarm: Option<Alarm>) {
         let Some(alarm) = alarm else { return };
         let (name, text) = (alarm.kind(), alarm.text());
