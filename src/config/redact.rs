@@ -90,7 +90,7 @@ mod tests {
         for (text, shown) in [
             ("address = \"user:pass@host:443\"", "address = \"*********@host:443\""),
             ("socks5://user:p/ss@192.0.2.1:1080", "socks5://*********@192.0.2.1:1080"),
-            ("deny = [\"ftp://lists.example/KEY/x?y=z\"]", "deny = [\"ftp://lists.example/***********\"]"),
+            ("deny = [\"ftp://lists.example/KEY/x?y=z\"]", "deny = [\"ftp://lists.example/*********\"]"),
             ("https://lists.example?key=1#a", "https://lists.example?*******"),
             ("https://host:8443", "https://host:8443"),
             ("write http://user@h, please", "write http://****@h, please"),

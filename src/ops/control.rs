@@ -263,7 +263,10 @@ mod tests {
     async fn a_socket_that_nobody_answers_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         drop(std::os::unix::net::UnixListener::bind(folder.path().join(FILE)).unwrap());
-        assert_eq!(ask_to_reload(folder.path()).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            ask_to_reload(folder.path(), &Terms::default()).unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
         Control::open(folder.path()).unwrap();
     }
 }
