@@ -178,6 +178,7 @@ async fn a_list_from_the_web_holds_once_it_was_fetched_and_after_a_restart_witho
     let kept = std::fs::read_dir(stage.state.path().join("lists")).unwrap().count();
     assert_eq!((kept, gone.contains(&url)), (1, true));
     let setup = stage.setup.clone();
+    stage.proxy.kill();
     stage.proxy = tokio::task::spawn_blocking(move || setup.start()).await.unwrap();
     assert!(matches!(login(2).enter(stage.proxy.addr).await, Err(Refused::Digest)));
 }
