@@ -41,7 +41,7 @@ pub struct Snapshot {
 /// The memory of spent hellos.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Replay {
-    /// Hellos in memory.
+    /// Hellos and headers in memory.
     pub entries: usize,
     /// Those that wait for the disk.
     pub unsaved: usize,

@@ -179,7 +179,7 @@ async fn the_numbers_of_a_scrape_add_up_while_sessions_run_and_after() {
     assert_eq!(admitted as u64, SESSIONS + 1);
     assert_eq!(at(&during, "vizard_connections_total"), SESSIONS + 1 + 4);
     assert_eq!(at(&during, "vizard_connections_open{state=\"session\"}"), SESSIONS + 1);
-    assert_eq!(at(&during, "vizard_replay_entries"), SESSIONS + 1);
+    assert_eq!(at(&during, "vizard_replay_entries"), 2 * (SESSIONS + 1), "a hello and a header each");
     assert_eq!(at(&during, "vizard_dc_dials_total{dc=\"2\"}"), SESSIONS + 1);
     assert_eq!(at(&during, "vizard_handshake_seconds_count"), SESSIONS + 1);
     // What comes in one piece with the header counts too.

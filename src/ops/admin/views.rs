@@ -174,7 +174,7 @@ pub struct Cover {
 /// The memory of spent hellos.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ReplayMemory {
-    /// Hellos in memory.
+    /// Hellos and headers in memory.
     pub entries: usize,
     /// Those that wait for the disk.
     pub unsaved: usize,
