@@ -317,7 +317,7 @@ async fn the_covers_name_is_asked_for_over_https_and_over_a_route() {
     let Some(nginx) = Nginx::start(&origin, refusing().await).await else { return };
     let state = tempfile::tempdir().unwrap();
     let text = format!(
-        "cover.address = \"{NAME}:{}\"\ntelegram.routes = [\"way\"]\n{}\
+        "cover.address = \"{NAME}:{}\"\ncover.private_addresses = true\ntelegram.routes = [\"way\"]\n{}\
          [dns]\nhttps = \"https://{}/dns-query\"\nroute = \"way\"\nca_file = \"names.pem\"\n",
         nginx.addr.port(),
         route("way", "socks5", &at(gate.addr)),

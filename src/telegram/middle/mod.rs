@@ -116,6 +116,18 @@ pub enum Unavailable {
     Failed(String),
 }
 
+impl Unavailable {
+    /// A short name without details, by which lines of the log are counted together.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NoDirectory => "no directory",
+            Self::NoCluster => "no cluster",
+            Self::TooSlow => "too slow",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
