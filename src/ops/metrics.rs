@@ -216,8 +216,16 @@ fn routes(page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
 fn state(page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
     page.gauge("vizard_replay_entries", "Hellos and headers that the replay cache holds", seen.replay.entries)?;
     page.gauge("vizard_replay_unsaved", "Entries of the replay cache that wait for the disk", seen.replay.unsaved)?;
-    page.counter("vizard_replay_dropped", "Entries of the replay cache that a restart will forget", seen.replay.dropped)?;
-    page.gauge("vizard_replay_healthy", "Whether the disk takes entries of the replay cache", i64::from(seen.replay.well))?;
+    page.counter(
+        "vizard_replay_dropped",
+        "Entries of the replay cache that a restart will forget",
+        seen.replay.dropped,
+    )?;
+    page.gauge(
+        "vizard_replay_healthy",
+        "Whether the disk takes entries of the replay cache",
+        i64::from(seen.replay.well),
+    )?;
     page.gauge("vizard_draining", "Whether no more clients are accepted", i64::from(seen.draining))?;
     page.gauge("vizard_users", "Users that are configured", seen.users.len())?;
     page.counters(
