@@ -18,6 +18,9 @@
 //! search and before anything is answered, and about the header, before the cover is left. Both are asked whatever the
 //! connection has become meanwhile, and about those who were refused too.
 //!
+//! A cover that ends too early, or says what it should not, makes a visit of the connection, but not of its proofs: a hello
+//! that comes then is judged and spent, and so is what stands in a header's place behind a flight that has been sent.
+//!
 //! What the gate withholds from the client for a while (a flight that is not whole) it gives back untouched when the
 //! connection turns out to be a visit. From the client it withholds nothing but the chunk that completes the header, and that
 //! only while judging it.
@@ -62,7 +65,8 @@ pub enum FlightEnd {
 
 #[derive(Debug)]
 enum Stage {
-    Hello(HelloCollector),
+    /// With the reason why the client is declined whatever comes of its hello, if there is one by now.
+    Hello(HelloCollector, Option<Reason>),
     /// There is no verdict yet; what the cover has said, and whether it still can be a flight.
     Judging {
         flight: FlightCollector,
@@ -166,7 +170,7 @@ pub struct Promotion {
 impl Gate {
     /// A gate for a client at this address, in front of a cover whose first flights end like this.
     pub fn new(judge: Arc<Judge>, from: IpAddr, end: FlightEnd) -> Self {
-        let stage = Stage::Hello(HelloCollector::default());
+        let stage = Stage::Hello(HelloCollector::default(), None);
         Self { judge, from, barred: None, end, inquiry: None, question: None, stage }
     }
 
@@ -266,8 +270,8 @@ impl Gate {
     /// The client said this.
     pub fn client_data(&mut self, bytes: &[u8], now: UnixTime) -> FromClient {
         match std::mem::replace(&mut self.stage, Stage::Promoted) {
-            Stage::Hello(hello) => {
-                self.stage = self.hello_data(hello, bytes, now);
+            Stage::Hello(hello, spoiled) => {
+                self.stage = self.hello_data(hello, spoiled, bytes, now);
                 self.judge_on();
                 FromClient::Forward { release: Vec::new() }
             }
@@ -291,19 +295,28 @@ impl Gate {
 
     /// The client ended its side; what this returns goes to the client.
     pub fn client_end(&mut self) -> Vec<u8> {
-        let reason = match self.stage {
-            Stage::Hello(_) => Reason::Unfinished("the client ended"),
+        self.give_up(self.client_ended())
+    }
+
+    /// The connection is over, and nothing opens a session any more. What has arrived of the client and was not read yet can
+    /// still be shown here, so that it is spent, before [`Gate::client_end`].
+    pub fn break_off(&mut self) {
+        let _ = self.decline(self.client_ended());
+    }
+
+    fn client_ended(&self) -> Reason {
+        match self.stage {
+            Stage::Hello(..) => Reason::Unfinished("the client ended"),
             Stage::Judging { .. } | Stage::Flight { .. } => Reason::Early,
             _ => Reason::Header("the client ended"),
-        };
-        self.give_up(reason)
+        }
     }
 
     /// The cover said this.
     pub fn cover_data(&mut self, bytes: &[u8]) -> FromCover {
         match &mut self.stage {
-            Stage::Hello(_) => {
-                self.give_up(Reason::Unfinished("the cover spoke"));
+            Stage::Hello(..) => {
+                self.decline(Reason::Unfinished("the cover spoke"));
                 FromCover::Pass
             }
             Stage::Judging { flight, fit } => {
@@ -323,10 +336,6 @@ impl Gate {
                 candidate.behind += bytes.len();
                 let over = candidate.behind > MAX_WITHHELD;
                 match &candidate.guest {
-                    Guest::Declined(..) if over => {
-                        self.give_up(Reason::Cover("went on behind its flight"));
-                        FromCover::Pass
-                    }
                     Guest::Declined(..) => FromCover::Pass,
                     // A client takes nothing behind the flight before it has spoken.
                     Guest::Admitted(_) => {
@@ -334,7 +343,7 @@ impl Gate {
                         if !over {
                             return FromCover::Withhold;
                         }
-                        FromCover::Send(self.give_up(Reason::Cover("went on behind its flight")))
+                        FromCover::Send(self.decline(Reason::Cover("went on behind its flight")))
                     }
                 }
             }
@@ -363,19 +372,20 @@ impl Gate {
     /// The cover ended its side; what this returns goes to the client before its side is ended too.
     pub fn cover_end(&mut self) -> Vec<u8> {
         let reason = match self.stage {
-            Stage::Hello(_) => Reason::Unfinished("the cover ended"),
+            Stage::Hello(..) => Reason::Unfinished("the cover ended"),
             _ => Reason::Cover("ended"),
         };
-        self.give_up(reason)
+        self.decline(reason)
     }
 
-    fn hello_data(&mut self, mut hello: HelloCollector, bytes: &[u8], now: UnixTime) -> Stage {
+    fn hello_data(&mut self, mut hello: HelloCollector, spoiled: Option<Reason>, bytes: &[u8], now: UnixTime) -> Stage {
         let progress = hello.feed(bytes);
         // Whatever follows a hello, and whoever put it there: the hello may be a client's, and is spent.
         let followed = (progress == client_hello::Progress::Followed).then_some(Reason::Form("bytes behind the hello"));
+        let followed = spoiled.or(followed);
         let declined = match progress {
-            client_hello::Progress::More => return Stage::Hello(hello),
-            client_hello::Progress::Foreign(what) => Declined::from(Reason::Form(what)),
+            client_hello::Progress::More => return Stage::Hello(hello, spoiled),
+            client_hello::Progress::Foreign(what) => Declined::from(spoiled.unwrap_or(Reason::Form(what))),
             client_hello::Progress::Whole | client_hello::Progress::Followed => {
                 match self.judge.inquire(&hello.into_record(), self.from, now) {
                     Ok(inquiry) => {
@@ -496,7 +506,19 @@ impl Gate {
         Answered::GoOn { client: withheld, cover: chunk }
     }
 
-    /// A visit after all. Returns what was withheld from the client.
+    /// A visit after all, whose proofs are spent if they still come. Returns what was withheld from the client.
+    fn decline(&mut self, reason: Reason) -> Vec<u8> {
+        match &mut self.stage {
+            Stage::Hello(_, spoiled) => {
+                spoiled.get_or_insert(reason);
+                Vec::new()
+            }
+            Stage::Header(candidate) | Stage::Proving(candidate, _) => candidate.decline(reason),
+            _ => self.give_up(reason),
+        }
+    }
+
+    /// A visit after all, with nothing left to be judged. Returns what was withheld from the client.
     fn give_up(&mut self, reason: Reason) -> Vec<u8> {
         let (stage, release) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
             // The hello is spent all the same, and only then it is known whose it was.
@@ -506,7 +528,8 @@ impl Gate {
                 (guest.declined(reason).into(), withheld)
             }
             stage @ (Stage::Open(_) | Stage::Leaving(_)) => (stage, Vec::new()),
-            Stage::Hello(_) | Stage::Promoted => (self.barred_or(reason.into()).into(), Vec::new()),
+            Stage::Hello(_, spoiled) => (self.barred_or(spoiled.unwrap_or(reason).into()).into(), Vec::new()),
+            Stage::Promoted => (self.barred_or(reason.into()).into(), Vec::new()),
         };
         self.stage = stage;
         release
@@ -520,6 +543,14 @@ impl Gate {
 impl Candidate {
     fn new(guest: Guest, rest: &[u8]) -> Self {
         Self { guest, header: HeaderCollector::default(), withheld: rest.to_vec(), behind: rest.len() }
+    }
+
+    /// Keeps the key, under which the header is still to be opened. Returns what was withheld.
+    fn decline(&mut self, reason: Reason) -> Vec<u8> {
+        if let Guest::Admitted(admission) = &self.guest {
+            self.guest = Guest::Declined(admission.declined(reason), Some(Arc::clone(admission.key())));
+        }
+        std::mem::take(&mut self.withheld)
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use proxy_header::{ProxiedAddress, ProxyHeader};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::gate::{Answered, FlightEnd, FromClient, FromCover, Gate, Promotion};
@@ -22,8 +22,8 @@ use crate::auth::replay::Question;
 use crate::net::address::is_public;
 use crate::net::route::{Dialer, Place};
 use crate::net::sockopt;
-use crate::relay::splice::Splice;
-use crate::relay::{End, attempt, reset_on_close};
+use crate::relay::splice::{AFTERMATH, Splice};
+use crate::relay::{End, attempt, reset_on_close, shut};
 use crate::wire::server_flight::safe_cut;
 
 /// Settings of a remote cover.
@@ -195,7 +195,7 @@ impl Remote {
 async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outcome {
     let Caller { client, peer, barred, judge, witness } = caller;
     let gate = Gate::new(judge, peer.ip(), FlightEnd::Counted(scout.profile())).barred(barred);
-    let mut watch = Watch { client, cover, gate, scout, peer, witness: Some(witness) };
+    let mut watch = Watch { client, cover, gate, scout, peer, alive: None, witness: Some(witness) };
     match watch.until_decided().await {
         Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),
         Ok(Decision::Visit) => Outcome::PassThrough(Splice::new(watch.client, watch.cover)),
@@ -276,6 +276,8 @@ struct Watch<'a> {
     gate: Gate,
     scout: &'a Scout,
     peer: SocketAddr,
+    /// When something moved last, once the cover has ended its side.
+    alive: Option<Instant>,
     /// Until it has heard that the connection is a visit.
     witness: Option<Arc<dyn Witness>>,
 }
@@ -306,6 +308,9 @@ impl Watch<'_> {
                     let read = ready.and_then(|()| read_some(&self.cover)).map_err(|_| End::FarBroke)?;
                     if let Some(bytes) = read {
                         self.cover_said(&bytes).await?;
+                        if bytes.is_empty() && !self.gate.is_open() {
+                            return Box::pin(self.without_cover()).await;
+                        }
                     }
                 }
                 () = yield_now(), if self.gate.is_judging() => self.gate.judge_on(),
@@ -324,6 +329,39 @@ impl Watch<'_> {
         }
     }
 
+    /// Goes on when the cover has ended its side, as the pass-through would, until nothing is left to be judged of the client:
+    /// what it says now opens no session, and is spent.
+    async fn without_cover(&mut self) -> Result<Decision, End> {
+        shut(&self.client);
+        loop {
+            self.alive = Some(Instant::now());
+            self.judge_out().await;
+            if let Some(question) = self.gate.question() {
+                self.ask_memory(question).await?;
+            }
+            self.note_visit();
+            if self.gate.is_open() {
+                return Ok(Decision::Visit);
+            }
+            tokio::select! {
+                ready = self.client.readable() => {
+                    let read = ready.and_then(|()| read_some(&self.client)).map_err(|_| End::ClientBroke)?;
+                    if let Some(bytes) = read {
+                        self.client_said(&bytes).await?;
+                    }
+                }
+                _ = self.cover.ready(Interest::ERROR) => return Err(End::FarBroke),
+            }
+        }
+    }
+
+    async fn judge_out(&mut self) {
+        while self.gate.is_judging() {
+            self.gate.judge_on();
+            yield_now().await;
+        }
+    }
+
     /// Has the gate's question answered and does what follows from that. Nothing is read meanwhile from either side.
     async fn ask_memory(&mut self, question: Question) -> Result<Option<Box<Promotion>>, End> {
         let new = self.gate.memory().ask(question).await;
@@ -337,23 +375,36 @@ impl Watch<'_> {
         }
     }
 
-    /// Ends both sides when one of them broke. A hello that was still being judged is spent all the same: it was on the
-    /// wire, and may be shown again.
+    /// Ends both sides when one of them broke. What has arrived of the client is judged and spent all the same: it was on
+    /// the wire, and may be shown again.
     async fn end(&mut self, broke: End) {
         if broke == End::FarBroke {
             self.hear_cover_out().await;
         }
-        reset_on_close(if broke == End::ClientBroke { &self.cover } else { &self.client });
+        match broke {
+            End::ClientBroke => reset_on_close(&self.cover),
+            _ if self.alive.is_some_and(|alive| alive.elapsed() >= AFTERMATH) => {}
+            _ => reset_on_close(&self.client),
+        }
+        self.gate.break_off();
+        self.judge_unheard().await;
+        // Once is enough: a hello, or a header, is smaller than that.
+        let mut bytes = vec![0; PIECE];
+        if let Ok(count @ 1..) = rustix::io::read(&self.client, &mut *bytes) {
+            let _ = self.gate.client_data(&bytes[..count], SystemTime::now().into());
+            self.judge_unheard().await;
+        }
         let _ = self.gate.client_end();
-        while self.gate.is_judging() {
-            self.gate.judge_on();
-            yield_now().await;
-        }
-        if let Some(question) = self.gate.question() {
-            // Neither side is there to be told anything.
-            let _ = self.ask_memory(question).await;
-        }
         self.note_visit();
+    }
+
+    /// Judges what the client has said when neither side is there to be told anything.
+    async fn judge_unheard(&mut self) {
+        self.judge_out().await;
+        if let Some(question) = self.gate.question() {
+            let new = self.gate.memory().ask(question).await;
+            let _ = self.gate.answered(new);
+        }
     }
 
     /// Called when there is nothing to be said to the client: a line in the log takes time that it could measure.
@@ -372,14 +423,13 @@ impl Watch<'_> {
             return self.tell_client(&release).await;
         }
         let forwarded = !self.gate.judges_first();
-        if forwarded {
-            self.tell_cover(bytes).await?;
-        }
+        // What the cover would not take was said all the same.
+        let told = if forwarded { self.tell_cover(bytes).await } else { Ok(()) };
         match self.gate.client_data(bytes, SystemTime::now().into()) {
-            FromClient::Hold => Ok(()),
+            FromClient::Hold => told,
             FromClient::Forward { release } => {
                 self.tell_client(&release).await?;
-                if forwarded { Ok(()) } else { self.tell_cover(bytes).await }
+                if forwarded { told } else { self.tell_cover(bytes).await }
             }
         }
     }
@@ -439,7 +489,12 @@ fn read_some(stream: &TcpStream) -> io::Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::super::scout::Whose;
     use super::*;
+    use crate::auth::{Declined, Judge, Key, Keyring, Member, ReplayMemory, Rules, Secret, TimeWindow};
+    use crate::fixtures::{vector, vector_array};
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -488,5 +543,63 @@ mod tests {
         assert!(matches!(remote("localhost").resolve(&listeners).await, Err(Unusable::Ourselves)));
         assert!(remote("localhost").resolve(&[at("[::]:443")]).await.is_ok());
         assert!(remote("192.0.2.77").resolve(&listeners).await.is_ok());
+    }
+
+    struct Nobody;
+
+    impl Witness for Nobody {
+        fn declined(&self, _: SocketAddr, _: &Declined) {}
+        fn cover_away(&self, _: &io::Error) {}
+    }
+
+    /// A client and a cover, as they are seen from outside, with the proxy between them, and its memory.
+    async fn between() -> (TcpStream, TcpStream, Arc<Judge>, impl Future<Output = Outcome>) {
+        let member = Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")));
+        let window = TimeWindow::new(Duration::from_secs(600));
+        let rules = Rules { keyring: Keyring::new([member]), window, names: None };
+        let judge = Arc::new(Judge::new(rules, ReplayMemory::volatile()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = listener.local_addr().unwrap();
+        let outer_client = TcpStream::connect(place).await.unwrap();
+        let (client, peer) = listener.accept().await.unwrap();
+        let cover = TcpStream::connect(place).await.unwrap();
+        let (outer_cover, _) = listener.accept().await.unwrap();
+        let caller = Caller { client, peer, barred: None, judge: Arc::clone(&judge), witness: Arc::new(Nobody) };
+        let whose = Whose { host: String::new(), port: 0, domain: String::new() };
+        let scout = Scout::new("www.example.com".parse().unwrap(), whose, None);
+        (outer_client, outer_cover, judge, async move { stand_between(caller, cover, &scout).await })
+    }
+
+    #[tokio::test]
+    async fn a_hello_that_arrived_is_spent_though_the_cover_is_gone() {
+        for _ in 0..10 {
+            let (mut client, cover, judge, between) = between().await;
+            reset_on_close(&cover);
+            drop(cover);
+            client.write_all(&vector("helloB", "record")).await.unwrap();
+            let outcome = tokio::time::timeout(Duration::from_secs(20), between).await.unwrap();
+            assert!(matches!(outcome, Outcome::Visited), "{outcome:?}");
+            assert_eq!(judge.replay.len(), 1);
+            let error = client.read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hello_behind_the_end_of_the_cover_is_handed_on_and_spent() {
+        let (mut client, mut cover, judge, between) = between().await;
+        let hello = vector("helloB", "record");
+        cover.shutdown().await.unwrap();
+        let outside = async {
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the end is passed on at once");
+            client.write_all(&hello).await.unwrap();
+            let mut got = vec![0; hello.len()];
+            cover.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, hello);
+        };
+        let both = async { tokio::join!(between, outside) };
+        let (outcome, ()) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+        assert!(matches!(outcome, Outcome::PassThrough(_)), "{outcome:?}");
+        assert_eq!(judge.replay.len(), 1);
     }
 }

@@ -89,7 +89,7 @@ impl Splice {
 
 /// How long after the last byte a far side that has ended can still answer it with a reset. A later one answers our own
 /// keep-alive: the far side has forgotten the connection, and would say nothing to a client that says nothing.
-const AFTERMATH: Duration = Duration::from_secs(60);
+pub(crate) const AFTERMATH: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Flows {

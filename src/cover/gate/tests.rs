@@ -186,7 +186,9 @@ fn strangers_pass_from_the_byte_that_proves_them_strangers() {
     let mut gate = self::gate(Some(1));
     released(&mut gate, &stranger()[..50]);
     assert_eq!(gate.cover_data(b"220 ready"), FromCover::Pass);
-    assert_eq!(reason(&gate).map(Reason::label), Some("unfinished"));
+    assert!(!gate.is_open(), "a hello may still become whole");
+    assert!(gate.client_end().is_empty() && gate.is_open());
+    assert_eq!(reason(&gate), Some(Reason::Unfinished("the cover spoke")));
 }
 
 /// A hello of the right form under nobody's secret.
@@ -448,7 +450,7 @@ fn show(world: &World, hello: &[u8], header: &[u8]) {
     world.enters(hello, header);
 }
 
-const FIRSTS: [First; 14] = [
+const FIRSTS: [First; 19] = [
     ("admitted", |_| {}, show),
     ("of a wrong name", |world| world.judge.replace_rules(World::rules(&world.member, Some("other.example"))), show),
     ("disabled", |world| world.member.set_policy(policy(|policy| policy.enabled = false)), show),
@@ -515,7 +517,70 @@ const FIRSTS: [First; 14] = [
             after_the_search(&mut gate);
         },
     ),
+    (
+        "late for a cover that has ended",
+        |_| {},
+        |world, hello, _| {
+            let mut gate = world.gate();
+            released(&mut gate, &hello[..50]);
+            assert!(gate.cover_end().is_empty());
+            released(&mut gate, &hello[50..]);
+            assert_eq!(reason(&gate), Some(Reason::Unfinished("the cover ended")));
+            assert!(gate.is_open());
+        },
+    ),
+    (
+        "late for a cover that has spoken",
+        |_| {},
+        |world, hello, _| {
+            let mut gate = world.gate();
+            assert_eq!(gate.cover_data(&[0x15, 3, 3, 0, 2, 2, 40]), FromCover::Pass);
+            released(&mut gate, hello);
+            assert_eq!(reason(&gate), Some(Reason::Unfinished("the cover spoke")));
+        },
+    ),
+    (
+        "left behind the flight",
+        |_| {},
+        |world, hello, header| {
+            let mut gate = flown(world, hello);
+            assert!(gate.cover_end().is_empty() && !gate.is_open());
+            released(&mut gate, header);
+            assert_eq!(reason(&gate), Some(Reason::Cover("ended")));
+            assert!(gate.is_open());
+        },
+    ),
+    (
+        "told too much behind the flight",
+        |_| {},
+        |world, hello, header| {
+            let mut gate = flown(world, hello);
+            let more = vec![0; MAX_WITHHELD + 1];
+            assert!(matches!(gate.cover_data(&more), FromCover::Send(_)));
+            assert_eq!(gate.cover_data(b"more"), FromCover::Pass);
+            released(&mut gate, header);
+            assert_eq!(reason(&gate), Some(Reason::Cover("went on behind its flight")));
+        },
+    ),
+    (
+        "broken off",
+        |_| {},
+        |world, hello, header| {
+            let mut gate = flown(world, hello);
+            gate.break_off();
+            released(&mut gate, header);
+            assert_eq!(reason(&gate), Some(Reason::Header("the client ended")));
+        },
+    ),
 ];
+
+/// A gate whose client has got the flight.
+fn flown(world: &World, hello: &[u8]) -> Gate {
+    let mut gate = world.gate();
+    released(&mut gate, hello);
+    assert!(matches!(gate.cover_data(&cover_flight()), FromCover::Send(_)));
+    gate
+}
 
 const NOTHING: Quota = Quota { bytes: 0, period: Period::Total };
 
@@ -537,7 +602,8 @@ fn of_all_pairs_of_hello_and_header_only_two_that_were_never_shown_enter() {
             assert!(!world.enters(&hello, header), "{what}: spent hello, header {n}");
         }
         // The last of them was shown behind a spent hello of its secret.
-        let seen_own = !matches!(what, "early" | "followed at once" | "met by an alert" | "hung up on");
+        let unseen = ["early", "followed at once", "met by an alert", "hung up on"];
+        let seen_own = !unseen.contains(&what) && !what.starts_with("late for");
         for (n, header) in headers.iter().enumerate().filter(|(n, _)| *n != 1 || seen_own) {
             let stopped = world.hello(NOW);
             assert!(!world.enters(&stopped, header), "{what}: new hello, header {n}");
