@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::handover::{self, Departure, Front};
 use super::{Failure, desk, greeting};
-use crate::auth::{Judge, ReplayMemory};
+use crate::auth::{Judge, ReplayMemory, SecretTag};
 use crate::config::embedded;
 use crate::config::parts::{self, Demand, Misuse, PartError};
 use crate::config::reload::{Origin, Reloader};
@@ -232,10 +233,12 @@ fn control(state: &Path, queue: &Queue, takers: mpsc::Sender<UnixStream>) -> Opt
 
 /// What has entered before; another process may be spending too if it is `shared`.
 fn spent(config: &Config, shared: bool) -> Result<ReplayMemory, Failure> {
-    let tags = parts::tags(config, SystemTime::now().into());
+    remembered(&config.state_dir.join(REPLAY_FILE), &parts::tags(config, SystemTime::now().into()), shared)
+}
+
+fn remembered(path: &Path, tags: &[SecretTag], shared: bool) -> Result<ReplayMemory, Failure> {
     let open = if shared { ReplayMemory::open_shared } else { ReplayMemory::open };
-    let path = config.state_dir.join(REPLAY_FILE);
-    match open(&path, &tags) {
+    match open(path, tags) {
         Ok((memory, loaded)) => {
             info!(entries = loaded.entries, others = loaded.others, "spent hellos loaded");
             if loaded.damaged > 0 {
@@ -254,11 +257,21 @@ fn spent(config: &Config, shared: bool) -> Result<ReplayMemory, Failure> {
                 "move the file away, or name another folder with --state-dir",
             ))
         }
-        Err(error) => {
+        // Nothing was kept there, so nothing is forgotten by starting without.
+        Err(error) if is_missing(path) => {
             error!(%error, path = %path.display(), "spent hellos cannot be kept on disk: a restart will forget them");
             Ok(ReplayMemory::volatile())
         }
+        Err(error) => Err(Failure::new(
+            format!("{}: the spent hellos in this file cannot be read: {error}", path.display()),
+            "see whether the disk is well, and this user may read and write the file; without it, recorded hellos would be \
+             let in",
+        )),
     }
+}
+
+fn is_missing(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Binds all listeners but those that were passed on; of those that the proxy may choose itself, the first that can be had.
@@ -363,5 +376,25 @@ pub(super) fn raise_descriptor_limit() {
     }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         warn!(%error, limit = limit.current, "the limit of open files could not be raised");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spent_hellos_that_are_there_and_cannot_be_read_keep_the_proxy_from_starting() {
+        let folder = tempfile::tempdir().unwrap();
+        for shared in [false, true] {
+            // Where no file can be made, nothing was spent before.
+            let memory = remembered(&folder.path().join("missing/replay"), &[], shared).unwrap();
+            assert!(memory.is_empty());
+            // As with a disk that is broken, something is there.
+            let path = folder.path().join("replay");
+            fs::create_dir_all(&path).unwrap();
+            let failure = remembered(&path, &[], shared).unwrap_err().to_string();
+            assert!(failure.contains(path.to_str().unwrap()) && failure.contains("cannot be read"), "{failure}");
+        }
     }
 }
