@@ -239,8 +239,8 @@ impl Departure {
             Ok(mark) => self.left().mark = Some(mark),
             Err(error) => warn!(%error, "a process that takes over later will not know of the connections here"),
         }
-        handle.judge().replay.share(Company::Leaving);
-        let left = give_way(leaving, handle, books).await;
+        let whole = handle.judge().replay.share(Company::Leaving);
+        let left = if whole { give_way(leaving, handle, books).await } else { Err(io::Error::other(UNSAVED)) };
         if left.is_err() {
             if let Some(books) = books {
                 books.resume();
@@ -252,6 +252,9 @@ impl Departure {
         left
     }
 }
+
+const UNSAVED: &str = "hellos were spent that are not on disk, and another process would let them in: make room for the file \
+                       `replay` in the state directory first, or end this one and start the other if that must be";
 
 /// Leaves the books, then the listeners. Clients are accepted here until the other process has nothing left to do but that.
 async fn give_way(mut leaving: Leaving, handle: &Handle, books: Option<&Books>) -> io::Result<Leaving> {

@@ -210,6 +210,13 @@ impl Journal {
         self.state().seen = end;
     }
 
+    /// Writes what waits; says whether nothing waits any more and nothing was dropped.
+    pub(super) fn settle_backlog(&self) -> bool {
+        let mut state = self.state();
+        state.write(&self.file);
+        state.backlog.front().is_none() && state.backlog.dropped == 0
+    }
+
     /// All that is in the file now is this process's, or was read.
     pub(super) fn settle_seen(&self) {
         let mut state = self.state();
@@ -237,6 +244,12 @@ impl Journal {
         let state = self.state();
         let error = state.refused_write.as_ref().or(state.refused_sync.as_ref()).map(copy);
         Health { unsaved: state.backlog.queue.len(), dropped: state.backlog.dropped, error }
+    }
+
+    /// Goes on in the file of another, which is the same.
+    #[cfg(test)]
+    pub(super) fn write_to(&mut self, other: Self) {
+        (self.file, self.in_place) = (other.file, other.in_place);
     }
 
     fn push(&self, block: Block) {

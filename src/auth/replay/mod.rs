@@ -57,7 +57,8 @@
 //! twice: both are then [`ReplayMemory::share`]d, and each step reads what the other has written; of two that spend one
 //! hello, the one whose record stands first in the file has won. No lock is taken, so that a process which was stopped
 //! keeps nobody out at the other. A hello whose record the disk refuses cannot be checked: the process that leaves does
-//! not accept it, the one that stays goes on as if it was alone. Sharing costs some system calls, so it is done for no
+//! not accept it, the one that stays goes on as if it was alone. What waits for the disk is written before a process leaves;
+//! where that fails it does not ([`ReplayMemory::share`] says so), or what waits would be new to the other. Sharing costs some system calls, so it is done for no
 //! longer. Two that do not share learn nothing of each other; a hello spent at one may pass once at the other, which is
 //! why a proxy holds a lock on its state directory.
 //!
@@ -111,8 +112,11 @@ pub trait ReplayCache: fmt::Debug + Send + Sync {
         Ok(Loaded::default())
     }
 
-    /// From now on another process of this machine may spend from the same store, or none any more.
-    fn share(&self, _with: Company) {}
+    /// From now on another process of this machine may spend from the same store, or none any more. Says whether others
+    /// can know all that was spent here.
+    fn share(&self, _with: Company) -> bool {
+        true
+    }
 
     /// Has what was spent kept over a power cut. May block; called about once a second.
     fn sync(&self) -> io::Result<()> {
@@ -328,15 +332,20 @@ impl ReplayMemory {
     /// when this returns, and every later step takes in what the other has written. With [`Company::Alone`] all others
     /// have ended, and what they have spent to the last is known here when this returns; a process that leaves has to be
     /// one that stays again before it can be alone.
-    pub fn share(&self, with: Company) {
+    ///
+    /// False says that something is not in the file, since a disk refuses it or has refused too much, or since there is no
+    /// file: another process would let in what was spent here.
+    pub fn share(&self, with: Company) -> bool {
         let mut company = self.company.write().unwrap_or_else(PoisonError::into_inner);
+        let whole = self.journal.as_ref().is_some_and(Journal::settle_backlog);
         match (&self.journal, *company, with) {
-            (_, Company::Leaving, Company::Alone) => return,
+            (_, Company::Leaving, Company::Alone) => return whole,
             (Some(journal), Company::Alone, _) => journal.settle_seen(),
             (Some(journal), ..) => journal.catch_up(|other| _ = self.set.insert(other.key)),
             (None, ..) => {}
         }
         *company = with;
+        whole
     }
 
     /// Writes what waits and asks the disk to keep what was written since the last call: after it only a broken disk
@@ -379,8 +388,8 @@ impl ReplayCache for ReplayMemory {
         ReplayMemory::learn(self, tags)
     }
 
-    fn share(&self, with: Company) {
-        ReplayMemory::share(self, with);
+    fn share(&self, with: Company) -> bool {
+        ReplayMemory::share(self, with)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -598,6 +607,27 @@ mod tests {
         assert_eq!(spend_range(&old, TAG, 0..10), 10);
         assert_eq!(new.learn(&[OTHER]).unwrap().others, 10);
         assert_eq!(spend_range(&new, TAG, 0..10), 0);
+    }
+
+    /// A descriptor without the right to write stands for a full disk.
+    #[test]
+    fn a_process_leaves_what_it_has_spent_in_the_file_or_says_that_it_cannot() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("replay");
+        let (mut old, _) = ReplayMemory::open(&path, &[TAG]).unwrap();
+        assert!(old.share(Company::Leaving) && old.share(Company::Staying));
+        let refusal = Journal::open_to_read(&path).unwrap();
+        let file = old.journal.replace(refusal).unwrap();
+        *old.company.get_mut().unwrap() = Company::Alone;
+        assert!(old.spend(TAG, &authenticator(1)), "a full disk keeps nobody out");
+        assert!(!old.share(Company::Leaving));
+        old.share(Company::Staying);
+        assert_eq!(ReplayMemory::examine(&path, &[TAG]).unwrap().entries, 0);
+        // There is room again.
+        old.journal.as_mut().unwrap().write_to(file);
+        assert!(old.share(Company::Leaving));
+        assert_eq!(ReplayMemory::examine(&path, &[TAG]).unwrap().entries, 1, "written before it leaves");
+        assert!(!ReplayMemory::volatile().share(Company::Leaving), "there is no file to leave");
     }
 
     #[test]
