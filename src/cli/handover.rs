@@ -235,10 +235,10 @@ impl Departure {
         };
         let offering = spawn_blocking(move || Leaving::offer(taker, passed, lock, watchdog));
         let leaving = offering.await.map_err(io::Error::other)??;
-        match block_in_place(|| state_lock::Leaving::mark(&state)) {
-            Ok(mark) => self.left().mark = Some(mark),
-            Err(error) => warn!(%error, "a process that takes over later will not know of the connections here"),
-        }
+        let mark = block_in_place(|| state_lock::Leaving::mark(&state)).map_err(|error| {
+            io::Error::other(format!("others could not know of the connections here, since {UNMARKED}: {error}"))
+        })?;
+        self.left().mark = Some(mark);
         let whole = handle.judge().replay.share(Company::Leaving);
         let left = if whole { give_way(leaving, handle, books).await } else { Err(io::Error::other(UNSAVED)) };
         if left.is_err() {
@@ -253,6 +253,7 @@ impl Departure {
     }
 }
 
+const UNMARKED: &str = "the file `leaving` in the state directory cannot be locked";
 const UNSAVED: &str = "hellos were spent that are not on disk, and another process would let them in: make room for the file \
                        `replay` in the state directory first, or end this one and start the other if that must be";
 

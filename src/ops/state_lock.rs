@@ -90,11 +90,14 @@ impl Leaving {
     }
 }
 
-/// Whether processes still serve connections that were taken over from. Where that cannot be told there is none.
+/// Whether processes still serve connections that were taken over from. Where that cannot be told there may be some, and it
+/// is to be asked again.
 pub fn has_leaving(state: &Path) -> bool {
     // Not made where it is missing: nobody has left then.
-    let file = OpenOptions::new().read(true).open(state.join(LEAVING));
-    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    match OpenOptions::new().read(true).open(state.join(LEAVING)) {
+        Ok(file) => file.try_lock().is_err(),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
 }
 
 /// Readable for every user who gets into the folder, since locking takes no more. What root makes is the folder's owner's.
@@ -165,6 +168,16 @@ mod tests {
         assert!(has_leaving(folder.path()));
         drop(other);
         assert!(!has_leaving(folder.path()));
+    }
+
+    #[test]
+    fn where_it_cannot_be_told_whether_processes_leave_some_may() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!has_leaving(&folder.path().join("missing")), "nobody can have left there");
+        let leaving = folder.path().join(LEAVING);
+        std::os::unix::fs::symlink(&leaving, &leaving).unwrap();
+        assert!(has_leaving(folder.path()), "a file that cannot be opened");
+        assert!(Leaving::mark(folder.path()).is_err());
     }
 
     #[test]
