@@ -220,6 +220,11 @@ impl Inquiry {
         self.rules.keyring.found(&self.search).map(|(key, _)| key)
     }
 
+    /// What kind of hello it is.
+    pub fn class(&self) -> HelloClass {
+        self.class
+    }
+
     /// What the memory is to be asked before the verdict; does what is left of the search. A hello whose digest holds is
     /// spent, whatever the verdict will be.
     pub fn question(&mut self) -> Question {

@@ -89,8 +89,15 @@ enum Stage {
 #[derive(Debug)]
 enum Guest {
     Admitted(Admission),
-    /// With the key of its hello, if there is one.
-    Declined(Declined, Option<Arc<Key>>),
+    /// With what is known of its hello, if that was made with a key.
+    Declined(Declined, Option<Traced>),
+}
+
+/// A hello that was made with a key, and declined.
+#[derive(Debug)]
+struct Traced {
+    key: Arc<Key>,
+    class: HelloClass,
 }
 
 /// A client whose flight has been sent.
@@ -255,11 +262,16 @@ impl Gate {
         matches!(&self.stage, Stage::Flight { records: Some(_), .. })
     }
 
-    /// Whether what goes to the client now is the flight of an admitted client that minds where a read ends. All else
-    /// leaves in the segments that the kernel makes of it, as the cover's own does.
+    /// Whether what goes to the client now is the flight of a client of ours that minds where a read ends, admitted or not:
+    /// a replay must look like its original. All else leaves in the segments that the kernel makes of it, as the cover's own
+    /// does.
     pub fn cuts_flight(&self) -> bool {
-        let Stage::Header(Candidate { guest: Guest::Admitted(admission), .. }) = &self.stage else { return false };
-        admission.class().minds_read_ends()
+        let class = match &self.stage {
+            Stage::Header(Candidate { guest: Guest::Admitted(admission), .. }) => admission.class(),
+            Stage::Header(Candidate { guest: Guest::Declined(_, Some(traced)), .. }) => traced.class,
+            _ => return false,
+        };
+        class.minds_read_ends()
     }
 
     /// Whether the cover has said more than its flight, as far as its end was known, before hearing from the client.
@@ -402,10 +414,11 @@ impl Gate {
 
     /// The verdict is there. Returns what goes to the client.
     fn judged(&mut self, inquiry: Inquiry, new: bool, stage: Stage) -> Vec<u8> {
-        let key = inquiry.key().cloned();
+        let class = inquiry.class();
+        let traced = inquiry.key().cloned().map(|key| Traced { key, class });
         let guest = match inquiry.verdict(new) {
             Verdict::Admit(admission) => Guest::Admitted(admission),
-            Verdict::Decline(declined) => Guest::Declined(declined, key),
+            Verdict::Decline(declined) => Guest::Declined(declined, traced),
         };
         let (flight, fit) = match stage {
             Stage::Judging { flight, fit } => (flight, fit),
@@ -548,7 +561,8 @@ impl Candidate {
     /// Keeps the key, under which the header is still to be opened. Returns what was withheld.
     fn decline(&mut self, reason: Reason) -> Vec<u8> {
         if let Guest::Admitted(admission) = &self.guest {
-            self.guest = Guest::Declined(admission.declined(reason), Some(Arc::clone(admission.key())));
+            let traced = Traced { key: Arc::clone(admission.key()), class: admission.class() };
+            self.guest = Guest::Declined(admission.declined(reason), Some(traced));
         }
         std::mem::take(&mut self.withheld)
     }
@@ -566,7 +580,7 @@ impl Guest {
     fn key(&self) -> Option<&Key> {
         match self {
             Self::Admitted(admission) => Some(admission.key()),
-            Self::Declined(_, key) => key.as_deref(),
+            Self::Declined(_, traced) => traced.as_ref().map(|traced| &*traced.key),
         }
     }
 }

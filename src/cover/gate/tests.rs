@@ -667,6 +667,17 @@ const ALTERATIONS: [Alteration; 4] = [
     }),
 ];
 
+#[test]
+fn the_flight_of_a_replay_is_cut_like_that_of_its_original() {
+    let world = World::new();
+    let hello = world.hello(NOW);
+    let mut stranger = hello.clone();
+    stranger[100] ^= 1;
+    for (what, hello, cut) in [("first", &hello, true), ("replay", &hello, true), ("stranger", &stranger, false)] {
+        assert_eq!(flown(&world, hello).cuts_flight(), cut, "{what}");
+    }
+}
+
 /// Hellos that were recorded, or that the holder of a link sends, take no places.
 #[test]
 fn hellos_alone_keep_nobody_out() {
