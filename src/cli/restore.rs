@@ -10,7 +10,9 @@ use std::path::{Component, Path, PathBuf};
 
 use super::backup::{Lock, cannot_write, contents, exists, whole};
 use super::init::ask::{Ask, Person};
+use super::run::REPLAY_FILE;
 use super::{Failure, handover, output, progress};
+use crate::auth::ReplayMemory;
 use crate::base::files::{self, Access, Folder};
 use crate::config::embedded::default_state_dir;
 use crate::config::{self, Environment, Flags};
@@ -109,8 +111,8 @@ fn report(archive: &Archive, plan: &Plan<'_>) -> String {
         text += "\nStill to be put back, for it was not in the backup\n";
         archive.manifest.left_out.iter().for_each(|what| text += &format!("  - {what}\n"));
     }
-    text + "\nHellos that were spent after the backup are not known here: if they may have been recorded, give all users \
-            another secret: vizard user rotate --all\n"
+    text + "\nHellos that were spent after the backup are known here only if the file of spent hellos was still there: if not, \
+            and they may have been recorded, give all users another secret: vizard user rotate --all\n"
 }
 
 /// Says whether the configuration is one, and whether it means the folder that was filled.
@@ -191,6 +193,8 @@ struct Part<'a> {
     base: PathBuf,
     place: PathBuf,
     content: &'a [u8],
+    /// Whether it is the memory of spent hellos, of which nothing that is there may be forgotten.
+    is_memory: bool,
 }
 
 impl<'a> Part<'a> {
@@ -200,7 +204,7 @@ impl<'a> Part<'a> {
             Ok(place) => (base, place),
             Err(_) => (Path::new("/"), path.strip_prefix("/").unwrap_or(path)),
         };
-        Self { base: base.to_owned(), place: place.to_owned(), content }
+        Self { base: base.to_owned(), place: place.to_owned(), content, is_memory: false }
     }
 
     fn path(&self) -> PathBuf {
@@ -210,7 +214,14 @@ impl<'a> Part<'a> {
     fn write(&self) -> io::Result<()> {
         let none = || io::Error::from(io::ErrorKind::InvalidInput);
         let (inner, name) = self.place.parent().zip(self.place.file_name()).ok_or_else(none)?;
-        Folder::make(&self.base)?.make_below(inner)?.replace(name, self.content, Access::Private)
+        let folder = Folder::make(&self.base)?.make_below(inner)?;
+        let there = match self.is_memory.then(|| folder.read(name, archive::LONGEST)) {
+            None => None,
+            Some(Ok(there)) => ReplayMemory::joined(&there, self.content),
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => None,
+            Some(Err(error)) => return Err(error),
+        };
+        folder.replace(name, there.as_deref().unwrap_or(self.content), Access::Private)
     }
 }
 
@@ -264,7 +275,10 @@ impl<'a> Plan<'a> {
             parts.push(Part::within(base, &path, content));
         }
         let state = archive.state.iter();
-        parts.extend(state.map(|(place, content)| Part::within(&state_dir, &state_dir.join(place), content)));
+        parts.extend(state.map(|(place, content)| Part {
+            is_memory: place == Path::new(REPLAY_FILE),
+            ..Part::within(&state_dir, &state_dir.join(place), content)
+        }));
         Ok(Self { config, state_dir, parts, doubtful })
     }
 
@@ -292,6 +306,7 @@ fn is_harmless(home: &Path, inner: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::SecretTag;
 
     fn archive(config: Option<&str>, state_dir: &str, files: &[&str]) -> Archive {
         let mut manifest = Manifest::new(0, state_dir.into());
@@ -348,6 +363,26 @@ mod tests {
         let failure = confirm(&doubtful, &doubtful[..1], None).err().unwrap().to_string();
         assert!(failure.contains("/b") && !failure.contains("- /a") && failure.contains("--allow"), "{failure}");
         assert!(confirm(&doubtful, &doubtful, None).is_ok());
+    }
+
+    #[test]
+    fn what_was_spent_since_the_backup_stays_spent_where_it_is_still_known() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(REPLAY_FILE);
+        let (memory, _) = ReplayMemory::open(&path, &[SecretTag::NONE]).unwrap();
+        assert!(memory.spend(SecretTag::NONE, &[1; 28]));
+        let mut archive = archive(None, home.path().to_str().unwrap(), &[]);
+        archive.state = vec![(REPLAY_FILE.into(), fs::read(&path).unwrap())];
+        assert!(memory.spend(SecretTag::NONE, &[2; 28]));
+        drop(memory);
+        // What was lost is back, and what is there is not replaced.
+        for there in [2, 0] {
+            let plan = Plan::of(&archive, Given::default(), &Trust::Archive).ok().unwrap();
+            plan.parts.iter().for_each(|part| part.write().unwrap());
+            let loaded = ReplayMemory::examine(&path, &[SecretTag::NONE]).unwrap();
+            assert_eq!((loaded.entries, loaded.damaged), (there.max(1), 0));
+            fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]

@@ -116,6 +116,11 @@ impl Journal {
         self.repaired.as_ref()
     }
 
+    /// What a file holds that has all records of both; `None` if `there` is not one of ours.
+    pub(super) fn joined(there: &[u8], more: &[u8]) -> Option<Vec<u8>> {
+        there.starts_with(HEADER).then(|| [there, more.strip_prefix(HEADER).unwrap_or(more)].concat())
+    }
+
     /// Hands every record of the file to `each`, in order.
     pub(super) fn scan(&self, mut each: impl FnMut(Record)) -> io::Result<Scanned> {
         let mut scanner = Scanner::default();

@@ -257,6 +257,11 @@ impl ReplayMemory {
         Ok(Loaded { entries: filling.finish().len(), others, damaged })
     }
 
+    /// What a file holds that knows all that the two of these contents know; `None` if the first is no memory.
+    pub fn joined(there: &[u8], more: &[u8]) -> Option<Vec<u8>> {
+        Journal::joined(there, more)
+    }
+
     /// Where the file is kept as it was before its damaged start was written again.
     pub fn kept_copy(&self) -> Option<&Path> {
         self.journal.as_ref()?.repaired()?.copy.as_deref()
