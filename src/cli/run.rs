@@ -1,7 +1,6 @@
 //! `vizard run`: builds the parts from the configuration and runs the server.
 
 use std::collections::HashSet;
-use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
