@@ -164,13 +164,13 @@ fn the_first_link_of_an_unconfigured_proxy_connects_and_survives_a_restart() {
     let Some(world) = World::create() else { return };
     let telegram = Telegram::open(&world);
     let proxy = Proxy::embedded(&world, "fresh");
-    let first = proxy.printed_link();
+    let first = proxy.printed_link(&world, "fresh");
     assert_eq!(first.port, "443");
     Tdlib::behind(&world, &reachable(&first), Some(&telegram)).passes("ping,test,session");
     proxy.close();
 
     let again = Proxy::embedded(&world, "fresh");
-    assert!(again.printed_link().secret == first.secret, "the second start has another secret");
+    assert!(again.printed_link(&world, "fresh").secret == first.secret, "the second start has another secret");
     Tdlib::behind(&world, &reachable(&first), Some(&telegram)).passes("ping");
     again.close();
 }
@@ -182,9 +182,9 @@ fn an_unconfigured_proxy_makes_do_with_port_8443() {
     let taken = Proxy::embedded(&world, "first");
     let proxy = Proxy::embedded(&world, "second");
     assert_eq!(proxy.listen.iter().map(|address| address.port()).collect::<Vec<_>>(), [8443]);
-    let link = proxy.printed_link();
+    let link = proxy.printed_link(&world, "second");
     assert_eq!(link.port, "8443");
-    assert!(link.secret != taken.printed_link().secret, "two fresh proxies have one secret");
+    assert!(link.secret != taken.printed_link(&world, "first").secret, "two fresh proxies have one secret");
     Tdlib::behind(&world, &reachable(&link), Some(&telegram)).passes("ping");
     taken.close();
     proxy.close();
