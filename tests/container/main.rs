@@ -188,13 +188,20 @@ fn runs_as_composed(image: &Image) {
 /// A remote cover needs names, and a static glibc among no files at all is not known for finding them.
 fn resolves_names(image: &Image) {
     let cover = Container::new(image)
-        .set("VIZARD_LISTEN=127.0.0.1:8443")
+        .set("VIZARD_LISTEN=0.0.0.0:8443")
         .set("VIZARD_DOMAIN=cover.example")
         .set("VIZARD_COVER=site")
         .start();
     cover.wait_until_ready();
+    // The name of a cover may lead to no inner address.
+    let added = Command::new("nsenter")
+        .arg(format!("--net=/proc/{}/ns/net", cover.pid()))
+        .args(["ip", "address", "add", "203.0.113.78/32", "dev", "lo"])
+        .status()
+        .unwrap();
+    assert!(added.success(), "{added}");
     let hosts = image.work.path().join("hosts");
-    fs::write(&hosts, "127.0.0.1 cover.example\n").unwrap();
+    fs::write(&hosts, "203.0.113.78 cover.example\n").unwrap();
     let proxy = Container::new(image)
         .set("VIZARD_LISTEN=127.0.0.1:443")
         .set("VIZARD_DOMAIN=cover.example")

@@ -66,7 +66,7 @@ fn tdlib_moves_files_before_a_remote_rustls_cover_over_ipv6() {
     let Some(world) = World::create() else { return };
     let telegram = Telegram::open(&world);
     let site = Proxy::as_rustls_site(&world);
-    let proxy = Proxy::open(&world, "[fd78::2]:8443", &[]);
+    let proxy = Proxy::open(&world, "[2001:db8:78::2]:8443", &[]);
     Tdlib::behind(&world, &proxy.link(IPV6), Some(&telegram)).with(&LARGE).passes(EVERYTHING);
     proxy.close();
     site.close();
@@ -137,13 +137,13 @@ fn tdlib_moves_files_over_every_kind_of_route() {
     let telegram = Telegram::open(&world);
     let Some(_proxies) = Forwarders::open(&world) else { return };
     let abroad = Proxy::abroad(&world);
-    let Link { server, port, secret } = abroad.link("10.78.0.2");
+    let Link { server, port, secret } = abroad.link("203.0.113.2");
     let link = format!("link = \"tg://proxy?server={server}&port=8443&secret={secret}\"");
     assert_eq!(port, "443");
-    let method = "address = \"10.78.0.2:8388\"\nmethod = \"aes-256-gcm\"\npassword = \"correct horse\"";
+    let method = "address = \"203.0.113.2:8388\"\nmethod = \"aes-256-gcm\"\npassword = \"correct horse\"";
     let ways = [
-        ("socks5", "address = \"10.78.0.2:1080\""),
-        ("http", "address = \"10.78.0.2:3128\""),
+        ("socks5", "address = \"203.0.113.2:1080\""),
+        ("http", "address = \"203.0.113.2:3128\""),
         ("mtproto", &link),
         ("shadowsocks", method),
     ];
@@ -248,11 +248,11 @@ const ADDRESSES: [(i64, &[&str]); 8] = [
 fn an_override_sends_clients_elsewhere_even_over_ipv6() {
     let Some(world) = World::create() else { return };
     let telegram = Telegram::open(&world);
-    let proxy = Proxy::open(&world, "site", &["--dc", "1=[2a0a:f280::7]:443", "--dc", "2=10.78.0.2:443"]);
+    let proxy = Proxy::open(&world, "site", &["--dc", "1=[2a0a:f280::7]:443", "--dc", "2=203.0.113.2:443"]);
     let both = ["--dc", "1", "2"];
     Tdlib::behind(&world, &proxy.link(IPV4), Some(&telegram)).with(&both).passes("ping,test");
     proxy.close();
-    for (number, address) in [(1, "2a0a:f280::7"), (2, "10.78.0.2")] {
+    for (number, address) in [(1, "2a0a:f280::7"), (2, "203.0.113.2")] {
         assert!(telegram.seen().iter().any(|seen| seen.dc == number));
         assert!(telegram.seen().iter().all(|seen| seen.dc != number || seen.address == address));
     }

@@ -31,7 +31,7 @@ pub enum Place {
     Client,
     /// 198.51.100.10 and 2001:db8:51::10, between the other two.
     Proxy,
-    /// 10.78.0.2, fd78::2, cover.example, and every address of Telegram's.
+    /// 203.0.113.2, 2001:db8:78::2, cover.example, and every address of Telegram's.
     Internet,
 }
 

@@ -8,7 +8,7 @@
 #
 #   client    198.51.100.20  2001:db8:51::20    reaches nothing but the proxy
 #   proxy     198.51.100.10  2001:db8:51::10    between the two
-#   internet  10.78.0.2      fd78::2            cover sites, and every address of Telegram's
+#   internet  203.0.113.2      2001:db8:78::2            cover sites, and every address of Telegram's
 #
 # What reaches a data centre from `client` went through the proxy, and the proxy
 # needs no test mode to get there. The client's link has Ethernet's MTU and no
@@ -61,7 +61,7 @@ inside() {
 }
 
 names() {
-    printf '%s\n' '127.0.0.1 localhost' '::1 localhost' '10.78.0.2 cover.example' 'fd78::2 cover.example' >/run/hosts
+    printf '%s\n' '127.0.0.1 localhost' '::1 localhost' '203.0.113.2 cover.example' '2001:db8:78::2 cover.example' >/run/hosts
     mount --bind /run/hosts /etc/hosts
     # Without a resolver a name that is not in the hosts file fails at once. A link into the covered /run ends
     # nowhere, which comes to the same.
@@ -81,12 +81,12 @@ places() {
     ip -n proxy link add eth1 type veth peer name eth0 netns internet
     join client eth0 198.51.100.20/24 2001:db8:51::20/64 gso_max_segs 1
     join proxy eth0 198.51.100.10/24 2001:db8:51::10/64 gso_max_segs 1
-    join proxy eth1 10.78.0.1/24 fd78::1/64
-    join internet eth0 10.78.0.2/24 fd78::2/64
-    ip -n proxy route add default via 10.78.0.2 src 198.51.100.10
-    ip -n proxy -6 route add default via fd78::2 src 2001:db8:51::10
-    ip -n internet route add 198.51.100.0/24 via 10.78.0.1
-    ip -n internet -6 route add 2001:db8:51::/64 via fd78::1
+    join proxy eth1 203.0.113.1/24 2001:db8:78::1/64
+    join internet eth0 203.0.113.2/24 2001:db8:78::2/64
+    ip -n proxy route add default via 203.0.113.2 src 198.51.100.10
+    ip -n proxy -6 route add default via 2001:db8:78::2 src 2001:db8:51::10
+    ip -n internet route add 198.51.100.0/24 via 203.0.113.1
+    ip -n internet -6 route add 2001:db8:51::/64 via 2001:db8:78::1
     # Whatever else the proxy dials is refused at once; unrouted packets would just disappear.
     # shellcheck disable=SC2016  # $1 is the inner shell's
     nsenter --net=/run/netns/internet -- bash -c 'for file in "$@"; do echo 1 >"$file"; done' bash \
