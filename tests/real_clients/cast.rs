@@ -306,7 +306,7 @@ impl Proxy {
     /// What its metrics say now, by name and labels. They are behind the socket in its state directory.
     pub fn scrape(&self, world: &World) -> BTreeMap<String, f64> {
         let mut socket = UnixStream::connect(world.path("proxy").join("admin")).unwrap();
-        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").unwrap();
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
         let answer = io::read_to_string(socket).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("# EOF\n"), "{answer}");
         for address in [IPV4, IPV6, "198.51.100.20", "2001:db8:51::20"] {
