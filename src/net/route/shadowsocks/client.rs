@@ -15,7 +15,7 @@ use shadowsocks::config::{ServerConfig, ServerType};
 use shadowsocks::context::{Context, SharedContext};
 use shadowsocks::crypto::CipherKind;
 use shadowsocks::relay::socks5::Address;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -116,8 +116,18 @@ async fn carry(inner: UnixStream, outer: impl AsyncRead + AsyncWrite) {
         said_all.cancelled().await;
         sleep(LINGER).await;
     };
+    // Whoever encrypts has to be asked again with the bytes that did not fit before and no others: it says that it has
+    // taken all it is given then. `copy` adds what has come meanwhile, and that would be lost.
     let up = async {
-        copy(&mut from_session, &mut to_server).await?;
+        let mut buffer = vec![0; ROOM];
+        loop {
+            let read = from_session.read(&mut buffer).await?;
+            if read == 0 {
+                break;
+            }
+            to_server.write_all(&buffer[..read]).await?;
+            to_server.flush().await?;
+        }
         to_server.shutdown().await?;
         said_all.cancel();
         Ok(())
@@ -195,6 +205,43 @@ mod tests {
             near.read_exact(&mut got).await.unwrap();
             assert_eq!(&got, b"answer", "{name}");
         }
+    }
+
+    /// What comes while the server's socket is full must not get lost.
+    #[tokio::test]
+    async fn a_slow_server_gets_every_byte() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server::new(address.into(), Method::Aes256Gcm, "hush").unwrap();
+        let near =
+            server.enter(TcpStream::connect(address).await.unwrap(), &Place::new("www.example.com", 443)).unwrap();
+        let (context, accepted) = (Context::new_shared(ServerType::Server), listener.accept().await.unwrap().0);
+        let mut far = ProxyServerStream::from_stream(context, accepted, CipherKind::AES_256_GCM, server.config.key());
+        let sent: Vec<u8> = (0..16_000_000u32).map(|at| (at / 251) as u8 ^ at as u8).collect();
+        let (_from, mut to) = near.into_split();
+        let copy = sent.clone();
+        tokio::spawn(async move {
+            // One by one, so that what cannot be sent on is less than there is room for.
+            for piece in copy.chunks(3001) {
+                to.write_all(piece).await.unwrap();
+                for _ in 0..4 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        // Until then sockets fill.
+        sleep(Duration::from_millis(500)).await;
+        far.handshake().await.unwrap();
+        let (mut got, mut buffer) = (Vec::new(), vec![0; 100_000]);
+        while got.len() < sent.len() {
+            let read =
+                tokio::time::timeout(Duration::from_secs(20), far.read(&mut buffer)).await.expect("bytes are lost");
+            match read.unwrap() {
+                0 => break,
+                read => got.extend_from_slice(&buffer[..read]),
+            }
+        }
+        assert!(got == sent, "{} bytes of {}", got.len(), sent.len());
     }
 
     #[tokio::test]
