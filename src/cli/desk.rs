@@ -295,7 +295,7 @@ impl Control for House {
             cover: CoverState {
                 kind: status.cover.kind,
                 name: self.handle.cover().name().to_string(),
-                graded: self.place().filter(|_| visited).map(|place| grade(profile, place)),
+                graded: self.place().filter(|_| visited).map(|place| grade(profile, place, now)),
                 changes: status.cover.changes,
                 learnt: visited.then_some(UnixTime(profile.learnt)),
             },

@@ -342,7 +342,11 @@ impl Reloader {
         if same_cover(&self.config, config) {
             self.handle.cover().ask_for_certificate();
             match self.handle.cover().reload_certificate() {
-                Ok(true) => changed.push("certificate".into()),
+                Ok(true) => {
+                    changed.push("certificate".into());
+                    // Its grade is that of the certificate that visitors are shown.
+                    self.handle.cover().look_again();
+                }
                 Ok(false) => {}
                 Err(error) => return Err(refused(error.to_string())),
             }

@@ -3,13 +3,19 @@
 //! ```text
 //! A  one record, post-quantum, and the name leads to this machine
 //! B  one record, post-quantum, but the name leads elsewhere
-//! C  several records, or no post-quantum key exchange
+//! C  several records, no post-quantum key exchange, or a certificate that browsers warn of
 //! D  unreachable, the proxy itself, no TLS 1.3, HelloRetryRequest, or a flight that Telegram on iOS refuses
 //! ```
+//!
+//! A certificate that is signed by no known authority, out of its time or for another name lets clients in as well as any
+//! other, and with TLS 1.3 only those see it who connect themselves; but sites that people visit have none of it, and one
+//! probe tells. So each of the three leaves C: no more than the other ways to look unlike most sites, and no D, which is for
+//! covers that do not work. What was learnt of no certificate caps nothing.
 
 use std::fmt;
 
 use super::profile::{FlightShape, Profile};
+use crate::auth::UnixTime;
 use crate::wire::HelloClass;
 use crate::wire::numbers::TLS13;
 use crate::wire::numbers::group::X25519MLKEM768;
@@ -24,7 +30,7 @@ pub enum Grade {
     A,
     /// Anybody may look up that the name belongs elsewhere.
     B,
-    /// The first flight looks unlike the cover's, or unlike that of most sites today.
+    /// The first flight looks unlike the cover's, or it or the certificate unlike those of most sites today.
     C,
     /// Clients cannot use it, or it gives the proxy away.
     D,
@@ -64,6 +70,14 @@ pub enum Flaw {
     SeveralRecords(usize),
     /// A post-quantum share is not taken up.
     NoPostQuantum,
+    /// The certificate is signed by itself, or by no authority that browsers know.
+    Untrusted,
+    /// The certificate is past its end.
+    Expired,
+    /// The certificate is before its beginning.
+    Early,
+    /// The certificate is not for the name of the cover.
+    OtherName,
     /// The name leads elsewhere.
     Elsewhere,
 }
@@ -74,6 +88,7 @@ impl Flaw {
         match self {
             Self::Ourselves | Self::Unreachable | Self::OldTls | Self::Retry | Self::LongFlight(_) => Grade::D,
             Self::SeveralRecords(_) | Self::NoPostQuantum => Grade::C,
+            Self::Untrusted | Self::Expired | Self::Early | Self::OtherName => Grade::C,
             Self::Elsewhere => Grade::B,
         }
     }
@@ -91,6 +106,10 @@ impl fmt::Display for Flaw {
                 write!(f, "its first flight has {count} encrypted records, which clients must get as one")
             }
             Self::NoPostQuantum => f.write_str("it does not take up a post-quantum key share"),
+            Self::Untrusted => f.write_str("no authority that browsers know has signed its certificate"),
+            Self::Expired => f.write_str("its certificate has expired"),
+            Self::Early => f.write_str("its certificate is not valid yet"),
+            Self::OtherName => f.write_str("its certificate is for another name"),
             Self::Elsewhere => f.write_str("its name does not lead to this machine, which anybody can look up"),
         }
     }
@@ -105,12 +124,12 @@ pub struct Graded {
     pub flaws: Vec<Flaw>,
 }
 
-/// Grades what visits have taught. A profile without a flight is that of a cover that could not be reached.
-pub fn grade(profile: &Profile, place: Place) -> Graded {
+/// Grades at `now` what visits have taught. A profile without a flight is that of a cover that could not be reached.
+pub fn grade(profile: &Profile, place: Place, now: UnixTime) -> Graded {
     let mut flaws = match (place, profile.flights.is_empty()) {
         (Place::Ourselves, _) => vec![Flaw::Ourselves],
         (_, true) => vec![Flaw::Unreachable],
-        _ => flaws_of_flights(profile),
+        _ => [flaws_of_flights(profile), flaws_of_certificate(profile, now)].concat(),
     };
     if place == Place::Elsewhere {
         flaws.push(Flaw::Elsewhere);
@@ -137,6 +156,17 @@ fn flaws_of_flights(profile: &Profile) -> Vec<Flaw> {
     found.into_iter().filter_map(|(has, flaw)| has.then_some(flaw)).collect()
 }
 
+fn flaws_of_certificate(profile: &Profile, now: UnixTime) -> Vec<Flaw> {
+    let Some(shown) = &profile.certificate else { return Vec::new() };
+    let found = [
+        (!shown.trusted, Flaw::Untrusted),
+        (shown.is_expired(now), Flaw::Expired),
+        (shown.is_early(now), Flaw::Early),
+        (!shown.named, Flaw::OtherName),
+    ];
+    found.into_iter().filter_map(|(has, flaw)| has.then_some(flaw)).collect()
+}
+
 /// What clients get in one record.
 fn payload(flight: &FlightShape) -> usize {
     flight.records.iter().map(|record| usize::from(*record)).sum()
@@ -149,7 +179,10 @@ fn offers_hybrid(label: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cover::chain::Shown;
     use crate::wire::numbers::group::X25519;
+
+    const NOW: UnixTime = UnixTime(1_767_225_600);
 
     fn flight(group: u16, records: &[u16]) -> FlightShape {
         FlightShape { version: TLS13, group, records: records.to_vec(), ..FlightShape::default() }
@@ -193,7 +226,26 @@ mod tests {
             (vec![], Place::Elsewhere, Grade::D, vec![Unreachable, Elsewhere]),
             (vec![good()], Place::Ourselves, Grade::D, vec![Ourselves]),
         ] {
-            assert_eq!(grade(&profile(&flights), place), Graded { grade: grade_, flaws }, "{flights:?}");
+            assert_eq!(grade(&profile(&flights), place, NOW), Graded { grade: grade_, flaws }, "{flights:?}");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_browsers_warn_of_caps_the_grade() {
+        let good = Shown { not_before: NOW.0 - 1, not_after: NOW.0 + 1, trusted: true, named: true };
+        let flights = [(HelloClass::ChromeHybrid, flight(X25519MLKEM768, &[2000]))];
+        for (shown, expected, flaws) in [
+            (good, Grade::A, vec![]),
+            (Shown { trusted: false, ..good }, Grade::C, vec![Flaw::Untrusted]),
+            (Shown { not_after: NOW.0, ..good }, Grade::C, vec![Flaw::Expired]),
+            (Shown { not_before: NOW.0 + 1, ..good }, Grade::C, vec![Flaw::Early]),
+            (Shown { named: false, ..good }, Grade::C, vec![Flaw::OtherName]),
+            (Shown { trusted: false, named: false, ..good }, Grade::C, vec![Flaw::Untrusted, Flaw::OtherName]),
+        ] {
+            let profile = Profile { certificate: Some(shown), ..profile(&flights) };
+            assert_eq!(grade(&profile, Place::Here, NOW), Graded { grade: expected, flaws }, "{shown:?}");
+        }
+        let elsewhere = Profile { certificate: Some(Shown { trusted: false, ..good }), ..profile(&flights) };
+        assert_eq!(grade(&elsewhere, Place::Elsewhere, NOW).flaws, [Flaw::Untrusted, Flaw::Elsewhere]);
     }
 }

@@ -5,6 +5,7 @@
 //! [`gate::Promotion`]. The two kinds of cover differ in how the gate is put in: `guarded` is a stream that the built-in
 //! site is served through, [`remote`] stands between two sockets.
 
+pub mod chain;
 pub mod gate;
 pub mod grade;
 mod guarded;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::chain::Shown;
 use crate::wire::HelloClass;
 use crate::wire::numbers::TLS13;
 
@@ -17,6 +18,9 @@ pub struct Profile {
     pub flights: BTreeMap<String, FlightShape>,
     /// What came in a whole visit with a handshake that was completed; `None` if there was none yet.
     pub visit: Option<VisitShape>,
+    /// The certificate that visitors are shown; `None` if that is not known.
+    #[serde(default)]
+    pub certificate: Option<Shown>,
     /// When this was learnt, in seconds since 1970.
     pub learnt: i64,
 }
@@ -180,7 +184,7 @@ mod tests {
     fn profile() -> Profile {
         let flight = FlightShape { version: 0x0304, records: vec![32, 900, 281, 69], ..FlightShape::default() };
         let visit = VisitShape { flight_records: 4, after_finished: vec![266, 266], ..VisitShape::default() };
-        Profile { flights: [("chrome".to_owned(), flight)].into(), visit: Some(visit), learnt: 1 }
+        Profile { flights: [("chrome".to_owned(), flight)].into(), visit: Some(visit), certificate: None, learnt: 1 }
     }
 
     #[test]

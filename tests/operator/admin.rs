@@ -226,6 +226,9 @@ async fn every_name_on_the_dashboard_and_in_the_rules_is_scraped() {
     stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     stage.until("visited", |n| n.keys().any(|name| name.starts_with("vizard_cover_grade"))).await;
     let (_, text) = stage.ask("GET", "/metrics", TokenRole::Metrics, "").await;
+    assert!(text.contains("\nvizard_cover_grade 2\n"), "a self-signed certificate caps the grade: {text}");
+    let (_, status) = stage.ask("GET", "/api/v1/status", TokenRole::Viewer, "").await;
+    assert!(status.contains("no authority that browsers know has signed its certificate"), "{status}");
     check_with_promtool(&text);
     let described: Vec<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();

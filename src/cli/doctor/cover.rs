@@ -106,7 +106,7 @@ pub fn cover(graded: &Graded, why: Option<&str>) -> Finding {
     let flaws: Vec<String> = graded.flaws.iter().map(ToString::to_string).collect();
     let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
     let reason = match flaws.is_empty() {
-        true => "grade A: one record, post-quantum, and the name leads here".to_owned(),
+        true => "grade A: one record, post-quantum, a good certificate, and the name leads here".to_owned(),
         false => format!("grade {}: {}{why}", graded.grade, flaws.join("; ")),
     };
     let mend = match graded.flaws.first() {
@@ -114,6 +114,7 @@ pub fn cover(graded: &Graded, why: Option<&str>) -> Finding {
         Some(Flaw::Ourselves) => "name another web server with --cover, or use the built-in site: --cover site",
         Some(Flaw::Unreachable) => "see whether the address of the cover is right and whether it runs",
         Some(Flaw::Elsewhere) => "a domain of your own that leads here, with the built-in site, has grade A",
+        Some(Flaw::Untrusted | Flaw::Expired | Flaw::Early | Flaw::OtherName) => "see the line on the certificate",
         Some(_) => "the built-in site has none of this: --cover site, with a domain and a certificate of your own",
     };
     match graded.grade {
@@ -168,6 +169,7 @@ mod tests {
             (Grade::A, vec![], Fine),
             (Grade::B, vec![Flaw::Elsewhere], Warning),
             (Grade::C, vec![Flaw::SeveralRecords(4), Flaw::Elsewhere], Warning),
+            (Grade::C, vec![Flaw::Untrusted], Warning),
             (Grade::D, vec![Flaw::Ourselves], Broken),
             (Grade::D, vec![Flaw::Retry, Flaw::Elsewhere], Broken),
         ] {

@@ -27,7 +27,6 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{MultiProgress, ProgressBar};
 
-use self::certificate::Chain;
 use self::clock::Skews;
 use self::cover::{Asker, Seen};
 pub(super) use self::finding::{Check, Verdict};
@@ -38,6 +37,7 @@ use self::patient::Patient;
 use super::{Failure, Settings, output};
 use crate::auth::UnixTime;
 use crate::config::{self, Cover, Environment, Flags, LoadError, Loaded};
+use crate::cover::chain::Chain;
 use crate::cover::grade::{Place, grade};
 use crate::cover::profile::Profile;
 use crate::cover::scout::Examined;
@@ -244,8 +244,10 @@ impl Facts {
             )];
         };
         match seen {
-            Seen::Ourselves => vec![cover::cover(&grade(&Profile::default(), Place::Ourselves), None)],
-            Seen::Unreachable(why) => vec![cover::cover(&grade(&Profile::default(), self.place(patient)), Some(why))],
+            Seen::Ourselves => vec![cover::cover(&grade(&Profile::default(), Place::Ourselves, self.now), None)],
+            Seen::Unreachable(why) => {
+                vec![cover::cover(&grade(&Profile::default(), self.place(patient), self.now), Some(why))]
+            }
             Seen::Visited(learnt) => {
                 let own = patient.whose() != Whose::Cover;
                 let chain = Chain::read(&learnt.chain);
@@ -259,7 +261,7 @@ impl Facts {
     fn judge_visits(&self, patient: &Patient, learnt: &Examined) -> [Finding; 3] {
         let stable = learnt.profile.flights.values().all(|flight| flight.stable);
         [
-            cover::cover(&grade(&learnt.profile, self.place(patient)), None),
+            cover::cover(&grade(&learnt.profile, self.place(patient), self.now), None),
             cover::post_quantum(&learnt.profile),
             cover::records(&learnt.counts, stable),
         ]

@@ -267,7 +267,7 @@ fn the_number_of_records_is_that_of_the_class() {
         let flights =
             HelloClass::ALL.map(|any| (any.label().to_owned(), shape(if any == class { own } else { other })));
         let visit = Some(VisitShape { flight_records: other, ..VisitShape::default() });
-        let profile = Profile { flights: flights.into(), visit, learnt: 1 };
+        let profile = Profile { flights: flights.into(), visit, certificate: None, learnt: 1 };
         let mut gate = gate_of(FlightEnd::Counted(Arc::new(profile)));
         released(&mut gate, &hello);
         assert!(gate.flight_is_counted());

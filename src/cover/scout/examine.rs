@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::{Door, Scout, VISIT, reading, within};
 use crate::auth::UnixTime;
+use crate::cover::chain::Chain;
 use crate::cover::profile::Profile;
 
 /// What a look has shown.
@@ -37,9 +38,14 @@ impl Scout {
         let ahead = date(&read.head).map(|date| date.0 - now.0);
         let mut examined = Examined { chain: read.chain, ahead, ..Examined::default() };
         if let Ok(greeting) = greeting {
+            // A site that shakes hands and then serves no page has shown it too.
+            if examined.chain.is_empty() {
+                examined.chain.clone_from(&greeting.first.chain);
+            }
             examined.counts = greeting.all.iter().map(|heard| heard.flight.records).collect();
             examined.profile.visit = Some(greeting.shape(None));
         }
+        examined.profile.certificate = Chain::read(&examined.chain).map(|chain| chain.shown(self.name.as_str()));
         let mut failures = Vec::new();
         self.learn_flights(door, &mut examined.profile, &mut failures).await;
         match failures.into_iter().next().filter(|_| examined.profile.flights.is_empty()) {

@@ -5,7 +5,7 @@
 //! and is no friend either.
 //!
 //! ```text
-//! visit    handshakes that are completed, and silence: records of the flight, tickets, HTTP/2 settings
+//! visit    handshakes that are completed, and silence: records of the flight, certificate, tickets, HTTP/2 settings
 //! flight   one hello of each class, several times: version, cipher, group, record sizes, how stable they are
 //! reading  the front page and something large: record sizes in bulk; another to the end: the close alert
 //! ccs      once: how many change_cipher_spec records the cover takes
@@ -42,6 +42,7 @@ use tracing::{debug, info, warn};
 use self::keep::Store;
 use self::reading::{Bulk, Farewell};
 use self::visit::Heard;
+use super::chain::{Chain, Shown};
 use super::profile::{FlightShape, Profile, VisitShape};
 use crate::auth::{Domain, UnixTime};
 use crate::wire::HelloClass;
@@ -190,10 +191,12 @@ impl Scout {
         if profile.visit.as_ref().is_none_or(|visit| visit.flight_records != seen.records) {
             profile.begin_anew(seen.records);
         }
+        let certificate = greeting.certificate(&self.name);
         let mut visit = greeting.shape(profile.visit.take());
         // What was not quick is for the round to say, and so is what has changed.
         readings.teach(&mut visit, &mut Vec::new());
         profile.visit = Some(visit);
+        profile.certificate = certificate;
         self.publish(&profile);
         last.greeted = Some(Instant::now());
         Ok(seen)
@@ -259,6 +262,7 @@ impl Scout {
                 Ok(greeting) => {
                     failures.extend_from_slice(&greeting.failures);
                     profile.visit = Some(greeting.shape(profile.visit.take()));
+                    profile.certificate = greeting.certificate(&self.name);
                     self.publish(&profile);
                     learnt = true;
                 }
@@ -384,6 +388,11 @@ impl Greeting {
             greetings: self.all.iter().map(|heard| heard.after_finished.clone()).collect(),
             ..before.unwrap_or_else(usual)
         }
+    }
+
+    /// The certificate that was shown, if it can be read.
+    fn certificate(&self, name: &Domain) -> Option<Shown> {
+        Chain::read(&self.first.chain).map(|chain| chain.shown(name.as_str()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use rustls::ClientConnection;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -27,6 +27,8 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
     pub(super) flight: SeenFlight,
+    /// The certificates as shown, the site's own first.
+    pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) before_finished: Vec<u16>,
     pub(super) after_finished: Vec<u16>,
     pub(super) after_finished_ms: u64,
@@ -37,6 +39,7 @@ pub(super) struct Heard {
 /// answers that too.
 pub(super) async fn listen(leg: &mut Leg, name: &str) -> io::Result<Heard> {
     let (mut tls, flight) = shake_hands(leg, name).await?;
+    let chain = tls.peer_certificates().into_iter().flatten().map(|shown| shown.clone().into_owned()).collect();
     let (before_finished, _) = records_until_silence(leg, BEFORE_FINISHED, BEFORE_FINISHED).await?;
     if tls.alpn_protocol() == Some(b"h2") {
         tls.writer().write_all(HTTP2_PREFACE)?;
@@ -45,7 +48,7 @@ pub(super) async fn listen(leg: &mut Leg, name: &str) -> io::Result<Heard> {
     let finished = Instant::now();
     let (after_finished, first) = records_until_silence(leg, FIRST_AFTER, NEXT_AFTER).await?;
     let delay = first.map_or(Duration::ZERO, |first| first - finished);
-    Ok(Heard { flight, before_finished, after_finished, after_finished_ms: delay.as_millis() as u64 })
+    Ok(Heard { flight, chain, before_finished, after_finished, after_finished_ms: delay.as_millis() as u64 })
 }
 
 /// Up to the server's Finished; the client's own is not sent yet.
