@@ -105,10 +105,23 @@ struct Traced {
 struct Candidate {
     guest: Guest,
     header: HeaderCollector,
+    /// Once the header is in and was new, until the record that it stands in is whole.
+    begun: Option<Box<Begun>>,
     /// What the cover has said behind its flight. Kept from a client that was admitted, which would not take it.
     withheld: Vec<u8>,
     /// How much that was.
     behind: usize,
+}
+
+/// The beginning of a client's first record, with a valid header in it. No TLS server says anything before such a record is
+/// whole, so neither does a session begin.
+#[derive(Debug)]
+struct Begun {
+    opened: Opened,
+    /// What came behind the header.
+    leftover: Vec<u8>,
+    /// How many payload bytes follow the header in its record.
+    record_left: usize,
 }
 
 /// What stands in a header's place, while the memory is asked about it.
@@ -132,6 +145,8 @@ pub enum FromClient {
     },
     /// They are kept here until there is an answer to [`Gate::question`]. Until then nothing is to be read from the client.
     Hold,
+    /// Drop the cover leg: the client is one of ours.
+    Promote(Box<Promotion>),
 }
 
 /// What to do with bytes from the cover.
@@ -168,9 +183,9 @@ pub struct Promotion {
     pub permit: Permit,
     /// The second proof.
     pub opened: Opened,
-    /// Bytes behind the header that came with it, still as records.
+    /// Bytes behind the header that came with it, still as records: the rest of its own, which is whole, and what followed.
     pub leftover: Vec<u8>,
-    /// How many payload bytes of the header's record `leftover` and what follows begin with.
+    /// How many payload bytes of the header's record `leftover` begins with.
     pub record_left: usize,
 }
 
@@ -480,6 +495,9 @@ impl Gate {
     }
 
     fn header_data(&mut self, mut candidate: Candidate, bytes: &[u8], now: UnixTime) -> FromClient {
+        if let Some(begun) = candidate.begun.take() {
+            return self.record_data(candidate, *begun, bytes, now);
+        }
         match candidate.header.feed(bytes) {
             obfuscated::Progress::More => {
                 self.stage = Stage::Header(candidate);
@@ -500,13 +518,45 @@ impl Gate {
         }
     }
 
+    /// More of the record that a valid header stands in. Until that is whole it goes to the cover, which waits for the same.
+    fn record_data(&mut self, mut candidate: Candidate, mut begun: Begun, bytes: &[u8], now: UnixTime) -> FromClient {
+        begun.leftover.extend_from_slice(bytes);
+        let admission = match candidate.guest {
+            Guest::Admitted(_) if begun.leftover.len() < begun.record_left => {
+                candidate.begun = Some(Box::new(begun));
+                self.stage = Stage::Header(candidate);
+                return FromClient::Forward { release: Vec::new() };
+            }
+            Guest::Admitted(admission) => admission,
+            Guest::Declined(declined, _) => {
+                self.stage = declined.into();
+                return FromClient::Forward { release: candidate.withheld };
+            }
+        };
+        let Begun { opened, leftover, record_left } = begun;
+        match enter(admission, Some(opened), true, now) {
+            Ok((admission, permit, opened)) => {
+                FromClient::Promote(Box::new(Promotion { admission, permit, opened, leftover, record_left }))
+            }
+            Err(declined) => {
+                self.stage = declined.into();
+                FromClient::Forward { release: candidate.withheld }
+            }
+        }
+    }
+
     /// The memory has answered about the header.
     fn proved(&mut self, candidate: Candidate, proof: Proof, new: bool) -> Answered {
-        let Candidate { guest, withheld, .. } = candidate;
+        let Candidate { guest, header, withheld, behind, .. } = candidate;
         let Proof { opened, mut chunk, used, record_left, now } = proof;
-        let declined = match guest {
-            Guest::Declined(declined, _) => declined,
-            Guest::Admitted(admission) => match enter(admission, opened, new, now) {
+        let declined = match (guest, opened) {
+            (Guest::Declined(declined, _), _) => declined,
+            (guest @ Guest::Admitted(_), Some(opened)) if new && chunk.len() - used < record_left => {
+                let begun = Some(Box::new(Begun { opened, leftover: chunk[used..].to_vec(), record_left }));
+                self.stage = Stage::Header(Candidate { guest, header, begun, withheld, behind });
+                return Answered::GoOn { client: Vec::new(), cover: chunk };
+            }
+            (Guest::Admitted(admission), opened) => match enter(admission, opened, new, now) {
                 Err(declined) => declined,
                 Ok((admission, permit, opened)) => {
                     chunk.drain(..used);
@@ -555,7 +605,7 @@ impl Gate {
 
 impl Candidate {
     fn new(guest: Guest, rest: &[u8]) -> Self {
-        Self { guest, header: HeaderCollector::default(), withheld: rest.to_vec(), behind: rest.len() }
+        Self { guest, header: HeaderCollector::default(), begun: None, withheld: rest.to_vec(), behind: rest.len() }
     }
 
     /// Keeps the key, under which the header is still to be opened. Returns what was withheld.

@@ -118,6 +118,10 @@ impl Undecided {
         };
         match step {
             FromClient::Hold => Read::Held,
+            FromClient::Promote(promotion) => {
+                self.promotion = Some(promotion);
+                Read::Held
+            }
             FromClient::Forward { release } => {
                 outbox.extend_from_slice(&release);
                 Read::Given

@@ -300,8 +300,10 @@ impl Watch<'_> {
             tokio::select! {
                 ready = self.client.readable() => {
                     let read = ready.and_then(|()| read_some(&self.client)).map_err(|_| End::ClientBroke)?;
-                    if let Some(bytes) = read {
-                        self.client_said(&bytes).await?;
+                    if let Some(bytes) = read
+                        && let Some(promotion) = self.client_said(&bytes).await?
+                    {
+                        return Ok(Decision::Promote(promotion));
                     }
                 }
                 ready = self.cover.readable() => {
@@ -417,21 +419,23 @@ impl Watch<'_> {
     }
 
     /// Nothing read means that the client ended its side; the pass-through meets that end again.
-    async fn client_said(&mut self, bytes: &[u8]) -> Result<(), End> {
+    async fn client_said(&mut self, bytes: &[u8]) -> Result<Option<Box<Promotion>>, End> {
         if bytes.is_empty() {
             let release = self.gate.client_end();
-            return self.tell_client(&release).await;
+            return self.tell_client(&release).await.map(|()| None);
         }
         let forwarded = !self.gate.judges_first();
         // What the cover would not take was said all the same.
         let told = if forwarded { self.tell_cover(bytes).await } else { Ok(()) };
         match self.gate.client_data(bytes, SystemTime::now().into()) {
             FromClient::Hold => told,
+            FromClient::Promote(promotion) => return Ok(Some(promotion)),
             FromClient::Forward { release } => {
                 self.tell_client(&release).await?;
                 if forwarded { told } else { self.tell_cover(bytes).await }
             }
         }
+        .map(|()| None)
     }
 
     async fn cover_said(&mut self, bytes: &[u8]) -> Result<(), End> {

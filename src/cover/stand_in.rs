@@ -92,26 +92,29 @@ async fn read_hello(client: &mut TcpStream) -> Option<(Vec<u8>, Option<Reason>)>
     }
 }
 
+/// Reads the client's first record, which has to be whole before anything follows from it. The header in it is spent as
+/// soon as that is there.
 async fn read_header(caller: &mut Caller, admission: Admission) -> Option<Promotion> {
     let mut header = HeaderCollector::default();
-    loop {
+    let (Wrapped { header, used, record_left }, bytes) = loop {
         let bytes = read_some(&mut caller.client).await?;
         match header.feed(&bytes) {
             obfuscated::Progress::More => {}
             obfuscated::Progress::Foreign(_) => return None,
-            obfuscated::Progress::Whole(Wrapped { header, used, record_left }) => {
-                let (opened, question) = second_proof(Some(admission.key()), &header);
-                let new = caller.judge.replay.ask(question).await;
-                return match enter(admission, opened, new, SystemTime::now().into()) {
-                    Ok((admission, permit, opened)) => {
-                        Some(Promotion { admission, permit, opened, leftover: bytes[used..].to_vec(), record_left })
-                    }
-                    Err(declined) => {
-                        caller.witness.declined(caller.peer, &declined);
-                        None
-                    }
-                };
-            }
+            obfuscated::Progress::Whole(wrapped) => break (wrapped, bytes),
+        }
+    };
+    let (opened, question) = second_proof(Some(admission.key()), &header);
+    let new = caller.judge.replay.ask(question).await;
+    let mut leftover = bytes[used..].to_vec();
+    while opened.is_some() && new && leftover.len() < record_left {
+        leftover.extend(read_some(&mut caller.client).await?);
+    }
+    match enter(admission, opened, new, SystemTime::now().into()) {
+        Ok((admission, permit, opened)) => Some(Promotion { admission, permit, opened, leftover, record_left }),
+        Err(declined) => {
+            caller.witness.declined(caller.peer, &declined);
+            None
         }
     }
 }

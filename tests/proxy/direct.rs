@@ -1,5 +1,6 @@
 //! Clients that know a secret, through the proxy to data centres on loopback.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::support::dice::Dice;
@@ -210,6 +211,44 @@ async fn headers_enter_however_they_are_sent() {
                 session.echo(&[7; 40_000]).await.unwrap_or_else(|end| panic!("{kind:?} {ccs:?} {record}: {end:?}"));
             }
         }
+    }
+}
+
+/// The rest of a client's first record is held back on its way: no TLS server says anything before it has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_answers_a_record_before_its_last_byte() {
+    let dc = MockDc::start(Role::Echo).await;
+    for kind in BOTH {
+        let Some(stage) = Stage::with_dc(kind, &dc).await else { continue };
+        stage.proxy.logged(KNOWN).await;
+        first_record_is_answered_when_whole(stage.proxy.addr).await;
+    }
+}
+
+/// What the log says when the cover's own habits are known.
+const KNOWN: &str = "the cover was visited";
+
+/// How long nothing may come, while other connections show that the proxy is quick.
+const SILENCE: Duration = Duration::from_millis(300);
+
+pub async fn first_record_is_answered_when_whole(proxy: SocketAddr) {
+    let header_ends = 6 + 5 + 64;
+    let mut held = Vec::new();
+    for at in [1, 6, 7, 11, 40, header_ends - 1, header_ends, header_ends + 1, usize::MAX - 1, usize::MAX] {
+        held.push(tokio::spawn(async move {
+            let mut session = login().enter(proxy).await.expect("the proxy admits");
+            let packet = [7; 90];
+            let first = session.up.sealed(&packet);
+            let at = if at > first.len() { first.len() - 1 - (usize::MAX - at) } else { at };
+            session.up.piece(&first[..at]).await.expect("the proxy takes it");
+            let early = tokio::time::timeout(SILENCE, session.down.record()).await;
+            assert!(early.is_err(), "{early:?} after {at} of {} bytes", first.len());
+            session.up.piece(&first[at..]).await.expect("the proxy takes it");
+            assert_eq!(session.down.frame().await, Ok(Frame::Packet(packet.to_vec())), "{at}");
+        }));
+    }
+    for one in held {
+        one.await.expect("no answer before the last byte");
     }
 }
 

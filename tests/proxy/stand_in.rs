@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
 
+use crate::direct::first_record_is_answered_when_whole;
 use crate::replay::second_flight;
 use crate::support::dice::Dice;
 use crate::support::fake_tls::{Login, PATIENCE, Refused, Session};
@@ -55,6 +56,7 @@ async fn clients_enter_while_the_cover_is_away_and_strangers_do_not() {
         for session in sessions {
             session.expect("the proxy stands in").echo(&[5; 400]).await.expect("the data centre is there");
         }
+        first_record_is_answered_when_whole(proxy.addr).await;
         assert!(enter(&proxy, OTHER_KEY, &mut dice).await.iter().all(Result::is_err), "another key");
         let mut stranger = TcpStream::connect(proxy.addr).await.unwrap();
         stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();

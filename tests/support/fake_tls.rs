@@ -141,21 +141,37 @@ impl Up {
     /// Sends one packet in a padded frame, in as many records as it needs. A packet that is shorter than any of MTProto
     /// gets so much padding that its record is one of TLS 1.3.
     pub async fn packet(&mut self, packet: &[u8]) -> io::Result<()> {
-        let mut body = packet.to_vec();
-        body.resize(packet.len().max(LEAST_BODY), 0xfd);
-        self.bytes(framed(&body)).await
+        self.bytes(in_frame(packet)).await
+    }
+
+    /// What [`Up::packet`] would send, for whoever sends it in pieces.
+    pub fn sealed(&mut self, packet: &[u8]) -> Vec<u8> {
+        self.records(in_frame(packet))
+    }
+
+    /// Sends what is sealed already.
+    pub async fn piece(&mut self, sealed: &[u8]) -> io::Result<()> {
+        self.write.write_all(sealed).await
     }
 
     /// Sends bytes as they are, framed or not.
-    pub async fn bytes(&mut self, mut bytes: Vec<u8>) -> io::Result<()> {
+    pub async fn bytes(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        let apart = matches!(self.start, Some((Ccs::Apart, _)));
+        let wire = self.records(bytes);
+        let (first, rest) = wire.split_at(if apart { CCS.len() } else { 0 });
+        if apart {
+            self.write.write_all(first).await?;
+        }
+        self.write.write_all(rest).await
+    }
+
+    fn records(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
         self.stream.apply(&mut bytes);
         let mut wire = Vec::new();
         if let Some((ccs, header)) = self.start.take() {
             bytes.splice(..0, header);
-            match ccs {
-                Ccs::Together => wire.extend(CCS),
-                Ccs::Apart => self.write.write_all(&CCS).await?,
-                Ccs::None => {}
+            if ccs != Ccs::None {
+                wire.extend(CCS);
             }
         }
         let mut rest = &bytes[..];
@@ -167,13 +183,19 @@ impl Up {
             hello::push_counted(&mut wire, 2, payload);
             rest = later;
         }
-        self.write.write_all(&wire).await
+        wire
     }
 
     /// Sends FIN.
     pub async fn finish(&mut self) -> io::Result<()> {
         self.write.shutdown().await
     }
+}
+
+fn in_frame(packet: &[u8]) -> Vec<u8> {
+    let mut body = packet.to_vec();
+    body.resize(packet.len().max(LEAST_BODY), 0xfd);
+    framed(&body)
 }
 
 /// The receiving half of a session. It panics at a record that a real client or TLS 1.3 would not have.

@@ -54,6 +54,7 @@ fn said(gate: &mut Gate, bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Box<Promoti
     let (mut to_client, mut to_cover) = match gate.client_data(bytes, NOW) {
         FromClient::Forward { release } => (release, bytes.to_vec()),
         FromClient::Hold => (Vec::new(), Vec::new()),
+        FromClient::Promote(promotion) => return Err(promotion),
     };
     while gate.is_judging() {
         gate.judge_on();
@@ -101,6 +102,46 @@ fn two_proofs_promote() {
     assert_eq!(promotion.leftover, write[6 + 5 + 64..]);
     assert_eq!(promotion.record_left, promotion.leftover.len());
     assert!(gate.declined().is_none());
+}
+
+/// Whoever holds the rest of a record back finds a TLS server that waits for it.
+#[test]
+fn nothing_follows_from_a_record_before_its_last_byte() {
+    let write = vector("tls_first_client_write", "bytes");
+    let header_ends = CHANGE_CIPHER_SPEC.len() + 5 + HEADER;
+    assert!(write.len() > header_ends);
+    let behind = [&write[..], &[0x17, 3, 3, 0, 40, 1, 2, 3]].concat();
+    for first in 1..write.len() {
+        for second in [first, first + 1, write.len() - 1].into_iter().filter(|second| *second < write.len()) {
+            let mut gate = candidate();
+            for piece in [&write[..first], &write[first..second]].into_iter().filter(|piece| !piece.is_empty()) {
+                assert!(released(&mut gate, piece).is_empty() && gate.judges_first(), "{first} {second}");
+            }
+            let Err(promotion) = said(&mut gate, &behind[second..]) else { panic!("not promoted: {first} {second}") };
+            assert_eq!(promotion.leftover, behind[header_ends..], "{first} {second}");
+            assert_eq!(promotion.record_left, write.len() - header_ends);
+        }
+    }
+}
+
+#[test]
+fn a_header_is_spent_though_its_record_never_gets_whole() {
+    let ticket = [&Header::application_data(200).encode()[..], &[7; 200]].concat();
+    let write = vector("tls_first_client_write", "bytes");
+    for cover_ends in [true, false] {
+        let mut gate = candidate();
+        assert_eq!(gate.cover_data(&ticket), FromCover::Withhold);
+        assert!(released(&mut gate, &write[..write.len() - 1]).is_empty());
+        assert_eq!(gate.judge.replay.len(), 2);
+        assert!(gate.declined().is_none());
+        if cover_ends {
+            assert_eq!(gate.cover_end(), ticket);
+            assert!(released(&mut gate, &write[write.len() - 1..]).is_empty());
+        } else {
+            assert_eq!(gate.client_end(), ticket);
+        }
+        assert!(gate.is_open());
+    }
 }
 
 #[test]
@@ -323,7 +364,7 @@ fn what_happens_during_the_search_comes_out_as_it_would_have_behind_it() {
     let alert = [0x15, 3, 3, 0, 2, 2, 40];
     let early = |gate: &mut Gate| match gate.client_data(b"x", NOW) {
         FromClient::Forward { release } => release,
-        FromClient::Hold => panic!("held"),
+        other => panic!("{other:?}"),
     };
     for (what, happens, reason) in [
         ("the client speaks", early as fn(&mut Gate) -> Vec<u8>, Reason::Early),
