@@ -52,7 +52,7 @@ fn text(status: &Status, users: &[User]) -> String {
     line("traffic", format!("{} down, {} up", bytes(status.bytes.down as f64), bytes(status.bytes.up as f64)));
     let cover = &status.cover;
     let grade = cover.grade.as_deref().unwrap_or("not visited yet");
-    let up = if cover.up { "up" } else { "away" };
+    let up = cover.standing();
     line("cover", format!("{} ({}), {up}, grade {grade}, changed {} times", cover.name, cover.kind, cover.changes));
     cover.flaws.iter().for_each(|flaw| line("", flaw.clone()));
     if let Some(ends) = &cover.certificate_ends {

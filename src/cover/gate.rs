@@ -50,6 +50,8 @@ pub struct Gate {
     inquiry: Option<Box<Inquiry>>,
     /// What the replay memory is to be asked next.
     question: Option<Question>,
+    /// Why what the cover says is no flight for the client of ours that waits for one.
+    failure: Option<&'static str>,
     stage: Stage,
 }
 
@@ -187,13 +189,15 @@ pub struct Promotion {
     pub leftover: Vec<u8>,
     /// How many payload bytes of the header's record `leftover` begins with.
     pub record_left: usize,
+    /// Whether the flight was the cover's own, and not one in its place.
+    pub by_cover: bool,
 }
 
 impl Gate {
     /// A gate for a client at this address, in front of a cover whose first flights end like this.
     pub fn new(judge: Arc<Judge>, from: IpAddr, end: FlightEnd) -> Self {
         let stage = Stage::Hello(HelloCollector::default(), None);
-        Self { judge, from, barred: None, end, inquiry: None, question: None, stage }
+        Self { judge, from, barred: None, end, inquiry: None, question: None, failure: None, stage }
     }
 
     /// The same for a client that is declined whatever it says, if there is a reason for that. Where judging is quick, its
@@ -230,6 +234,43 @@ impl Gate {
     /// Whether the cover may have ended its flight although nothing but its silence says so.
     pub fn flight_may_be_whole(&self) -> bool {
         matches!(&self.stage, Stage::Flight { flight, .. } if flight.may_be_whole())
+    }
+
+    /// Whether the hello is not whole yet.
+    pub fn awaits_hello(&self) -> bool {
+        matches!(self.stage, Stage::Hello(..))
+    }
+
+    /// Whether the client may still be one of ours, and nothing was said to it.
+    pub fn is_before_flight(&self) -> bool {
+        matches!(self.stage, Stage::Hello(..) | Stage::Judging { .. } | Stage::Flight { .. })
+    }
+
+    /// Whether a client of ours waits for the cover's flight, of which it has got nothing.
+    pub fn owes_flight(&self) -> bool {
+        matches!(self.stage, Stage::Flight { guest: Guest::Admitted(_), .. })
+    }
+
+    /// Why what a remote cover says is no flight for the client of ours that waits for one. It is kept until
+    /// [`Gate::take_waiting`] or [`Gate::release`] is called.
+    pub fn failure(&self) -> Option<&'static str> {
+        self.failure.filter(|_| self.owes_flight())
+    }
+
+    /// The client of ours that waits for a flight; it is to get another than the cover's, and leaves the gate.
+    pub fn take_waiting(&mut self) -> Option<Admission> {
+        match std::mem::replace(&mut self.stage, Stage::Promoted) {
+            Stage::Flight { guest: Guest::Admitted(admission), .. } => Some(admission),
+            other => {
+                self.stage = other;
+                None
+            }
+        }
+    }
+
+    /// A visit after all, since the cover has no flight for its client. Returns what goes to the client.
+    pub fn release(&mut self, why: &'static str) -> Vec<u8> {
+        self.give_up(Reason::Cover(why))
     }
 
     /// Whether the hello is still being judged, so that [`Gate::judge_on`] is to be called when others have had a turn.
@@ -463,6 +504,11 @@ impl Gate {
         match (*records, fit) {
             // What comes behind the flight in the same piece is no concern of the flight's.
             (Some(expected), _) if flight.encrypted_records() >= expected => self.send_flight(expected),
+            // Another flight may be had in its place.
+            (_, Err(unfit)) if self.owes_flight() && matches!(self.end, FlightEnd::Counted(_)) => {
+                self.failure = Some(unfit.0);
+                FromCover::Withhold
+            }
             (_, Err(unfit)) => FromCover::Send(self.give_up(Reason::Cover(unfit.0))),
             (_, Ok(())) => FromCover::Withhold,
         }
@@ -536,7 +582,8 @@ impl Gate {
         let Begun { opened, leftover, record_left } = begun;
         match enter(admission, Some(opened), true, now) {
             Ok((admission, permit, opened)) => {
-                FromClient::Promote(Box::new(Promotion { admission, permit, opened, leftover, record_left }))
+                let by_cover = true;
+                FromClient::Promote(Box::new(Promotion { admission, permit, opened, leftover, record_left, by_cover }))
             }
             Err(declined) => {
                 self.stage = declined.into();
@@ -560,7 +607,8 @@ impl Gate {
                 Err(declined) => declined,
                 Ok((admission, permit, opened)) => {
                     chunk.drain(..used);
-                    let promotion = Promotion { admission, permit, opened, leftover: chunk, record_left };
+                    let promotion =
+                        Promotion { admission, permit, opened, leftover: chunk, record_left, by_cover: true };
                     return Answered::Promote(Box::new(promotion));
                 }
             },

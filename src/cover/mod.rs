@@ -15,6 +15,7 @@ pub mod scout;
 pub mod site;
 mod stand_in;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -58,8 +59,47 @@ pub trait Witness: Send + Sync {
     /// The connection is known to be a mere visit.
     fn declined(&self, from: SocketAddr, declined: &Declined);
 
-    /// A remote cover could not be reached.
+    /// A remote cover could not be reached, or left before the client spoke.
     fn cover_away(&self, error: &io::Error);
+
+    /// A remote cover had no flight for an admitted client.
+    fn cover_failed(&self, failure: Failure);
+}
+
+/// Way in which a remote cover that accepts connections fails an admitted client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Failure {
+    /// It reset the connection.
+    Reset,
+    /// It ended the connection.
+    Ended,
+    /// It said something else than a flight that a client takes; says which part.
+    Unfit(&'static str),
+    /// It said nothing, or too little, for longer than clients wait.
+    Slow,
+}
+
+impl Failure {
+    /// A short name without details.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Ended => "ended",
+            Self::Unfit(_) => "unfit",
+            Self::Slow => "slow",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset => f.write_str("it reset the connection"),
+            Self::Ended => f.write_str("it ended the connection"),
+            Self::Unfit(what) => write!(f, "its answer is no handshake: {what}"),
+            Self::Slow => f.write_str("it did not answer in time"),
+        }
+    }
 }
 
 /// How receiving a client ended.

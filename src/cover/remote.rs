@@ -12,19 +12,21 @@ use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 
 use super::gate::{Answered, FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::scout::{Door, Leg, Scout};
-use super::{Caller, Outcome, Witness, stand_in};
+use super::{Caller, Failure, Outcome, Witness, stand_in};
 use crate::auth::replay::Question;
+use crate::auth::{Admission, Reason};
 use crate::net::address::is_public;
 use crate::net::route::{Dialer, Place};
 use crate::net::sockopt;
 use crate::relay::splice::{AFTERMATH, Splice};
 use crate::relay::{End, attempt, reset_on_close, shut};
-use crate::wire::server_flight::safe_cut;
+use crate::wire::client_hello::HelloCollector;
+use crate::wire::server_flight::{Flight, safe_cut};
 
 /// Settings of a remote cover.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,6 +79,13 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(60);
 /// Silence after which a flight is taken for whole: while the number of its records is not known, and when fewer came.
 const SILENCE_UNKNOWN: Duration = Duration::from_millis(150);
 const SILENCE_SHORT: Duration = Duration::from_millis(300);
+
+/// How long an admitted client waits for the cover's flight before it gets one in its place. Clients give up after one
+/// second that becomes eight (Desktop), ten (TDLib) and twelve (iOS). Drawn anew each time: one moment would be a mark.
+const FLIGHT_PATIENCE: std::ops::RangeInclusive<u64> = 2_200..=3_200;
+
+/// Within this time of its first moment no cover ends a connection on which nothing was said.
+const EARLY: Duration = Duration::from_secs(3);
 
 /// A web server elsewhere.
 #[derive(Debug)]
@@ -194,9 +203,20 @@ impl Remote {
 
 async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outcome {
     let Caller { client, peer, barred, judge, witness } = caller;
-    let gate = Gate::new(judge, peer.ip(), FlightEnd::Counted(scout.profile())).barred(barred);
-    let mut watch = Watch { client, cover, gate, scout, peer, alive: None, witness: Some(witness) };
-    match watch.until_decided().await {
+    let gate = Gate::new(Arc::clone(&judge), peer.ip(), FlightEnd::Counted(scout.profile())).barred(barred);
+    let (said, due) = (Vec::new(), Instant::now() + EARLY);
+    let mut watch =
+        Watch { client, cover, gate, scout, peer, alive: None, witness: Some(witness), said, due, failed: false };
+    let decided = match watch.until_decided().await {
+        Err(End::FarBroke) => Box::pin(watch.cover_broke()).await,
+        decided => decided,
+    };
+    match decided {
+        Ok(Decision::StandIn(waiting)) => {
+            let (Some(witness), (admission, flight)) = (watch.witness, *waiting) else { return Outcome::Visited };
+            let caller = Caller { client: watch.client, peer, barred: None, judge, witness };
+            Box::pin(stand_in::answer(caller, admission, flight)).await
+        }
         Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),
         Ok(Decision::Visit) => Outcome::PassThrough(Splice::new(watch.client, watch.cover)),
         Err(broke) => {
@@ -280,10 +300,18 @@ struct Watch<'a> {
     alive: Option<Instant>,
     /// Until it has heard that the connection is a visit.
     witness: Option<Arc<dyn Witness>>,
+    /// What the client has said of its hello, until that is answered.
+    said: Vec<u8>,
+    /// When the cover's flight is due; before there is a hello, until when the cover has no reason to leave.
+    due: Instant,
+    /// Whether the witness has heard that the cover failed this client.
+    failed: bool,
 }
 
 enum Decision {
     Visit,
+    /// The cover has no flight for a client of ours, which is to get this one.
+    StandIn(Box<(Admission, Flight)>),
     Promote(Box<Promotion>),
 }
 
@@ -296,7 +324,10 @@ impl Watch<'_> {
             if self.gate.is_open() {
                 return Ok(Decision::Visit);
             }
-            let silence = if self.gate.flight_is_counted() { SILENCE_SHORT } else { SILENCE_UNKNOWN };
+            if !self.gate.is_before_flight() {
+                self.said = Vec::new();
+            }
+            let wake = self.wake();
             tokio::select! {
                 ready = self.client.readable() => {
                     let read = ready.and_then(|()| read_some(&self.client)).map_err(|_| End::ClientBroke)?;
@@ -306,20 +337,20 @@ impl Watch<'_> {
                         return Ok(Decision::Promote(promotion));
                     }
                 }
-                ready = self.cover.readable() => {
+                // What the cover says to a hello is heard when it is known whose that is: it may be kept from a client of ours.
+                ready = self.cover.readable(), if !self.gate.is_judging() => {
                     let read = ready.and_then(|()| read_some(&self.cover)).map_err(|_| End::FarBroke)?;
-                    if let Some(bytes) = read {
-                        self.cover_said(&bytes).await?;
-                        if bytes.is_empty() && !self.gate.is_open() {
-                            return Box::pin(self.without_cover()).await;
-                        }
+                    match read {
+                        Some(bytes) if bytes.is_empty() => return Box::pin(self.cover_ended()).await,
+                        Some(bytes) => self.cover_said(&bytes).await?,
+                        None => {}
                     }
                 }
                 () = yield_now(), if self.gate.is_judging() => self.gate.judge_on(),
-                () = sleep(silence), if self.gate.flight_may_be_whole() => {
-                    self.scout.note_stale();
-                    let flight = self.gate.cover_waits().unwrap_or_default();
-                    self.tell_client(&flight).await?;
+                () = sleep_until(wake.unwrap_or(self.due)), if wake.is_some() => {
+                    if let Some(decision) = self.waited().await? {
+                        return Ok(decision);
+                    }
                 }
             }
             // Twice in a connection, and boxed for those who say nothing.
@@ -328,6 +359,115 @@ impl Watch<'_> {
             {
                 return Ok(Decision::Promote(promotion));
             }
+            if let Some(why) = self.gate.failure() {
+                if let Some(decision) = self.fail(Failure::Unfit(why)) {
+                    return Ok(decision);
+                }
+                let release = self.gate.release(why);
+                self.tell_client(&release).await?;
+            }
+        }
+    }
+
+    /// When something is to be done though nothing arrives.
+    fn wake(&self) -> Option<Instant> {
+        if self.gate.flight_may_be_whole() {
+            let silence = if self.gate.flight_is_counted() { SILENCE_SHORT } else { SILENCE_UNKNOWN };
+            return Some(Instant::now() + silence);
+        }
+        (self.gate.owes_flight() && !self.failed).then_some(self.due)
+    }
+
+    /// That moment has come.
+    async fn waited(&mut self) -> Result<Option<Decision>, End> {
+        if !self.gate.flight_may_be_whole() {
+            return Ok(self.fail(Failure::Slow));
+        }
+        self.scout.note_stale();
+        let flight = self.gate.cover_waits().unwrap_or_default();
+        self.tell_client(&flight).await?;
+        Ok(None)
+    }
+
+    /// The cover fails the client of ours that waits for its flight, if there is one: another flight in its place, where it
+    /// is known what the cover would have said.
+    fn fail(&mut self, failure: Failure) -> Option<Decision> {
+        if !self.gate.owes_flight() {
+            return None;
+        }
+        self.note_failure(failure);
+        let mut hello = HelloCollector::default();
+        let _ = hello.feed(&self.said);
+        let flight = stand_in::flight(&self.scout.profile(), &hello.into_record())?;
+        let admission = self.gate.take_waiting()?;
+        Some(Decision::StandIn(Box::new((admission, flight))))
+    }
+
+    fn note_failure(&mut self, failure: Failure) {
+        if let Some(witness) = self.witness.as_ref().filter(|_| !self.failed) {
+            witness.cover_failed(failure);
+        }
+        self.failed = true;
+    }
+
+    /// The cover has ended its side. A hello that is there already is judged first: its client may be one of ours.
+    async fn cover_ended(&mut self) -> Result<Decision, End> {
+        if let Some(bytes) = self.hello_that_waits() {
+            self.client_said(&bytes).await?;
+            self.judge_out().await;
+            if let Some(question) = self.gate.question() {
+                self.ask_memory(question).await?;
+            }
+        }
+        if let Some(decision) = self.fail(Failure::Ended) {
+            return Ok(decision);
+        }
+        let left_early = self.left_early();
+        self.cover_said(&[]).await?;
+        self.note_early_end(left_early);
+        if self.gate.is_open() { Ok(Decision::Visit) } else { self.without_cover().await }
+    }
+
+    /// The cover leg is broken. The same holds, and what the cover said before is heard.
+    async fn cover_broke(&mut self) -> Result<Decision, End> {
+        if self.gate.is_before_flight() {
+            if let Some(bytes) = self.hello_that_waits() {
+                self.said.extend_from_slice(&bytes);
+                let _ = self.gate.client_data(&bytes, SystemTime::now().into());
+            }
+            self.judge_unheard().await;
+        }
+        if self.gate.owes_flight() {
+            self.hear_cover().await;
+        }
+        let failure = self.gate.failure().map_or(Failure::Reset, Failure::Unfit);
+        if let Some(decision) = self.fail(failure) {
+            return Ok(decision);
+        }
+        self.note_early_end(self.left_early());
+        Err(End::FarBroke)
+    }
+
+    /// What the client has said, if its hello is not whole yet and nothing of it was read.
+    fn hello_that_waits(&self) -> Option<Vec<u8>> {
+        if !self.gate.awaits_hello() {
+            return None;
+        }
+        let mut bytes = vec![0; PIECE];
+        let count = rustix::io::read(&self.client, &mut *bytes).ok().filter(|count| *count > 0)?;
+        bytes.truncate(count);
+        Some(bytes)
+    }
+
+    /// Whether the cover leaves though it was told nothing that it could dislike.
+    fn left_early(&self) -> bool {
+        self.gate.awaits_hello() && self.said.is_empty() && self.alive.is_none() && Instant::now() < self.due
+    }
+
+    /// Whoever comes meets that, and a client whose hello is still under way too.
+    fn note_early_end(&self, left_early: bool) {
+        if let Some(witness) = self.witness.as_ref().filter(|_| left_early) {
+            witness.cover_away(&io::Error::other("it accepts connections and leaves before anything is said"));
         }
     }
 
@@ -411,10 +551,11 @@ impl Watch<'_> {
 
     /// Called when there is nothing to be said to the client: a line in the log takes time that it could measure.
     fn note_visit(&mut self) {
-        if let Some(declined) = self.gate.declined()
-            && let Some(witness) = self.witness.take()
-        {
-            witness.declined(self.peer, declined);
+        let Some(declined) = self.gate.declined() else { return };
+        let Some(witness) = self.witness.take() else { return };
+        witness.declined(self.peer, declined);
+        if let (Reason::Cover(why), Some(_), false) = (declined.reason, &declined.member, self.failed) {
+            witness.cover_failed(Failure::Unfit(why));
         }
     }
 
@@ -423,6 +564,10 @@ impl Watch<'_> {
         if bytes.is_empty() {
             let release = self.gate.client_end();
             return self.tell_client(&release).await.map(|()| None);
+        }
+        if self.gate.awaits_hello() {
+            self.said.extend_from_slice(bytes);
+            self.due = Instant::now() + Duration::from_millis(rand::random_range(FLIGHT_PATIENCE));
         }
         let forwarded = !self.gate.judges_first();
         // What the cover would not take was said all the same.
@@ -457,28 +602,37 @@ impl Watch<'_> {
     /// Hands on what the cover said before it broke: that can be known from an attempt to write to it, before there was
     /// word that it could be read.
     async fn hear_cover_out(&mut self) {
+        self.hear_cover().await;
+        let release = self.gate.cover_end();
+        // A client that is gone has missed nothing.
+        let _ = self.tell_client(&release).await;
+    }
+
+    async fn hear_cover(&mut self) {
         let mut bytes = vec![0; PIECE];
         while let Ok(count @ 1..) = rustix::io::read(&self.cover, &mut *bytes) {
             if self.cover_said(&bytes[..count]).await.is_err() {
                 return;
             }
         }
-        let release = self.gate.cover_end();
-        // A client that is gone has missed nothing.
-        let _ = self.tell_client(&release).await;
     }
 
     async fn tell_client(&mut self, bytes: &[u8]) -> Result<(), End> {
         let cuts = self.gate.cuts_flight();
-        let cut = sockopt::segment_size(&self.client).filter(|_| cuts).and_then(|segment| safe_cut(bytes, segment));
-        let (first, rest) = bytes.split_at(cut.unwrap_or(0));
-        self.client.write_all(first).await.map_err(|_| End::ClientBroke)?;
-        self.client.write_all(rest).await.map_err(|_| End::ClientBroke)
+        write_flight(&mut self.client, bytes, cuts).await.map_err(|_| End::ClientBroke)
     }
 
     async fn tell_cover(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.cover.write_all(bytes).await.map_err(|_| End::FarBroke)
     }
+}
+
+/// Writes what may be a flight, in two pieces where the client minds the end of a read (`cuts`).
+pub(super) async fn write_flight(client: &mut TcpStream, bytes: &[u8], cuts: bool) -> io::Result<()> {
+    let cut = sockopt::segment_size(client).filter(|_| cuts).and_then(|segment| safe_cut(bytes, segment));
+    let (first, rest) = bytes.split_at(cut.unwrap_or(0));
+    client.write_all(first).await?;
+    client.write_all(rest).await
 }
 
 /// Most bytes that are handed on in one piece. As many as a socket is likely to hold: a server that gives up in the midst
@@ -554,6 +708,7 @@ mod tests {
     impl Witness for Nobody {
         fn declined(&self, _: SocketAddr, _: &Declined) {}
         fn cover_away(&self, _: &io::Error) {}
+        fn cover_failed(&self, _: Failure) {}
     }
 
     /// A client and a cover, as they are seen from outside, with the proxy between them, and its memory.

@@ -1,18 +1,20 @@
-//! What admitted clients get while a remote cover is away: the flight that it last gave to hellos of their class, made
+//! What admitted clients get while a remote cover is away, or accepts and has no flight for them: the flight that it last gave to hellos of their class, made
 //! anew. The only emulation in the program (docs/architecture.md).
 //!
 //! Sizes, cipher suite, group and order of extensions are the cover's; the key share is a real one for this hello, and
-//! what would be encrypted is random, which it looks like. Everybody else gets what a dead back end gives: an end.
+//! what would be encrypted is random, which it looks like. Everybody else gets what a dead back end gives: an end; and from one
+//! that accepts, whatever it says and does.
 
 use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::gate::{Promotion, enter, second_proof};
 use super::profile::{FlightShape, Profile};
+use super::remote::write_flight;
 use super::{Caller, Outcome};
 use crate::auth::{Admission, Declined, Reason, Verdict};
 use crate::crypto::shares;
@@ -35,18 +37,39 @@ pub(super) async fn receive(mut caller: Caller, profile: &Profile) -> Outcome {
     }
 }
 
+/// Receives a client that was admitted, and whom the cover has no flight for: it gets this one.
+pub(super) async fn answer(mut caller: Caller, admission: Admission, mut flight: Flight) -> Outcome {
+    let answered = async {
+        tell(&mut caller, &admission, &mut flight).await?;
+        read_header(&mut caller, admission).await
+    };
+    match timeout(PATIENCE, answered).await {
+        Ok(Some(promotion)) => Outcome::Promoted(caller.client, Box::new(promotion)),
+        _ => Outcome::Visited,
+    }
+}
+
+/// The flight that the cover was last seen to answer a hello of this class with, made for this one, which stands in one
+/// record; `None` where it was not seen or cannot be made.
+pub(super) fn flight(profile: &Profile, record: &[u8]) -> Option<Flight> {
+    let hello = ClientHello::decode(record).ok()?;
+    let shape = profile.flights.get(HelloClass::of(&hello).label())?;
+    rebuild(shape, &hello, |bytes| rand::fill(bytes))
+}
+
+async fn tell(caller: &mut Caller, admission: &Admission, flight: &mut Flight) -> Option<()> {
+    admission.stamp(flight);
+    write_flight(&mut caller.client, flight.as_bytes(), admission.class().minds_read_ends()).await.ok()
+}
+
 /// Reads the hello, and answers it if it is one of ours and of a class that the cover was seen to answer.
 async fn greet(caller: &mut Caller, profile: &Profile) -> Option<Admission> {
     let (record, followed) = read_hello(&mut caller.client).await?;
-    let flight = ClientHello::decode(&record).ok().and_then(|hello| {
-        let shape = profile.flights.get(HelloClass::of(&hello).label())?;
-        rebuild(shape, &hello, |bytes| rand::fill(bytes))
-    });
+    let flight = flight(profile, &record);
     let verdict = judge(caller, &record, followed).await;
     match (verdict, flight) {
         (Verdict::Admit(admission), Some(mut flight)) => {
-            admission.stamp(&mut flight);
-            caller.client.write_all(flight.as_bytes()).await.ok()?;
+            tell(caller, &admission, &mut flight).await?;
             Some(admission)
         }
         (Verdict::Admit(admission), None) => {
@@ -111,7 +134,9 @@ async fn read_header(caller: &mut Caller, admission: Admission) -> Option<Promot
         leftover.extend(read_some(&mut caller.client).await?);
     }
     match enter(admission, opened, new, SystemTime::now().into()) {
-        Ok((admission, permit, opened)) => Some(Promotion { admission, permit, opened, leftover, record_left }),
+        Ok((admission, permit, opened)) => {
+            Some(Promotion { admission, permit, opened, leftover, record_left, by_cover: false })
+        }
         Err(declined) => {
             caller.witness.declined(caller.peer, &declined);
             None

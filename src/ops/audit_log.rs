@@ -468,7 +468,7 @@ mod tests {
         let member = Member::new("alice");
         let from = "[::ffff:192.0.2.77]:5".parse().unwrap();
         let class = HelloClass::ALL[0];
-        log.observe(&Event::Admitted { from, member: &member, class, took: Duration::ZERO });
+        log.observe(&Event::Admitted { from, member: &member, class, took: Duration::ZERO, by_cover: true });
         let declined = Declined { reason: Reason::Replay, member: Some(member) };
         log.observe(&Event::Declined { from, declined: &declined });
         log.observe(&Event::Declined { from, declined: &Reason::Digest.into() });
@@ -546,7 +546,7 @@ mod tests {
         let (from, class) = (([192, 0, 2, 77], 5).into(), HelloClass::ALL[0]);
         let member = Member::new("alice");
         for _ in 0..100 {
-            log.observe(&Event::Admitted { from, member: &member, class, took: Duration::ZERO });
+            log.observe(&Event::Admitted { from, member: &member, class, took: Duration::ZERO, by_cover: true });
             log.action(Action { actor: "(unknown)", role: None, action: "log in", on: "", error: Some("x") });
         }
         log.action(Action { actor: "ops", role: Some("admin"), action: "drain", on: "", error: None });

@@ -29,6 +29,8 @@ pub struct Counts {
     pub declined: Tally<Declines>,
     /// Times that a remote cover could not be reached.
     pub cover_away: AtomicU64,
+    /// Admitted clients that a remote cover had no flight for, by [`crate::cover::Failure::label`].
+    pub cover_failed: Tally<&'static str>,
     /// Data centres that were reached.
     pub dialled: Tally<DcId>,
     /// Those for which a connection stood ready.
@@ -52,6 +54,7 @@ pub struct Counts {
     /// How long sessions lasted.
     pub lasted: Histogram,
     cover_is_away: AtomicBool,
+    cover_fails: AtomicBool,
 }
 
 /// Why a connection was declined: the label of the reason, and of the refusal where it is one.
@@ -97,6 +100,7 @@ impl Default for Counts {
             admitted: Tally::default(),
             declined: Tally::default(),
             cover_away: AtomicU64::default(),
+            cover_failed: Tally::default(),
             dialled: Tally::default(),
             dialled_warm: AtomicU64::default(),
             undialled: Tally::default(),
@@ -109,6 +113,7 @@ impl Default for Counts {
             dial: Histogram::new(LATENCIES),
             lasted: Histogram::new(LENGTHS),
             cover_is_away: AtomicBool::default(),
+            cover_fails: AtomicBool::default(),
         }
     }
 }
@@ -123,6 +128,11 @@ impl Counts {
     /// Whether the last that was heard of a remote cover is that it could not be reached.
     pub fn cover_is_away(&self) -> bool {
         self.cover_is_away.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last admitted client got no flight of a remote cover that had accepted it.
+    pub fn cover_fails(&self) -> bool {
+        self.cover_fails.load(Ordering::Relaxed)
     }
 
     /// Visits that go on, and connections that are not yet known to be one.
@@ -154,7 +164,15 @@ impl Observer for Counts {
                 add(&self.cover_away, 1);
                 self.cover_is_away.store(true, Ordering::Relaxed);
             }
-            Event::Admitted { class, took, .. } => {
+            Event::CoverFailed(failure) => {
+                self.cover_failed.count(failure.label());
+                self.cover_fails.store(true, Ordering::Relaxed);
+            }
+            Event::Admitted { class, took, by_cover, .. } => {
+                if by_cover {
+                    self.cover_is_away.store(false, Ordering::Relaxed);
+                    self.cover_fails.store(false, Ordering::Relaxed);
+                }
                 self.admitted.count(class);
                 self.handshake.observe(took.as_secs_f64());
             }
@@ -183,6 +201,7 @@ fn add(counter: &AtomicU64, by: u64) {
 mod tests {
     use super::*;
     use crate::auth::{Declined, Member, Refusal};
+    use crate::cover::Failure;
     use crate::relay::End;
 
     #[test]
@@ -205,7 +224,11 @@ mod tests {
         assert!(!counts.cover_is_away());
         let took = Duration::from_millis(30);
         let class = HelloClass::ChromeHybrid;
-        counts.observe(&Event::Admitted { from, member: &member, class, took });
+        counts.observe(&Event::CoverFailed(Failure::Slow));
+        counts.observe(&Event::Admitted { from, member: &member, class, took, by_cover: false });
+        assert!(counts.cover_fails(), "another flight is none of the cover's");
+        counts.observe(&Event::Admitted { from, member: &member, class, took, by_cover: true });
+        assert!(!counts.cover_fails());
         let (dc, far) = (DcId::new(2), DcId::new(-31_000));
         counts.observe(&Event::Dialled { dc, took, warm: false });
         counts.observe(&Event::Dialled { dc, took, warm: true });
@@ -213,7 +236,7 @@ mod tests {
         counts.observe(&Event::Undialled { dc: far, unknown: true });
         let closed = Closed { by: End::ClientBroke, up: 1, down: 1 };
         counts.observe(&Event::SessionOver { member: &member, dc, closed, lasted: took });
-        assert_eq!(counts.visitors(), 2);
+        assert_eq!(counts.visitors(), 1);
         assert_eq!((counts.dialled.list(), counts.dialled_warm.load(Ordering::Relaxed)), (vec![(dc, 2)], 1));
         let reasons: Vec<_> = counts.declined.list().into_iter().map(|(why, n)| (why.reason, why.refusal, n)).collect();
         assert_eq!(reasons, [("form", "", 2), ("refused", "disabled", 1)]);
@@ -221,6 +244,6 @@ mod tests {
         let ends: Vec<_> = counts.ends.list().into_iter().map(|(end, n)| (end.what, end.by, n)).collect();
         assert_eq!(ends, [("session", "client_broke", 1), ("visit", "far_broke", 1)]);
         assert_eq!(counts.passed_down.load(Ordering::Relaxed), 9);
-        assert_eq!(counts.admitted.list(), [(class, 1)]);
+        assert_eq!(counts.admitted.list(), [(class, 2)]);
     }
 }

@@ -175,9 +175,16 @@ impl Source {
 
     fn cover(&self, page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
         let counts = &self.counts;
-        page.gauge("vizard_cover_up", "0: the cover was away when last asked for", i64::from(!counts.cover_is_away()))?;
+        let up = !counts.cover_is_away() && !counts.cover_fails();
+        page.gauge(
+            "vizard_cover_up",
+            "0: the cover was away, or had no handshake, when last asked for",
+            i64::from(up),
+        )?;
         let away = counts.cover_away.load(Ordering::Relaxed);
         page.counter("vizard_cover_away", "Times that the cover could not be reached", away)?;
+        let failed = counts.cover_failed.list().into_iter().map(|(how, n)| ([("cause", how.to_owned())], n));
+        page.counters("vizard_cover_failures", "Admitted clients that the cover had no handshake for", failed)?;
         page.counter("vizard_cover_changes", "Rounds of visits that found the cover changed", seen.cover.changes)?;
         if let Some(learnt) = seen.cover.learnt {
             page.gauge("vizard_cover_visit_time_seconds", "When the last round of visits was", learnt.0)?;

@@ -65,7 +65,8 @@ async fn begin(server: Arc<Server>, client: TcpStream, peer: SocketAddr, above: 
         }
         Outcome::Promoted(client, promotion) => {
             let (member, class) = (promotion.admission.member(), promotion.admission.class());
-            server.observer.observe(&Event::Admitted { from: peer, member, class, took: since.elapsed() });
+            let (took, by_cover) = (since.elapsed(), promotion.by_cover);
+            server.observer.observe(&Event::Admitted { from: peer, member, class, took, by_cover });
             Box::pin(promote::session(server, &cover, client, peer, *promotion)).await
         }
     }

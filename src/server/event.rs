@@ -10,7 +10,7 @@ use tracing::debug;
 
 use crate::auth::{Declined, Member, Reason};
 use crate::base::summary::{self, Cause};
-use crate::cover::Witness;
+use crate::cover::{Failure, Witness};
 use crate::relay::Closed;
 use crate::telegram::DcId;
 use crate::wire::HelloClass;
@@ -34,8 +34,10 @@ pub enum Event<'a> {
         /// Time since the client connected.
         lasted: Duration,
     },
-    /// A remote cover could not be reached for a client.
+    /// A remote cover could not be reached for a client, or left before it spoke.
     CoverAway,
+    /// A remote cover accepted a client that was admitted, and had no flight for it.
+    CoverFailed(Failure),
     /// A client has proved itself twice.
     Admitted {
         /// The client's address.
@@ -46,6 +48,8 @@ pub enum Event<'a> {
         class: HelloClass,
         /// Time since it connected.
         took: Duration,
+        /// Whether the cover itself answered its hello.
+        by_cover: bool,
     },
     /// A data centre was reached for a session.
     Dialled {
@@ -131,5 +135,11 @@ impl Witness for Doorbell {
         self.away.fetch_add(1, Ordering::Relaxed);
         summary::note(Cause::warn("the cover could not be reached"), || error.to_string());
         self.observer.observe(&Event::CoverAway);
+    }
+
+    fn cover_failed(&self, failure: Failure) {
+        let cause = Cause::warn("the cover accepted an admitted client and had no handshake for it");
+        summary::note(cause.because(failure.label()), || failure.to_string());
+        self.observer.observe(&Event::CoverFailed(failure));
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn session(
     peer: SocketAddr,
     promotion: Promotion,
 ) -> Option<Rest> {
-    let Promotion { admission, permit, opened, leftover, record_left } = promotion;
+    let Promotion { admission, permit, opened, leftover, record_left, .. } = promotion;
     let dc = DcId::new(opened.dc);
     // Not before: a visitor's connection has no probes that the cover would not send.
     sockopt::keep_alive(&client);

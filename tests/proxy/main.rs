@@ -6,6 +6,7 @@ mod support;
 
 mod crowd;
 mod direct;
+mod failing_cover;
 mod front;
 mod harness;
 mod middle;

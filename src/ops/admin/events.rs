@@ -28,7 +28,7 @@ pub struct Entry {
     pub id: u64,
     /// When it happened (RFC 3339).
     pub time: String,
-    /// What happened: `admitted`, `declined`, `session_over`, `cover_away`, `dc_unreachable` or `action`.
+    /// What happened: `admitted`, `declined`, `session_over`, `cover_away`, `cover_failed`, `dc_unreachable` or `action`.
     pub kind: String,
     /// Whose it was, where that is known; of an action, who did it.
     pub user: Option<String>,
@@ -111,6 +111,7 @@ impl Observer for Events {
                 self.add("session_over", Some(member.name()), text);
             }
             Event::CoverAway => self.add("cover_away", None, "the cover could not be reached"),
+            Event::CoverFailed(failure) => self.add("cover_failed", None, failure.to_string()),
             Event::Undialled { dc, unknown } => {
                 let what = if unknown { "does not exist" } else { "cannot be reached" };
                 self.add("dc_unreachable", None, format!("data centre {dc} {what}"));

@@ -159,16 +159,33 @@ pub struct Cover {
     pub grade: Option<String>,
     /// Why it is no better.
     pub flaws: Vec<String>,
-    /// Whether it could be reached when last asked for.
+    /// Whether it could be reached, and had a handshake for the client, when last asked for.
     pub up: bool,
     /// Times that it could not be reached.
     pub away: u64,
+    /// Whether it accepts connections and had no handshake for the client that was admitted last.
+    #[serde(default)]
+    pub failing: bool,
+    /// Times that it had none for an admitted client.
+    #[serde(default)]
+    pub failed: u64,
     /// Rounds of visits that found it changed.
     pub changes: u64,
     /// When the last round was (RFC 3339).
     pub visited: Option<String>,
     /// When the certificate of the built-in site ends (RFC 3339).
     pub certificate_ends: Option<String>,
+}
+
+impl Cover {
+    /// How it does, in few words.
+    pub fn standing(&self) -> &'static str {
+        match (self.up, self.failing) {
+            (true, _) => "up",
+            (false, true) => "accepts connections and has no handshake for clients",
+            (false, false) => "away",
+        }
+    }
 }
 
 /// The memory of spent hellos.
@@ -305,7 +322,7 @@ impl Status {
                 failures: seen.middle.failed,
             },
             routes: seen.routes.iter().map(Route::from).collect(),
-            cover: cover(&seen, !counts.cover_is_away(), load(&counts.cover_away)),
+            cover: cover(&seen, counts),
             replay: ReplayMemory {
                 entries: seen.replay.entries,
                 unsaved: seen.replay.unsaved,
@@ -337,15 +354,18 @@ fn data_centres(control: &dyn Control) -> Vec<DataCentre> {
     rows.into_values().collect()
 }
 
-fn cover(seen: &Snapshot, up: bool, away: u64) -> Cover {
+fn cover(seen: &Snapshot, counts: &crate::ops::counts::Counts) -> Cover {
+    let failing = counts.cover_fails();
     let state = &seen.cover;
     Cover {
         kind: state.kind.into(),
         name: state.name.clone(),
         grade: state.graded.as_ref().map(|graded| graded.grade.to_string()),
         flaws: state.graded.iter().flat_map(|graded| &graded.flaws).map(ToString::to_string).collect(),
-        up,
-        away,
+        up: !counts.cover_is_away() && !failing,
+        away: counts.cover_away.load(Ordering::Relaxed),
+        failing,
+        failed: counts.cover_failed.sum(),
         changes: state.changes,
         visited: state.learnt.map(moment),
         certificate_ends: seen.certificate_ends.map(moment),

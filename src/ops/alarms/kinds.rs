@@ -41,6 +41,8 @@ pub enum Alarm {
     },
     /// The cover cannot be reached.
     CoverAway,
+    /// The cover accepts connections and has no handshake for admitted clients.
+    CoverFails,
     /// The cover answers otherwise than before.
     CoverChanged,
     /// A data centre cannot be reached.
@@ -71,7 +73,7 @@ pub enum Alarm {
 
 impl Alarm {
     /// All names.
-    pub const KINDS: [&str; 11] = [
+    pub const KINDS: [&str; 12] = [
         "networks",
         "replays",
         "declines",
@@ -83,6 +85,7 @@ impl Alarm {
         "issuance",
         "clock",
         "configuration refused",
+        "cover fails",
     ];
 
     /// A short name.
@@ -103,6 +106,7 @@ impl Alarm {
             Self::Issuance { .. } => 8,
             Self::Clock { .. } => 9,
             Self::Refused { .. } => 10,
+            Self::CoverFails => 11,
         }
     }
 
@@ -150,6 +154,11 @@ impl Alarm {
                 )
             }
             Self::CoverAway => "the cover cannot be reached".into(),
+            Self::CoverFails => {
+                "the cover accepts connections and has no handshake for clients: they get one in its place, which strangers \
+                 do not. See to the cover's web server; `vizard status` says when it is well again"
+                    .into()
+            }
             Self::CoverChanged => "the cover answers otherwise than before".into(),
             Self::DataCentre { dc } => format!("data centre {dc} cannot be reached"),
             Self::Quota { user, percent } => format!("{user} has used {percent} % of the quota"),

@@ -174,14 +174,19 @@ impl Observer for Alarms {
                     _ => None,
                 }
             }
-            Event::Admitted { from, member, .. } => {
+            Event::Admitted { from, member, by_cover, .. } => {
                 let mut watch = self.lock();
-                _ = watch.cover(true, now());
+                // A flight in the cover's place says nothing for the cover.
+                if *by_cover {
+                    _ = watch.cover(true, now());
+                    _ = watch.flight(true, now());
+                }
                 _ = watch.clock(member.name(), from.ip(), 0, now());
                 watch.admitted(member.name(), from.ip(), now())
             }
             Event::VisitOver { closed: Some(closed), .. } if closed.down > 0 => self.lock().cover(true, now()),
             Event::CoverAway => self.lock().cover(false, now()),
+            Event::CoverFailed(_) => self.lock().flight(false, now()),
             Event::Dialled { dc, .. } => self.lock().dialled(*dc, true, now()),
             Event::Undialled { dc, unknown: false } => self.lock().dialled(*dc, false, now()),
             _ => None,

@@ -33,6 +33,8 @@ pub struct Watch {
     declines: Declines,
     clocks: Clocks,
     cover_failures: u32,
+    /// Admitted clients in a row that the cover had no handshake for.
+    flight_failures: u32,
     cover_changes: u64,
     dc_failures: HashMap<DcId, u32>,
     /// The mark that was told last, of which period.
@@ -56,6 +58,7 @@ impl Watch {
             declines: Declines::new(now),
             clocks: Clocks::default(),
             cover_failures: 0,
+            flight_failures: 0,
             cover_changes: 0,
             dc_failures: HashMap::new(),
             quotas: HashMap::new(),
@@ -134,6 +137,12 @@ impl Watch {
     pub fn cover(&mut self, there: bool, now: UnixTime) -> Option<Alarm> {
         self.cover_failures = if there { 0 } else { self.cover_failures.saturating_add(1) };
         (self.cover_failures >= self.settings.failures).then_some(Alarm::CoverAway).and_then(|it| self.tell(it, now))
+    }
+
+    /// An admitted client got its flight of the cover, or the cover had none for it.
+    pub fn flight(&mut self, given: bool, now: UnixTime) -> Option<Alarm> {
+        self.flight_failures = if given { 0 } else { self.flight_failures.saturating_add(1) };
+        (self.flight_failures >= self.settings.failures).then_some(Alarm::CoverFails).and_then(|it| self.tell(it, now))
     }
 
     /// Visits have found the cover changed this many times since the start.

@@ -172,11 +172,11 @@ fn cover_card(cover: &Cover) -> Markup {
             span class={ "grade " (class) } { (cover.grade.as_deref().unwrap_or("?")) }
             div {
                 (cover.name) " · " @if cover.kind == "site" { "built-in site" } @else { "remote" }
-                " · " @if cover.up { span class="good" { "up" } } @else { span class="bad" { "away" } }
+                " · " span class=(if cover.up { "good" } else { "bad" }) { (cover.standing()) }
                 br;
                 span class="soft" {
                     @if let Some(visited) = &cover.visited { "last visited " (short(visited)) } @else { "not visited yet" }
-                    " · changed " (cover.changes) "× · away " (cover.away) "×"
+                    " · changed " (cover.changes) "× · away " (cover.away) "× · without a handshake " (cover.failed) "×"
                     @if let Some(ends) = &cover.certificate_ends { br; "certificate until " (short(ends)) }
                 }
                 @if !cover.flaws.is_empty() { ul { @for flaw in &cover.flaws { li { (flaw) } } } }
