@@ -147,3 +147,74 @@ fn anchor(heading: &str) -> String {
     let kept = plain.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
+
+#[test]
+fn readme_shows_two_commands_and_what_the_first_one_prints() {
+    let shown = blocks(Path::new("README.md"));
+    let commands: Vec<&str> = shown.iter().flat_map(|block| block.text.lines()).collect();
+    assert_eq!(commands, ["cargo run --release -- run", "bash tests/run.sh"]);
+    let readme = fs::read_to_string("README.md").unwrap();
+    let (_, sample) = readme.split_once("```text\nvizard ").expect("a sample");
+    let (sample, _) = sample.split_once("\n```").unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vizard"));
+    command.args(["link", "--no-qr", "--host", "198.51.100.7", "--state-dir"]).arg(home.path().join("state"));
+    command.args(["--secret", "default=00112233445566778899aabbccddeeff", "--domain", "lakeguitars.com"]);
+    command.args(["--listen", "[::]:443", "--cover", "site"]);
+    let output = command.env_clear().output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let links: Vec<&str> = printed.lines().filter(|line| line.contains("://")).map(str::trim).collect();
+    assert_eq!(links.len(), 2, "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    for link in links {
+        assert!(sample.lines().any(|line| line.trim() == link), "README lacks {link}");
+    }
+}
+
+/// Documents in which all words are the field's; the others have still to follow.
+const REWRITTEN: [&str; 21] = [
+    "README.md",
+    "docs/admin-api.md",
+    "docs/auditing.md",
+    "docs/certificates.md",
+    "docs/choosing-a-cover.md",
+    "docs/contributing.md",
+    "docs/deployment.md",
+    "docs/hardening.md",
+    "docs/incident.md",
+    "docs/law-and-privacy.md",
+    "docs/maintenance.md",
+    "docs/monitoring.md",
+    "docs/moving.md",
+    "docs/operation.md",
+    "docs/out-of-scope.md",
+    "docs/promoted-channel.md",
+    "docs/quick-start.md",
+    "docs/releasing.md",
+    "docs/routes.md",
+    "docs/security.md",
+    "docs/troubleshooting.md",
+];
+
+#[test]
+fn documents_use_the_words_of_the_field() {
+    let private = ["mend", "mends", "heed", "heeds", "hush", "anew", "whoever", "somebody", "nobody"];
+    for document in REWRITTEN {
+        let text = fs::read_to_string(document).unwrap().to_lowercase();
+        for (number, line) in text.lines().enumerate() {
+            let mut words = line.split(|c: char| !c.is_alphanumeric());
+            if let Some(word) = words.find(|word| private.contains(word)) {
+                panic!("{document}:{}: {word} is no word of the field", number + 1);
+            }
+        }
+    }
+}
+
+/// Pages for operators that are read from top to bottom, and how many words they may have.
+#[test]
+fn pages_for_operators_stay_short() {
+    for page in ["quick-start", "deployment", "operation", "users", "troubleshooting", "maintenance", "incident"] {
+        let text = fs::read_to_string(Path::new("docs").join(page).with_extension("md")).unwrap();
+        let words = text.split_whitespace().count();
+        assert!(words <= 1100, "docs/{page}.md has {words} words");
+    }
+}
