@@ -200,6 +200,19 @@ impl Telethon {
     }
 }
 
+/// mtcute, with the transport that it brings.
+pub struct Mtcute;
+
+impl Mtcute {
+    /// Has it connect through the proxy, agree on a key, and ask for things for a while.
+    pub fn passes(world: &World, link: &Link, telegram: &Telegram) {
+        let mut command = world.node("mtcute/ping.mjs");
+        let output = command.args([&link.server, &link.port, &link.secret]).arg(&telegram.public_key).output().unwrap();
+        let [report, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert!(output.status.success(), "{report}\n{errors}");
+    }
+}
+
 /// Telegram Desktop, as Debian has it.
 pub struct Desktop<'w> {
     world: &'w World,

@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use cast::{Desktop, Forwarders, IPV4, IPV6, Link, Middle, Nginx, Proxy, Tdlib, Telegram, Telethon};
+use cast::{Desktop, Forwarders, IPV4, IPV6, Link, Middle, Mtcute, Nginx, Proxy, Tdlib, Telegram, Telethon};
 use world::{Place, World};
 
 const EVERYTHING: &str = "ping,test,session,files";
@@ -104,6 +104,16 @@ fn telethon_works_at_the_default_setting() {
     let telegram = Telegram::open(&world);
     let proxy = Proxy::open(&world, "site", &[]);
     Telethon::passes(&world, &proxy.link(IPV4), &telegram);
+    proxy.close();
+}
+
+/// It reads like Telegram's own clients, and its hello has the fingerprint of none of them.
+#[test]
+fn mtcute_works_at_the_default_setting() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let proxy = Proxy::open(&world, "site", &[]);
+    Mtcute::passes(&world, &proxy.link(IPV4), &telegram);
     proxy.close();
 }
 

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Make the Python environment of the tests with real Telegram software, if it is not there yet, and print the path of
-# its interpreter. Made anew when requirements.txt has changed; any number of callers may come at once.
+# its interpreter. It has Node as well, and in its folder mtcute what that client needs. Made again when requirements.txt
+# or mtcute/package-lock.json has changed; any number of callers may come at once.
 #
 #   venv.sh DIRECTORY
 #
-# Needs: Python 3.11 or newer with venv (Debian: python3-venv), flock, a package index for the first run.
+# Needs: Python 3.11 or newer with venv (Debian: python3-venv), flock, package indexes of Python and Node for the first run.
 
 set -euo pipefail
 
 directory=$1
-requirements=$(dirname "$0")/requirements.txt
+here=$(dirname "$0")
+requirements=$here/requirements.txt
+lock=$here/mtcute/package-lock.json
 
 suitable() {
     "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -31,10 +34,14 @@ mkdir -p "$(dirname "$directory")"
 exec 9>"$directory.lock"
 flock 9
 # An environment dies with the interpreter that it was made of.
-if ! cmp --silent "$requirements" "$directory/made-of" || ! "$directory/bin/python" -c 'import tdjson'; then
+if ! cat "$requirements" "$lock" | cmp --silent - "$directory/made-of" || ! "$directory/bin/python" -c 'import tdjson'; then
     python=$(choose)
     "$python" -m venv --clear "$directory"
     "$directory/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements" >&2
-    cp "$requirements" "$directory/made-of"
+    mkdir "$directory/mtcute"
+    cp "$here"/mtcute/*.json "$directory/mtcute"
+    # Nothing that it brings is run: what it would compile keeps sessions in a file, which nobody asks for.
+    PATH=$(cd "$directory/bin" && pwd):$PATH npm ci --prefix "$directory/mtcute" --ignore-scripts --no-audit --no-fund >&2
+    cat "$requirements" "$lock" >"$directory/made-of"
 fi
 echo "$directory/bin/python"

@@ -98,6 +98,14 @@ impl World {
         command.arg(folder().join(name));
         command
     }
+
+    /// A command of a client in Node, for one of the scripts beside this file.
+    pub fn node(&self, name: &str) -> Command {
+        let bin = python().unwrap().parent().unwrap();
+        let mut command = self.command(Place::Client, bin.join("node"));
+        command.arg(folder().join(name)).env("NODE_MODULES", bin.join("../mtcute/node_modules"));
+        command
+    }
 }
 
 impl Drop for World {
