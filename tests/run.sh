@@ -16,6 +16,8 @@ cd "$(dirname "$0")/.."
 PACKAGES=(gcc libc6-dev chromium curl haproxy iproute2 nginx-light openssl)
 # Tests of the program as it is deployed, which --quick leaves out.
 REAL=(container real_clients)
+# Those that take longest, and of that mostly wait.
+PATIENT=(cover proxy)
 TARGET=${CARGO_TARGET_DIR:-target}
 LOG=$TARGET/tests.log
 # What prepare says, shown when it has ended.
@@ -26,7 +28,7 @@ PROFILE=(--config tests/profile.toml)
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 
 main() {
-    rm -f "$LOG"
+    rm -f "$LOG" "$LOG.patient"
     mkdir -p "$TARGET"
     trap finish EXIT
     phase formatting
@@ -180,24 +182,38 @@ documentation() {
 
 programs() {
     choose
-    cargo test "${PROFILE[@]}" --all-features --locked --no-run "${which[@]}"
+    run_tests --no-run "${busy[@]}" "${patient[@]}"
 }
 
+# Programs that mostly wait, for covers and for clocks, have the other ones beside them.
 tests() {
+    local status=0 background
     choose
     if ! $quick && ((EUID != 0)); then root_for_the_container; fi
-    cargo test "${PROFILE[@]}" --all-features --locked --no-fail-fast "${which[@]}" 2>&1 | tee "$LOG"
+    run_tests "${patient[@]}" >"$LOG.patient" 2>&1 &
+    background=$!
+    run_tests "${busy[@]}" 2>&1 | tee "$LOG" || status=$?
+    if ! $quick; then run_tests --doc 2>&1 | tee -a "$LOG" || status=$?; fi
+    wait "$background" || status=$?
+    tee -a "$LOG" <"$LOG.patient"
+    return "$status"
 }
 
-# Sets which programs there are to be.
+run_tests() {
+    cargo test "${PROFILE[@]}" --all-features --locked --no-fail-fast "$@"
+}
+
+# Sets which programs there are to be, in two groups.
 choose() {
     local name file
-    which=()
-    if ! $quick; then return; fi
-    which=(--lib --bins --bench load)
+    patient=() busy=(--lib --bins --bench load)
     for file in tests/*.rs tests/*/main.rs; do
         name=${file#tests/} name=${name%/main.rs} name=${name%.rs}
-        if [[ " ${REAL[*]} " != *" $name "* ]]; then which+=(--test "$name"); fi
+        if $quick && [[ " ${REAL[*]} " == *" $name "* ]]; then continue; fi
+        case " ${PATIENT[*]} " in
+            *" $name "*) patient+=(--test "$name") ;;
+            *) busy+=(--test "$name") ;;
+        esac
     done
 }
 
