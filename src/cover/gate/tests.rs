@@ -174,9 +174,10 @@ fn a_visit_gets_back_all_that_was_withheld_untouched_and_in_order() {
         ("the client ends", |gate| gate.client_end()),
         ("the cover ends", |gate| gate.cover_end()),
         ("the cover waits", |gate| gate.cover_waits().unwrap()),
-        ("the cover sends an alert", |gate| match gate.cover_data(&[0x15, 3, 3, 0, 2]) {
-            FromCover::Send(bytes) => bytes[..bytes.len() - 5].to_vec(),
-            other => panic!("{other:?}"),
+        ("the cover sends an alert", |gate| {
+            assert_eq!(gate.cover_data(&[0x15, 3, 3, 0, 2]), FromCover::Withhold, "another flight may be had");
+            let bytes = gate.release(gate.failure().unwrap());
+            bytes[..bytes.len() - 5].to_vec()
         }),
     ] {
         let mut gate = gate(Some(1));
@@ -545,7 +546,14 @@ const FIRSTS: [First; 19] = [
         |world, hello, _| {
             let mut gate = world.gate();
             released(&mut gate, hello);
-            assert!(matches!(gate.cover_data(&[0x15, 3, 3, 0, 2, 2, 40]), FromCover::Send(_)));
+            let alert = [0x15, 3, 3, 0, 2, 2, 40];
+            let said = gate.cover_data(&alert);
+            if let Some(why) = gate.failure() {
+                assert_eq!((said, gate.release(why)), (FromCover::Withhold, alert.to_vec()));
+            } else {
+                assert_eq!(said, FromCover::Send(alert.to_vec()));
+            }
+            assert_eq!(gate.take_waiting().map(|_| ()), None);
         },
     ),
     (
