@@ -21,6 +21,7 @@ use super::snapshot::Snapshot;
 use super::tally::Tally;
 use crate::auth::UnixTime;
 use crate::telegram::DcId;
+use crate::telegram::middle::link::Cause;
 
 /// Users beyond these have no metrics of their own; each takes seven lines of a scrape.
 pub const MOST_USERS: usize = 500;
@@ -165,6 +166,9 @@ impl Source {
         let help = "Sessions with a tag that went the direct way because there was no link to a middle proxy";
         page.counters("vizard_middle_fallbacks", help, unseated)?;
         page.counter("vizard_middle_link_failures", "Links to middle proxies that failed to open", seen.middle.failed)?;
+        let ends = Cause::ALL.into_iter().zip(seen.middle.ends);
+        let ends = ends.map(|(cause, n)| ([("cause", cause.label().to_owned())], n));
+        page.counters("vizard_middle_link_ends", "Links to middle proxies that are over", ends)?;
         page.gauge("vizard_middle_links", "Links to middle proxies that are open", seen.middle.links)?;
         page.gauge(
             "vizard_middle_waiting_bytes",

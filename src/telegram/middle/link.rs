@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::opening::{Inlet, NONCE_FRAME, Opening, Outlet, Refused, Sealer};
 use super::own::{self, Found};
+use super::pulse::{Pulse, Signs};
 use super::seats::{Delivery, Seats, Waiting};
 use crate::auth::UnixTime;
 use crate::crypto::middle_kdf::MiddleSecret;
@@ -37,11 +38,8 @@ const OUTBOX: usize = 4 << 20;
 /// Most bytes in an outbox before messages that nobody needs are left out.
 const CROWDED: usize = 256 << 10;
 
-/// How often a link on which nothing comes is asked whether it is still there, give or take a fifth.
-const PING_EVERY: Duration = Duration::from_secs(25);
-
-/// How long a link may be silent although it was asked.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the other side is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a link without clients is kept.
 const EMPTY: Duration = Duration::from_secs(10 * 60);
@@ -170,6 +168,56 @@ pub struct Link {
     opened: Instant,
     /// When something came last, in milliseconds after it was opened.
     heard: AtomicU64,
+    /// When the other side was asked last whether it is there, in the same way; later than `heard`: it has not answered.
+    asked: AtomicU64,
+    /// Bytes that were sent since something came.
+    sent: AtomicU64,
+}
+
+/// Why a link is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The middle proxy has ended it.
+    Ended,
+    /// The connection broke.
+    Broke,
+    /// What came makes no sense.
+    Nonsense,
+    /// The middle proxy did not answer any more.
+    Stalled,
+    /// Nobody needed it.
+    Unneeded,
+}
+
+impl Cause {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [Self::Ended, Self::Broke, Self::Nonsense, Self::Stalled, Self::Unneeded];
+
+    /// A short name.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::Broke => "broke",
+            Self::Nonsense => "nonsense",
+            Self::Stalled => "stalled",
+            Self::Unneeded => "unneeded",
+        }
+    }
+}
+
+/// End of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkEnd {
+    /// Why.
+    pub cause: Cause,
+    /// The same with details.
+    pub detail: String,
+}
+
+impl LinkEnd {
+    fn new(cause: Cause, detail: impl fmt::Display) -> Self {
+        Self { cause, detail: detail.to_string() }
+    }
 }
 
 #[derive(Debug)]
@@ -182,7 +230,7 @@ struct Outbox {
 
 impl Link {
     /// A link that was opened, and what makes it run: a future that is done when the link is over, and says why.
-    pub fn start(fresh: Fresh, waiting: Arc<Waiting>) -> (Arc<Self>, impl Future<Output = String> + Send + 'static) {
+    pub fn start(fresh: Fresh, waiting: Arc<Waiting>) -> (Arc<Self>, impl Future<Output = LinkEnd> + Send + 'static) {
         let Fresh { stream, inlet, outlet, ours, theirs } = fresh;
         let (frames, sealer) = outlet.split();
         let link = Arc::new(Self {
@@ -195,6 +243,8 @@ impl Link {
             over: CancellationToken::new(),
             opened: Instant::now(),
             heard: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
         });
         (Arc::clone(&link), run(link, stream, inlet, sealer))
     }
@@ -232,6 +282,11 @@ impl Link {
     /// Whether somebody may sit down.
     pub fn is_open(&self) -> bool {
         !self.seats.is_shut()
+    }
+
+    /// Whether the other side does not answer: who sits there may be waiting in vain, and nobody joins them.
+    pub fn is_doubtful(&self) -> bool {
+        matches!(self.signs().pulse(1.0), Pulse::Doubtful | Pulse::Over)
     }
 
     /// Whether it is over.
@@ -287,19 +342,37 @@ impl Link {
         Ok(())
     }
 
-    fn silent_for(&self) -> Duration {
-        self.opened.elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
+    fn signs(&self) -> Signs {
+        let now = self.opened.elapsed();
+        let (heard, asked) = (self.heard.load(Ordering::Relaxed), self.asked.load(Ordering::Relaxed));
+        let since = |moment| now.saturating_sub(Duration::from_millis(moment));
+        Signs {
+            silent: since(heard),
+            asked: (asked > heard).then(|| since(asked)),
+            sent: self.sent.load(Ordering::Relaxed),
+            clients: self.seats.count(),
+        }
+    }
+
+    /// Milliseconds since it was opened.
+    fn age(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn ask(&self) {
+        self.asked.store(self.age().max(self.heard.load(Ordering::Relaxed) + 1), Ordering::Relaxed);
+        self.say(&Message::Ping(rand::random()));
     }
 }
 
 /// Moves bytes until the link is over, and says why that is.
-async fn run(link: Arc<Link>, stream: TcpStream, inlet: Inlet, sealer: Sealer) -> String {
+async fn run(link: Arc<Link>, stream: TcpStream, inlet: Inlet, sealer: Sealer) -> LinkEnd {
     let (read, write) = stream.into_split();
     let why = tokio::select! {
         why = reader(&link, read, inlet) => why,
         why = writer(&link, write, sealer) => why,
         why = keeper(&link) => why,
-        () = link.over.cancelled() => "nobody needs it any more".to_owned(),
+        () = link.over.cancelled() => LinkEnd::new(Cause::Unneeded, "nobody needs it any more"),
     };
     link.over.cancel();
     link.room.close();
@@ -307,30 +380,32 @@ async fn run(link: Arc<Link>, stream: TcpStream, inlet: Inlet, sealer: Sealer) -
     why
 }
 
-async fn reader(link: &Link, mut read: OwnedReadHalf, mut inlet: Inlet) -> String {
+async fn reader(link: &Link, mut read: OwnedReadHalf, mut inlet: Inlet) -> LinkEnd {
+    let nonsense = |error| LinkEnd::new(Cause::Nonsense, format_args!("what came makes no sense: {error}"));
     loop {
         loop {
             match inlet.payload() {
                 Ok(None) => break,
                 Ok(Some(payload)) => {
                     if let Err(error) = link.take(payload) {
-                        return format!("what came makes no sense: {error}");
+                        return nonsense(error);
                     }
                 }
-                Err(error) => return format!("what came makes no sense: {error}"),
+                Err(error) => return nonsense(error),
             }
         }
         match read.read_buf(inlet.room()).await {
-            Ok(0) => return "the middle proxy has ended it".to_owned(),
+            Ok(0) => return LinkEnd::new(Cause::Ended, "the middle proxy has ended it"),
             Ok(_) => inlet.arrived(),
-            Err(error) => return error.to_string(),
+            Err(error) => return LinkEnd::new(Cause::Broke, error),
         }
-        let heard = u64::try_from(link.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        link.heard.store(heard, Ordering::Relaxed);
+        link.sent.store(0, Ordering::Relaxed);
+        // Also what comes in the very moment of a question is an answer.
+        link.heard.store(link.age().max(link.asked.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 }
 
-async fn writer(link: &Link, mut write: OwnedWriteHalf, mut sealer: Sealer) -> String {
+async fn writer(link: &Link, mut write: OwnedWriteHalf, mut sealer: Sealer) -> LinkEnd {
     loop {
         link.filled.notified().await;
         let (mut bytes, owed) = {
@@ -341,24 +416,31 @@ async fn writer(link: &Link, mut write: OwnedWriteHalf, mut sealer: Sealer) -> S
             continue;
         }
         sealer.seal(&mut bytes);
+        link.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if let Err(error) = write.write_all(&bytes).await {
-            return error.to_string();
+            return LinkEnd::new(Cause::Broke, error);
         }
         link.room.add_permits(owed);
     }
 }
 
 /// Asks whether the other side is there, and notices that nobody else is.
-async fn keeper(link: &Link) -> String {
+async fn keeper(link: &Link) -> LinkEnd {
     let mut empty_since = None;
+    let mut jitter = rand::random_range(0.8..1.2);
     loop {
-        sleep(PING_EVERY.mul_f64(rand::random_range(0.8..1.2))).await;
-        let silence = link.silent_for();
-        if silence > SILENCE {
-            return format!("nothing has come for {} seconds", silence.as_secs());
-        }
-        if silence > PING_EVERY / 2 {
-            link.say(&Message::Ping(rand::random()));
+        sleep(LOOK.mul_f64(jitter)).await;
+        let signs = link.signs();
+        match signs.pulse(jitter) {
+            Pulse::Over => {
+                let detail = format!("nothing has come for {} seconds", signs.silent.as_secs());
+                return LinkEnd::new(Cause::Stalled, detail);
+            }
+            Pulse::Ask => {
+                jitter = rand::random_range(0.8..1.2);
+                link.ask();
+            }
+            Pulse::Well | Pulse::Doubtful => {}
         }
         if link.seats.count() > 0 {
             empty_since = None;
@@ -370,7 +452,7 @@ async fn keeper(link: &Link) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
 
@@ -383,7 +465,7 @@ mod tests {
     const ID: ConnectionId = ConnectionId(7);
 
     /// The middle proxy's end of a link.
-    struct Far {
+    pub(in super::super) struct Far {
         stream: TcpStream,
         reader: FrameReader,
         decrypt: CbcDecrypt,
@@ -442,7 +524,8 @@ mod tests {
         }
     }
 
-    async fn linked() -> (Arc<Link>, JoinHandle<String>, Far) {
+    /// A link that runs, and the other end of it.
+    pub(in super::super) async fn linked() -> (Arc<Link>, JoinHandle<LinkEnd>, Far) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let secret = MiddleSecret::new(&[3; 64]).unwrap();
@@ -482,7 +565,7 @@ mod tests {
         assert_eq!(Message::decode(&far.payload().await), Ok(Some(Message::CloseConnection(ID))));
         assert!(!link.is_over());
         link.retire();
-        assert!(running.await.unwrap().contains("nobody"));
+        assert_eq!(running.await.unwrap().cause, Cause::Unneeded);
     }
 
     #[tokio::test]
@@ -508,7 +591,7 @@ mod tests {
         }
         assert_eq!(waiting.await.unwrap(), Ok(()));
         drop(far);
-        assert!(!running.await.unwrap().is_empty());
+        assert!(matches!(running.await.unwrap().cause, Cause::Ended | Cause::Broke));
         assert_eq!(link.send(&request(&[9; 40]), 100).await, Err(End::FarBroke));
     }
 
@@ -517,16 +600,35 @@ mod tests {
         let (link, running, mut far) = linked().await;
         let seat = link.seats.take(ID).unwrap();
         far.say(&request(&[9; 40])).await;
-        assert!(running.await.unwrap().contains("makes no sense"));
+        assert_eq!(running.await.unwrap().cause, Cause::Nonsense);
         assert!(seat.is_over() && !link.is_open());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_link_that_gives_no_sign_of_life_is_given_up() {
-        let (_link, running, mut far) = linked().await;
+        let (link, running, mut far) = linked().await;
+        let _seat = link.seats.take(ID).unwrap();
         let begin = Instant::now();
         assert!(matches!(Message::decode(&far.payload().await), Ok(Some(Message::Ping(_)))));
-        assert!(running.await.unwrap().contains("nothing has come"));
-        assert!((SILENCE..SILENCE + 2 * PING_EVERY).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+        assert!(!link.is_doubtful(), "it has only just been asked");
+        while !link.is_doubtful() {
+            sleep(LOOK).await;
+        }
+        assert!(link.is_open() && begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+        assert_eq!(running.await.unwrap().cause, Cause::Stalled);
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test]
+    async fn an_answer_dispels_doubt() {
+        let (link, _running, mut far) = linked().await;
+        link.ask();
+        let Ok(Some(Message::Ping(id))) = Message::decode(&far.payload().await) else { panic!() };
+        assert!(link.signs().asked.is_some());
+        far.say(&Message::Pong(id)).await;
+        while link.signs().asked.is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(link.signs().sent, 0);
     }
 }

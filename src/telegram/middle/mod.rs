@@ -6,7 +6,8 @@
 //!             (one each)       (one for some hundred clients; a Pool of them for each data centre)
 //! ```
 //!
-//! [`opening`] is the handshake of a link without its socket, [`link`] an open link, [`seats`] who sits on it and what
+//! [`opening`] is the handshake of a link without its socket, [`link`] an open link, [`pulse`] what becomes of
+//! one that is silent, [`seats`] who sits on it and what
 //! waits for them, [`pool`] opens links and replaces them, [`port`] is what a session holds, [`own`] finds out which
 //! address of ours is part of the keys. Where there is no link, [`Middle::sit`] says so soon, and the session goes the
 //! direct way.
@@ -16,6 +17,7 @@ pub mod opening;
 pub mod own;
 pub mod pool;
 pub mod port;
+pub mod pulse;
 pub mod seats;
 
 use std::collections::BTreeMap;
@@ -35,6 +37,7 @@ use super::lists::Lists;
 use super::{DcId, Family, Upstream};
 use crate::auth::UnixTime;
 use crate::crypto::middle_kdf::MiddleSecret;
+use link::Cause;
 use own::Found;
 use pool::Pool;
 use seats::Waiting;
@@ -152,6 +155,8 @@ pub struct Standing {
     pub opened: u64,
     /// Attempts that failed.
     pub failed: u64,
+    /// Links that are over, in the order of [`Cause::ALL`].
+    pub ends: [u64; Cause::ALL.len()],
 }
 
 /// All links.
@@ -178,7 +183,7 @@ struct Common {
 #[derive(Debug, Default)]
 struct Counts {
     opened: AtomicU64,
-    closed: AtomicU64,
+    ends: [AtomicU64; Cause::ALL.len()],
     failed: AtomicU64,
 }
 
@@ -187,8 +192,8 @@ impl Counts {
         self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn closed(&self) {
-        self.closed.fetch_add(1, Ordering::Relaxed);
+    fn closed(&self, cause: Cause) {
+        self.ends[cause as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn failed(&self) {
@@ -289,13 +294,15 @@ impl Middle {
     /// How it stands.
     pub fn standing(&self) -> Standing {
         let counts = &self.common.counts;
-        let (opened, closed) = (counts.opened.load(Ordering::Relaxed), counts.closed.load(Ordering::Relaxed));
+        let ends = counts.ends.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let opened = counts.opened.load(Ordering::Relaxed);
         Standing {
-            links: opened.saturating_sub(closed),
+            links: opened.saturating_sub(ends.iter().sum()),
             clients: self.pools().values().map(|pool| pool.clients()).sum(),
             waiting: self.common.waiting.bytes(),
             opened,
             failed: counts.failed.load(Ordering::Relaxed),
+            ends,
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::link::{self, Link, OpenError};
 use super::port::{Caller, Port};
 use super::{Common, Directory, Unavailable};
+use crate::base::summary::{self, Cause};
 
 /// Clients of a link from which on another one is opened.
 const CROWD: usize = 250;
@@ -56,7 +57,7 @@ impl Pool {
         Self { addresses, state: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
-    /// A seat on the link with the fewest clients; waits while the first one is being opened.
+    /// A seat on the link with the fewest clients, of those that answer; waits while one is being opened if there is none.
     pub(super) async fn sit(
         self: &Arc<Self>,
         common: &Arc<Common>,
@@ -83,7 +84,8 @@ impl Pool {
             return Look::Rest("middle proxies have just changed".to_owned());
         }
         state.links.retain(|link| link.is_open());
-        let best = state.links.iter().min_by_key(|link| link.seats.count()).cloned();
+        let sound = state.links.iter().filter(|link| !link.is_doubtful());
+        let best = sound.min_by_key(|link| link.seats.count()).cloned();
         state.rest.take_if(|(until, _)| *until <= Instant::now());
         let rest = state.rest.as_ref().map(|(_, why)| why.clone());
         let wanted = best.as_ref().is_none_or(|link| link.seats.count() >= CROWD && state.links.len() < MOST);
@@ -144,9 +146,14 @@ impl Pool {
         common.counts.opened();
         let (pool, common) = (Arc::downgrade(self), Arc::clone(common));
         tokio::spawn(async move {
-            let why = running.await;
-            info!(%theirs, "a link to a middle proxy is over: {why}");
-            common.counts.closed();
+            let end = running.await;
+            match end.cause {
+                link::Cause::Stalled => summary::note(Cause::warn("a middle proxy does not answer any more"), || {
+                    format!("{theirs}: {}; its clients come again", end.detail)
+                }),
+                _ => info!(%theirs, cause = end.cause.label(), "a link to a middle proxy is over: {}", end.detail),
+            }
+            common.counts.closed(end.cause);
             if let Some(pool) = pool.upgrade() {
                 pool.lock().links.retain(|link| !link.is_over());
             }
@@ -183,7 +190,29 @@ fn rest(failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::super::link::tests::linked;
+    use super::super::{Middle, Settings};
     use super::*;
+    use crate::crypto::middle_kdf::MiddleSecret;
+    use crate::telegram::{self, Upstream};
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_new_sits_down_where_a_ping_is_not_answered() {
+        let (link, _running, _far) = linked().await;
+        let pool = Arc::new(Pool::new(vec![link.theirs]));
+        pool.lock().links.push(Arc::clone(&link));
+        let middle = Middle::new(Settings::default(), Upstream::new(telegram::Settings::default()));
+        let secret = MiddleSecret::new(&[3; 64]).unwrap();
+        let directory = Arc::new(Directory { secret, clusters: Default::default(), default: None });
+        let _seat = link.seats.take(crate::wire::rpc::ConnectionId(1)).unwrap();
+        assert!(matches!(pool.look(&middle.common, &directory), Look::Take(_)));
+        assert!(!pool.lock().dialling);
+        while !link.is_doubtful() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(matches!(pool.look(&middle.common, &directory), Look::Wait), "for another link");
+        assert!(pool.lock().dialling && !link.is_over());
+    }
 
     #[test]
     fn rests_grow_and_end_growing() {
