@@ -40,19 +40,45 @@ pub struct Member {
 #[derive(Debug, Default)]
 struct Inside {
     sessions: u32,
-    /// Sessions from each address.
-    addresses: BTreeMap<IpAddr, u32>,
+    /// What there is from each address.
+    addresses: BTreeMap<IpAddr, Presence>,
+}
+
+/// Sessions from one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Presence {
+    sessions: u32,
+    /// When the client was heard last.
+    heard: UnixTime,
+}
+
+/// How long an address counts after the last byte of its clients. A phone that has changed networks leaves sessions behind
+/// that nobody ends, and is not to be kept out by them.
+const PRESENT: i64 = 60;
+
+impl Presence {
+    /// Whether it counts. A clock that was set back makes nobody count for long.
+    fn counts(self, now: UnixTime) -> bool {
+        (now.0 - self.heard.0).abs() < PRESENT
+    }
 }
 
 impl Inside {
     /// Whether one more session from this address has a place.
-    fn has_room(&self, policy: &Policy, address: IpAddr) -> Result<(), Refusal> {
+    fn has_room(&self, policy: &Policy, address: IpAddr, now: UnixTime) -> Result<(), Refusal> {
         if policy.max_sessions.is_some_and(|most| self.sessions >= most) {
             return Err(Refusal::Sessions);
         }
-        let known = self.addresses.contains_key(&address);
-        let full = |most: u32| !known && self.addresses.len() >= most as usize;
+        let full = |most: u32| self.others(address, now) >= most as usize;
         if policy.max_addresses.is_some_and(full) { Err(Refusal::Addresses) } else { Ok(()) }
+    }
+
+    /// How many addresses count beside this one, of its family: one device may have an address of each.
+    fn others(&self, address: IpAddr, now: UnixTime) -> usize {
+        let counts = |known: &IpAddr, presence: &Presence| {
+            *known != address && known.is_ipv4() == address.is_ipv4() && presence.counts(now)
+        };
+        self.addresses.iter().filter(|(known, presence)| counts(known, presence)).count()
     }
 }
 
@@ -124,9 +150,10 @@ impl Member {
         let policy = self.policy.load();
         let address = place(from);
         let mut inside = self.inside();
-        inside.has_room(&policy, address)?;
+        inside.has_room(&policy, address, now)?;
         inside.sessions += 1;
-        *inside.addresses.entry(address).or_default() += 1;
+        let presence = inside.addresses.entry(address).or_insert(Presence { sessions: 0, heard: now });
+        *presence = Presence { sessions: presence.sessions + 1, heard: now };
         drop(inside);
         Ok(Permit { member: Arc::clone(self), address, key: None })
     }
@@ -134,7 +161,7 @@ impl Member {
     /// Whether [`Member::admit`] would say yes now; takes no place.
     pub(super) fn would_admit(&self, from: IpAddr, now: UnixTime) -> Result<(), Refusal> {
         self.standing(from, now)?;
-        self.inside().has_room(&self.policy.load(), place(from))
+        self.inside().has_room(&self.policy.load(), place(from), now)
     }
 
     /// Whether one who came from this address may stay inside.
@@ -180,6 +207,15 @@ impl Member {
         self.ledger().count(&self.policy.load(), up, down, now);
     }
 
+    /// A client at this address has said something since the last call, which should come every few seconds.
+    pub fn heard(&self, from: IpAddr, now: UnixTime) {
+        if self.policy.load().max_addresses.is_some()
+            && let Some(presence) = self.inside().addresses.get_mut(&place(from))
+        {
+            presence.heard = now;
+        }
+    }
+
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,9 +227,9 @@ impl Member {
     fn leave(&self, address: IpAddr) {
         let mut inside = self.inside();
         inside.sessions = inside.sessions.saturating_sub(1);
-        if let Some(sessions) = inside.addresses.get_mut(&address) {
-            *sessions -= 1;
-            if *sessions == 0 {
+        if let Some(presence) = inside.addresses.get_mut(&address) {
+            presence.sessions -= 1;
+            if presence.sessions == 0 {
                 inside.addresses.remove(&address);
             }
         }
@@ -324,11 +360,40 @@ mod tests {
         let member = Member::with("alice", Policy { max_addresses: Some(2), ..Policy::default() }, None);
         let _first = member.admit(from("2001:db8:0:1::1"), NOW).unwrap();
         let _same = member.admit(from("2001:db8:0:1:ffff::2"), NOW).unwrap();
-        let v4 = member.admit(from("192.0.2.1"), NOW).unwrap();
+        let second = member.admit(from("2001:db8:0:2::1"), NOW).unwrap();
+        let again = member.admit(from("2001:db8:0:2::2"), NOW).unwrap();
+        assert_eq!(member.admit(from("2001:db8:0:3::1"), NOW).unwrap_err(), Refusal::Addresses);
+        drop(second);
+        assert_eq!(member.admit(from("2001:db8:0:3::1"), NOW).unwrap_err(), Refusal::Addresses, "one session is left");
+        drop(again);
+        assert!(member.admit(from("2001:db8:0:3::1"), NOW).is_ok());
+    }
+
+    #[test]
+    fn a_device_with_an_address_of_each_family_counts_once() {
+        let member = Member::with("alice", Policy { max_addresses: Some(1), ..Policy::default() }, None);
+        let _v4 = member.admit(from("192.0.2.1"), NOW).unwrap();
         let _mapped = member.admit(from("::ffff:192.0.2.1"), NOW).unwrap();
-        assert_eq!(member.admit(from("2001:db8:0:2::1"), NOW).unwrap_err(), Refusal::Addresses);
-        drop(v4);
-        assert_eq!(member.admit(from("192.0.2.2"), NOW).unwrap_err(), Refusal::Addresses, "one session is left");
+        let _v6 = member.admit(from("2001:db8::1"), NOW).unwrap();
+        assert_eq!(member.addresses(), 2);
+        for other in ["192.0.2.2", "2001:db8:1::1"] {
+            assert_eq!(member.admit(from(other), NOW).unwrap_err(), Refusal::Addresses, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_a_phone_has_left_keeps_it_out_for_a_minute_at_most() {
+        let member = Member::with("alice", Policy { max_addresses: Some(1), ..Policy::default() }, None);
+        let after = |seconds: i64| UnixTime(NOW.0 + seconds);
+        let _left_behind = member.admit(from("192.0.2.1"), NOW).unwrap();
+        member.heard(from("192.0.2.1"), after(30));
+        assert_eq!(member.admit(from("192.0.2.2"), after(89)).unwrap_err(), Refusal::Addresses);
+        let _new = member.admit(from("192.0.2.2"), after(90)).unwrap();
+        // What was left behind is none of it as long as the new one is in use.
+        member.heard(from("192.0.2.2"), after(120));
+        assert_eq!(member.admit(from("192.0.2.1"), after(130)).unwrap_err(), Refusal::Addresses);
+        assert!(member.admit(from("192.0.2.1"), after(180)).is_ok());
+        assert!(member.admit(from("192.0.2.3"), UnixTime(NOW.0 - 3600)).is_ok(), "the clock was set back");
     }
 
     #[test]

@@ -182,7 +182,13 @@ pub const REFERENCE: &[Key] = &[
     ),
     key("users.bandwidth_down", Rate, Words("none"), Hello, "rate to the client"),
     key("users.max_sessions", Count, Words("none"), Hello, "sessions at once; one client opens 13 to 18"),
-    key("users.max_addresses", Count, Words("none"), Hello, "addresses at once; IPv6 addresses of one /64 are one"),
+    key(
+        "users.max_addresses",
+        Count,
+        Words("none"),
+        Hello,
+        "addresses at once, counted for IPv4 and IPv6 apart; those of one /64 are one",
+    ),
     key("users.allow", Texts, Words("anywhere"), Hello, "networks or addresses that the user may come from"),
     key(
         "users.deny",

@@ -57,6 +57,9 @@ impl Live {
     pub fn count(&self, now: UnixTime) {
         let (up, down) = self.meter.news();
         self.member.count(up, down, now);
+        if up > 0 {
+            self.member.heard(self.from, now);
+        }
     }
 
     /// Whether the member may still be inside, from this address and with this key.
