@@ -19,6 +19,6 @@ pub use people::{Enrolment, Page, People};
 pub use period::Period;
 pub use policy::{Policy, Quota, Tagging};
 pub use replay::{Company, ReplayCache, ReplayMemory, SecretTag};
-pub use secret::{Domain, DomainError, Secret, SecretError, SecretText};
+pub use secret::{Domain, DomainError, Secret, SecretError, SecretText, link_part};
 pub use verdict::{Admission, Declined, Inquiry, Judge, Reason, Rules, Verdict};
 pub use window::{TimeWindow, UnixTime};

@@ -6,7 +6,7 @@
 //! ee     ee | K | domain    21 to 199 bytes, the domain in ASCII without a length or an end
 //! ```
 //!
-//! Each of them is written in hexadecimal, base64 or base64url.
+//! Each of them is written in hexadecimal, base64 or base64url, by itself or in the link of a proxy.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -92,9 +92,16 @@ pub struct SecretText {
 }
 
 impl SecretText {
-    /// Reads any text form. No form can be taken for another: 16 bytes and more need at least 32 hexadecimal digits,
-    /// and base64 of that length without a letter beyond `f` carries no valid mark.
+    /// Reads any text form, or a whole link that has one in it. No form can be taken for another: 16 bytes and more need at
+    /// least 32 hexadecimal digits, and base64 of that length without a letter beyond `f` carries no valid mark.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
+        match link_part(text, "secret") {
+            None => Self::parse_bare(text),
+            Some(found) => Self::parse_bare(&Zeroizing::new(found.ok_or(SecretError::Link)?)),
+        }
+    }
+
+    fn parse_bare(text: &str) -> Result<Self, SecretError> {
         let bytes = Zeroizing::new(decode(text)?);
         match (bytes.len(), bytes.split_first()) {
             (0..Secret::LENGTH, _) | (_, None) => Err(SecretError::Length),
@@ -134,6 +141,8 @@ pub enum SecretError {
     Mark,
     /// An `ee` secret whose domain no client would take.
     Domain(DomainError),
+    /// A link without a secret.
+    Link,
 }
 
 impl SecretError {
@@ -143,6 +152,7 @@ impl SecretError {
             Self::Text | Self::Length => "write 32 hexadecimal digits; `vizard secret` makes a new one",
             Self::Mark => "a key with a mark starts with `dd` or `ee`, a bare key has exactly 32 hexadecimal digits",
             Self::Domain(error) => error.mend(),
+            Self::Link => "write the whole link of the proxy, or the secret alone",
         }
     }
 }
@@ -154,6 +164,7 @@ impl fmt::Display for SecretError {
             Self::Length => f.write_str("the secret does not have 16 bytes"),
             Self::Mark => f.write_str("the secret is longer than 16 bytes and starts with neither `dd` nor `ee`"),
             Self::Domain(error) => write!(f, "in the secret: {error}"),
+            Self::Link => f.write_str("the link has no secret"),
         }
     }
 }
@@ -262,6 +273,16 @@ const LONGEST_MARKED_BASE64: usize = 24;
 
 fn key(bytes: &[u8]) -> Result<Secret, SecretError> {
     bytes.try_into().map(Secret).map_err(|_| SecretError::Length)
+}
+
+/// A part of a proxy's link, in `Some(None)` if the link does not have it; `None` if the text is no such link.
+pub fn link_part(text: &str, wanted: &str) -> Option<Option<String>> {
+    const STARTS: [&str; 4] =
+        ["tg://proxy?", "https://t.me/proxy?", "http://t.me/proxy?", "https://telegram.me/proxy?"];
+    let query = STARTS.iter().find_map(|start| text.trim().strip_prefix(start))?;
+    let found = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == wanted);
+    // A plus sign of base64 comes out of a query as a space.
+    Some(found.map(|(_, value)| value.replace(' ', "+")))
 }
 
 fn decode(text: &str) -> Result<Vec<u8>, SecretError> {
@@ -399,6 +420,23 @@ mod tests {
         for (text, error) in cases {
             assert_eq!(parse(&text), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn a_whole_link_is_read_as_the_secret_in_it() {
+        let key = "00112233445566778899aabbccddeeff";
+        let expected = SecretText::parse(key).unwrap();
+        for start in ["tg://proxy?", "https://t.me/proxy?", " https://telegram.me/proxy?"] {
+            let link = format!("{start}server=192.0.2.1&port=443&secret={key}");
+            assert_eq!(SecretText::parse(&link).unwrap(), expected, "{link}");
+        }
+        let with_domain =
+            format!("tg://proxy?server=a.example&port=443&secret=ee{key}{}", HEXLOWER.encode(b"example.com"));
+        assert_eq!(SecretText::parse(&with_domain).unwrap().domain.unwrap().as_str(), "example.com");
+        let base64 = "https://t.me/proxy?server=a.example&port=443&secret=7gARIjNEVWZ3iJmqu8zd7v9leGFtcGxlLmNvbQ%3D%3D";
+        assert_eq!(SecretText::parse(base64).unwrap().secret, expected.secret);
+        assert_eq!(SecretText::parse("tg://proxy?server=a&port=1").unwrap_err(), SecretError::Link);
+        assert!(SecretText::parse("https://example.com/?secret=00112233445566778899aabbccddeeff").is_err());
     }
 
     #[test]

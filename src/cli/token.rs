@@ -17,7 +17,7 @@ pub struct Arguments {
     name: Option<String>,
 }
 
-/// Prints a new token and the lines for the configuration.
+/// Prints a new token, and the lines for the configuration to the standard error stream.
 pub fn token(arguments: &Arguments, random: &mut impl CryptoRng) -> Result<(), Failure> {
     let role: Role = arguments.role.parse().map_err(|_| {
         let message = format!("there is no role {}", crate::config::report::quoted(&arguments.role));
@@ -33,10 +33,11 @@ pub fn token(arguments: &Arguments, random: &mut impl CryptoRng) -> Result<(), F
     }
     let token = generate(random);
     let hash = TokenHash::of(&token);
-    output::print(format!(
-        "{}\n\nKeep it: it is not shown again. These lines belong into the configuration:\n\n\
-         [[admin.tokens]]\nname = \"{name}\"\nrole = \"{role}\"\nhash = \"{hash}\"",
-        *token
+    // The token alone is what a script keeps: `vizard token metrics > file`.
+    output::print(&*token);
+    output::complain(format!(
+        "\nKeep it: it is not shown again. These lines belong into the configuration:\n\n\
+         [[admin.tokens]]\nname = \"{name}\"\nrole = \"{role}\"\nhash = \"{hash}\""
     ));
     Ok(())
 }

@@ -484,6 +484,8 @@ fn user_of_file(place: &'static str, variable: &str, between: char, text: &str) 
 fn user(place: &'static str, variable: &str, between: char, text: &str) -> UserWritten {
     // Padding of base64 ends in `=` as well, so the first one counts, and something must be right of it.
     let (name, secret) = match text.split_once('=') {
+        // A whole link has such signs of its own.
+        _ if SecretText::parse(text).is_ok() => (None, text),
         Some((name, secret)) if !secret.trim_matches('=').is_empty() => (Some(name), secret),
         _ => (None, text),
     };

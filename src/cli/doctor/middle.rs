@@ -64,8 +64,9 @@ pub fn middle(asked: &Asked) -> Vec<Finding> {
     const MEND: &str = "see docs/promoted-channel.md for what links need; until then sessions go the direct way, without \
                         the channel";
     let Asked::Links(links) = asked else {
-        let reason = "there is a tag, and Telegram has not been asked yet where its middle proxies are";
-        let mend = "start the proxy, which asks, then ask again; or state them, see docs/promoted-channel.md";
+        let reason = "there is a tag, and Telegram has not told yet where its middle proxies are";
+        let mend = "start the proxy, which asks within some minutes; where it runs, its log says why a list could not be \
+                    fetched; or state them, see docs/promoted-channel.md";
         return vec![Finding::warning(Check::Middle, reason, mend)];
     };
     let none = links.iter().all(|(_, outcome)| outcome.is_err());

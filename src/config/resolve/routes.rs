@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::Resolver;
-use crate::auth::SecretText;
+use crate::auth::{SecretText, link_part};
 use crate::config::keys::nearest;
 use crate::config::layer::{DnsWritten, RouteWritten, Written};
 use crate::config::report::{Complaint, Origin, quoted};
@@ -437,20 +437,13 @@ fn via(kind: Kind, proxy: Place, login: Option<Login>) -> Via {
 
 /// Place and secret in a link, `tg://proxy?…` or `https://t.me/proxy?…`. What is wrong is said without any of it.
 fn proxy_link(text: &str) -> Result<(Place, SecretText), String> {
-    const STARTS: [&str; 4] =
-        ["tg://proxy?", "https://t.me/proxy?", "http://t.me/proxy?", "https://telegram.me/proxy?"];
-    let query = STARTS.iter().find_map(|start| text.trim().strip_prefix(start)).ok_or("not the link of a proxy")?;
     let part = |wanted: &str| {
-        let mut parts = form_urlencoded::parse(query.as_bytes());
-        parts
-            .find(|(key, _)| key == wanted)
-            .map(|(_, value)| value.into_owned())
-            .ok_or(format!("the link has no {wanted}"))
+        let part = link_part(text, wanted).ok_or("not the link of a proxy")?;
+        part.ok_or(format!("the link has no {wanted}"))
     };
     let host = units::host(&part("server")?).map_err(|error| format!("in the link: {error}"))?;
     let port = units::port(&part("port")?).map_err(|error| format!("in the link: {error}"))?;
-    // A plus sign of base64 comes out of a query as a space.
-    let pass = SecretText::parse(&part("secret")?.replace(' ', "+")).map_err(|error| error.to_string())?;
+    let pass = SecretText::parse(&part("secret")?).map_err(|error| error.to_string())?;
     Ok((Place::new(&host, port), pass))
 }
 
