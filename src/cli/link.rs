@@ -1,5 +1,7 @@
 //! `vizard link`: prints links and QR codes.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::invitation::{Host, Invitation, Source, expected_listeners, invitations, port};
@@ -10,9 +12,9 @@ use crate::ops::links::{Form, OwnAddress, qr};
 /// Flags of `vizard link`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only the link of this user
+    /// Only the link of this user; may be repeated
     #[arg(long, value_name = "NAME")]
-    user: Option<String>,
+    user: Vec<String>,
     #[command(flatten)]
     look: Look,
     #[command(flatten)]
@@ -43,14 +45,14 @@ pub struct Look {
 }
 
 impl Arguments {
-    /// The link of one user.
-    pub(super) fn of(user: String, look: Look, settings: Settings) -> Self {
-        Self { user: Some(user), look, settings }
+    /// The links of these users.
+    pub(super) fn of(users: &[String], look: Look, settings: Settings) -> Self {
+        Self { user: users.to_vec(), look, settings }
     }
 
     /// The links of all users.
     pub(super) fn all(look: Look, settings: Settings) -> Self {
-        Self { user: None, look, settings }
+        Self { user: Vec::new(), look, settings }
     }
 }
 
@@ -103,9 +105,14 @@ fn stated_target(look: &Look) -> Result<(Option<String>, Option<u16>), Failure> 
 fn chosen(arguments: &Arguments, config: &Config, host: &Host, port: u16) -> Result<Vec<Invitation>, Failure> {
     let form = if arguments.look.base64url { Form::Base64Url } else { Form::Hex };
     let mut chosen = invitations(config, &host.name, port, form);
-    let Some(wanted) = &arguments.user else { return Ok(chosen) };
-    chosen.retain(|invitation| invitation.user == *wanted);
-    if chosen.is_empty() {
+    if arguments.user.is_empty() {
+        return Ok(chosen);
+    }
+    let mut missing: BTreeSet<_> = arguments.user.iter().map(String::as_str).collect();
+    let wanted = missing.clone();
+    chosen.retain(|invitation| wanted.contains(invitation.user.as_str()));
+    chosen.iter().for_each(|invitation| _ = missing.remove(invitation.user.as_str()));
+    if let Some(wanted) = missing.first() {
         let names: Vec<_> = config.users.iter().map(|user| user.name.as_str()).collect();
         let message = format!("there is no user {}", crate::config::report::quoted(wanted));
         return Err(Failure::usage(message, format!("name one of these: {}", names.join(", "))));

@@ -31,10 +31,14 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Wish {
-    /// Add a user, and print the new secret and the link
+    /// Add a user, or with --from many, and print the new secret and the link
     Add {
         /// The name: letters, digits, `-`, `_`, `.` and `@`
-        name: String,
+        #[arg(required_unless_present = "from", conflicts_with = "from")]
+        name: Option<String>,
+        /// Add all users in this file, one NAME or NAME=SECRET a line, in one step; `-` is the standard input
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["secret", "secret_file"])]
+        from: Option<PathBuf>,
         /// Take this secret instead of a new one, which other users of this machine can see here
         #[arg(long, value_name = "HEX32", conflicts_with = "secret_file")]
         secret: Option<String>,
@@ -221,12 +225,13 @@ impl From<EditError> for Failure {
 /// Does what is wished.
 pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failure> {
     match arguments.wish {
-        Wish::Add { name, secret, secret_file, limits, place } => {
-            let secret = given_secret(secret, secret_file.as_deref())?;
+        Wish::Add { from: Some(file), limits, place, .. } => add_from(&file, &limits.into(), &place, environment)?,
+        Wish::Add { name, secret, secret_file, limits, place, .. } => {
+            let (name, secret) = (name.unwrap_or_default(), given_secret(secret, secret_file.as_deref())?);
             edit::add(&place.file(environment)?, &name, &secret, &limits.into())?;
             after_edit(&place.flags(), environment, None)?;
             output::print(format!("added {name}\nsecret: {}", secret.hex()));
-            show_link(&name, &place, environment);
+            show_links(&[name], &place, environment);
         }
         Wish::Change { name, limits, place } => {
             edit::change(&place.file(environment)?, &name, &limits.into())?;
@@ -261,7 +266,7 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
             output::print(format!("removed {name}"));
         }
         Wish::Link { name, look, place } => {
-            link::link(&link::Arguments::of(name, look, place.settings()), environment)?;
+            link::link(&link::Arguments::of(&[name], look, place.settings()), environment)?;
         }
     }
     Ok(())
@@ -301,7 +306,7 @@ fn rotate(name: &str, until: UnixTime, place: &Place, environment: &Environment)
     after_edit(&place.flags(), environment, None)?;
     output::print(format!("{name} has a new secret; the old one is good until {}", moment(until)));
     output::print(format!("secret: {}", secret.hex()));
-    show_link(name, place, environment);
+    show_links(&[name.to_owned()], place, environment);
     Ok(())
 }
 
@@ -314,16 +319,58 @@ fn rotate_all(until: UnixTime, place: &Place, environment: &Environment) -> Resu
     }
     after_edit(&place.flags(), environment, None)?;
     output::print(format!("new secrets: {}; the old ones are good until {}\n", names.join(", "), moment(until)));
-    names.iter().for_each(|name| show_link(name, place, environment));
+    show_links(&names, place, environment);
     Ok(())
 }
 
-/// The link is for convenience: that there is no address for it yet is no failure of what was done.
-fn show_link(name: &str, place: &Place, environment: &Environment) {
-    let arguments = link::Arguments::of(name.to_owned(), Look::default(), place.settings());
-    if link::link(&arguments, environment).is_err() {
+/// Links are for convenience: that there is no address for them yet is no failure of what was done. Many are no pictures.
+fn show_links(names: &[String], place: &Place, environment: &Environment) {
+    let look = Look::default().without_qr(names.len() > PICTURES);
+    if link::link(&link::Arguments::of(names, look, place.settings()), environment).is_err() {
         output::print("the link is printed by `vizard link` where the whole configuration is known");
     }
+}
+
+/// Most links that are drawn as QR codes where they were not asked for.
+const PICTURES: usize = 5;
+
+fn add_from(file: &Path, limits: &Changes, place: &Place, environment: &Environment) -> Result<(), Failure> {
+    let shown = file.display();
+    let read = match file == Path::new("-") {
+        true => io::read_to_string(io::stdin().lock().take(LONGEST_LIST)),
+        false => std::fs::File::open(file).and_then(|file| io::read_to_string(file.take(LONGEST_LIST))),
+    };
+    let text =
+        read.map_err(|error| Failure::usage(format!("{shown}: {error}"), "check the path and its permissions"))?;
+    let new = new_users(&text).map_err(|(line, error)| {
+        Failure::usage(format!("{shown}, line {line}: {error}"), "write NAME or NAME=SECRET; nothing was added")
+    })?;
+    if new.is_empty() {
+        return Err(Failure::usage(format!("{shown} has no names"), "write one NAME or NAME=SECRET a line"));
+    }
+    edit::add_all(&place.file(environment)?, &new, limits)?;
+    after_edit(&place.flags(), environment, None)?;
+    output::print(format!("added {} users\n", new.len()));
+    let names: Vec<_> = new.into_iter().map(|(name, _)| name).collect();
+    show_links(&names, place, environment);
+    Ok(())
+}
+
+/// Longest list of new users that is read.
+const LONGEST_LIST: u64 = 64 << 20;
+
+/// The users of a list, with new secrets for those that have none, or the number of a line and what is wrong with it.
+fn new_users(text: &str) -> Result<Vec<(String, Secret)>, (usize, String)> {
+    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    lines
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(number, line)| match line.split_once('=') {
+            None => Ok((line.to_owned(), Secret::generate(&mut rand::rng()))),
+            Some((name, secret)) => SecretText::parse(secret.trim())
+                .map(|text| (name.trim().to_owned(), text.secret))
+                .map_err(|error| (number, error.to_string())),
+        })
+        .collect()
 }
 
 /// A number of days, which lengths of time with a fixed number of seconds do not have.

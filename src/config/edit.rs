@@ -5,6 +5,7 @@
 
 mod section;
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::{error, fmt};
@@ -88,18 +89,26 @@ impl error::Error for EditError {}
 
 /// Adds a user.
 pub fn add(file: &Path, name: &str, secret: &Secret, changes: &Changes) -> Result<(), EditError> {
+    add_all(file, &[(name.to_owned(), secret.clone())], changes)
+}
+
+/// Adds users in one step, all of them with the same limits, or none if one cannot be added.
+pub fn add_all(file: &Path, new: &[(String, Secret)], changes: &Changes) -> Result<(), EditError> {
     edit(file, |document, _| {
-        if document.get("users").is_some() && position(document, name).is_ok() {
-            return Err(EditError::Exists(name.to_owned()));
+        let mut known: HashSet<_> = positions(document)?.into_keys().collect();
+        if let Some((name, _)) = new.iter().find(|(name, _)| !known.insert(name.clone())) {
+            return Err(EditError::Exists(name.clone()));
         }
         let users = document.entry("users").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
         let users = users.as_array_of_tables_mut().ok_or(EditError::NoSections)?;
-        let mut table = Table::new();
-        table.decor_mut().set_prefix("\n");
-        table.insert("name", value(name));
-        table.insert("secret", value(secret.hex()));
-        change_table(&mut table, changes);
-        users.push(table);
+        for (name, secret) in new {
+            let mut table = Table::new();
+            table.decor_mut().set_prefix("\n");
+            table.insert("name", value(name));
+            table.insert("secret", value(secret.hex()));
+            change_table(&mut table, changes);
+            users.push(table);
+        }
         Ok(())
     })
 }
@@ -145,8 +154,10 @@ fn rotate_those(
     let until = Timestamp::from_second(until.0).map_or_else(|_| until.0.to_string(), |until| until.to_string());
     let (mut later, mut names) = (Vec::new(), Vec::new());
     edit(file, |document, folder| {
-        for (name, secret) in choose(document)? {
-            let path = rotate_in(user(document, &name)?, folder, &name, &secret, &until)?;
+        let (chosen, known) = (choose(document)?, positions(document)?);
+        for (name, secret) in chosen {
+            let index = known.get(&name).ok_or_else(|| EditError::Unknown(name.clone()))?;
+            let path = rotate_in(user_at(document, *index, &name)?, folder, &name, &secret, &until)?;
             later.extend(path.map(|path| (path, secret)));
             names.push(name);
         }
@@ -194,7 +205,7 @@ fn rotate_in(
 /// Takes a user out of the file, with the comments in the section and directly above it.
 pub fn remove(file: &Path, name: &str) -> Result<(), EditError> {
     edit_text(file, |text, _| {
-        let index = position(&mut parse(text)?, name)?;
+        let index = position(&parse(text)?, name)?;
         section::without(text, index).ok_or_else(|| EditError::Tangled(name.to_owned()))
     })
 }
@@ -247,15 +258,30 @@ fn set(table: &mut Table, key: &str, new: Option<Value>) {
 
 fn user<'d>(document: &'d mut DocumentMut, name: &str) -> Result<&'d mut Table, EditError> {
     let index = position(document, name)?;
-    let users = document["users"].as_array_of_tables_mut().ok_or(EditError::NoSections)?;
-    users.get_mut(index).ok_or_else(|| EditError::Unknown(name.to_owned()))
+    user_at(document, index, name)
 }
 
-fn position(document: &mut DocumentMut, name: &str) -> Result<usize, EditError> {
+fn user_at<'d>(document: &'d mut DocumentMut, index: usize, name: &str) -> Result<&'d mut Table, EditError> {
     let unknown = || EditError::Unknown(name.to_owned());
-    let users = document.get("users").ok_or_else(unknown)?.as_array_of_tables().ok_or(EditError::NoSections)?;
-    let named = |table: &Table| table.get("name").and_then(Item::as_str) == Some(name);
-    users.iter().position(named).ok_or_else(unknown)
+    let users = document.get_mut("users").ok_or_else(unknown)?.as_array_of_tables_mut().ok_or(EditError::NoSections)?;
+    users.get_mut(index).ok_or_else(unknown)
+}
+
+fn position(document: &DocumentMut, name: &str) -> Result<usize, EditError> {
+    positions(document)?.remove(name).ok_or_else(|| EditError::Unknown(name.to_owned()))
+}
+
+/// Where each user stands, the first of each name.
+fn positions(document: &DocumentMut) -> Result<HashMap<String, usize>, EditError> {
+    let Some(users) = document.get("users") else { return Ok(HashMap::new()) };
+    let users = users.as_array_of_tables().ok_or(EditError::NoSections)?;
+    let mut known = HashMap::with_capacity(users.len());
+    for (index, user) in users.iter().enumerate() {
+        if let Some(name) = user.get("name").and_then(Item::as_str) {
+            known.entry(name.to_owned()).or_insert(index);
+        }
+    }
+    Ok(known)
 }
 
 /// Writes back what a file held before a change.
@@ -298,8 +324,12 @@ fn edit_text(file: &Path, change: impl FnOnce(&str, &Path) -> Result<String, Edi
     let text = String::from_utf8(text).map_err(|_| EditError::NotToml)?;
     // Relative paths start where the file was named, be it a link.
     let changed = change(&text, file.parent().unwrap_or(Path::new("")))?;
-    let known = mistakes(&text, file);
-    let new: Vec<_> = mistakes(&changed, file).into_iter().filter(|mistake| !known.contains(mistake)).collect();
+    let mut new = mistakes(&changed, file);
+    // To read a file of many users takes time, so the old one is read only if there is something to compare.
+    if !new.is_empty() {
+        let known = mistakes(&text, file);
+        new.retain(|mistake| !known.contains(mistake));
+    }
     if !new.is_empty() {
         return Err(EditError::Mistakes(new));
     }
@@ -395,6 +425,35 @@ level = \"debug\"
         fs::write(&path, "").unwrap();
         add(&path, "carol", &secret(0x22), &Changes::default()).unwrap();
         assert!(text(&path).contains("[[users]]\nname = \"carol\"\n"));
+    }
+
+    #[test]
+    fn many_are_added_and_rotated_in_one_step_or_not_at_all() {
+        const MANY: usize = 100;
+        let (_folder, path) = folder();
+        let new = |from: usize, count: usize| -> Vec<_> {
+            let of = |number: usize| Secret::new((number as u128 + 1).to_be_bytes());
+            (from..from + count).map(|number| (format!("user{number}"), of(number))).collect()
+        };
+        let before = text(&path);
+        for known in ["bob", "user7"] {
+            let twice = [new(0, 10), vec![(known.to_owned(), secret(0x44))]].concat();
+            assert!(
+                matches!(add_all(&path, &twice, &Changes::default()), Err(EditError::Exists(name)) if name == known)
+            );
+            assert_eq!(text(&path), before);
+        }
+        add_all(&path, &new(0, MANY), &Changes::default()).unwrap();
+        let mut fresh = 0_u128;
+        let names = rotate_all(&path, UnixTime(4_000_000_000), || {
+            fresh += 1;
+            Secret::new((fresh << 64).to_be_bytes())
+        });
+        assert_eq!(names.unwrap().len(), MANY + 2);
+        let text = text(&path);
+        let last =
+            format!("name = \"user{}\"\nsecret = \"{}\"\n", MANY - 1, Secret::new((fresh << 64).to_be_bytes()).hex());
+        assert!(text.contains(&last) && text.matches("previous_secret = ").count() == MANY + 1, "{text}");
     }
 
     #[test]

@@ -348,6 +348,36 @@ fn the_secret_of_a_new_user_comes_from_a_file() {
     assert!(code == 0 && err.contains("list of processes"), "{err}");
 }
 
+#[test]
+fn many_users_come_from_a_list() {
+    let home = home();
+    fs::write(home.path().join("vizard.toml"), COMMENTED).unwrap();
+    let add = |list: &str| {
+        fs::write(home.path().join("list"), list).unwrap();
+        run(home.path(), &["user", "add", "--from", "list", "--config", "vizard.toml", "--quota", "5GB/month"])
+    };
+    let before = fs::read_to_string(home.path().join("vizard.toml")).unwrap();
+    for (list, said) in [
+        ("", "has no names"),
+        ("dora\nemil=12\n", "line 2"),
+        ("dora\nalice\n", "alice already"),
+        ("dora\nemil\ndora\n", "dora already"),
+        ("no such name\n", "cannot be the name"),
+    ] {
+        let (code, out, err) = add(list);
+        assert!(code != 0 && err.contains(said) && !err.contains("12\n"), "{list}: {out}{err}");
+        assert_eq!(fs::read_to_string(home.path().join("vizard.toml")).unwrap(), before, "{list}");
+    }
+    let (code, out, err) = add(&format!("# friends\ndora\n\nemil = {}\n", KEYS[2]));
+    assert!(code == 0 && out.starts_with("added 2 users"), "{out}{err}");
+    assert!(["dora\n", "emil\n", KEYS[2]].iter().all(|text| out.contains(text)) && !out.contains("alice"), "{out}");
+    let (_, out, _) = run(home.path(), &["user", "list", "--config", "vizard.toml"]);
+    assert!(out.matches("5").count() >= 2 && out.contains("dora") && out.contains("emil"), "{out}");
+    let two = ["link", "--user", "dora", "--user", "emil", "--host", "a.example", "--config", "vizard.toml"];
+    let (_, out, _) = run(home.path(), &two);
+    assert_eq!(out.matches("tg://").count(), 2, "{out}");
+}
+
 fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
     let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), signal);
 }
