@@ -146,6 +146,7 @@ pub struct Admission {
     client_random: [u8; 32],
     class: HelloClass,
     fingerprint: Fingerprint,
+    http2: bool,
 }
 
 impl Admission {
@@ -168,6 +169,11 @@ impl Admission {
     /// What kind of hello it was.
     pub fn class(&self) -> HelloClass {
         self.class
+    }
+
+    /// Whether the hello offers HTTP/2.
+    pub fn offers_http2(&self) -> bool {
+        self.http2
     }
 
     /// Which client's hello it was.
@@ -195,6 +201,7 @@ pub struct Inquiry {
     rules: Arc<Rules>,
     class: HelloClass,
     fingerprint: Fingerprint,
+    http2: bool,
     /// Whether the name in the hello is accepted.
     named: bool,
     from: IpAddr,
@@ -239,8 +246,8 @@ impl Inquiry {
             Err(declined) => Verdict::Decline(declined),
             Ok(key) => {
                 let client_random = *self.search.claim.random();
-                let (class, fingerprint) = (self.class, self.fingerprint);
-                Verdict::Admit(Admission { key, from: self.from, client_random, class, fingerprint })
+                let (class, fingerprint, http2) = (self.class, self.fingerprint, self.http2);
+                Verdict::Admit(Admission { key, from: self.from, client_random, class, fingerprint, http2 })
             }
         }
     }
@@ -319,7 +326,8 @@ impl Judge {
         let rules = self.rules.load_full();
         let (class, named) = (HelloClass::of(&hello), rules.accepts_name(hello.server_name));
         let (search, fingerprint) = (Search::new(Claim::of(&hello)), Fingerprint::of(&hello));
-        Ok(Inquiry { search, over: false, rules, class, fingerprint, named, from, barred: None, now })
+        let http2 = hello.offers_http2();
+        Ok(Inquiry { search, over: false, rules, class, fingerprint, http2, named, from, barred: None, now })
     }
 
     /// What [`Admission::stamp`] costs, for a flight to somebody who was declined.

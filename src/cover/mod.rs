@@ -9,6 +9,7 @@ pub mod chain;
 pub mod gate;
 pub mod grade;
 mod guarded;
+mod parcels;
 pub mod profile;
 pub mod remote;
 pub mod scout;
@@ -262,7 +263,7 @@ const IN_PROCESS: usize = 64 * 1024;
 impl Door for Arc<site::Site> {
     /// Without a socket: the site serves the other end, and ends with this one.
     async fn open(&self) -> io::Result<Leg> {
-        let (near, far) = tokio::io::duplex(IN_PROCESS);
+        let (near, far) = parcels::parcels(IN_PROCESS);
         let site = Arc::clone(self);
         tokio::spawn(async move { _ = site.serve(far, None).await });
         Ok(Box::new(near))

@@ -54,9 +54,13 @@ pub struct VisitShape {
     /// Payload sizes of the records that come by themselves once the client's Finished has arrived: session tickets and
     /// HTTP/2 settings.
     pub after_finished: Vec<u16>,
-    /// The same for several visits: covers differ from visit to visit, and a client is shown one of what they showed.
+    /// How several visitors were greeted who offered HTTP/2: covers differ from visit to visit, and a client is shown one of
+    /// what they showed.
     #[serde(default)]
-    pub greetings: Vec<Vec<u16>>,
+    pub greetings_http2: Vec<GreetingShape>,
+    /// The same for visitors who offered HTTP/1.1 alone.
+    #[serde(default)]
+    pub greetings_http1: Vec<GreetingShape>,
     /// How long after the client's Finished the first of them came, in milliseconds.
     pub after_finished_ms: u64,
     /// Payload sizes of successive records in the midst of a large answer, over and over; empty if the cover has none to
@@ -69,6 +73,19 @@ pub struct VisitShape {
     pub close_alert: Option<u16>,
     /// How many change_cipher_spec records in a row the cover takes before it gives the handshake up; `None`: not seen to.
     pub ccs_limit: Option<u16>,
+}
+
+/// What a cover says of its own accord to one visitor whose Finished has arrived.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GreetingShape {
+    /// Its writes, one behind the other: payload sizes of the records in each.
+    pub writes: Vec<Vec<u16>>,
+    /// How long after the Finished the first of them came, in microseconds.
+    pub delay_us: u64,
+    /// Payload sizes of the records that answer the preface of HTTP/2; empty where nothing did.
+    pub answer: Vec<u16>,
+    /// How long after the preface the first of them came, in microseconds.
+    pub answer_delay_us: u64,
 }
 
 /// By how many bytes a record may be longer or shorter without being another: ECDSA signatures vary by a few, and
@@ -109,6 +126,36 @@ impl Profile {
     }
 }
 
+impl GreetingShape {
+    /// Sizes of all records, in order.
+    pub fn records(&self) -> Vec<u16> {
+        [&self.writes.concat()[..], &self.answer].concat()
+    }
+
+    /// Greetings as they were made, out of how they were heard: two writes may have been read as one, and one that came
+    /// late was kept up on its way, or by a busy machine. No write is ever read as two.
+    pub fn settled(mut heard: Vec<Self>) -> Vec<Self> {
+        let earliest = |delay: fn(&Self) -> u64| heard.iter().map(delay).filter(|delay| *delay > 0).min().unwrap_or(0);
+        let (delay, answer_delay) = (earliest(|one| one.delay_us), earliest(|one| one.answer_delay_us));
+        let finest: Vec<Vec<usize>> =
+            heard.iter().map(|one| one.writes.iter().map(Vec::len).collect::<Vec<_>>()).collect();
+        for one in &mut heard {
+            one.delay_us = one.delay_us.min(MOST_LATE * delay);
+            one.answer_delay_us = one.answer_delay_us.min(MOST_LATE * answer_delay);
+            let records = one.writes.concat();
+            let alike = finest.iter().filter(|writes| writes.iter().sum::<usize>() == records.len());
+            if let Some(writes) = alike.max_by_key(|writes| writes.len()) {
+                let mut rest = records.into_iter();
+                one.writes = writes.iter().map(|count| rest.by_ref().take(*count).collect()).collect();
+            }
+        }
+        heard
+    }
+}
+
+/// How many times later than the earliest of several a greeting may come.
+const MOST_LATE: u64 = 2;
+
 impl FlightShape {
     fn differences(&self, later: &Self, class: &str, found: &mut Vec<String>) {
         let mut compare = |same: bool, what: &str, old: String, new: String| {
@@ -133,6 +180,16 @@ impl FlightShape {
 }
 
 impl VisitShape {
+    /// Whether it was heard how visitors are greeted.
+    pub fn has_greetings(&self) -> bool {
+        !self.greetings_http2.is_empty()
+    }
+
+    /// How visitors are greeted whose hello offers HTTP/2, or does not.
+    pub fn greetings(&self, http2: bool) -> &[GreetingShape] {
+        if http2 || self.greetings_http1.is_empty() { &self.greetings_http2 } else { &self.greetings_http1 }
+    }
+
     fn differences(&self, later: &Self, found: &mut Vec<String>) {
         let mut compare = |same: bool, what: &str, old: String, new: String| {
             if !same {
@@ -206,6 +263,36 @@ mod tests {
         profile.begin_anew(3);
         assert!(HelloClass::ALL.iter().all(|class| profile.flight_records(*class) == Some(3)));
         assert_eq!(Profile::default().flight_records(HelloClass::Chrome), None);
+    }
+
+    #[test]
+    fn greetings_are_settled_by_the_others() {
+        let heard = |writes: &[&[u16]], delay_us, answer_delay_us| GreetingShape {
+            writes: writes.iter().map(|write| write.to_vec()).collect(),
+            delay_us,
+            answer: vec![26],
+            answer_delay_us,
+        };
+        let made = GreetingShape::settled(vec![
+            heard(&[&[250, 234, 50]], 100, 0),
+            heard(&[&[250, 250], &[50]], 900, 70),
+            heard(&[&[234]], 150, 60),
+            heard(&[], 0, 0),
+        ]);
+        assert_eq!(made[0], heard(&[&[250, 234], &[50]], 100, 0));
+        assert_eq!(made[1], heard(&[&[250, 250], &[50]], 200, 70));
+        assert_eq!(made[2..], [heard(&[&[234]], 150, 60), heard(&[], 0, 0)]);
+        assert_eq!(made[0].records(), [250, 234, 50, 26]);
+        assert!(GreetingShape::settled(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn visitors_are_greeted_by_what_they_offer() {
+        let one = |size| vec![GreetingShape { writes: vec![vec![size]], ..GreetingShape::default() }];
+        let mut visit = VisitShape { greetings_http2: one(1), ..VisitShape::default() };
+        assert_eq!((visit.greetings(true), visit.greetings(false)), (&one(1)[..], &one(1)[..]));
+        visit.greetings_http1 = one(2);
+        assert_eq!((visit.greetings(true), visit.greetings(false)), (&one(1)[..], &one(2)[..]));
     }
 
     #[test]

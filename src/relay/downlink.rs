@@ -96,41 +96,55 @@ impl Downlink {
         }
     }
 
-    /// Records of exactly these payload sizes, made of NOP frames, and the downlink behind them.
+    /// Writes of records of exactly these payload sizes, made of NOP frames, and the downlink behind them. Behind these,
+    /// room is left for further records, which [`Downlink::split_lead`] gives until the data centre has spoken.
     ///
     /// The data centre's stream can only begin at a block of the keystream. It is made to begin at the next one that
     /// leaves room for whole NOP frames, and those go into the same record as its first byte (docs/protocol.md,
     /// "Frames"). [`Downlink::dc_keys`] is what the data centre must use.
-    pub fn behind_filler(
+    pub fn behind_fillers(
         keys: KeyIv,
         pattern: Pattern,
-        sizes: &[u16],
+        writes: &[Vec<u16>],
+        later: &[u16],
         mut filler: impl FnMut() -> u8,
-    ) -> (Self, Vec<u8>) {
-        let sent: usize = sizes.iter().map(|size| usize::from(*size)).sum();
-        if sent < *framing::NOP.start() {
+    ) -> (Self, Vec<Vec<u8>>) {
+        let length = |sizes: &[u16]| sizes.iter().map(|size| usize::from(*size)).sum::<usize>();
+        let (sent, later) = (writes.iter().map(|sizes| length(sizes)).sum::<usize>(), length(later));
+        if [sent, later].iter().any(|length| (1..*framing::NOP.start()).contains(length)) {
             return (Self::new(keys, pattern), Vec::new());
         }
-        let lead = match (BLOCK - sent % BLOCK) % BLOCK {
+        let padding = match (BLOCK - (sent + later) % BLOCK) % BLOCK {
             0 => 0,
             lacking if framing::NOP.contains(&lacking) => lacking,
             lacking => lacking + BLOCK,
         };
         let mut frames = framing::nops(sent, &mut filler);
-        frames.extend(framing::nops(lead, filler));
+        frames.extend(framing::nops(later, &mut filler));
+        frames.extend(framing::nops(padding, filler));
         keys.stream().apply(&mut frames);
-        let kept = Kept::from(&frames[sent..]);
-        frames.truncate(sent);
-        let mut records = Vec::with_capacity(sent + sizes.len() * HEADER);
-        let mut rest = &frames[..];
-        for size in sizes {
-            let (payload, later) = rest.split_at(usize::from(*size));
-            records.extend_from_slice(&header(payload.len()));
-            records.extend_from_slice(payload);
-            rest = later;
+        let (mut rest, kept) = frames.split_at(sent);
+        let (kept, lead) = (Kept::from(kept), kept.len());
+        let mut written = Vec::with_capacity(writes.len());
+        for sizes in writes {
+            let (now, behind) = rest.split_at(length(sizes));
+            written.push(in_records(now, sizes));
+            rest = behind;
         }
         let blocks = ((sent + lead) / BLOCK) as i128;
-        (Self { kept, lead, ..Self::new(keys.moved_by(blocks), pattern) }, records)
+        (Self { kept, lead, ..Self::new(keys.moved_by(blocks), pattern) }, written)
+    }
+
+    /// Records of these sizes out of what is kept for the data centre's first byte; none once that has come.
+    pub fn split_lead(&mut self, sizes: &[u16]) -> Vec<u8> {
+        let length = sizes.iter().map(|size| usize::from(*size)).sum();
+        if self.kept.len() != self.lead || self.lead < length {
+            return Vec::new();
+        }
+        let kept = std::mem::take(&mut self.kept);
+        let (now, later) = kept.split_at(length);
+        (self.kept, self.lead) = (Kept::from(later), later.len());
+        in_records(now, sizes)
     }
 
     /// The same downlink for a far side that chooses its keys itself: every byte is moved from its keystream to the
@@ -411,6 +425,18 @@ impl Downlink {
     }
 }
 
+/// A payload in records of these sizes.
+fn in_records(mut payload: &[u8], sizes: &[u16]) -> Vec<u8> {
+    let mut records = Vec::with_capacity(payload.len() + sizes.len() * HEADER);
+    for size in sizes {
+        let (now, later) = payload.split_at(usize::from(*size));
+        records.extend_from_slice(&header(now.len()));
+        records.extend_from_slice(now);
+        payload = later;
+    }
+    records
+}
+
 fn header(length: usize) -> [u8; HEADER] {
     Header::application_data(length as u16).encode()
 }
@@ -579,20 +605,66 @@ mod tests {
     #[test]
     fn fillers_have_the_sizes_asked_for_and_the_data_centres_bytes_stay_untouched_behind_them() {
         for sizes in [&[17][..], &[250, 250, 66], &[255], &[249], &[16_401, 17], &[32], &[40, 41]] {
-            let (mut downlink, wire) = Downlink::behind_filler(keys(3), Pattern::default(), sizes, || 0xaa);
+            let (mut downlink, wire) = behind_filler(Pattern::default(), sizes);
             let pieces = [frame(100), token(), frame(40_000)];
             let (seen, plain) = received_by(&mut downlink, &pieces[..1], wire);
             assert!(downlink.moved.is_none(), "{sizes:?}: the fast path is lost");
             assert_eq!(seen[..sizes.len()], sizes.iter().map(|size| usize::from(*size)).collect::<Vec<_>>());
             assert_eq!(frames(&plain), [vec![0x11; 100]], "{sizes:?}");
         }
-        assert!(Downlink::behind_filler(keys(3), Pattern::default(), &[], || 0).1.is_empty());
+        assert!(behind_filler(Pattern::default(), &[]).1.is_empty());
+    }
+
+    fn behind_filler(pattern: Pattern, sizes: &[u16]) -> (Downlink, Vec<u8>) {
+        let (downlink, writes) = Downlink::behind_fillers(keys(3), pattern, &[sizes.to_vec()], &[], || 0xaa);
+        (downlink, writes.concat())
+    }
+
+    /// The answer to a preface, as a record of its own, along with the data centre's first bytes, or before an end; and
+    /// with a far side that uses keys of its own.
+    #[test]
+    fn records_for_later_take_nothing_from_the_data_centre() {
+        for (writes, later) in [(&[vec![250, 250], vec![50]][..], &[26][..]), (&[vec![17]], &[31, 40]), (&[], &[26])] {
+            for (splits, ends, own_keys) in [
+                (true, false, false),
+                (false, false, false),
+                (true, true, false),
+                (false, true, false),
+                (true, false, true),
+                (false, false, true),
+            ] {
+                let made = Downlink::behind_fillers(keys(3), Pattern::default(), writes, later, || 0xaa);
+                let (mut downlink, written) = made;
+                assert_eq!(
+                    written.iter().map(Vec::len).collect::<Vec<_>>(),
+                    writes
+                        .iter()
+                        .map(|sizes| sizes.iter().map(|size| usize::from(*size) + HEADER).sum::<usize>())
+                        .collect::<Vec<_>>()
+                );
+                let mut wire = written.concat();
+                if splits {
+                    let split = downlink.split_lead(later);
+                    assert_eq!(unwrap(&split).0, later.iter().map(|size| usize::from(*size)).collect::<Vec<_>>());
+                    wire.extend(split);
+                }
+                if ends {
+                    wire.extend(downlink.nops(19, || 0).unwrap());
+                }
+                if own_keys {
+                    downlink = downlink.from_keys(keys(9));
+                }
+                let (_, plain) = received_by(&mut downlink, &[frame(100), token()], wire);
+                assert_eq!(frames(&plain), [vec![0x11; 100], token()], "{writes:?} {later:?} {splits} {ends}");
+                assert!(downlink.split_lead(later).is_empty(), "the data centre has spoken");
+            }
+        }
     }
 
     #[test]
     fn a_goodbye_right_behind_the_filler_still_decrypts() {
         for sizes in [&[17][..], &[250, 250], &[255], &[32]] {
-            let (mut downlink, mut wire) = Downlink::behind_filler(keys(3), Pattern::default(), sizes, || 0xaa);
+            let (mut downlink, mut wire) = behind_filler(Pattern::default(), sizes);
             wire.extend(downlink.nops(19, || 0).unwrap());
             wire.extend(downlink.nops(24, || 0).unwrap());
             let (seen, plain) = unwrap(&wire);
@@ -644,7 +716,7 @@ mod tests {
                 rest = later;
                 if rest.is_empty() { break }
             }
-            let (mut downlink, wire) = Downlink::behind_filler(keys(3), Pattern::seen(&pattern, &[]), &filler, || 0xaa);
+            let (mut downlink, wire) = behind_filler(Pattern::seen(&pattern, &[]), &filler);
             let (sizes, plain) = received_by(&mut downlink, &pieces, wire);
             prop_assert!(sizes.iter().all(|size| (MIN_ENCRYPTED..=MAX_ENCRYPTED).contains(size)), "{:?}", sizes);
             prop_assert_eq!(frames(&plain), seen(&parts));

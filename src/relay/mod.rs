@@ -2,7 +2,7 @@
 //!
 //! [`uplink`] and [`downlink`] are the pure transforms of a session, [`stream`] moves a session's bytes through them and
 //! [`packets`] its packets, [`splice`] copies untouched in both directions, [`wrap`] puts a stream into records for another
-//! proxy, [`sizing`] says how data is cut into records, [`meter`] is what others see of a session, [`tariff`] what a session
+//! proxy, [`welcome`] says when what stands in for tickets leaves, [`sizing`] how data is cut into records, [`meter`] is what others see of a session, [`tariff`] what a session
 //! asks of others.
 
 mod down;
@@ -17,6 +17,7 @@ pub mod stream;
 pub mod tariff;
 mod unsent;
 pub mod uplink;
+pub mod welcome;
 pub mod wrap;
 
 use std::io;

@@ -20,6 +20,7 @@ use super::meter::Meter;
 use super::stream::{Manner, PIECE, part, with_buffer};
 use super::tariff::Way;
 use super::uplink::{BadRecord, Uplink};
+use super::welcome::Welcome;
 use super::{Closed, End, attempt, ready};
 use crate::crypto::Ctr;
 use crate::wire::DecodeError;
@@ -162,6 +163,7 @@ pub struct Session<P> {
     up: Unpacker,
     down: Packer,
     manner: Manner,
+    welcome: Option<Box<Welcome>>,
     meter: Arc<Meter>,
     port: P,
 }
@@ -170,25 +172,33 @@ impl<P: Port> Session<P> {
     /// A session whose first payload has been counted. It counts what it moves from now on in `meter`, and ends when that
     /// says so.
     pub fn new(client: TcpStream, up: Unpacker, down: Packer, manner: Manner, meter: Arc<Meter>, port: P) -> Self {
-        Self { client, up, down, manner, meter, port }
+        Self { client, up, down, manner, welcome: None, meter, port }
+    }
+
+    /// The same with what is still to be said to the client by itself. What has to wait for the client's word goes along
+    /// with the first packet.
+    pub fn with_welcome(self, welcome: Option<Box<Welcome>>) -> Self {
+        Self { welcome, ..self }
     }
 
     /// Moves packets until either side is done or broke, or nothing moved for `idle`. The counts are those of
     /// [`super::stream::Session::run`], and so is the end: a close alert and a FIN, whatever ends the session. A client
     /// that ends its direction expects nothing any more, so that ends the other one too.
     pub async fn run(self, idle: Duration) -> Closed {
-        let Self { client, mut up, mut down, manner, meter, port } = self;
+        let Self { client, mut up, mut down, manner, welcome, meter, port } = self;
+        let mut welcome = welcome.unwrap_or_default();
         let (alive, mut wire) = (Alive::now(), Wire::default());
         let ways = Ways { client: &client, meter: &meter, port: &port, alive: &alive };
         let by = tokio::select! {
             biased;
             () = poll_fn(|context| if meter.poll_end(context) { Poll::Ready(()) } else { Poll::Pending }) => End::Closed,
             end = ways.up(&mut up) => end,
-            end = ways.down(&mut down, &mut wire, manner.filler) => end,
+            end = ways.down(&mut welcome, &mut down, &mut wire, manner.filler) => end,
             () = alive.rests_for(idle) => End::Idle,
         };
         drop(port);
         if by != End::ClientBroke {
+            wire.bytes.extend(welcome.rest());
             wire.bytes.extend(down.down.cut_short());
             wire.bytes.extend(manner.close_alert(&mut down.down));
             part(&client, wire.left()).await;
@@ -268,7 +278,10 @@ impl<P: Port> Ways<'_, P> {
         }
     }
 
-    async fn down(&self, down: &mut Packer, wire: &mut Wire, random: fn() -> u8) -> End {
+    async fn down(&self, welcome: &mut Welcome, down: &mut Packer, wire: &mut Wire, random: fn() -> u8) -> End {
+        if welcome.say(self.client).await.is_err() {
+            return End::ClientBroke;
+        }
         loop {
             let mut replies = Vec::new();
             if let Err(end) = poll_fn(|context| self.port.poll_receive(context, &mut replies)).await {

@@ -22,6 +22,7 @@ use super::ready;
 use super::tariff::{Leave, Tariff, Way};
 use super::unsent::Unsent;
 use super::uplink::Uplink;
+use super::welcome::Welcome;
 use super::{Closed, End, attempt, reset_on_close, shut};
 
 /// How long a client may take to end its side after we have ended ours. What it still sends is thrown away: closing with
@@ -55,6 +56,8 @@ pub struct Session {
     up: Up,
     down: Down,
     manner: Manner,
+    /// What the client is still to get of what stands in for tickets, if anything.
+    welcome: Option<Box<Welcome>>,
     meter: Arc<Meter>,
     /// When something moved last.
     alive: Instant,
@@ -94,7 +97,13 @@ impl Session {
         meter: Arc<Meter>,
     ) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true, room: PIECE };
-        Self { client, dc, up, down: Down::new(down), manner, meter, alive: Instant::now(), later: None, ended: None }
+        let (down, alive) = (Down::new(down), Instant::now());
+        Self { client, dc, up, down, manner, welcome: None, meter, alive, later: None, ended: None }
+    }
+
+    /// The same with what is still to be said to the client by itself.
+    pub fn with_welcome(self, welcome: Option<Box<Welcome>>) -> Self {
+        Self { welcome, ..self }
     }
 
     /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`. The counts are of bytes on
@@ -233,8 +242,12 @@ impl Session {
                     if let Some(tariff) = tariff {
                         tariff.charge(Way::Up, read, Instant::now().into_std());
                     }
-                    if read > 0 && !far_gone {
-                        up.forward(&self.dc, &mut buffer[..held + read])?;
+                    if read > 0
+                        && !far_gone
+                        && up.forward(&self.dc, &mut buffer[..held + read])?
+                        && let Some(welcome) = &mut self.welcome
+                    {
+                        welcome.client_spoke(Instant::now());
                     }
                     up.room = if up.unsent.is_empty() { (2 * read).clamp(PIECE, MOST) } else { PIECE };
                     Ok(Some(read))
@@ -250,7 +263,31 @@ impl Session {
         Ok(moved || read.is_some())
     }
 
+    /// Says to the client what the cover would say by now; whether the data centre's bytes may follow.
+    fn say_welcome(&mut self) -> Result<bool, End> {
+        let Some(welcome) = &mut self.welcome else { return Ok(true) };
+        let down = &mut self.down;
+        while let Some(write) = welcome.next(Instant::now(), &mut down.transform) {
+            if down.unsent.is_empty() {
+                down.unsent.write(&self.client, &[IoSlice::new(&write)]).map_err(|_| End::ClientBroke)?;
+            } else {
+                down.unsent.append(&write);
+            }
+        }
+        let goes_on = !welcome.holds_back();
+        if let Some(at) = welcome.wakes_at() {
+            self.later = Some(self.later.map_or(at, |other| other.min(at)));
+        }
+        if welcome.is_over() || down.heard {
+            self.welcome = None;
+        }
+        Ok(goes_on)
+    }
+
     fn step_down(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        if self.down.open && !self.down.is_behind() && !self.say_welcome()? {
+            return Ok(false);
+        }
         let (down, mut moved) = (&mut self.down, false);
         let ends = Ends { client: &self.client, dc: &self.dc };
         let mut taken = |bytes| {
@@ -306,7 +343,8 @@ impl Session {
         let down = &mut self.down;
         down.open = false;
         down.collect(&self.dc);
-        let last = [down.transform.cut_short(), self.manner.close_alert(&mut down.transform)].concat();
+        let first = self.welcome.take().map(|mut welcome| welcome.rest()).unwrap_or_default();
+        let last = [first, down.transform.cut_short(), self.manner.close_alert(&mut down.transform)].concat();
         if down.unsent.is_empty() {
             // If the client is gone, its side tells so at the next read.
             self.meter.add_down(down.unsent.write(&self.client, &[IoSlice::new(&last)]).unwrap_or(0));
@@ -320,17 +358,19 @@ impl Session {
 }
 
 impl Up {
-    fn forward(&mut self, dc: &TcpStream, bytes: &mut [u8]) -> Result<(), End> {
+    /// Says whether there was a whole record.
+    fn forward(&mut self, dc: &TcpStream, bytes: &mut [u8]) -> Result<bool, End> {
         let (payload, outcome) = self.transform.transform(bytes);
         self.unsent.write(dc, &[IoSlice::new(payload)]).map_err(|_| End::FarBroke)?;
-        outcome.map_err(|_| End::BadRecord)
+        outcome.map(|()| !payload.is_empty()).map_err(|_| End::BadRecord)
     }
 }
 
-/// Ends a session that has no data centre as the cover would end one: with a close alert and a FIN. What the client still
-/// sends is thrown away.
-pub async fn goodbye(client: TcpStream, mut down: Downlink, manner: Manner) {
-    part(&client, &manner.close_alert(&mut down)).await;
+/// Ends a session that has no data centre as the cover would end one: with what is left of its welcome, a close alert and a
+/// FIN. What the client still sends is thrown away.
+pub async fn goodbye(client: TcpStream, mut down: Downlink, manner: Manner, welcome: Option<Box<Welcome>>) {
+    let first = welcome.map(|mut welcome| welcome.rest()).unwrap_or_default();
+    part(&client, &[first, manner.close_alert(&mut down)].concat()).await;
 }
 
 /// Sends these last bytes and a FIN. What the client still sends is thrown away.
@@ -444,6 +484,38 @@ mod tests {
         assert_eq!(dc.read(&mut got).await.unwrap(), 0);
         drop(client);
         assert_eq!(running.await.unwrap(), Closed { by: End::Closed, up: 25, down: last.len() as u64 });
+    }
+
+    /// Nothing waits for the greeting but what comes behind it, and the data centre's bytes take along what the client has
+    /// not asked for.
+    #[tokio::test]
+    async fn the_welcome_leaves_at_its_time_and_does_not_hold_the_client_up() {
+        for asks in [true, false] {
+            let (session, mut client, mut dc) = session(&Arc::default()).await;
+            let writes = [vec![200], vec![55]];
+            let (down, writes) = Downlink::behind_fillers(keys(), Pattern::default(), &writes, &[26], || 7);
+            let due = Instant::now() + Duration::from_millis(400);
+            let welcome = Some(Box::new(Welcome::new(writes, due, vec![26], Duration::ZERO)));
+            let mut session = Session { down: Down::new(down), ..session }.with_welcome(welcome);
+            tokio::spawn(async move { session.run(IDLE, || ()).await });
+            if asks {
+                let record = [&Header::application_data(20).encode()[..], &[9; 20]].concat();
+                client.write_all(&record).await.unwrap();
+                dc.read_exact(&mut [0; 20]).await.unwrap();
+                assert!(Instant::now() < due, "the client was held up");
+            }
+            dc.write_all(&[9; 100]).await.unwrap();
+            let mut head = [0; HEADER];
+            client.read_exact(&mut head).await.unwrap();
+            assert!(Instant::now() + Duration::from_millis(2) >= due, "too early");
+            let mut sizes = vec![Header::decode(head).length];
+            for _ in 0..if asks { 2 } else { 1 } {
+                client.read_exact(&mut vec![0; usize::from(sizes[sizes.len() - 1])]).await.unwrap();
+                client.read_exact(&mut head).await.unwrap();
+                sizes.push(Header::decode(head).length);
+            }
+            assert_eq!(sizes, if asks { &[200, 55, 26][..] } else { &[200, 55] });
+        }
     }
 
     #[tokio::test]

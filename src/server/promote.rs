@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rand::seq::IndexedRandom;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{Instrument, Span, debug, field};
 
 use super::Server;
@@ -20,14 +20,17 @@ use crate::auth::{Permit, Secret, UnixTime};
 use crate::base::summary::{self, Cause};
 use crate::cover::Cover;
 use crate::cover::gate::Promotion;
+use crate::cover::profile::GreetingShape;
 use crate::crypto::Ctr;
 use crate::crypto::kdf::KeyIv;
 use crate::net::sockopt;
 use crate::relay::downlink::Downlink;
 use crate::relay::meter::Meter;
 use crate::relay::packets::{self, Packer, Unpacker};
+use crate::relay::sizing::Pattern;
 use crate::relay::stream::{self, Manner, Session};
 use crate::relay::uplink::{BadRecord, Uplink};
+use crate::relay::welcome::Welcome;
 use crate::relay::{Closed, End};
 use crate::telegram::middle::{self, Caller};
 use crate::telegram::routes::{By, Route};
@@ -41,7 +44,7 @@ use crate::wire::rpc::AdTag;
 pub(super) async fn session(
     server: Arc<Server>,
     cover: &Cover,
-    mut client: TcpStream,
+    client: TcpStream,
     peer: SocketAddr,
     promotion: Promotion,
 ) -> Option<Rest> {
@@ -54,17 +57,19 @@ pub(super) async fn session(
     let settings = server.settings();
     let profile = cover.profile();
     // Nothing is known where the cover could not be visited yet.
-    let visit = profile.visit.as_ref().filter(|visit| !visit.greetings.is_empty());
+    let visit = profile.visit.as_ref().filter(|visit| visit.has_greetings());
     let manner =
         Manner { close_alert: visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert), filler: rand::random };
     let pattern = visit.map_or((&[][..], &[][..]), |visit| (&visit.bulk, &visit.bulk_stalled));
     let pattern = server.patterns.seen(pattern.0, pattern.1);
     let (class, fingerprint) = (admission.class(), admission.fingerprint());
     let fills = server.understanding.gets_fillers(&settings.fillers, class, admission.member().name(), fingerprint);
-    let greeting = visit.filter(|_| fills).and_then(|visit| visit.greetings.choose(&mut rand::rng()));
-    let (down, filler) =
-        Downlink::behind_filler(opened.down, pattern, greeting.map_or(&[][..], |sizes| sizes), rand::random);
-    if client.write_all(&filler).await.is_err() {
+    let greetings = visit.filter(|_| fills).map_or(&[][..], |visit| visit.greetings(admission.offers_http2()));
+    let (down, mut welcome) = greet(opened.down, pattern, greetings.choose(&mut rand::rng()));
+    let greeted = welcome.is_some();
+    if let Some(welcome) = welcome.as_mut().filter(|welcome| welcome.is_due(Instant::now()))
+        && welcome.say(&client).await.is_err()
+    {
         debug!("the client left right behind its header");
         return None;
     }
@@ -76,9 +81,12 @@ pub(super) async fn session(
         Err(BadRecord) => {
             let user = admission.member().name();
             summary::note(Cause::info("the client sent no data record").of(Some(user)), String::new);
-            return Some(Box::pin(stream::goodbye(client, down, manner)));
+            return Some(Box::pin(stream::goodbye(client, down, manner, welcome)));
         }
     };
+    if let Some(welcome) = welcome.as_mut().filter(|_| first.len() > record_left) {
+        welcome.client_spoke(Instant::now());
+    }
     let entry = server.sessions.enter(Live {
         id: server.sessions.number(),
         member: Arc::clone(permit.member()),
@@ -87,15 +95,15 @@ pub(super) async fn session(
         since: SystemTime::now().into(),
         from: peer.ip().to_canonical(),
         key: permit.key(),
-        greeted: Some(fingerprint).filter(|_| !filler.is_empty()),
+        greeted: Some(fingerprint).filter(|_| greeted),
         opened_with: came_along as u64,
         meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
     });
     // What came along with the header is paid for before it is moved, as everything that follows.
     if timeout(settings.idle, entry.live().meter.opened_with(came_along)).await != Ok(true) {
-        return Some(Box::pin(stream::goodbye(client, down, manner)));
+        return Some(Box::pin(stream::goodbye(client, down, manner, welcome)));
     }
-    let entered = Entered { server, client, up, down, manner, first, entry, permit, idle: settings.idle };
+    let mut entered = Entered { server, client, up, down, manner, welcome, first, entry, permit, idle: settings.idle };
     // Links to middle proxies take plain routes, which must not be a way round others.
     let tag = entered.permit.member().policy().ad_tag.or(settings.ad_tag);
     match tag.filter(|_| settings.telegram.routes.iter().all(Route::is_plain)) {
@@ -106,6 +114,7 @@ pub(super) async fn session(
                 biased;
                 seat = sit(&entered.server, dc, peer, tag) => seat,
                 () = sockopt::peer_gone(&entered.client) => None,
+                () = say(&mut entered.welcome, &entered.client) => None,
             };
             match seat {
                 Some(port) => Some(entered.promoted(port)),
@@ -122,6 +131,8 @@ struct Entered {
     up: Uplink,
     down: Downlink,
     manner: Manner,
+    /// What stands in for the cover's tickets, as far as it has not been said.
+    welcome: Option<Box<Welcome>>,
     /// What the client sent along with its header, in clear.
     first: Vec<u8>,
     entry: Entry,
@@ -132,7 +143,7 @@ struct Entered {
 impl Entered {
     /// To the data centre itself.
     async fn direct(self, dc: DcId) -> Option<Rest> {
-        let Self { server, client, mut up, down, manner, first, entry, permit, idle } = self;
+        let Self { server, client, mut up, down, manner, mut welcome, first, entry, permit, idle } = self;
         let opening = |proxy: Option<&Secret>| Opening::new(dc, proxy, &down, &first);
         let reached = tokio::select! {
             biased;
@@ -141,9 +152,10 @@ impl Entered {
                 debug!("the client has left while its data centre was dialled");
                 Err(())
             }
+            () = say(&mut welcome, &client) => Err(()),
         };
         let Ok((far, opening)) = reached else {
-            return Some(Box::pin(stream::goodbye(client, down, manner)));
+            return Some(Box::pin(stream::goodbye(client, down, manner, welcome)));
         };
         let Reached { stream, by, .. } = far;
         up.encrypt(opening.up);
@@ -153,15 +165,17 @@ impl Entered {
         };
         debug!(address = stream.peer_addr().ok().map(field::display::<SocketAddr>), "session");
         let session = Session::new(client, stream, up, down, manner, Arc::clone(&entry.live().meter));
+        let session = session.with_welcome(welcome);
         Some(Box::pin(relay(server, session, by, entry, permit, idle).instrument(span_to_the_end())))
     }
 
     /// Through a middle proxy.
     fn promoted(self, port: middle::Port) -> Rest {
-        let Self { server, client, up, down, manner, first, entry, permit, idle } = self;
+        let Self { server, client, up, down, manner, welcome, first, entry, permit, idle } = self;
         debug!(address = %port.address(), "session through a middle proxy");
         let (up, down) = (Unpacker::new(up, FRAMING, &first), Packer::new(down, FRAMING));
         let session = packets::Session::new(client, up, down, manner, Arc::clone(&entry.live().meter), port);
+        let session = session.with_welcome(welcome);
         let session = async move {
             let since = Instant::now();
             let closed = session.run(idle).await;
@@ -169,6 +183,26 @@ impl Entered {
         };
         Box::pin(session.instrument(span_to_the_end()))
     }
+}
+
+/// The downlink behind what a visitor of the cover would be greeted with, and that.
+fn greet(keys: KeyIv, pattern: Pattern, shape: Option<&GreetingShape>) -> (Downlink, Option<Box<Welcome>>) {
+    let Some(shape) = shape else { return (Downlink::new(keys, pattern), None) };
+    let (down, writes) = Downlink::behind_fillers(keys, pattern, &shape.writes, &shape.answer, rand::random);
+    let answer = if writes.is_empty() && !shape.writes.is_empty() { Vec::new() } else { shape.answer.clone() };
+    let delay = Duration::from_micros(shape.answer_delay_us);
+    let welcome = Welcome::new(writes, Instant::now() + Duration::from_micros(shape.delay_us), answer, delay);
+    (down, (!welcome.is_over()).then(|| Box::new(welcome)))
+}
+
+/// Says what is due while something else is waited for; done only when the client is gone.
+async fn say(welcome: &mut Option<Box<Welcome>>, client: &TcpStream) {
+    if let Some(welcome) = welcome
+        && welcome.say(client).await.is_err()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// The only one inside fake TLS.

@@ -206,6 +206,13 @@ impl<'a> ClientHello<'a> {
         self.extensions().find_map(|(kind, body)| (kind == wanted).then_some(body))
     }
 
+    /// Whether HTTP/2 is among the protocols that it offers (RFC 7301).
+    pub fn offers_http2(&self) -> bool {
+        let Some(names) = self.extension(extension::ALPN) else { return false };
+        let Ok(mut names) = Cursor::new(names).vector16("protocols").map(Cursor::new) else { return false };
+        std::iter::from_fn(|| names.vector8("protocol").ok()).any(|name| name == b"h2")
+    }
+
     fn read_extensions(&mut self, mut extensions: Cursor<'a>) -> Result<(), DecodeError> {
         while !extensions.is_empty() {
             let kind = extensions.u16("extension type")?;

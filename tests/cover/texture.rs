@@ -3,18 +3,26 @@
 //!
 //! Each test measures the cover first, by a real TLS client, and then a session through the proxy.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::KEY;
 use crate::support::dice::Dice;
 use crate::support::fake_tls::{End, Login, Session};
 use crate::support::hello::capture;
 use crate::support::mock_dc::{MockDc, Role};
-use crate::support::origin::{Origin, PAGE};
+use crate::support::nginx::Nginx;
+use crate::support::obfuscated::Frame;
+use crate::support::origin::{Origin, PAGE, Sink};
 use crate::support::stage::{BOTH, Kind, Stage};
 use crate::support::tap::{SLOW_FOR, SLOW_FROM, Visit, narrow};
 use crate::support::turn;
+use crate::support::vizard::Setup;
 
 /// As every captured hello of a client offers them.
 const PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
@@ -82,12 +90,17 @@ async fn a_session_begins_as_a_visit_to(kind: Kind) {
     let dc = MockDc::start(Role::Mute).await;
     let Some(stage) = Stage::with_dc(kind, &dc).await else { return };
     stage.proxy.logged(KNOWN).await;
-    let visits = greetings(&stage).await;
+    let (visits, answered) = greetings(&stage, &PROTOCOLS).await;
     assert!(!visits[0].is_empty(), "{kind:?} sends nothing after its handshake");
     let mut session = enter(&stage).await;
     while tokio::time::timeout(PAUSE, session.down.record()).await.is_ok() {}
+    let sizes = session.down.sizes.clone();
+    assert!(could_be_one_of(&sizes, &visits), "{kind:?}: session {sizes:?}, visits {visits:?}");
+    // No server answers a preface that has not come; no client's first record has one in it.
+    session.up.packet(b"go on").await.expect("the proxy takes it");
+    while tokio::time::timeout(PAUSE, session.down.record()).await.is_ok() {}
     let sizes = &session.down.sizes;
-    assert!(could_be_one_of(sizes, &visits), "{kind:?}: session {sizes:?}, visits {visits:?}");
+    assert!(could_be_one_of(sizes, &answered), "{kind:?}: session {sizes:?}, visits {answered:?}");
     assert_eq!((session.down.frames.next(), session.down.frames.rest().len()), (None, 0), "fillers only, and whole");
 }
 
@@ -100,7 +113,7 @@ async fn the_very_first_session_begins_as_a_visit_does() {
         let mut session = enter(&stage).await;
         session.down.record().await.expect("a filler");
         while tokio::time::timeout(PAUSE, session.down.record()).await.is_ok() {}
-        let (sizes, visits) = (&session.down.sizes, greetings(&stage).await);
+        let (sizes, (visits, _)) = (&session.down.sizes, greetings(&stage, &PROTOCOLS).await);
         assert!(could_be_one_of(sizes, &visits), "{kind:?}: session {sizes:?}, visits {visits:?}");
     }
 }
@@ -112,7 +125,7 @@ async fn the_first_records_of_a_download_are_those_of_the_cover() {
         let dc = MockDc::start(Role::Pour(21, 200_000)).await;
         let Some(stage) = Stage::with_dc(kind, &dc).await else { continue };
         stage.proxy.logged(KNOWN).await;
-        let mut visits = greetings(&stage).await;
+        let (mut visits, _) = greetings(&stage, &PROTOCOLS).await;
         visits.iter_mut().for_each(|visit| visit.truncate(6));
         let session = whole_session(&stage).await;
         let begun = visits.iter().any(|visit| could_be_one_of(&session[..visit.len()], &visits));
@@ -133,11 +146,21 @@ async fn a_session_ends_as_a_visit_does() {
     }
 }
 
-/// What the cover sends to visitors who ask for nothing. Tickets and how they are joined vary from one to the next.
-async fn greetings(stage: &Stage) -> Vec<Vec<usize>> {
+/// What the cover sends to visitors who ask for nothing, without and with the answer to their preface. Tickets and how they
+/// are joined vary from one to the next.
+async fn greetings(stage: &Stage, protocols: &[&str]) -> (Vec<Vec<usize>>, Vec<Vec<usize>>) {
+    let (mut greetings, mut answered) = (Vec::new(), Vec::new());
+    for (pieces, answer) in greetings_in_pieces(stage, protocols).await {
+        greetings.push(pieces.concat());
+        answered.push([pieces.concat(), answer].concat());
+    }
+    (greetings, answered)
+}
+
+async fn greetings_in_pieces(stage: &Stage, protocols: &[&str]) -> Vec<(Vec<Vec<usize>>, Vec<usize>)> {
     let mut visits = Vec::new();
     for _ in 0..VISITS {
-        let visit = Visit::start(&stage.origin, stage.cover, &PROTOCOLS).await;
+        let visit = Visit::start(&stage.origin, stage.cover, protocols).await;
         visits.push(tokio::spawn(visit.greeting()));
     }
     let mut greetings = Vec::new();
@@ -145,6 +168,108 @@ async fn greetings(stage: &Stage) -> Vec<Vec<usize>> {
         greetings.push(visit.await.expect("no visit panics"));
     }
     greetings
+}
+
+/// Tickets leave in one write and settings in another, so they do in a session. A reader that is not quick enough takes two
+/// writes for one, the scout of a remote cover among them: what counts is that no write is cut which is whole in visits, and
+/// that a session has as many as the scout has heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_begins_in_the_writes_of_a_visit() {
+    for kind in BOTH {
+        let dc = MockDc::start(Role::Mute).await;
+        let Some(stage) = Stage::with_dc(kind, &dc).await else { continue };
+        stage.proxy.logged(KNOWN).await;
+        let visits = greetings_in_pieces(&stage, &PROTOCOLS).await;
+        let borders = |pieces: &[Vec<usize>]| -> BTreeSet<usize> {
+            (0..pieces.len()).map(|number| pieces[..number].concat().len()).collect()
+        };
+        let visits: BTreeSet<usize> = visits.iter().flat_map(|(pieces, _)| borders(pieces)).collect();
+        let heard = most_writes(&stage);
+        let mut sessions = Vec::new();
+        for _ in 0..TRIES {
+            let mut session = enter(&stage).await;
+            let mut pieces = Vec::new();
+            while let Ok(Ok(piece)) = tokio::time::timeout(PAUSE, session.down.piece()).await {
+                pieces.push(piece);
+            }
+            let own = borders(&pieces);
+            assert!(own.is_subset(&visits), "{kind:?}: {own:?}, visits {visits:?}");
+            sessions.push(own.len());
+            if own.len() == heard {
+                break;
+            }
+        }
+        assert_eq!(sessions.last(), Some(&heard), "{kind:?}: {sessions:?}");
+    }
+}
+
+/// How many writes the scout has heard at most of what comes behind a Finished.
+fn most_writes(stage: &Stage) -> usize {
+    let file = std::fs::read(stage.state.path().join("cover-profile.json")).expect("a profile");
+    let profile: serde_json::Value = serde_json::from_slice(&file).expect("JSON");
+    let greetings = profile["profile"]["visit"]["greetings_http2"].as_array().expect("greetings");
+    let counts = greetings.iter().map(|greeting| greeting["writes"].as_array().expect("writes").len());
+    counts.max().expect("one at least")
+}
+
+/// How many sessions may have two writes read as one.
+const TRIES: usize = 20;
+
+/// How far a cover is away, one way.
+const AWAY: Duration = Duration::from_millis(60);
+
+/// A session is greeted as late as a visitor of a cover that is far away, and what its client says is not held up by that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_greeted_when_a_visitor_would_be() {
+    let (origin, uploads, dc) = (Origin::make(), Sink::start().await, MockDc::start(Role::Echo).await);
+    let Some(nginx) = Nginx::start(&origin, uploads.addr).await else { return };
+    let far = far_away(nginx.addr).await;
+    let state = tempfile::tempdir().expect("a temporary folder");
+    let setup = Setup::new(state.path(), &far.to_string()).usual(&KEY).dc(2, dc.addr);
+    let proxy = tokio::task::spawn_blocking(move || setup.start()).await.expect("the program starts");
+    proxy.logged(KNOWN).await;
+    let login = Login::of(capture("tdlib-1.8.69-1"), KEY, &mut Dice::unseen());
+    let mut session = login.enter(proxy.addr).await.expect("the proxy admits");
+    let since = Instant::now();
+    session.up.packet(&[7; 40]).await.expect("the proxy takes it");
+    session.up.packet(&[8; 40]).await.expect("the proxy takes it");
+    session.down.record().await.expect("a greeting");
+    let greeted = since.elapsed();
+    assert!(greeted >= 2 * AWAY - Duration::from_millis(5), "greeted after {greeted:?}");
+    for packet in [7, 8] {
+        assert_eq!(session.down.frame().await, Ok(Frame::Packet(vec![packet; 40])));
+    }
+}
+
+/// A way to a server on which everything takes its time.
+async fn far_away(server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addr = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let Ok(far) = TcpStream::connect(server).await else { continue };
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            tokio::spawn(late(near_in, far_out));
+            tokio::spawn(late(far_in, near_out));
+        }
+    });
+    addr
+}
+
+async fn late(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut bytes = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            let _ = tell.send((tokio::time::Instant::now() + AWAY, bytes[..count].to_vec()));
+        }
+    });
+    while let Some((due, bytes)) = told.recv().await {
+        tokio::time::sleep_until(due).await;
+        if to.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Whether each record has a size that some visit of as many records had in its place.
@@ -200,7 +325,7 @@ fn shares(sizes: &[usize]) -> Shares {
 /// Total variation distance between two histograms of sizes.
 fn distance(one: &[usize], other: &[usize]) -> f64 {
     let (one, other) = (shares(one), shares(other));
-    let sizes: std::collections::BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    let sizes: BTreeSet<_> = one.keys().chain(other.keys()).collect();
     let share = |of: &Shares, size| of.get(size).copied().unwrap_or_default();
     sizes.into_iter().map(|size| (share(&one, size) - share(&other, size)).abs()).sum::<f64>() / 2.0
 }

@@ -267,8 +267,8 @@ impl Proxy {
         proxy.running.wait_for(Stream::Err, |line| line.contains("the cover was visited").then_some(()));
         let kept = fs::read(world.path("proxy").join("cover-profile.json")).unwrap();
         let kept: Value = serde_json::from_slice(&kept).unwrap();
-        let greetings = kept["profile"]["visit"]["greetings"].as_array().expect("a profile");
-        let filled = |greeting: &Value| greeting.as_array().is_some_and(|records| !records.is_empty());
+        let greetings = kept["profile"]["visit"]["greetings_http2"].as_array().expect("a profile");
+        let filled = |greeting: &Value| greeting["writes"].as_array().is_some_and(|writes| !writes.is_empty());
         assert!(!greetings.is_empty() && greetings.iter().all(filled), "sessions would be without fillers: {kept}");
         proxy
     }

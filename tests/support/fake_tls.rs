@@ -243,6 +243,17 @@ impl Down {
         Ok(())
     }
 
+    /// Takes what can be read at once into `frames`; the payload bytes of its records.
+    pub async fn piece(&mut self) -> Result<Vec<usize>, End> {
+        let known = self.sizes.len();
+        self.read_more().await?;
+        while let Some(mut payload) = self.split()? {
+            self.stream.apply(&mut payload);
+            self.frames.push(&payload);
+        }
+        Ok(self.sizes[known..].to_vec())
+    }
+
     async fn read_more(&mut self) -> Result<(), End> {
         self.wire.reserve(64 << 10);
         let end = match timeout(PATIENCE, self.read.read_buf(&mut self.wire)).await {

@@ -66,17 +66,33 @@ impl Visit {
         Self { tls, records, handshake }
     }
 
-    /// Sizes of the records that the server sends to a visitor who asks for nothing: tickets, and settings where the
-    /// two have agreed on HTTP/2.
-    pub async fn greeting(mut self) -> Vec<usize> {
+    /// Sizes of the records that the server sends to a visitor who asks for nothing, tickets and settings, in the pieces that
+    /// they were read in; and of those that answer the preface where the two have agreed on HTTP/2.
+    pub async fn greeting(mut self) -> (Vec<Vec<usize>>, Vec<usize>) {
+        self.listen().await;
+        let pieces = self.records.lock().expect("no panic while counting").pieces.clone();
+        let said = self.sizes().len();
         if self.tls.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.tls.write_all(PREFACE).await.expect("writes");
+            self.listen().await;
         }
+        // What ends the handshake was a piece of its own.
+        let (mut at, mut behind) = (0, Vec::new());
+        for piece in pieces {
+            let from = at;
+            at += piece.len();
+            if from >= self.handshake {
+                behind.push(piece);
+            }
+        }
+        (behind, self.sizes().split_off(said))
+    }
+
+    async fn listen(&mut self) {
         let mut said = [0; 4096];
         while let Ok(count) = timeout(PAUSE, self.tls.read(&mut said)).await {
             assert_ne!(count.expect("no failure"), 0, "the server ended before it was asked for anything");
         }
-        self.sizes()
     }
 
     /// Fetches a file over the protocol agreed on, as a browser at the end of a line that is slower than the server: all
@@ -131,6 +147,8 @@ struct Records {
     /// Bytes of the present record that are still to come.
     left: usize,
     sizes: Vec<usize>,
+    /// The same for each read that had the beginning of one.
+    pieces: Vec<Vec<usize>>,
 }
 
 impl Records {
@@ -172,7 +190,12 @@ impl AsyncRead for Tap {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
         self.taken += into.filled().len() - before;
-        self.records.lock().expect("no panic while counting").push(&into.filled()[before..]);
+        let mut records = self.records.lock().expect("no panic while counting");
+        let known = records.sizes.len();
+        records.push(&into.filled()[before..]);
+        let piece = records.sizes[known..].to_vec();
+        records.pieces.extend((!piece.is_empty()).then_some(piece));
+        drop(records);
         Poll::Ready(Ok(()))
     }
 }

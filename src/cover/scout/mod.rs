@@ -41,9 +41,9 @@ use tracing::{debug, info, warn};
 
 use self::keep::Store;
 use self::reading::{Bulk, Farewell};
-use self::visit::Heard;
+use self::visit::{HTTP1, HTTP2, Heard};
 use super::chain::{Chain, Shown};
-use super::profile::{FlightShape, Profile, VisitShape};
+use super::profile::{FlightShape, GreetingShape, Profile, VisitShape};
 use crate::auth::{Domain, UnixTime};
 use crate::wire::HelloClass;
 use crate::wire::hellos::{TEMPLATES, Template};
@@ -328,19 +328,24 @@ impl Scout {
 
     /// Several visits at once that complete a handshake and ask for nothing. Fails if none of them succeeds.
     async fn greeting(&self, door: &impl Door) -> io::Result<Greeting> {
-        let listen = || within(VISIT, async { visit::listen(&mut door.open().await?, self.name.as_str()).await });
-        let (a, b, c, d, e, f) = tokio::join!(listen(), listen(), listen(), listen(), listen(), listen());
+        let name = self.name.as_str();
+        let listen =
+            |protocols| within(VISIT, async move { visit::listen(&mut door.open().await?, name, protocols).await });
+        let (two, one) = (|| listen(HTTP2), || listen(HTTP1));
+        let (a, b, c, d, e, f, g) = tokio::join!(two(), two(), two(), two(), two(), one(), one());
         let (mut heard, mut failures) = (Vec::new(), Vec::new());
-        for outcome in [a, b, c, d, e, f] {
+        for outcome in [a, b, c, d, e] {
             match outcome {
                 Ok(visit) => heard.push(visit),
                 Err(error) => failures.push(error),
             }
         }
+        // A cover without HTTP/1.1 is not less known.
+        let http1 = [f, g].into_iter().flatten().map(|visit| visit.greeting).collect();
         match (heard.first().cloned(), failures.pop()) {
             (Some(first), last) => {
                 let failures = failures.iter().chain(&last).map(|error| format!("greeting: {error}")).collect();
-                Ok(Greeting { first, all: heard, failures })
+                Ok(Greeting { first, all: heard, http1, failures })
             }
             (None, error) => Err(error.unwrap_or_else(|| io::ErrorKind::NotConnected.into())),
         }
@@ -371,6 +376,8 @@ impl Scout {
 struct Greeting {
     first: Heard,
     all: Vec<Heard>,
+    /// Of visitors who offer HTTP/1.1 alone.
+    http1: Vec<GreetingShape>,
     failures: Vec<String>,
 }
 
@@ -383,9 +390,10 @@ impl Greeting {
         VisitShape {
             flight_records: first.flight.records,
             before_finished: first.before_finished,
-            after_finished: first.after_finished,
-            after_finished_ms: first.after_finished_ms,
-            greetings: self.all.iter().map(|heard| heard.after_finished.clone()).collect(),
+            after_finished: first.greeting.records(),
+            after_finished_ms: first.greeting.delay_us / 1000,
+            greetings_http2: GreetingShape::settled(self.all.iter().map(|heard| heard.greeting.clone()).collect()),
+            greetings_http1: GreetingShape::settled(self.http1.clone()),
             ..before.unwrap_or_else(usual)
         }
     }
