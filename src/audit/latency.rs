@@ -1,4 +1,5 @@
-//! Time of the first answer: a hello that is admitted must not be answered sooner or later than one that is not.
+//! Time of the first answer: a hello that is admitted must not be answered sooner or later than one that is not, nor one of
+//! a form that no client sends sooner than another, unless the cover does so too.
 
 use std::time::Duration;
 
@@ -20,12 +21,65 @@ pub struct Series {
     pub millis: Vec<f64>,
 }
 
+/// Which hellos are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// Admitted ones against declined ones.
+    Proofs,
+    /// Usual ones against those of another form, which are as long but for a byte.
+    Form(Form),
+}
+
+/// Form of a hello that TLS servers take like any other and clients of Telegram never send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Its record has the version of SSL 3.0.
+    RecordVersion,
+    /// Its session id has 31 bytes.
+    SessionId,
+}
+
+impl Form {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::RecordVersion, Self::SessionId];
+
+    /// Its name for people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::RecordVersion => "record version 0300",
+            Self::SessionId => "a session id of 31 bytes",
+        }
+    }
+
+    /// Gives a hello of a usual form this one.
+    fn apply(self, record: &mut Vec<u8>) {
+        match self {
+            Self::RecordVersion => record[2] = 0,
+            Self::SessionId => {
+                record.remove(SESSION_ID_LENGTH + 1);
+                record[SESSION_ID_LENGTH] -= 1;
+                for length in [3..5, 7..9] {
+                    let bytes = &mut record[length];
+                    let less = u16::from_be_bytes([bytes[0], bytes[1]]) - 1;
+                    bytes.copy_from_slice(&less.to_be_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// Place of that length in a hello within one record.
+const SESSION_ID_LENGTH: usize = 43;
+
 /// Measured times of one client's hello.
 #[derive(Clone, Debug)]
 pub struct Latency {
     /// Name of the measurement.
     pub name: String,
-    /// The cover, the bare relay, the proxy when it declines, the proxy when it admits.
+    /// What was compared.
+    pub compared: Compared,
+    /// Of proofs: the cover, the bare relay, the proxy when it declines, the proxy when it admits. Of forms: the cover, the
+    /// cover with the other form, the proxy, the proxy with the other form.
     pub series: [Series; 4],
     /// Comparison of the last two.
     pub ks: Ks,
@@ -44,18 +98,35 @@ const PAUSE: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Latency {
-    /// Whether admitted and declined hellos can be told apart.
+    /// Whether the two kinds of hellos can be told apart at the proxy, and not at its cover.
     pub fn separable(&self) -> bool {
-        self.ks.p < LEVEL
+        self.ks.p < LEVEL && !self.cover_differs()
+    }
+
+    /// Whether the cover itself answers other forms at another time.
+    fn cover_differs(&self) -> bool {
+        let [cover, other, ..] = &self.series;
+        self.compared != Compared::Proofs && kolmogorov_smirnov(&cover.millis, &other.millis).p < LEVEL
     }
 
     /// What was found, in a line.
     pub fn text(&self) -> String {
-        let [cover, relay, declined, admitted] = self.series.each_ref().map(|series| median(&series.millis));
+        let [first, second, third, fourth] = self.series.each_ref().map(|series| median(&series.millis));
         let p = if self.ks.p < 0.0001 { "< 0.0001".to_owned() } else { format!("= {:.4}", self.ks.p) };
+        let medians = match self.compared {
+            Compared::Proofs => {
+                format!(
+                    "declined {third:.2} ms, admitted {fourth:.2} ms (cover {first:.2} ms, bare relay {second:.2} ms)"
+                )
+            }
+            Compared::Form(form) => {
+                let form = form.label();
+                let too = if self.cover_differs() { ", which differs too" } else { "" };
+                format!("usual {third:.2} ms, {form} {fourth:.2} ms (cover {first:.2} and {second:.2} ms{too})")
+            }
+        };
         format!(
-            "declined {declined:.2} ms, admitted {admitted:.2} ms (cover {cover:.2} ms, bare relay {relay:.2} ms); \
-             {} samples each, distance {:.3}, p {p}, {} measurements",
+            "{medians}; {} samples each, distance {:.3}, p {p}, {} measurements",
             self.series[3].millis.len(),
             self.ks.distance,
             self.attempts
@@ -71,12 +142,18 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// Measures all four in turns; `None` if one of them does not answer.
-pub async fn measure(name: &str, client: &Captured, samples: usize, plan: &Plan) -> Option<Latency> {
+pub async fn measure(
+    name: &str,
+    compared: Compared,
+    client: &Captured,
+    samples: usize,
+    plan: &Plan,
+) -> Option<Latency> {
     let mut attempts = 1;
     loop {
-        let series = sample(client, samples, plan).await?;
+        let series = sample(compared, client, samples, plan).await?;
         let ks = kolmogorov_smirnov(&series[2].millis, &series[3].millis);
-        let latency = Latency { name: name.to_owned(), series, ks, attempts };
+        let latency = Latency { name: name.to_owned(), compared, series, ks, attempts };
         if !latency.separable() || attempts == ATTEMPTS {
             return Some(latency);
         }
@@ -84,9 +161,13 @@ pub async fn measure(name: &str, client: &Captured, samples: usize, plan: &Plan)
     }
 }
 
-async fn sample(client: &Captured, samples: usize, plan: &Plan) -> Option<[Series; 4]> {
-    let names = ["cover", "bare relay", "proxy, declined", "proxy, admitted"];
-    let targets = [plan.lineup.cover, plan.lineup.relay, plan.lineup.proxy, plan.lineup.proxy];
+async fn sample(compared: Compared, client: &Captured, samples: usize, plan: &Plan) -> Option<[Series; 4]> {
+    let names = match compared {
+        Compared::Proofs => ["cover", "bare relay", "proxy, declined", "proxy, admitted"],
+        Compared::Form(_) => ["cover", "cover, other form", "proxy", "proxy, other form"],
+    };
+    let second = if compared == Compared::Proofs { plan.lineup.relay } else { plan.lineup.cover };
+    let targets = [plan.lineup.cover, second, plan.lineup.proxy, plan.lineup.proxy];
     let mut series = names.map(|name| Series { name, millis: Vec::with_capacity(samples) });
     let mut dice = Dice::unseen();
     for _ in 0..samples {
@@ -94,9 +175,11 @@ async fn sample(client: &Captured, samples: usize, plan: &Plan) -> Option<[Serie
         dice.shuffle(&mut order);
         for which in order {
             let mut record = client.parts_for(&plan.subject.name).fresh(&mut dice).record();
-            // The bytes are of one kind everywhere; only the proxy can see that some of them are signed.
-            if which == 3 {
-                hello::sign(&mut record, &plan.subject.key, hello::now());
+            match compared {
+                // The bytes are of one kind everywhere; only the proxy can see that some of them are signed.
+                Compared::Proofs if which == 3 => hello::sign(&mut record, &plan.subject.key, hello::now()),
+                Compared::Form(form) if which % 2 == 1 => form.apply(&mut record),
+                _ => {}
             }
             sleep(PAUSE).await;
             let took = first_byte(&record, targets[which], PATIENCE).await?;
@@ -109,6 +192,32 @@ async fn sample(client: &Captured, samples: usize, plan: &Plan) -> Option<[Serie
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_difference_that_the_cover_makes_too_is_none_of_the_proxy() {
+        let latency = |compared, cover: f64| {
+            let times = [1.0, cover, 1.0, 2.0];
+            let series = times.map(|time| Series { name: "", millis: vec![time; 100] });
+            let ks = kolmogorov_smirnov(&series[2].millis, &series[3].millis);
+            Latency { name: String::new(), compared, series, ks, attempts: 1 }
+        };
+        let form = Compared::Form(Form::SessionId);
+        assert!(latency(form, 1.0).separable() && !latency(form, 2.0).separable());
+        assert!(latency(Compared::Proofs, 2.0).separable());
+        assert!(latency(form, 2.0).text().contains("a session id of 31 bytes 2.00 ms (cover 1.00 and 2.00 ms, which"));
+    }
+
+    #[test]
+    fn another_form_is_still_a_whole_hello() {
+        use crate::audit::captured::tdlib;
+        let usual = tdlib().parts_for("site.example").fresh(&mut Dice::unseen()).record();
+        for form in Form::ALL {
+            let mut record = usual.clone();
+            form.apply(&mut record);
+            let length = |at: usize| usize::from(u16::from_be_bytes([record[at], record[at + 1]]));
+            assert!(record != usual && length(3) + 5 == record.len() && length(7) + 9 == record.len());
+        }
+    }
 
     #[test]
     fn medians_are_in_the_middle() {

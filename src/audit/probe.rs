@@ -110,13 +110,15 @@ pub enum Class {
     Time,
     /// Time of the first answer.
     Latency,
+    /// Time of the first answer to hellos of one form, against those of another.
+    Forms,
     /// What can be counted in first flights without sending a byte.
     Passive,
 }
 
 impl Class {
     /// Every class, in the order of reports.
-    pub const ALL: [Class; 12] = [
+    pub const ALL: [Class; 13] = [
         Class::Shapes,
         Class::Jarm,
         Class::Names,
@@ -128,6 +130,7 @@ impl Class {
         Class::SecondFlight,
         Class::Time,
         Class::Latency,
+        Class::Forms,
         Class::Passive,
     ];
 
@@ -145,6 +148,7 @@ impl Class {
             Self::SecondFlight => "second flight",
             Self::Time => "time and closing",
             Self::Latency => "latency",
+            Self::Forms => "form against form",
             Self::Passive => "passive flight statistics",
         }
     }

@@ -201,7 +201,7 @@ fn clipped(line: &str) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::audit::latency::Series;
+    use crate::audit::latency::{Compared, Series};
     use crate::audit::stats::Ks;
 
     pub fn finding(probe: &str, class: Class, needs: Needs) -> Finding {
@@ -223,7 +223,7 @@ pub(super) mod tests {
             known: Vec::new(),
             noise: Vec::new(),
             measured: vec![("flights".into(), "a & b".into())],
-            latency: vec![Latency { name: "latency".into(), series, ks, attempts: 1 }],
+            latency: vec![Latency { name: "latency".into(), compared: Compared::Proofs, series, ks, attempts: 1 }],
             admitted: Some(true),
         }
     }

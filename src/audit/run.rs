@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::captured::{Captured, tdesktop, tdlib};
 use super::compare::{Finding, Plan, compare};
 use super::corpus;
-use super::latency;
+use super::latency::{self, Compared, Form};
 use super::passive::{self, Answer, Question};
 use super::probe::{Class, Needs, Pace, Probe};
 use super::report::Report;
@@ -43,7 +43,7 @@ const TIME_OUT: Duration = Duration::from_secs(65);
 
 enum Task {
     Probe(Probe),
-    Latency(Entry, &'static Captured),
+    Latency(Entry, &'static Captured, Compared),
     Passive(Entry, &'static Captured, Question),
 }
 
@@ -58,16 +58,19 @@ impl Task {
             Self::Probe(Probe { name, class, needs, pace, .. }) => {
                 Entry { name: name.clone(), class: *class, needs: *needs, pace: Some(*pace) }
             }
-            Self::Latency(entry, _) | Self::Passive(entry, _, _) => entry.clone(),
+            Self::Latency(entry, _, _) | Self::Passive(entry, _, _) => entry.clone(),
         }
     }
 
     fn all() -> Vec<Self> {
         let entry = |name: String, class| Entry { name, class, needs: Needs::Watching, pace: None };
         let mut all: Vec<Self> = corpus::all().into_iter().map(Self::Probe).collect();
-        for client in measured() {
+        for (client, form) in measured().into_iter().zip(Form::ALL) {
             let name = format!("latency of admitted against declined hellos of {}", client.client);
-            all.push(Self::Latency(entry(name, Class::Latency), client));
+            all.push(Self::Latency(entry(name, Class::Latency), client, Compared::Proofs));
+            let name = format!("time of usual hellos of {} against {}", client.client, form.label());
+            let by_form = Entry { needs: Needs::Connection, ..entry(name, Class::Forms) };
+            all.push(Self::Latency(by_form, client, Compared::Form(form)));
             for question in Question::ALL {
                 let name = format!("flights to {}: {}", client.client, question.label());
                 all.push(Self::Passive(entry(name, Class::Passive), client, question));
@@ -143,7 +146,7 @@ pub async fn run(choice: &Choice, plan: &Plan, mut report: Report, mut tick: imp
         *tallies.entry(task.entry().class).or_default() += 1;
         match task {
             Task::Probe(probe) => probes.push(probe),
-            Task::Latency(entry, client) => times.push((entry, client)),
+            Task::Latency(entry, client, compared) => times.push((entry, client, compared)),
             Task::Passive(entry, client, question) => questions.push((entry, client, question)),
         }
     }
@@ -163,8 +166,8 @@ pub async fn run(choice: &Choice, plan: &Plan, mut report: Report, mut tick: imp
             tick(&entry.name);
         }
     }
-    for (entry, client) in times {
-        match latency::measure(&entry.name, client, choice.samples(), plan).await {
+    for (entry, client, compared) in times {
+        match latency::measure(&entry.name, compared, client, choice.samples(), plan).await {
             Some(latency) => {
                 let text = latency.text();
                 let answer = if latency.separable() { Answer::Different(text) } else { Answer::Same(text) };

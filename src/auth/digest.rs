@@ -6,20 +6,32 @@
 //! flight.random  = HMAC-SHA256(secret, hello.random ‖ flight with its random zeroed)
 //! ```
 
+use std::hint::black_box;
+
 use subtle::{Choice, ConstantTimeEq};
 
 use super::window::UnixTime;
 use crate::crypto::{Mac, Message};
-use crate::wire::client_hello::{ClientHello, RANDOM_RANGE};
+use crate::wire::client_hello::{ClientHello, MAX_HELLO, RANDOM_RANGE};
 use crate::wire::server_flight::{self, Flight};
 
 /// How many bytes of the random the digest fixes; the time is laid over the rest.
 pub const AUTHENTICATED: usize = 28;
 
+/// Block of the hash, and the least that pads a message.
+const BLOCK: usize = 64;
+const PADDING: usize = 9;
+
+/// Blocks that are digested for every hello: those of the longest, and one.
+const ALL_BLOCKS: usize = (MAX_HELLO + PADDING).div_ceil(BLOCK) + 1;
+
 /// What a hello shows of the key that it was made with.
 #[derive(Debug)]
 pub struct Claim {
     message: Message,
+    /// What is digested besides, for nothing: a short hello takes as long as a long one, or the time of the answer would
+    /// grow with the hello at us and not at other servers.
+    rest: Message,
     random: [u8; 32],
 }
 
@@ -27,7 +39,18 @@ impl Claim {
     /// The claim of this hello.
     pub fn of(hello: &ClientHello<'_>) -> Self {
         let (before, after) = (&hello.record[..RANDOM_RANGE.start], &hello.record[RANDOM_RANGE.end..]);
-        Self { message: Message::new(&[before, &[0; 32], after]), random: *hello.random }
+        Self::over(&[before, &[0; 32], after], *hello.random)
+    }
+
+    /// A claim that nothing bears out: for work that is done in vain.
+    pub fn in_vain(record: &[u8]) -> Self {
+        Self::over(&[record], [0; 32])
+    }
+
+    fn over(parts: &[&[u8]], random: [u8; 32]) -> Self {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let missing = ALL_BLOCKS.saturating_sub((length + PADDING).div_ceil(BLOCK)).max(1);
+        Self { message: Message::new(parts), rest: Message::new(&[&vec![0; missing * BLOCK - PADDING]]), random }
     }
 
     /// The random of the hello.
@@ -48,6 +71,7 @@ impl Claim {
             let time: [u8; 4] = std::array::from_fn(|i| digest[AUTHENTICATED + i] ^ self.random[AUTHENTICATED + i]);
             tell(place, genuine, UnixTime(u32::from_le_bytes(time).into()));
         });
+        self.rest.digests(macs, |_, digest| _ = black_box(digest));
     }
 }
 

@@ -13,7 +13,7 @@
 use std::fmt;
 use std::hint::black_box;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
@@ -21,16 +21,19 @@ use super::digest::{self, Claim};
 use super::keyring::{Key, Keyring, Search};
 use super::member::{Member, Permit, Refusal};
 use super::replay::{Entry, Question, ReplayCache, SecretTag};
+use super::search::{SearchPool, Searched};
 use super::secret::Domain;
 use super::window::{TimeWindow, UnixTime};
 use crate::wire::fingerprint::Fingerprint;
 use crate::wire::server_flight::Flight;
-use crate::wire::{ClientHello, HelloClass};
+use crate::wire::{ClientHello, HelloClass, HelloCollector};
 
 /// Decides on hellos.
 #[derive(Debug)]
 pub struct Judge {
     rules: ArcSwap<Rules>,
+    /// Threads for long searches, once there was one; `None` if they could not be had.
+    pool: OnceLock<Option<SearchPool>>,
     /// What was shown before.
     pub replay: Arc<dyn ReplayCache>,
 }
@@ -90,6 +93,8 @@ pub enum Reason {
     Time(i64),
     /// The hello carries a name that is not among the accepted ones.
     Name,
+    /// So many hellos came that it was not searched whose this is.
+    Unsearched,
     /// The client's address is barred: it is on a list, or above a limit; says which.
     Barred(&'static str),
     /// The member may not enter now.
@@ -113,6 +118,7 @@ impl Reason {
             Self::Digest => "digest",
             Self::Time(_) => "time",
             Self::Name => "name",
+            Self::Unsearched => "unsearched",
             Self::Barred(_) => "barred",
             Self::Refused(_) => "refused",
             Self::Replay => "replay",
@@ -193,7 +199,7 @@ impl Admission {
 }
 
 /// A hello that is being judged, by the rules that held when it came. With many keys that takes long, so it can be done
-/// piece by piece, and others can be served in between; how long it takes says nothing of what comes of it.
+/// elsewhere ([`Judge::search`]), and others can be served meanwhile; how long it takes says nothing of what comes of it.
 #[derive(Debug)]
 pub struct Inquiry {
     search: Search,
@@ -213,7 +219,16 @@ pub struct Inquiry {
 impl Inquiry {
     /// The same for a client that is declined for this reason whatever its hello is, if there is one.
     pub fn barred(self, reason: Option<Reason>) -> Self {
-        Self { barred: reason, ..self }
+        Self { barred: reason.or(self.barred), ..self }
+    }
+
+    pub(super) fn from(&self) -> IpAddr {
+        self.from
+    }
+
+    /// Whether the client's address is barred, so that others come first.
+    pub(super) fn is_barred(&self) -> bool {
+        matches!(self.barred, Some(Reason::Barred(_)))
     }
 
     /// Does the next piece; says whether that was the last one, so that the rest will take no time.
@@ -275,7 +290,7 @@ impl Inquiry {
 impl Judge {
     /// A judge with these rules and this memory.
     pub fn new(rules: Rules, replay: impl ReplayCache + 'static) -> Self {
-        Self { rules: ArcSwap::from_pointee(rules), replay: Arc::new(replay) }
+        Self { rules: ArcSwap::from_pointee(rules), pool: OnceLock::new(), replay: Arc::new(replay) }
     }
 
     /// From now on these rules hold. What was spent under keys that are new here must have been learnt before
@@ -312,9 +327,18 @@ impl Judge {
         }
     }
 
-    /// Whether judging is so quick that it is done even for a client that is declined whatever comes of it.
-    pub fn is_quick(&self) -> bool {
-        self.rules.load().keyring.is_short()
+    /// Does the search of an inquiry: here if it is short, else on threads of its own. Where that is decides the number of
+    /// users alone.
+    pub fn search(&self, mut inquiry: Box<Inquiry>) -> Searched {
+        let start = || SearchPool::start(SearchPool::usual_threads()).ok();
+        let pool = if inquiry.rules.keyring.is_short() { None } else { self.pool.get_or_init(start).as_ref() };
+        match pool {
+            Some(pool) => pool.search(inquiry),
+            None => {
+                while !inquiry.go_on() {}
+                Box::pin(std::future::ready(Some(inquiry)))
+            }
+        }
     }
 
     /// Begins to judge a whole hello from this address; fails if its form already declines it.
@@ -325,9 +349,59 @@ impl Judge {
         }
         let rules = self.rules.load_full();
         let (class, named) = (HelloClass::of(&hello), rules.accepts_name(hello.server_name));
-        let (search, fingerprint) = (Search::new(Claim::of(&hello)), Fingerprint::of(&hello));
-        let http2 = hello.offers_http2();
-        Ok(Inquiry { search, over: false, rules, class, fingerprint, http2, named, from, barred: None, now })
+        Ok(Inquiry {
+            search: Search::new(Claim::of(&hello)),
+            over: false,
+            rules,
+            class,
+            fingerprint: Fingerprint::of(&hello),
+            http2: hello.offers_http2(),
+            named,
+            from,
+            barred: None,
+            now,
+        })
+    }
+
+    /// Begins to judge what a TLS server takes for a handshake although no client of ours sends it: the work is the same, so
+    /// that the time of the answer does not tell one form from another, and the verdict is known.
+    pub fn inquire_in_vain(&self, record: &[u8], reason: Reason, from: IpAddr, now: UnixTime) -> Inquiry {
+        Inquiry {
+            search: Search::new(Claim::in_vain(record)),
+            over: false,
+            rules: self.rules.load_full(),
+            class: HelloClass::Other,
+            fingerprint: Fingerprint::default(),
+            http2: false,
+            named: false,
+            from,
+            barred: Some(reason),
+            now,
+        }
+    }
+
+    /// Begins to judge whatever was collected, from a client that is declined for the reason `barred` if there is one.
+    pub fn inquire_any(&self, hello: HelloCollector, barred: Option<Reason>, from: IpAddr, now: UnixTime) -> Inquiry {
+        let (odd, record) = (hello.oddity().map(Reason::Form), hello.into_record());
+        // What is odd may have been made on the way of a client's hello, which is spent then.
+        let inquiry = match self.inquire(&record, from, now) {
+            Ok(inquiry) => Inquiry { barred: odd, ..inquiry },
+            Err(declined) => self.inquire_in_vain(&record, odd.unwrap_or(declined.reason), from, now),
+        };
+        inquiry.barred(barred)
+    }
+
+    /// Notes that a user entered from there, whose next hellos are searched before those of strangers.
+    pub fn note_user(&self, from: IpAddr) {
+        if let Some(Some(pool)) = self.pool.get() {
+            pool.note_user(from);
+        }
+    }
+
+    /// Whether there are threads that search.
+    #[cfg(test)]
+    pub(super) fn pool_is_running(&self) -> bool {
+        matches!(self.pool.get(), Some(Some(_)))
     }
 
     /// What [`Admission::stamp`] costs, for a flight to somebody who was declined.

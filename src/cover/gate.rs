@@ -8,9 +8,10 @@
 //!   OPEN ◀────────────────────┴───────────────────┴────────────────────────┴───────────────────┘  Promotion
 //! ```
 //!
-//! A hello that is of the form of our clients' and declined goes the same way as far as what stands in a header's place,
-//! and its client gets what the cover says, but not sooner: the time of an answer must not tell who was let in. With many
-//! secrets judging takes a while; it is done in pieces ([`Gate::judge_on`]), and what the cover says meanwhile is kept.
+//! Whatever a TLS server takes for a handshake and is declined goes the same way as far as what stands in a header's place,
+//! and its client gets what the cover says, but not sooner: the time of an answer must not tell who was let in, nor which
+//! forms of a hello are looked at. With many secrets judging takes a while; it is done elsewhere ([`Gate::search`]), and
+//! what the cover says meanwhile is kept.
 //!
 //! The gate owns no socket, reads no clock and remembers nothing but its connection: it is told what arrived and says what to
 //! do. What was spent is the matter of a store that may be far away, so asking it is one of the things to be done
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use super::profile::Profile;
 use crate::auth::replay::{Entry, Question};
 use crate::auth::{
-    Admission, Declined, Inquiry, Judge, Key, Permit, Reason, ReplayCache, SecretTag, UnixTime, Verdict,
+    Admission, Declined, Inquiry, Judge, Key, Permit, Reason, ReplayCache, Searched, SecretTag, UnixTime, Verdict,
 };
 use crate::wire::HelloClass;
 use crate::wire::client_hello::{self, HelloCollector};
@@ -46,8 +47,9 @@ pub struct Gate {
     /// Why the client is declined whatever it says, if it is.
     barred: Option<Reason>,
     end: FlightEnd,
-    /// The hello that is being judged.
+    /// The hello that is being judged, unless it is being searched for elsewhere.
     inquiry: Option<Box<Inquiry>>,
+    searching: bool,
     /// What the replay memory is to be asked next.
     question: Option<Question>,
     /// Why what the cover says is no flight for the client of ours that waits for one.
@@ -197,17 +199,13 @@ impl Gate {
     /// A gate for a client at this address, in front of a cover whose first flights end like this.
     pub fn new(judge: Arc<Judge>, from: IpAddr, end: FlightEnd) -> Self {
         let stage = Stage::Hello(HelloCollector::default(), None);
-        Self { judge, from, barred: None, end, inquiry: None, question: None, failure: None, stage }
+        Self { judge, from, barred: None, end, inquiry: None, searching: false, question: None, failure: None, stage }
     }
 
-    /// The same for a client that is declined whatever it says, if there is a reason for that. Where judging is quick, its
-    /// hello is spent all the same; where it is not, a flood of such clients must not cost what a flood of others would.
-    pub fn barred(mut self, reason: Option<Reason>) -> Self {
-        self.barred = reason;
-        if let Some(reason) = reason.filter(|_| !self.judge.is_quick()) {
-            self.stage = Declined::from(reason).into();
-        }
-        self
+    /// The same for a client that is declined whatever it says, if there is a reason for that. Its hello is judged all the
+    /// same, after those of others, and spent.
+    pub fn barred(self, reason: Option<Reason>) -> Self {
+        Self { barred: reason, ..self }
     }
 
     /// Why the connection is a mere visit, once that is known.
@@ -273,18 +271,45 @@ impl Gate {
         self.give_up(Reason::Cover(why))
     }
 
-    /// Whether the hello is still being judged, so that [`Gate::judge_on`] is to be called when others have had a turn.
+    /// Whether the hello waits for its search, which is the next thing to be done.
     pub fn is_judging(&self) -> bool {
-        self.inquiry.is_some() && self.question.is_none()
+        self.searching || self.inquiry.is_some() && self.question.is_none()
     }
 
-    /// Judges the hello for a moment longer. At the end there is a [`Gate::question`].
-    pub fn judge_on(&mut self) {
-        if let Some(inquiry) = &mut self.inquiry
-            && inquiry.go_on()
-        {
-            self.question = Some(inquiry.question());
-        }
+    /// Whether there is a hello and no verdict on it. Until there is one the client gets nothing, whatever the cover says:
+    /// what is answered at once would tell how long the search took for what is not.
+    pub fn is_undecided(&self) -> bool {
+        self.searching || self.inquiry.is_some()
+    }
+
+    /// The search that is to be done ([`Judge::search`]), which is to be followed by [`Gate::searched`].
+    pub fn search(&mut self) -> Option<Searched> {
+        let inquiry = self.inquiry.take_if(|_| self.question.is_none())?;
+        self.searching = true;
+        Some(self.judge.search(inquiry))
+    }
+
+    /// The search is over. Now there is a [`Gate::question`]; or, if there was no search, a visit, and what this returns goes
+    /// to the client.
+    pub fn searched(&mut self, inquiry: Option<Box<Inquiry>>) -> Vec<u8> {
+        self.searching = false;
+        let Some(mut inquiry) = inquiry else { return self.unsearched() };
+        self.question = Some(inquiry.question());
+        self.inquiry = Some(inquiry);
+        Vec::new()
+    }
+
+    fn unsearched(&mut self) -> Vec<u8> {
+        let (reason, release) = match std::mem::replace(&mut self.stage, Stage::Promoted) {
+            Stage::Judging { flight, .. } => (Reason::Unsearched, flight.into_bytes()),
+            Stage::Leaving(reason) => (reason, Vec::new()),
+            other => {
+                self.stage = other;
+                return Vec::new();
+            }
+        };
+        self.stage = self.barred_or(reason.into()).into();
+        release
     }
 
     /// The replay memory that is to be asked.
@@ -340,7 +365,6 @@ impl Gate {
         match std::mem::replace(&mut self.stage, Stage::Promoted) {
             Stage::Hello(hello, spoiled) => {
                 self.stage = self.hello_data(hello, spoiled, bytes, now);
-                self.judge_on();
                 FromClient::Forward { release: Vec::new() }
             }
             Stage::Header(candidate) => self.header_data(candidate, bytes, now),
@@ -447,25 +471,16 @@ impl Gate {
     }
 
     fn hello_data(&mut self, mut hello: HelloCollector, spoiled: Option<Reason>, bytes: &[u8], now: UnixTime) -> Stage {
-        let progress = hello.feed(bytes);
-        // Whatever follows a hello, and whoever put it there: the hello may be a client's, and is spent.
-        let followed = (progress == client_hello::Progress::Followed).then_some(Reason::Form("bytes behind the hello"));
-        let followed = spoiled.or(followed);
-        let declined = match progress {
+        match hello.feed(bytes) {
             client_hello::Progress::More => return Stage::Hello(hello, spoiled),
-            client_hello::Progress::Foreign(what) => Declined::from(spoiled.unwrap_or(Reason::Form(what))),
-            client_hello::Progress::Whole | client_hello::Progress::Followed => {
-                match self.judge.inquire(&hello.into_record(), self.from, now) {
-                    Ok(inquiry) => {
-                        self.inquiry = Some(Box::new(inquiry.barred(self.barred.or(followed))));
-                        let judging = Stage::Judging { flight: FlightCollector::default(), fit: Ok(()) };
-                        return followed.map_or(judging, Stage::Leaving);
-                    }
-                    Err(declined) => declined,
-                }
+            client_hello::Progress::Foreign(what) if !hello.is_begun() => {
+                return self.barred_or(spoiled.unwrap_or(Reason::Form(what)).into()).into();
             }
-        };
-        self.barred_or(declined).into()
+            // What a server refuses at once takes as long as what it looks at.
+            client_hello::Progress::Foreign(_) | client_hello::Progress::Whole => {}
+        }
+        self.inquiry = Some(Box::new(self.judge.inquire_any(hello, self.barred.or(spoiled), self.from, now)));
+        spoiled.map_or_else(Stage::judging, Stage::Leaving)
     }
 
     /// The verdict is there. Returns what goes to the client.
@@ -607,6 +622,7 @@ impl Gate {
                 Err(declined) => declined,
                 Ok((admission, permit, opened)) => {
                     chunk.drain(..used);
+                    self.judge.note_user(self.from);
                     let promotion =
                         Promotion { admission, permit, opened, leftover: chunk, record_left, by_cover: true };
                     return Answered::Promote(Box::new(promotion));
@@ -732,6 +748,12 @@ impl FlightEnd {
 /// Most bytes that are withheld behind a flight. Covers that say more before the client has spoken are no servers that
 /// a Telegram client could be shown.
 const MAX_WITHHELD: usize = 16 * 1024;
+
+impl Stage {
+    fn judging() -> Self {
+        Self::Judging { flight: FlightCollector::default(), fit: Ok(()) }
+    }
+}
 
 impl From<Declined> for Stage {
     fn from(declined: Declined) -> Self {

@@ -6,18 +6,18 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::yield_now;
 
 use super::gate::{Answered, FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::site::{self, Site};
 use super::{Caller, Outcome, Witness};
+use crate::auth::Searched;
 use crate::auth::replay::Answer;
 use crate::net::sockopt;
 use crate::wire::server_flight::safe_cut;
@@ -60,6 +60,10 @@ struct Undecided {
     /// Bytes of the client that the site gets before any others.
     inbox: Vec<u8>,
     promotion: Option<Box<Promotion>>,
+    /// The search for the key of the hello, while it is going on.
+    search: Option<Searched>,
+    /// What the site said before there was a verdict.
+    said: Vec<u8>,
 }
 
 /// What becomes of bytes that were read.
@@ -71,22 +75,22 @@ enum Read {
 }
 
 impl Undecided {
-    /// Judges on, in turns with others, and has the gate's questions answered, as far as there is something to judge.
-    /// `outbox` is for the client.
+    /// Has the hello searched for and the gate's questions answered, as far as there is something to judge; shows the gate
+    /// what the site said meanwhile. `outbox` is for the client.
     fn poll_judging(&mut self, context: &mut Context<'_>, outbox: &mut Vec<u8>) -> Poll<()> {
-        if self.gate.is_judging() {
-            self.gate.judge_on();
+        if self.search.is_none() {
+            self.search = self.gate.search();
         }
-        if self.gate.is_judging() {
-            // Others first; the word to go on comes when sockets have been looked at, too.
-            let _ = pin!(yield_now()).poll(context);
-            return Poll::Pending;
+        if let Some(search) = &mut self.search {
+            let inquiry = ready!(Pin::new(search).poll(context));
+            self.search = None;
+            outbox.extend(self.gate.searched(inquiry));
         }
         loop {
             if let (None, Some(question)) = (&self.answer, self.gate.question()) {
                 self.answer = Some(self.gate.memory().ask(question));
             }
-            let Some(answer) = &mut self.answer else { return Poll::Ready(()) };
+            let Some(answer) = &mut self.answer else { break };
             let new = ready!(Pin::new(answer).poll(context));
             self.answer = None;
             match self.gate.answered(new) {
@@ -96,6 +100,26 @@ impl Undecided {
                     self.inbox.extend_from_slice(&cover);
                 }
             }
+        }
+        let said = std::mem::take(&mut self.said);
+        self.cover_said(&said, outbox);
+        Poll::Ready(())
+    }
+
+    /// The site said this. As long as there is no verdict the gate does not see it, so that whatever it is comes out when
+    /// it would for anybody else.
+    fn cover_said(&mut self, bytes: &[u8], outbox: &mut Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.gate.is_undecided() {
+            self.said.extend_from_slice(bytes);
+            return;
+        }
+        match self.gate.cover_data(bytes) {
+            FromCover::Pass => outbox.extend_from_slice(bytes),
+            FromCover::Withhold => {}
+            FromCover::Send(release) => outbox.extend_from_slice(&release),
         }
     }
 
@@ -116,6 +140,10 @@ impl Undecided {
             [] => FromClient::Forward { release: self.gate.client_end() },
             bytes => self.gate.client_data(bytes, SystemTime::now().into()),
         };
+        // It goes on while the site is at work on its answer.
+        if self.search.is_none() {
+            self.search = self.gate.search();
+        }
         match step {
             FromClient::Hold => Read::Held,
             FromClient::Promote(promotion) => {
@@ -142,7 +170,8 @@ impl Guarded {
         // The site's TLS stack has said all it has to say when it reads again, whatever number of records that took.
         let gate = Gate::new(judge, peer.ip(), FlightEnd::Told).barred(barred);
         let (answer, witness, inbox, promotion) = (None, Some(witness), Vec::new(), None);
-        let undecided = Some(Box::new(Undecided { peer, gate, answer, witness, inbox, promotion }));
+        let (search, said) = (None, Vec::new());
+        let undecided = Some(Box::new(Undecided { peer, gate, answer, witness, inbox, promotion, search, said }));
         Self { client, outbox: Vec::new(), undecided }
     }
 
@@ -219,12 +248,8 @@ impl AsyncWrite for Guarded {
         };
         // All of them at once: a TLS stack that gives a handshake up writes what it has left in one call and never again.
         let written = slices.iter().map(|slice| slice.len()).sum();
-        for bytes in slices.iter().filter(|slice| !slice.is_empty()) {
-            match undecided.gate.cover_data(bytes) {
-                FromCover::Pass => this.outbox.extend_from_slice(bytes),
-                FromCover::Withhold => {}
-                FromCover::Send(release) => this.outbox.extend_from_slice(&release),
-            }
+        for bytes in slices {
+            undecided.cover_said(bytes, &mut this.outbox);
         }
         // What cannot be written now is in the outbox, which goes first in all that follows.
         let _ = this.poll_outbox(context)?;
@@ -236,13 +261,18 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_outbox(context))?;
-        Pin::new(&mut self.client).poll_flush(context)
+        let this = &mut *self;
+        if let Some(undecided) = &mut this.undecided {
+            ready!(undecided.poll_judging(context, &mut this.outbox));
+        }
+        ready!(this.poll_outbox(context))?;
+        Pin::new(&mut this.client).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if let Some(undecided) = &mut this.undecided {
+            ready!(undecided.poll_judging(context, &mut this.outbox));
             this.outbox.extend(undecided.gate.cover_end());
         }
         ready!(this.poll_outbox(context))?;

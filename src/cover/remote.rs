@@ -11,7 +11,6 @@ use arc_swap::ArcSwap;
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 
@@ -25,7 +24,8 @@ use crate::net::route::{Dialer, Place};
 use crate::net::sockopt;
 use crate::relay::splice::{AFTERMATH, Splice};
 use crate::relay::{End, attempt, reset_on_close, shut};
-use crate::wire::client_hello::HelloCollector;
+use crate::wire::client_hello::{HelloCollector, MAX_HELLO};
+use crate::wire::record;
 use crate::wire::server_flight::{Flight, safe_cut};
 
 /// Settings of a remote cover.
@@ -86,6 +86,9 @@ const FLIGHT_PATIENCE: std::ops::RangeInclusive<u64> = 2_200..=3_200;
 
 /// Within this time of its first moment no cover ends a connection on which nothing was said.
 const EARLY: Duration = Duration::from_secs(3);
+
+/// Most that is kept of a hello: as much as one has that comes in records of a byte each.
+const MAX_SAID: usize = MAX_HELLO * (record::HEADER + 1);
 
 /// A web server elsewhere.
 #[derive(Debug)]
@@ -337,8 +340,7 @@ impl Watch<'_> {
                         return Ok(Decision::Promote(promotion));
                     }
                 }
-                // What the cover says to a hello is heard when it is known whose that is: it may be kept from a client of ours.
-                ready = self.cover.readable(), if !self.gate.is_judging() => {
+                ready = self.cover.readable() => {
                     let read = ready.and_then(|()| read_some(&self.cover)).map_err(|_| End::FarBroke)?;
                     match read {
                         Some(bytes) if bytes.is_empty() => return Box::pin(self.cover_ended()).await,
@@ -346,12 +348,16 @@ impl Watch<'_> {
                         None => {}
                     }
                 }
-                () = yield_now(), if self.gate.is_judging() => self.gate.judge_on(),
                 () = sleep_until(wake.unwrap_or(self.due)), if wake.is_some() => {
                     if let Some(decision) = self.waited().await? {
                         return Ok(decision);
                     }
                 }
+            }
+            // Nothing is read meanwhile, so that whatever either side says comes out when it would for anybody else. What the
+            // cover says to a hello may have to be kept from a client of ours, too.
+            if self.gate.is_judging() {
+                Box::pin(self.search()).await?;
             }
             // Twice in a connection, and boxed for those who say nothing.
             if let Some(question) = self.gate.question()
@@ -414,7 +420,7 @@ impl Watch<'_> {
     async fn cover_ended(&mut self) -> Result<Decision, End> {
         if let Some(bytes) = self.hello_that_waits() {
             self.client_said(&bytes).await?;
-            self.judge_out().await;
+            self.search().await?;
             if let Some(question) = self.gate.question() {
                 self.ask_memory(question).await?;
             }
@@ -477,7 +483,7 @@ impl Watch<'_> {
         shut(&self.client);
         loop {
             self.alive = Some(Instant::now());
-            self.judge_out().await;
+            self.search().await?;
             if let Some(question) = self.gate.question() {
                 self.ask_memory(question).await?;
             }
@@ -497,11 +503,14 @@ impl Watch<'_> {
         }
     }
 
-    async fn judge_out(&mut self) {
-        while self.gate.is_judging() {
-            self.gate.judge_on();
-            yield_now().await;
-        }
+    /// Has the hello searched for.
+    async fn search(&mut self) -> Result<(), End> {
+        let Some(search) = self.gate.search() else { return Ok(()) };
+        let begun = Instant::now();
+        let release = self.gate.searched(search.await);
+        // The cover could not be heard meanwhile.
+        self.due += begun.elapsed();
+        self.tell_client(&release).await
     }
 
     /// Has the gate's question answered and does what follows from that. Nothing is read meanwhile from either side.
@@ -542,7 +551,7 @@ impl Watch<'_> {
 
     /// Judges what the client has said when neither side is there to be told anything.
     async fn judge_unheard(&mut self) {
-        self.judge_out().await;
+        let _ = self.search().await;
         if let Some(question) = self.gate.question() {
             let new = self.gate.memory().ask(question).await;
             let _ = self.gate.answered(new);
@@ -566,7 +575,8 @@ impl Watch<'_> {
             return self.tell_client(&release).await.map(|()| None);
         }
         if self.gate.awaits_hello() {
-            self.said.extend_from_slice(bytes);
+            let room = MAX_SAID.saturating_sub(self.said.len()).min(bytes.len());
+            self.said.extend_from_slice(&bytes[..room]);
             self.due = Instant::now() + Duration::from_millis(rand::random_range(FLIGHT_PATIENCE));
         }
         let forwarded = !self.gate.judges_first();

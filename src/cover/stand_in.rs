@@ -9,14 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::gate::{Promotion, enter, second_proof};
 use super::profile::{FlightShape, Profile};
 use super::remote::write_flight;
 use super::{Caller, Outcome};
-use crate::auth::{Admission, Declined, Reason, Verdict};
+use crate::auth::{Admission, Reason, Verdict};
 use crate::crypto::shares;
 use crate::wire::client_hello::{self, ClientHello, HelloCollector};
 use crate::wire::obfuscated::{self, HeaderCollector, Wrapped};
@@ -64,9 +63,9 @@ async fn tell(caller: &mut Caller, admission: &Admission, flight: &mut Flight) -
 
 /// Reads the hello, and answers it if it is one of ours and of a class that the cover was seen to answer.
 async fn greet(caller: &mut Caller, profile: &Profile) -> Option<Admission> {
-    let (record, followed) = read_hello(&mut caller.client).await?;
-    let flight = flight(profile, &record);
-    let verdict = judge(caller, &record, followed).await;
+    let hello = read_hello(&mut caller.client).await?;
+    let flight = flight(profile, hello.record());
+    let verdict = judge(caller, hello).await?;
     match (verdict, flight) {
         (Verdict::Admit(admission), Some(mut flight)) => {
             tell(caller, &admission, &mut flight).await?;
@@ -84,32 +83,21 @@ async fn greet(caller: &mut Caller, profile: &Profile) -> Option<Admission> {
     }
 }
 
-/// Judges the hello as the gate does; `followed` is why it is declined whatever comes of that.
-async fn judge(caller: &Caller, record: &[u8], followed: Option<Reason>) -> Verdict {
-    if let Some(reason) = caller.barred.filter(|_| !caller.judge.is_quick()) {
-        return Verdict::Decline(reason.into());
-    }
-    let mut inquiry = match caller.judge.inquire(record, caller.peer.ip(), SystemTime::now().into()) {
-        Ok(inquiry) => inquiry.barred(caller.barred.or(followed)),
-        Err(declined) => return Verdict::Decline(caller.barred.map_or(declined, Declined::from)),
-    };
-    while !inquiry.go_on() {
-        yield_now().await;
-    }
+/// Judges the hello as the gate does.
+async fn judge(caller: &Caller, hello: HelloCollector) -> Option<Verdict> {
+    let now = SystemTime::now().into();
+    let inquiry = caller.judge.inquire_any(hello, caller.barred, caller.peer.ip(), now);
+    let mut inquiry = caller.judge.search(Box::new(inquiry)).await?;
     let new = caller.judge.replay.ask(inquiry.question()).await;
-    inquiry.verdict(new)
+    Some(inquiry.verdict(new))
 }
 
-/// The hello, and why it is declined although it is whole, if it is.
-async fn read_hello(client: &mut TcpStream) -> Option<(Vec<u8>, Option<Reason>)> {
+async fn read_hello(client: &mut TcpStream) -> Option<HelloCollector> {
     let mut hello = HelloCollector::default();
     loop {
         match hello.feed(&read_some(client).await?) {
             client_hello::Progress::More => {}
-            client_hello::Progress::Whole => return Some((hello.into_record(), None)),
-            client_hello::Progress::Followed => {
-                return Some((hello.into_record(), Some(Reason::Form("bytes behind the hello"))));
-            }
+            client_hello::Progress::Whole => return Some(hello),
             client_hello::Progress::Foreign(_) => return None,
         }
     }
@@ -135,6 +123,7 @@ async fn read_header(caller: &mut Caller, admission: Admission) -> Option<Promot
     }
     match enter(admission, opened, new, SystemTime::now().into()) {
         Ok((admission, permit, opened)) => {
+            caller.judge.note_user(caller.peer.ip());
             Some(Promotion { admission, permit, opened, leftover, record_left, by_cover: false })
         }
         Err(declined) => {

@@ -122,6 +122,12 @@ impl Witness for Doorbell {
                 let cause = Cause::info("a client with a valid secret was refused: its clock is off");
                 summary::note(cause.of(user).because(reason.label()), || format!("by {skew} s"));
             }
+            Reason::Unsearched => {
+                summary::note(
+                    Cause::warn("too many hellos came to look at all of them: some may have been users"),
+                    String::new,
+                );
+            }
             _ if user.is_some() => {
                 let cause = Cause::info("declined after a valid digest").of(user).because(reason.label());
                 summary::note(cause, || reason.to_string());

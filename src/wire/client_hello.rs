@@ -4,9 +4,16 @@ use super::cursor::{Cursor, DecodeError};
 use super::numbers::{TLS13, extension};
 use super::record;
 
-/// Longest hello that is considered, record header included. Real ones have up to 2 kB; the bound keeps a stranger
-/// from making us remember more than this.
-pub const MAX_HELLO: usize = 8 * 1024;
+/// Longest hello that is judged, record header included, and the most that is kept of any. The longest that was captured
+/// from a client has 1956 bytes; the longest name adds 242 to that, and no padding of theirs more than 255. What is longer
+/// is a visitor's.
+pub const MAX_HELLO: usize = 2560;
+
+/// Longest handshake message of which the end is waited for. Servers refuse longer ones when they see the length.
+const MAX_MESSAGE: usize = 64 * 1024;
+
+/// Empty records of which more than the first few are not considered.
+const MAX_EMPTY: u8 = 32;
 
 /// Shortest hello that can be ours: a whole head, one cipher suite, no extensions.
 const MIN_HELLO: usize = SESSION_ID + 32 + 2 + 2 + 2;
@@ -15,8 +22,8 @@ const RANDOM: usize = 11;
 const SESSION_ID_LENGTH: usize = 43;
 const SESSION_ID: usize = 44;
 
-/// Joins a hello that arrives in any segmentation and over any number of records, and tells at the first byte that
-/// proves it that the bytes cannot be a Telegram client's.
+/// Joins a hello that arrives in any segmentation and over any number of records, and tells whether it can be a Telegram
+/// client's.
 ///
 /// What clients always send, and hence what is checked on the way (docs/protocol.md, "The hello"):
 ///
@@ -24,15 +31,23 @@ const SESSION_ID: usize = 44;
 ///  0         3        5    6        9       11        43   44           76
 ///  ├ 16 03 0x ┼ length ┼ 01 ┼ length ┼ 03 03 ┼ random ─┼ 20 ┼ session id ┼ cipher suites …
 /// ```
+///
+/// What deviates from that and still is a handshake message to a TLS server is collected to its end all the same
+/// ([`HelloCollector::oddity`]): it has to be answered after the same work, or the time of the answer would tell which forms
+/// are looked at.
 #[derive(Debug)]
 pub struct HelloCollector {
-    /// The hello under one rebuilt record header, over which its digest was made; the length is filled in at the end.
+    /// The hello under one rebuilt record header, over which its digest was made; of long ones the beginning.
     hello: Vec<u8>,
+    /// How long it is so far.
+    length: usize,
     /// Header of the record that is being read, as far as it has come.
     header: [u8; record::HEADER],
     header_length: usize,
     /// Payload bytes of that record which have not come yet.
     record_left: usize,
+    empty: u8,
+    odd: Option<&'static str>,
 }
 
 /// What is known after some bytes.
@@ -40,97 +55,145 @@ pub struct HelloCollector {
 pub enum Progress {
     /// A beginning.
     More,
-    /// The hello is whole and nothing follows it.
+    /// The message is whole.
     Whole,
-    /// The hello is whole and something follows it, as it would if somebody on the way had put it there. No client sends
-    /// this, but the hello may be a client's.
-    Followed,
-    /// No Telegram client sends this; says which part.
+    /// This is no handshake message; says which part.
     Foreign(&'static str),
 }
 
 impl Default for HelloCollector {
     fn default() -> Self {
-        Self { hello: vec![0; record::HEADER], header: [0; record::HEADER], header_length: 0, record_left: 0 }
+        Self {
+            hello: vec![0; record::HEADER],
+            length: record::HEADER,
+            header: [0; record::HEADER],
+            header_length: 0,
+            record_left: 0,
+            empty: 0,
+            odd: None,
+        }
     }
 }
 
 impl HelloCollector {
-    /// Takes what arrived next. After `Whole` the answer to any further byte is `Followed`.
+    /// Takes what arrived next. Bytes behind the hello are not kept, but make it odd.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Progress {
         while let Some((first, rest)) = bytes.split_first() {
             if self.is_whole() {
-                return Progress::Followed;
+                self.note("bytes behind the hello");
+                return Progress::Whole;
             }
             let step = if self.record_left == 0 {
                 bytes = rest;
                 self.header_byte(*first)
-            } else if self.hello.len() < SESSION_ID {
+            } else if self.length < SESSION_ID {
                 bytes = rest;
                 self.head_byte(*first)
             } else {
                 let (taken, rest) = bytes.split_at(self.record_left.min(bytes.len()));
                 bytes = rest;
-                self.hello.extend_from_slice(taken);
-                self.record_left -= taken.len();
+                self.keep(taken);
                 Ok(())
             };
             if let Err(what) = step {
+                self.note(what);
                 return Progress::Foreign(what);
             }
         }
         if self.is_whole() { Progress::Whole } else { Progress::More }
     }
 
-    /// The hello under one record header, once it is whole.
-    pub fn into_record(mut self) -> Vec<u8> {
+    /// Whether it begins as the record of a handshake message does.
+    pub fn is_begun(&self) -> bool {
+        self.length > record::HEADER || self.record_left > 0 || self.empty > 0
+    }
+
+    /// Why no Telegram client sends this, as far as it has come; says which part.
+    pub fn oddity(&self) -> Option<&'static str> {
+        self.odd
+    }
+
+    /// The hello under one record header, once it is whole; of one that is longer than [`MAX_HELLO`] the beginning.
+    pub fn record(&self) -> &[u8] {
+        &self.hello
+    }
+
+    /// The same, to keep.
+    pub fn into_record(self) -> Vec<u8> {
+        self.hello
+    }
+
+    /// What stands behind the hello within its record is no part of it.
+    fn keep(&mut self, bytes: &[u8]) {
+        let end = self.total().unwrap_or(MAX_HELLO).min(MAX_HELLO);
+        let room = end.saturating_sub(self.hello.len()).min(bytes.len());
+        self.hello.extend_from_slice(&bytes[..room]);
+        self.length += bytes.len();
+        self.record_left -= bytes.len();
         let length = (self.hello.len() - record::HEADER) as u16;
         self.hello[3..record::HEADER].copy_from_slice(&length.to_be_bytes());
-        self.hello
+    }
+
+    /// The first deviation counts.
+    fn note(&mut self, what: &'static str) {
+        self.odd.get_or_insert(what);
     }
 
     fn header_byte(&mut self, byte: u8) -> Result<(), &'static str> {
         let at = self.header_length;
         self.header[at] = byte;
         self.header_length += 1;
-        let first_record = self.hello.len() == record::HEADER;
         match at {
-            0 if byte != record::kind::HANDSHAKE => Err("record type"),
-            1 if byte != 3 => Err("record version"),
-            2 if byte != 1 && byte != 3 => Err("record version"),
-            2 if first_record => {
-                self.hello[..3].copy_from_slice(&self.header[..3]);
-                Ok(())
-            }
-            4 => {
-                self.header_length = 0;
-                self.record_left = record::Header::decode(self.header).length.into();
-                if self.record_left == 0 { Err("empty record") } else { self.check_record_fits() }
-            }
-            _ => Ok(()),
+            0 if byte != record::kind::HANDSHAKE => return Err("record type"),
+            1 if byte != 3 => self.note("record version"),
+            2 if byte != 1 && byte != 3 => self.note("record version"),
+            4 => return self.record_begins(),
+            _ => {}
         }
+        Ok(())
+    }
+
+    fn record_begins(&mut self) -> Result<(), &'static str> {
+        self.header_length = 0;
+        self.record_left = record::Header::decode(self.header).length.into();
+        if self.length == record::HEADER {
+            self.hello[..3].copy_from_slice(&self.header[..3]);
+        }
+        match self.record_left {
+            0 if self.empty == MAX_EMPTY => return Err("empty records"),
+            0 => {
+                self.empty += 1;
+                self.note("empty record");
+            }
+            1..=record::MAX_PLAINTEXT => self.check_record_fits(),
+            _ => return Err("record length"),
+        }
+        Ok(())
     }
 
     fn head_byte(&mut self, byte: u8) -> Result<(), &'static str> {
-        let at = self.hello.len();
-        self.hello.push(byte);
-        self.record_left -= 1;
+        let at = self.length;
+        self.keep(&[byte]);
         match at {
-            5 if byte != 1 => Err("handshake type"),
+            5 if byte != 1 => self.note("handshake type"),
             8 => match self.total() {
                 Some(MIN_HELLO..=MAX_HELLO) => self.check_record_fits(),
-                _ => Err("hello length"),
+                Some(..=MAX_MESSAGE) => self.note("hello length"),
+                _ => return Err("hello length"),
             },
-            9 | 10 if byte != 3 => Err("legacy version"),
-            SESSION_ID_LENGTH if byte != 32 => Err("session id length"),
-            _ => Ok(()),
+            9 | 10 if byte != 3 => self.note("legacy version"),
+            SESSION_ID_LENGTH if byte != 32 => self.note("session id length"),
+            _ => {}
         }
+        Ok(())
     }
 
     /// A record holds nothing but the hello, hence no more than is missing of it.
-    fn check_record_fits(&self) -> Result<(), &'static str> {
-        let missing = self.total().unwrap_or(record::HEADER + record::MAX_PLAINTEXT) - self.hello.len();
-        if self.record_left <= missing { Ok(()) } else { Err("record length") }
+    fn check_record_fits(&mut self) {
+        let total = self.total().unwrap_or(record::HEADER + record::MAX_PLAINTEXT);
+        if self.length + self.record_left > total {
+            self.note("record length");
+        }
     }
 
     /// Length of the whole hello with one record header, once its length field has come.
@@ -139,8 +202,10 @@ impl HelloCollector {
         Some(record::HEADER + 4 + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)))
     }
 
+    /// A server looks at a record when all of it is there.
     fn is_whole(&self) -> bool {
-        self.total() == Some(self.hello.len())
+        let complete = self.record_left == 0 && self.header_length == 0;
+        complete && self.total().is_some_and(|total| self.length >= total)
     }
 }
 
@@ -315,24 +380,23 @@ mod tests {
     }
 
     #[test]
-    fn what_no_client_sends_is_known_at_the_byte_that_proves_it() {
+    fn what_no_client_sends_is_noted_at_the_byte_that_proves_it_and_read_to_its_end() {
         let hello = vector("helloA", "record");
         // Position of a byte, a value that it cannot have, and the byte at which that is known.
-        let cases = [
-            (0, 0x17, 0),
-            (0, b'G', 0),
-            (1, 2, 1),
-            (2, 2, 2),
-            (3, 0xff, 4),
-            (5, 2, 5),
-            (6, 1, 8),
-            (7, 0, 8),
-            (9, 2, 9),
-            (10, 1, 10),
-            (43, 0, 43),
-            (43, 33, 43),
-        ];
+        let cases = [(1, 2, 1), (2, 0, 2), (2, 2, 2), (5, 2, 5), (9, 2, 9), (10, 1, 10), (43, 0, 43), (43, 33, 43)];
         for (position, value, known) in cases {
+            let mut bytes = hello.clone();
+            bytes[position] = value;
+            let mut collector = HelloCollector::default();
+            let odd = bytes.iter().position(|byte| {
+                assert!(!matches!(collector.feed(&[*byte]), Progress::Foreign(_)));
+                collector.oddity().is_some()
+            });
+            assert_eq!(odd, Some(known), "byte {position} = {value:#x}");
+            assert_eq!(collect([&bytes[..]]).0, Progress::Whole, "byte {position} = {value:#x}");
+            assert_eq!(collect([&bytes[..]]).1.into_record(), bytes, "the work is the same");
+        }
+        for (position, value, known) in [(0, 0x17, 0), (0, b'G', 0), (3, 0xff, 4), (6, 1, 8)] {
             let mut bytes = hello.clone();
             bytes[position] = value;
             let mut collector = HelloCollector::default();
@@ -343,29 +407,50 @@ mod tests {
 
     #[test]
     fn nothing_may_follow_the_hello() {
+        let odd = |bytes: &[u8]| {
+            let (progress, collector) = collect([bytes]);
+            (progress, collector.oddity())
+        };
         let mut hello = vector("helloA", "record");
         hello.push(0x14);
-        let (progress, collector) = collect([&hello[..]]);
-        assert_eq!(progress, Progress::Followed);
-        assert_eq!(collector.into_record(), hello[..hello.len() - 1]);
+        assert_eq!(odd(&hello), (Progress::Whole, Some("bytes behind the hello")));
         // Neither inside its record: the record's length grows, the message's does not.
         let mut longer = vector("helloA", "record");
         longer[4] += 1;
+        assert_eq!(odd(&longer), (Progress::More, Some("record length")), "a server waits for all of the record");
         longer.push(0);
-        assert!(matches!(collect([&longer[..]]).0, Progress::Foreign(_)));
+        assert_eq!(odd(&longer), (Progress::Whole, Some("record length")));
+        let after_nothing = [&unhex("1603010000")[..], &vector("helloA", "record")].concat();
+        assert_eq!(odd(&after_nothing), (Progress::Whole, Some("empty record")));
+        assert!(matches!(odd(&unhex("1603010000").repeat(40)).0, Progress::Foreign(_)));
     }
 
     #[test]
-    fn empty_records_and_endless_hellos_are_foreign() {
-        assert!(matches!(collect([&unhex("1603010000")[..]]).0, Progress::Foreign(_)));
+    fn of_a_long_hello_the_beginning_is_kept() {
         let longest = MAX_HELLO - record::HEADER - 4;
-        for (length, expected) in [(longest, Progress::More), (longest + 1, Progress::Foreign("hello length"))] {
-            let mut head = unhex("16030140000100");
-            head.extend_from_slice(&(length as u16).to_be_bytes());
+        for (length, expected) in [(longest, None), (longest + 1, Some("hello length")), (8000, Some("hello length"))] {
+            let mut hello = unhex("16030100000100");
+            hello.extend_from_slice(&(length as u16).to_be_bytes());
             let record_length = (length as u16 + 4).to_be_bytes();
-            head[3..5].copy_from_slice(&record_length);
-            assert_eq!(collect([&head[..]]).0, expected, "{length}");
+            hello[3..5].copy_from_slice(&record_length);
+            hello.extend([3, 3]);
+            hello.resize(SESSION_ID_LENGTH, 7);
+            hello.push(32);
+            hello.resize(length + 9, 7);
+            let (progress, collector) = collect([&hello[..]]);
+            assert_eq!((progress, collector.oddity()), (Progress::Whole, expected), "{length}");
+            assert_eq!(collector.into_record().len(), hello.len().min(MAX_HELLO));
         }
+    }
+
+    #[test]
+    fn no_client_comes_near_the_bound() {
+        // The longest name that DNS allows in place of the one that was captured, and more padding than clients add.
+        let grown = |hello: &crate::fixtures::Captured| {
+            hello.record.len() - hello.server_name.as_deref().map_or(0, str::len) + 253 + 255
+        };
+        let longest = captured().iter().map(grown).max().unwrap();
+        assert!(longest <= MAX_HELLO && longest > MAX_HELLO * 3 / 4, "{longest}");
     }
 
     #[test]

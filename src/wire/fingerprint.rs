@@ -11,7 +11,8 @@ use super::numbers::extension;
 
 /// What a client's hellos have in common. Names, keys, GREASE values and the order of extensions, which many clients draw
 /// anew each time, are no part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// By default that of no client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(u64);
 
 /// Those of the clients that were seen to skip NOP frames: TDLib with what is built on it, and Telegram Desktop.

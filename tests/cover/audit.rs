@@ -53,13 +53,13 @@ async fn the_built_in_site_is_not_told_from_itself() {
     let found = outcome.json();
     assert_eq!((outcome.code, &found["differences"]), (0, &Value::Array(Vec::new())), "{}", outcome.err);
     assert!(found["probes"].as_u64().unwrap() > 900, "{}", found["probes"]);
-    assert_eq!(found["classes"].as_array().unwrap().len(), 12);
+    assert_eq!(found["classes"].as_array().unwrap().len(), 13);
     assert_eq!((&found["admitted"], &found["known"]), (&Value::from(true), &Value::Array(Vec::new())));
     assert_eq!(found["latency"][0]["series"][3]["millis"].as_array().unwrap().len(), 300);
     assert!(outcome.err.contains("from your cover"), "{}", outcome.err);
     let page = std::fs::read_to_string(page).unwrap();
     well_formed(&page);
-    assert_eq!(page.matches("<svg").count(), 8);
+    assert_eq!(page.matches("<svg").count(), 16);
     assert!(!(page + &outcome.out + &outcome.err).contains(&HEXLOWER.encode(&KEY)), "a secret was printed");
 }
 
@@ -176,6 +176,7 @@ async fn every_probe_is_listed_by_name() {
         "second flight",
         "time and closing",
         "latency",
+        "form against form",
         "passive flight statistics",
     ];
     for class in classes {

@@ -60,7 +60,7 @@ pub fn client_hello(bytes: &[u8]) {
             }
         }
         // What is foreign or more in the midst of a chunk may be known to be whole at the end of a smaller one.
-        (Progress::Foreign(_) | Progress::Followed, Progress::Followed | Progress::Whole)
+        (Progress::Foreign(_), Progress::Whole)
         | (Progress::Foreign(_), Progress::Foreign(_))
         | (Progress::More, Progress::More) => {}
         (expected, found) => panic!("{expected:?} became {found:?}"),
