@@ -436,7 +436,8 @@ fn append(path: &Path) -> io::Result<File> {
 /// The time of a file's first line.
 fn first_time(path: &Path) -> Option<SystemTime> {
     let mut line = String::new();
-    io::BufRead::read_line(&mut io::BufReader::new(io::Read::take(File::open(path).ok()?, 4096)), &mut line).ok()?;
+    let file = files::open_file(path, OFlags::RDONLY).ok()?;
+    io::BufRead::read_line(&mut io::BufReader::new(io::Read::take(file, 4096)), &mut line).ok()?;
     let value: serde_json::Value = serde_json::from_str(&line).ok()?;
     value["time"].as_str()?.parse::<Timestamp>().ok().map(SystemTime::from)
 }

@@ -10,13 +10,17 @@
 //! Both are locks of the kernel (flock(2)) on files that stay: a process that was killed holds nothing, and there is no file
 //! to be removed. Commands that only read take neither.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use crate::base::files::{self, Access};
 
 /// Files in the state directory. There is nothing in them to be kept.
 pub const FILES: [&str; 2] = [LOCK, LEAVING];
@@ -94,7 +98,7 @@ impl Leaving {
 /// is to be asked again.
 pub fn has_leaving(state: &Path) -> bool {
     // Not made where it is missing: nobody has left then.
-    match OpenOptions::new().read(true).open(state.join(LEAVING)) {
+    match files::open_file(&state.join(LEAVING), OFlags::RDONLY) {
         Ok(file) => file.try_lock().is_err(),
         Err(error) => error.kind() != ErrorKind::NotFound,
     }
@@ -102,25 +106,9 @@ pub fn has_leaving(state: &Path) -> bool {
 
 /// Readable for every user who gets into the folder, since locking takes no more. What root makes is the folder's owner's.
 fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(no_follow());
-    let file = match options.clone().create_new(true).mode(0o644).open(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path),
-        opened => opened.inspect(|file| give(file, path)),
-    };
-    match file {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => File::open(path),
+    match files::open_or_make(path, OFlags::RDWR, Access::Public) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => files::open_file(path, OFlags::RDONLY),
         opened => opened,
-    }
-}
-
-fn no_follow() -> i32 {
-    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
-}
-
-fn give(file: &File, path: &Path) {
-    if let (true, Some(Ok(folder))) = (rustix::process::geteuid().is_root(), path.parent().map(fs::metadata)) {
-        let _ = std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()));
     }
 }
 
@@ -132,6 +120,8 @@ fn holder(file: &File) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn is_held(state: &Path) -> bool {
@@ -178,6 +168,30 @@ mod tests {
         std::os::unix::fs::symlink(&leaving, &leaving).unwrap();
         assert!(has_leaving(folder.path()), "a file that cannot be opened");
         assert!(Leaving::mark(folder.path()).is_err());
+    }
+
+    #[test]
+    fn root_follows_no_link_that_the_user_of_the_service_has_planted() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        const OTHER: u32 = 54_321;
+        let home = tempfile::tempdir().unwrap();
+        let (state, precious) = (home.path().join("state"), home.path().join("precious"));
+        std::fs::create_dir(&state).unwrap();
+        std::os::unix::fs::chown(&state, Some(OTHER), Some(OTHER)).unwrap();
+        std::fs::write(&precious, "precious").unwrap();
+        for name in FILES {
+            std::os::unix::fs::symlink(&precious, state.join(name)).unwrap();
+            std::os::unix::fs::lchown(state.join(name), Some(OTHER), Some(OTHER)).unwrap();
+        }
+        assert!(matches!(StateLock::take(&state), Err(NotLocked::Impossible(_))));
+        assert!(Leaving::mark(&state).is_err() && has_leaving(&state));
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious");
+        std::fs::remove_file(state.join(LOCK)).unwrap();
+        drop(StateLock::take(&state).unwrap());
+        let made = std::fs::metadata(state.join(LOCK)).unwrap();
+        assert_eq!((made.uid(), made.mode() & 0o777), (OTHER, 0o644), "of the folder's owner");
     }
 
     #[test]

@@ -19,14 +19,17 @@
 //! process ever waits for another, whatever state that one was stopped in.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::{self, ErrorKind, Seek, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::OFlags;
+
 use super::{Health, Key, SecretTag};
+use crate::base::files::{self, Access};
 
 const BLOCK: usize = 16;
 type Block = [u8; BLOCK];
@@ -80,8 +83,8 @@ pub(super) struct Scanned {
 impl Journal {
     /// Opens the file, or makes it. Refuses what is no file of ours.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-        let in_place = OpenOptions::new().write(true).open(path)?;
+        let file = files::open_or_make(path, OFlags::RDWR | OFlags::APPEND, Access::Private)?;
+        let in_place = files::open_file(path, OFlags::WRONLY)?;
         let mut journal = Self { file, in_place, state: Mutex::default(), repaired: None };
         match journal.beginning()? {
             Beginning::Whole => {}
@@ -103,7 +106,7 @@ impl Journal {
 
     /// Opens the file to be read, and changes nothing.
     pub(super) fn open_to_read(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = files::open_file(path, OFlags::RDONLY)?;
         let mut journal = Self { in_place: file.try_clone()?, file, state: Mutex::default(), repaired: None };
         if matches!(journal.beginning()?, Beginning::Damaged { .. }) {
             journal.repaired = Some(Repaired { copy: None });
@@ -502,8 +505,10 @@ fn copy_beside(path: &Path) -> io::Result<PathBuf> {
     };
     let free = (1..=MOST).map(name).find(|path| fs::symlink_metadata(path).is_err());
     let copy = free.ok_or_else(|| io::Error::from(ErrorKind::AlreadyExists))?;
-    let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&copy)?;
-    let copied = File::open(path).and_then(|mut from| io::copy(&mut from, &mut to)).and_then(|_| to.sync_all());
+    let mut to = files::open_file(&copy, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
+    let copied = files::open_file(path, OFlags::RDONLY)
+        .and_then(|mut from| io::copy(&mut from, &mut to))
+        .and_then(|_| to.sync_all());
     if let Err(error) = copied {
         let _ = fs::remove_file(&copy);
         return Err(error);
@@ -563,7 +568,8 @@ fn copy(error: &io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, OpenOptions};
+    use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
 
     use proptest::prelude::*;
 
@@ -820,5 +826,27 @@ abcdefghijklmnop"
         let mut found = Vec::new();
         assert_eq!(journal.scan(|record| found.push(record)).unwrap().damaged, 0);
         assert_eq!(found, numbers(0..3));
+    }
+
+    #[test]
+    fn root_writes_through_no_link_that_the_user_of_the_service_has_planted() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        const OTHER: u32 = 54_321;
+        let home = tempfile::tempdir().unwrap();
+        let (state, precious) = (home.path().join("state"), home.path().join("precious"));
+        fs::create_dir(&state).unwrap();
+        chown(&state, Some(OTHER), Some(OTHER)).unwrap();
+        fs::write(&precious, "").unwrap();
+        let path = state.join("replay");
+        symlink(&precious, &path).unwrap();
+        lchown(&path, Some(OTHER), Some(OTHER)).unwrap();
+        assert!(Journal::open(&path).is_err() && Journal::open_to_read(&path).is_err());
+        assert_eq!(fs::read(&precious).unwrap(), b"", "an empty file would get a header");
+        fs::remove_file(&path).unwrap();
+        Journal::open(&path).unwrap();
+        let made = fs::metadata(&path).unwrap();
+        assert_eq!((made.uid(), made.mode() & 0o777), (OTHER, 0o600), "of the folder's owner");
     }
 }

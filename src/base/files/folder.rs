@@ -183,6 +183,27 @@ impl Folder {
         Ok(openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))?.into())
     }
 
+    /// Opens a file of this folder, or makes it where there is none; of several that make it at once, one does.
+    pub fn open_or_make(&self, name: &OsStr, flags: OFlags, access: Access) -> io::Result<File> {
+        const TRIES: usize = 3;
+        for _ in 0..TRIES {
+            match self.open_file(name, flags) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => return opened,
+            }
+            match self.open_file(name, flags | OFlags::CREATE | OFlags::EXCL) {
+                // It has come in between.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+                Ok(made) => {
+                    self.rights(name, access)?.set(made.as_fd(), self.root)?;
+                    return Ok(made);
+                }
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
     /// The bytes of a plain file of this folder, at most `longest`. Root does not read a file of another owner that is here
     /// under a second name only, for that is how a file is borrowed from elsewhere.
     pub fn read(&self, name: &OsStr, longest: u64) -> io::Result<Vec<u8>> {

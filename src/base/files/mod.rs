@@ -58,6 +58,12 @@ pub fn open_file(path: &Path, flags: OFlags) -> io::Result<File> {
     folder.open_file(&name, flags)
 }
 
+/// Opens a file with these flags, or makes it where there is none, with the owner and the mode that `access` says.
+pub fn open_or_make(path: &Path, flags: OFlags, access: Access) -> io::Result<File> {
+    let (folder, name) = Folder::of(path)?;
+    folder.open_or_make(&name, flags, access)
+}
+
 /// Makes a folder and those above it, for their owner only. Root gives each to the owner of the folder that it is in.
 pub fn private_folder(path: &Path) -> io::Result<()> {
     Folder::make(path).map(drop)

@@ -1,7 +1,6 @@
 //! The file that a profile outlives the program in.
 
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -46,13 +45,11 @@ impl Store {
 
     /// What was kept of this cover; `None` if nothing was, or of another.
     pub(super) fn load(&self) -> io::Result<Option<Profile>> {
-        let file = match fs::File::open(&self.path) {
-            Ok(file) => file,
+        let text = match files::read_file(&self.path, LONGEST) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut text = Vec::new();
-        file.take(LONGEST).read_to_end(&mut text)?;
         let kept: Kept<Profile> = serde_json::from_slice(&text)?;
         Ok((kept.cover == self.whose).then_some(kept.profile))
     }
@@ -66,6 +63,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

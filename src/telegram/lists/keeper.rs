@@ -3,8 +3,7 @@
 //! A list that cannot be fetched or understood leaves the last good one in force, each of the three by itself. Nothing is
 //! fetched before somebody needs it, and not in the first minute: a machine that has just started looks like any other.
 
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -168,10 +167,9 @@ fn pause(failures: u32, dice: u16) -> Duration {
 pub fn stored(folder: &Path) -> Lists {
     let mut lists = Lists::default();
     for what in ALL {
-        let mut body = Vec::new();
         let path = folder.join(what.file());
-        match fs::File::open(&path).and_then(|file| file.take(LONGEST as u64 + 1).read_to_end(&mut body)) {
-            Ok(_) => {
+        match files::read_file(&path, LONGEST as u64 + 1) {
+            Ok(body) => {
                 if let Err(error) = what.read(&body, &mut lists) {
                     warn!(path = %path.display(), %error, "what was kept of Telegram's lists cannot be used");
                 }
@@ -193,6 +191,7 @@ fn store(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::{Arc, Mutex};
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hyper::Uri;
 use instant_acme::AccountCredentials;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -91,7 +92,7 @@ impl Store {
 fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     // More than any of these files has.
     const LONGEST: u64 = 64 * 1024;
-    let file = match fs::File::open(path) {
+    let file = match files::open_file(path, OFlags::RDONLY) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
