@@ -169,6 +169,10 @@ fn configurations_of_other_proxies_are_taken_over() {
         assert!(out.contains(&format!("secret={secret}\n")), "{name}: the link is the old one: {out}");
         let note =
             if name == "mtproxy.service" { "tag of the promoted channel was taken over" } else { "was left out" };
+        assert!(
+            err.contains("recorded on their way to the old server") && err.contains("rotate --all"),
+            "{name}: {err}"
+        );
         assert!(err.contains(note) && !err.contains("000102030405"), "{name}: {err}");
     }
 }

@@ -283,6 +283,11 @@ fn imported(file: &Path, format: Option<Format>) -> Result<Imported, Failure> {
                 .into(),
         );
     }
+    imported.notes.push(
+        "hellos that were recorded on their way to the old server are new to this one, so a recording may open a session \
+         here; `vizard user rotate --all` makes new secrets, and the old links stay good for a week, or as --keep says"
+            .into(),
+    );
     let count = imported.people.len();
     output::complain(format!("From the configuration of {format}: {count} user{}.", if count == 1 { "" } else { "s" }));
     Ok(imported)
