@@ -94,6 +94,7 @@ async fn be(role: &str, argument: &str) -> io::Result<()> {
                 server_header: None,
                 acme: None,
                 redirect_from: Vec::new(),
+                trusted_proxies: Vec::new(),
             };
             let target = vizard::audit::cover::site(&settings).await;
             let target = target.map_err(|error| wire::broken(format!("{error:?}")))?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{error, fmt};
 
+use ipnet::IpNet;
 use rand::CryptoRng;
 
 use super::layer::Environment;
@@ -69,6 +70,8 @@ pub enum CoverDraft {
         server_header: Option<String>,
         /// See [`site::Settings::redirect_from`].
         redirect_from: Vec<SocketAddr>,
+        /// See [`site::Settings::trusted_proxies`].
+        trusted_proxies: Vec<IpNet>,
     },
     /// A site elsewhere, which has no gaps.
     Remote(remote::Settings),
@@ -76,7 +79,14 @@ pub enum CoverDraft {
 
 impl Default for CoverDraft {
     fn default() -> Self {
-        Self::Site { certificate: None, acme: None, content: None, server_header: None, redirect_from: Vec::new() }
+        Self::Site {
+            certificate: None,
+            acme: None,
+            content: None,
+            server_header: None,
+            redirect_from: Vec::new(),
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
@@ -217,10 +227,10 @@ pub fn note_users(config: &Config) -> Result<(), StateError> {
 pub const DEFAULT_USER: &str = "default";
 
 fn settle_cover(cover: CoverDraft, domain: &Domain, folder: &Path, made: &mut MadeUp) -> Result<Cover, StateError> {
-    let (certificate, acme, content, server_header, redirect_from) = match cover {
+    let (certificate, acme, content, server_header, redirect_from, trusted_proxies) = match cover {
         CoverDraft::Remote(settings) => return Ok(Cover::Remote(settings)),
-        CoverDraft::Site { certificate, acme, content, server_header, redirect_from } => {
-            (certificate, acme, content, server_header, redirect_from)
+        CoverDraft::Site { certificate, acme, content, server_header, redirect_from, trusted_proxies } => {
+            (certificate, acme, content, server_header, redirect_from, trusted_proxies)
         }
     };
     (made.certificate, made.content) = (certificate.is_none() && acme.is_none(), content.is_none());
@@ -234,7 +244,7 @@ fn settle_cover(cover: CoverDraft, domain: &Domain, folder: &Path, made: &mut Ma
         None => site::default_folder(folder).map(Content::Folder).map_err(|error| trouble(folder, error))?,
     };
     let acme = acme.map(|authority| Box::new(acme::Settings::new(*authority, domain.as_str(), folder)));
-    Ok(Cover::Site(site::Settings { certificate, key, acme, content, server_header, redirect_from }))
+    Ok(Cover::Site(site::Settings { certificate, key, acme, content, server_header, redirect_from, trusted_proxies }))
 }
 
 fn kept_secret(folder: &Path, random: &mut impl CryptoRng) -> Result<Secret, StateError> {

@@ -376,6 +376,7 @@ impl Reader {
             upstream: self.text(site, "upstream"),
             server_header: self.text(site, "server_header"),
             redirect_from: self.texts(site, "redirect_from").unwrap_or_default(),
+            trusted_proxies: self.texts(site, "trusted_proxies").unwrap_or_default(),
             at,
         })
     }

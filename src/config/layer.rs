@@ -244,6 +244,7 @@ pub struct SiteWritten {
     pub upstream: Option<Written<String>>,
     pub server_header: Option<Written<String>>,
     pub redirect_from: Vec<Written<String>>,
+    pub trusted_proxies: Vec<Written<String>>,
     pub at: Origin,
 }
 

@@ -276,6 +276,14 @@ pub const REFERENCE: &[Key] = &[
         AtOnce,
         "addresses on which plain HTTP is answered with a redirect to HTTPS",
     ),
+    key(
+        "site.trusted_proxies",
+        Texts,
+        Words("none"),
+        Connection,
+        "networks of web proxies, of a CDN for instance, whose `X-Forwarded-For` and the like reach the upstream; those of \
+         other visitors are replaced",
+    ),
     section(
         "site.acme",
         Section,

@@ -309,6 +309,7 @@ impl Resolver<'_> {
             },
             server_header: site.server_header.and_then(|header| self.server_header(header)),
             redirect_from: self.redirects(site.redirect_from, listen),
+            trusted_proxies: self.networks(Some(site.trusted_proxies)),
         }
     }
 

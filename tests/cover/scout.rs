@@ -49,6 +49,7 @@ fn open_site(origin: &Origin) -> Arc<Site> {
         server_header: None,
         acme: None,
         redirect_from: Vec::new(),
+        trusted_proxies: Vec::new(),
     };
     Arc::new(Site::open(&settings).unwrap())
 }

@@ -342,6 +342,22 @@ async fn nginx_behind_the_site() {
 }
 
 #[tokio::test]
+async fn only_a_trusted_proxy_says_where_a_visitor_comes_from() {
+    for (trusted, expected) in [
+        ("127.0.0.0/8", "site.test|198.51.100.1, 127.0.0.1|https|site.test|198.51.100.1|HTTP/1.1"),
+        ("192.0.2.0/24", "site.test|127.0.0.1|https|site.test|127.0.0.1|HTTP/1.1"),
+    ] {
+        let nginx = Nginx::start().await;
+        let host = Host::behind(nginx.address, &[trusted]).await;
+        for alpn in support::BOTH {
+            let request = Request::builder().uri("/who");
+            let request = request.header("x-forwarded-for", "198.51.100.1").header("x-real-ip", "198.51.100.1");
+            assert_eq!(send(&host, alpn, request, "").await.text(), expected, "{trusted}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn bodies_stream_both_ways() {
     let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = Host::upstream(echo.local_addr().unwrap()).await;

@@ -124,6 +124,7 @@ async fn bare_site(origin: &Origin) -> Target {
         server_header: None,
         acme: None,
         redirect_from: Vec::new(),
+        trusted_proxies: Vec::new(),
     };
     vizard::audit::cover::site(&settings).await.expect("the site opens")
 }

@@ -128,9 +128,18 @@ impl Gathered {
                 content: Some(content),
                 server_header,
                 redirect_from,
+                trusted_proxies,
             } => {
                 let acme = None;
-                Some(Cover::Site(site::Settings { certificate, key, acme, content, server_header, redirect_from }))
+                Some(Cover::Site(site::Settings {
+                    certificate,
+                    key,
+                    acme,
+                    content,
+                    server_header,
+                    redirect_from,
+                    trusted_proxies,
+                }))
             }
             CoverDraft::Site { .. } => None,
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::acme::Challenges;
+use super::bodies::{Bodies, Body};
 use super::error::SiteError;
 use super::fault::Fault;
 use super::files::Folder;
@@ -24,11 +25,12 @@ pub(super) enum Source {
 pub(super) struct Handler {
     source: Source,
     server: Option<String>,
+    bodies: Bodies,
 }
 
 impl Handler {
     pub(super) fn new(source: Source, server: Option<String>) -> Handler {
-        Handler { source, server }
+        Handler { source, server, bodies: Bodies::default() }
     }
 
     /// The answer to one request. Only an upstream reads the body.
@@ -49,6 +51,11 @@ impl Handler {
             Source::Upstream(upstream) => upstream.refuse(fault).await,
             _ => page::refusal(fault, &Fields::default()),
         }
+    }
+
+    /// Counts a body that is to be read to its end.
+    pub(super) fn body(&self) -> Body<'_> {
+        self.bodies.open()
     }
 
     /// Whether requests go to another server, which gets their bodies and learns that a client has left.

@@ -6,12 +6,20 @@ use bytes::Bytes;
 
 use super::message::{Fields, Request, Version};
 
+/// The other end of a visit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Visitor {
+    pub(super) address: IpAddr,
+    /// Whether it says truly for whom it asks.
+    pub(super) is_proxy: bool,
+}
+
 /// The head of a request as the upstream gets it: the visitor's fields in their order, then what the upstream may
 /// believe about the visitor.
 ///
-/// Whatever a visitor says about where it comes from or how it was forwarded is left out: upstreams believe it, and
-/// nobody who connects to a web site's own port is a proxy that could be trusted to say so.
-pub(super) fn request(request: &Request, peer: Option<IpAddr>, upgrade: bool) -> Vec<u8> {
+/// Whatever a visitor says about where it comes from or how it was forwarded is left out, for upstreams believe it, unless the
+/// visitor is a proxy that the operator trusts to say so.
+pub(super) fn request(request: &Request, peer: Option<Visitor>, upgrade: bool) -> Vec<u8> {
     let mut text = Vec::with_capacity(1024);
     text.extend_from_slice(&request.method);
     text.push(b' ');
@@ -23,7 +31,8 @@ pub(super) fn request(request: &Request, peer: Option<IpAddr>, upgrade: bool) ->
     let version = if request.version >= Version::Http11 { " HTTP/1.1\r\n" } else { " HTTP/1.0\r\n" };
     text.extend_from_slice(version.as_bytes());
     let listed = listed(&request.fields);
-    let passes = |name: &[u8]| !is_hop_by_hop(name) && !is_claim(name) && !names(&listed, name);
+    let believed = |name: &[u8]| peer.is_some_and(|peer| peer.is_proxy) && is(name, &FROM_PROXIES);
+    let passes = |name: &[u8]| !is_hop_by_hop(name) && (!is_claim(name) || believed(name)) && !names(&listed, name);
     let mut cookies = Vec::new();
     for (name, value) in &request.fields.0 {
         match () {
@@ -47,7 +56,10 @@ pub(super) fn request(request: &Request, peer: Option<IpAddr>, upgrade: bool) ->
         push(&mut text, b"Connection", b"Upgrade");
         push(&mut text, b"Upgrade", b"websocket");
     }
-    name_client(&mut text, request, peer);
+    match peer {
+        Some(Visitor { address, is_proxy: true }) => name_proxy(&mut text, request, address),
+        peer => name_client(&mut text, request, peer.map(|peer| peer.address)),
+    }
     text.extend_from_slice(b"\r\n");
     text
 }
@@ -91,13 +103,29 @@ fn push(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 /// What an upstream is told about the visitor.
 fn name_client(text: &mut Vec<u8>, request: &Request, peer: Option<IpAddr>) {
     if let Some(peer) = peer {
-        let peer = peer.to_canonical().to_string();
+        let peer = peer.to_string();
         push(text, b"X-Forwarded-For", peer.as_bytes());
         push(text, b"X-Real-IP", peer.as_bytes());
     }
     push(text, b"X-Forwarded-Proto", b"https");
     if let Some(host) = request.fields.get("host") {
         push(text, b"X-Forwarded-Host", host);
+    }
+}
+
+/// The same where the visitor is a proxy: what it has said stands already, and it is the next on the way.
+fn name_proxy(text: &mut Vec<u8>, request: &Request, proxy: IpAddr) {
+    let proxy = proxy.to_string();
+    // Several fields are one list, of which not every upstream reads more than the first field.
+    let way: Vec<&[u8]> = request.fields.all("x-forwarded-for").chain([proxy.as_bytes()]).collect();
+    push(text, b"X-Forwarded-For", &way.join(&b", "[..]));
+    let host = request.fields.get("host");
+    for (name, own) in
+        [("X-Real-IP", Some(proxy.as_bytes())), ("X-Forwarded-Proto", Some(&b"https"[..])), ("X-Forwarded-Host", host)]
+    {
+        if let Some(own) = own.filter(|_| request.fields.get(name).is_none()) {
+            push(text, name.as_bytes(), own);
+        }
     }
 }
 
@@ -186,6 +214,21 @@ const CLAIMS: [&str; 24] = [
     "x-url-scheme",
 ];
 
+/// Claims that are believed of a trusted proxy: where a visitor comes from, and what it asked. A proxy takes the visitor's
+/// own ones of these out or adds to them; the others it may well pass on as they came.
+const FROM_PROXIES: [&str; 10] = [
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "forwarded",
+    "true-client-ip",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
 const CLAIM_FAMILIES: [&str; 10] = [
     "cf-connecting-",
     "cf-pseudo-",
@@ -213,8 +256,12 @@ mod tests {
     }
 
     fn forwarded(list: &[(&'static str, &'static str)], upgrade: bool) -> String {
-        let peer = Some("::ffff:192.0.2.7".parse().unwrap());
-        String::from_utf8(request(&asked(list), peer, upgrade)).unwrap()
+        told(list, upgrade, false)
+    }
+
+    fn told(list: &[(&'static str, &'static str)], upgrade: bool, is_proxy: bool) -> String {
+        let peer = Visitor { address: "192.0.2.7".parse().unwrap(), is_proxy };
+        String::from_utf8(request(&asked(list), Some(peer), upgrade)).unwrap()
     }
 
     const OURS: &str = "X-Forwarded-For: 192.0.2.7\r\nX-Real-IP: 192.0.2.7\r\nX-Forwarded-Proto: https\r\n\
@@ -276,6 +323,28 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_trusted_proxy_names_the_client_and_is_named_behind_it() {
+        let said = [
+            ("Host", "example.org"),
+            ("X-Forwarded-For", "198.51.100.1"),
+            ("X-Real-IP", "198.51.100.1"),
+            ("X-Forwarded-Proto", "http"),
+            ("X-Original-URL", "/admin"),
+            ("X-Forwarded-Client-Cert", "x"),
+        ];
+        assert_eq!(
+            told(&said, false, true),
+            "GET /a?b HTTP/1.1\r\nHost: example.org\r\nX-Real-IP: 198.51.100.1\r\nX-Forwarded-Proto: http\r\n\
+             X-Forwarded-For: 198.51.100.1, 192.0.2.7\r\nX-Forwarded-Host: example.org\r\n\r\n"
+        );
+        assert_eq!(
+            told(&[("Host", "example.org")], false, true),
+            format!("GET /a?b HTTP/1.1\r\nHost: example.org\r\n{OURS}")
+        );
+        assert_eq!(told(&said, false, false), format!("GET /a?b HTTP/1.1\r\nHost: example.org\r\n{OURS}"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::Handler;
+use super::bodies::Body;
 use super::content::Content;
 use super::fault::Fault;
 use super::framing::{Framing, Taken};
@@ -154,7 +155,7 @@ async fn exchange<T: AsyncRead + AsyncWrite>(
     };
     let outcome = {
         let mut answering = pin!(answering);
-        let mut pumping = pin!(reader.pump(sender));
+        let mut pumping = pin!(reader.pump(sender, handler.body()));
         poll_fn(|cx| {
             if let Poll::Ready(outcome) = answering.as_mut().poll(cx) {
                 return Poll::Ready(outcome.ok());
@@ -282,12 +283,12 @@ impl<T: AsyncRead + AsyncWrite> Reader<T> {
     }
 
     /// Hands the body on as it comes, then watches whether the client leaves.
-    async fn pump(&mut self, body: mpsc::Sender<Result<Bytes, Broken>>) -> Gone {
-        let mut body = Some(body);
+    async fn pump(&mut self, body: mpsc::Sender<Result<Bytes, Broken>>, counted: Body<'_>) -> Gone {
+        let mut body = Some((body, counted));
         loop {
             match self.framing.take(&mut self.bytes, usize::MAX) {
                 Ok(Taken::Piece(piece)) => {
-                    if let Some(body) = &body {
+                    if let Some((body, _)) = &body {
                         // An upstream that has heard enough does not hinder the rest of the body.
                         let _ = body.send(Ok(piece)).await;
                     }
@@ -296,7 +297,7 @@ impl<T: AsyncRead + AsyncWrite> Reader<T> {
                 Ok(Taken::End) => body = None,
                 Ok(Taken::More) => {}
                 Err(broken) => {
-                    if let Some(body) = &body {
+                    if let Some((body, _)) = &body {
                         let _ = body.send(Err(broken)).await;
                     }
                     return Gone;
@@ -306,15 +307,19 @@ impl<T: AsyncRead + AsyncWrite> Reader<T> {
                 // The next requests wait where they are.
                 std::future::pending::<()>().await;
             }
-            let reading = self.fill(NEXT_READ);
-            let read = match &body {
-                Some(_) => timeout(BODY, reading).await.unwrap_or(Ok(0)),
+            let (began, reading) = (Instant::now(), self.fill(NEXT_READ));
+            let read = match &mut body {
+                Some((_, counted)) => {
+                    let read = timeout(counted.patience(), reading).await.unwrap_or(Ok(0));
+                    counted.note(*read.as_ref().unwrap_or(&0), began.elapsed());
+                    read
+                }
                 None => reading.await,
             };
             match read {
                 Ok(1..) => {}
                 _ => {
-                    if let Some(body) = &body {
+                    if let Some((body, _)) = &body {
                         let _ = body.try_send(Err(Broken));
                     }
                     return Gone;
@@ -471,9 +476,6 @@ const REQUESTS: usize = 1000;
 
 /// For the head of a request, from its first byte.
 const HEADERS: Duration = Duration::from_secs(60);
-
-/// Between two pieces of a body.
-const BODY: Duration = Duration::from_secs(60);
 
 /// For the client to take a piece of an answer.
 const SEND: Duration = Duration::from_secs(60);

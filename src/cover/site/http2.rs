@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::answer::Handler;
+use super::bodies::Body;
 use super::content::Content;
 use super::fault::Fault;
 use super::frames::{self, Lent, Shared};
@@ -128,13 +129,14 @@ impl Turn {
         }
         let (sender, upload) = mpsc::channel(1);
         let handler = Arc::clone(&self.handler);
+        let counted = request.has_body().then(|| handler.body());
         let answering = async {
             let reply = handler.answer(&request, upload, self.peer).await;
             self.reply(reply, silent).await;
         };
         tokio::select! {
             () = answering => {}
-            () = pump(body, sender) => {}
+            () = pump(body, counted, sender) => {}
         }
     }
 
@@ -181,17 +183,19 @@ async fn send(stream: &mut SendStream<Bytes>, content: &mut Content) -> Result<(
 }
 
 /// Hands the body on as it comes; comes back if it breaks off.
-async fn pump(mut body: RecvStream, sender: mpsc::Sender<Result<Bytes, Broken>>) {
+async fn pump(mut body: RecvStream, mut counted: Option<Body<'_>>, sender: mpsc::Sender<Result<Bytes, Broken>>) {
     loop {
-        let Ok(piece) = timeout(BODY, body.data()).await else { break };
+        let (began, patience) = (Instant::now(), counted.as_ref().map_or(Duration::MAX, Body::patience));
+        let Ok(piece) = timeout(patience, body.data()).await else { break };
         match piece {
             Some(Ok(piece)) => {
+                counted.iter_mut().for_each(|counted| counted.note(piece.len(), began.elapsed()));
                 let _ = body.flow_control().release_capacity(piece.len());
                 let _ = sender.send(Ok(piece)).await;
             }
             Some(Err(_)) => break,
             None => {
-                drop(sender);
+                drop((sender, counted));
                 return std::future::pending().await;
             }
         }
@@ -243,9 +247,6 @@ const SEND: Duration = Duration::from_secs(60);
 
 /// For what was answered to go out before the stream is reset.
 const BEFORE_RESET: Duration = Duration::from_millis(20);
-
-/// Between two pieces of a body.
-const BODY: Duration = Duration::from_secs(60);
 
 /// For the client to take our GOAWAY.
 const FAREWELL: Duration = Duration::from_secs(5);

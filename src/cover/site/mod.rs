@@ -20,6 +20,7 @@
 pub mod acme;
 mod answer;
 mod answer_head;
+mod bodies;
 mod certificate;
 mod closing;
 mod conditional;
@@ -51,6 +52,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -85,6 +87,8 @@ pub struct Settings {
     pub server_header: Option<String>,
     /// Where to answer plain HTTP with a redirect to HTTPS; nowhere by default.
     pub redirect_from: Vec<SocketAddr>,
+    /// Networks of proxies that say truly where visitors come from; nobody by default.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// What the built-in site serves.
@@ -119,7 +123,9 @@ impl Site {
         let server = settings.server_header.as_deref().map(answer::server_header).transpose()?;
         let source = match &settings.content {
             Content::Folder(folder) => Source::Folder(Folder::open(folder)?),
-            Content::Upstream(uri) => Source::Upstream(Box::new(Upstream::open(uri)?)),
+            Content::Upstream(uri) => {
+                Source::Upstream(Box::new(Upstream::open(uri, settings.trusted_proxies.clone())?))
+            }
         };
         Ok(Site {
             challenged: tls::challenged(&tls, Arc::new(answering)),
@@ -221,7 +227,7 @@ pub fn inspect(
     server_header.map(answer::server_header).transpose()?;
     match content {
         Some(Content::Folder(folder)) => Folder::open(folder).map(drop),
-        Some(Content::Upstream(uri)) => Upstream::open(uri).map(drop),
+        Some(Content::Upstream(uri)) => Upstream::open(uri, Vec::new()).map(drop),
         None => Ok(()),
     }
 }

@@ -38,8 +38,15 @@ impl Scene {
 
     fn with(dir: TempDir, content: Content) -> Scene {
         let (certificate, key) = self_signed("site.test", dir.path()).unwrap();
-        let settings =
-            Settings { certificate, key, acme: None, content, server_header: None, redirect_from: Vec::new() };
+        let settings = Settings {
+            certificate,
+            key,
+            acme: None,
+            content,
+            server_header: None,
+            redirect_from: Vec::new(),
+            trusted_proxies: Vec::new(),
+        };
         Scene { site: Arc::new(Site::open(&settings).unwrap()), dir }
     }
 
@@ -242,6 +249,25 @@ async fn upstream_that_says_nothing_is_a_gateway_timeout() {
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 504");
     assert!((595..=600).contains(&start.elapsed().as_secs()));
+}
+
+#[tokio::test]
+async fn a_slow_upload_ends_only_among_many_others() {
+    for (others, ends) in [(0, false), (256, true)] {
+        let (scene, listener) = Scene::upstream();
+        let handler = Arc::clone(&scene.site.content);
+        let _others: Vec<_> = (0..others).map(|_| handler.body()).collect();
+        let (mut stream, serving) = scene.visitor(4096, b"http/1.1").await;
+        stream.write_all(b"POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 1000\r\n\r\n").await.unwrap();
+        let _upstream = asked(listener).await;
+        tokio::time::pause();
+        for _ in 0..10 {
+            let _ = stream.write_all(b"x").await;
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
+        assert_eq!(serving.is_finished(), ends, "among {others}");
+        tokio::time::resume();
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! of the same kind does.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::Uri;
 use hyper::http::uri::{Authority, Scheme};
+use ipnet::IpNet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -22,6 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::content::Content;
 use super::error::SiteError;
 use super::fault::Fault;
+use super::forward::Visitor;
 use super::framing::{Framing, Taken};
 use super::message::{Fields, Head, Reply, Request, Upload};
 use super::{answer_head, forward, page};
@@ -31,6 +33,8 @@ pub(super) struct Upstream {
     host: String,
     port: u16,
     pool: Arc<Pool>,
+    /// Networks of visitors who may say where they come from.
+    trusted: Vec<IpNet>,
 }
 
 /// Connections that wait for their next request.
@@ -39,18 +43,19 @@ struct Pool(Mutex<Vec<(Instant, TcpStream)>>);
 
 impl Upstream {
     /// Checks the address. Whether somebody listens there is found out by each request.
-    pub(super) fn open(uri: &Uri) -> Result<Upstream, SiteError> {
+    pub(super) fn open(uri: &Uri, trusted: Vec<IpNet>) -> Result<Upstream, SiteError> {
         let plain = uri.scheme() == Some(&Scheme::HTTP) && uri.path_and_query().is_none_or(|path| path == "/");
         let sound = |name: &&Authority| plain && !name.host().is_empty() && !name.as_str().contains('@');
         let authority = uri.authority().filter(sound).ok_or_else(|| SiteError::BadUpstream(uri.clone()))?;
         let host = authority.host().trim_matches(['[', ']']).to_owned();
-        Ok(Upstream { host, port: authority.port_u16().unwrap_or(80), pool: Arc::default() })
+        Ok(Upstream { host, port: authority.port_u16().unwrap_or(80), pool: Arc::default(), trusted })
     }
 
     /// Passes a request on and its answer back, both as they come.
     pub(super) async fn answer(&self, request: &Request, upload: Upload, peer: Option<SocketAddr>) -> Reply {
         let upgrade = forward::wants_websocket(request);
-        let head = forward::request(request, peer.map(|peer| peer.ip()), upgrade);
+        let peer = peer.map(|peer| self.visitor(peer.ip()));
+        let head = forward::request(request, peer, upgrade);
         let body = request.has_body().then_some((upload, request.length));
         // What has no body may be asked twice: a connection that waited may have ended in the meantime.
         if body.is_none()
@@ -68,6 +73,11 @@ impl Upstream {
                 page::page(if slow { 504 } else { 502 }, &request.fields)
             }
         }
+    }
+
+    fn visitor(&self, peer: IpAddr) -> Visitor {
+        let address = peer.to_canonical();
+        Visitor { address, is_proxy: self.trusted.iter().any(|network| network.contains(&address)) }
     }
 
     /// What the upstream answers to a request of this kind.
@@ -347,10 +357,10 @@ mod tests {
     #[test]
     fn upstream_is_a_host_and_a_port() {
         for uri in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80/", "http://backend.internal:3000"] {
-            assert!(Upstream::open(&uri.parse().unwrap()).is_ok(), "{uri}");
+            assert!(Upstream::open(&uri.parse().unwrap(), Vec::new()).is_ok(), "{uri}");
         }
         for uri in ["https://127.0.0.1", "127.0.0.1:80", "/x", "http://a/b", "http://u@a", "http://a/?q"] {
-            assert!(Upstream::open(&uri.parse().unwrap()).is_err(), "{uri}");
+            assert!(Upstream::open(&uri.parse().unwrap(), Vec::new()).is_err(), "{uri}");
         }
     }
 

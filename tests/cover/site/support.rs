@@ -56,6 +56,15 @@ impl Host {
         Host::start(dir, settings).await
     }
 
+    /// The same behind proxies in these networks.
+    pub async fn behind(address: SocketAddr, proxies: &[&str]) -> Host {
+        let dir = tempfile::tempdir().unwrap();
+        let content = Content::Upstream(format!("http://{address}").parse().unwrap());
+        let trusted_proxies = proxies.iter().map(|network| network.parse().unwrap()).collect();
+        let settings = Settings { content, trusted_proxies, ..Host::settings(dir.path()) };
+        Host::start(dir, settings).await
+    }
+
     /// Settings for a folder that is filled here.
     pub fn settings(dir: &Path) -> Settings {
         let site = dir.join("site");
@@ -85,6 +94,7 @@ impl Host {
             server_header: None,
             acme: None,
             redirect_from: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 
