@@ -5,6 +5,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use super::doubts::{doubts, lists_of};
+use super::ways::Ways;
 use super::{Failure, load, output, progress};
 use crate::config::embedded::{CoverDraft, NOBODY, had_users};
 use crate::config::{Draft, Environment, Flags, Listen, parts};
@@ -27,11 +29,14 @@ pub fn check(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     if nobody {
         output::complain(format!("warning: {NOBODY}"));
     }
-    let state = match loaded.warnings.complaints().len() + usize::from(nobody) {
+    let doubts = doubts(&loaded.draft, lists_of(&loaded.draft).as_ref());
+    doubts.iter().for_each(|doubt| output::complain(format!("warning: {doubt}")));
+    let state = match loaded.warnings.complaints().len() + usize::from(nobody) + doubts.len() {
         0 => "is fine",
         _ => "can be used, see the warnings above",
     };
-    output::print(format!("{name} {state}\n{}", summary(&loaded.draft)));
+    let ways = Ways::of(&loaded.draft.listen, &loaded.draft.proxied, &loaded.draft.state_dir);
+    output::print(format!("{name} {state}\n{}{}", summary(&loaded.draft), running(&ways)));
     Ok(())
 }
 
@@ -59,6 +64,13 @@ fn refuse_loop(draft: &Draft, lookup: impl Fn(&str, u16) -> Vec<SocketAddr>) -> 
             "name another web server as the cover, or use the built-in site",
         )),
     }
+}
+
+/// Where the proxy that runs with this configuration is entered, which may be elsewhere until it has taken a change.
+fn running(ways: &Ways) -> String {
+    let handed_on = ways.proxied.iter().map(|address| format!("{address} (behind a PROXY protocol header)"));
+    let open: Vec<String> = ways.clients.iter().map(ToString::to_string).chain(handed_on).collect();
+    if ways.running { format!("\n  runs    on {}", open.join(", ")) } else { String::new() }
 }
 
 fn lookup(host: &str, port: u16) -> Vec<SocketAddr> {

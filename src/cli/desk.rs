@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::doctor::name::leads;
 use super::invitation::{Host, invitations, port};
+use super::ways::Way;
 use super::{Failure, health};
 use crate::auth::{Member, Secret, UnixTime};
 use crate::config::edit::{self, EditError};
@@ -309,7 +310,7 @@ impl Control for House {
     }
 
     fn knock(&self) -> Result<Heard, String> {
-        let ways = health::Way::all(&self.open(Purpose::Cover), &self.open(Purpose::Proxied));
+        let ways = Way::all(&self.open(Purpose::Cover), &self.open(Purpose::Proxied));
         let cover = self.handle.cover();
         self.runtime
             .block_on(health::visit(&ways, cover.name(), cover.elsewhere(), None))

@@ -3,17 +3,15 @@
 //! A port that accepts connections says little: the kernel does that for a program that hangs. So a visit is begun, as
 //! anybody might begin one, and what counts is that something comes of it.
 
-use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::ways::{Way, Ways, reachable};
 use super::{Failure, load, output, progress};
 use crate::auth::Domain;
 use crate::config::embedded::CoverDraft;
@@ -21,42 +19,10 @@ use crate::config::{Environment, Flags, Listen};
 use crate::cover::remote;
 use crate::cover::remote::Remote;
 use crate::cover::scout::{Reaction, knock};
-use crate::net::listen::Address;
 use crate::ops::control;
 
 /// How long one visit may take. Two of them fit into the five seconds that the image gives the command.
 const VISIT: Duration = Duration::from_millis(2300);
-
-/// A way to the proxy from this machine.
-#[derive(Clone, Debug)]
-pub(super) struct Way {
-    address: Address,
-    /// Whether a PROXY protocol header goes first.
-    proxied: bool,
-}
-
-impl Way {
-    /// All ways to these listeners: the first that clients come to themselves, or else the first of the others.
-    pub(super) fn all(clients: &[Address], proxied: &[Address]) -> Vec<Self> {
-        let known = |address: &&Address| !matches!(address, Address::Systemd(_));
-        let first = |listeners: &[Address]| listeners.iter().find(known).cloned();
-        let (found, proxied) = match first(clients) {
-            Some(address) => (Some(address), false),
-            None => (first(proxied), true),
-        };
-        let way = |address| Self { address, proxied };
-        match found {
-            Some(Address::Tcp(address)) => reachable(address).into_iter().map(|one| way(one.into())).collect(),
-            other => other.into_iter().map(way).collect(),
-        }
-    }
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.fmt(f)
-    }
-}
 
 /// Succeeds if the first listener reacts to a visitor in time. To the proxy that is a visitor like any other.
 pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
@@ -70,9 +36,13 @@ pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}"), "try again"))?;
+    let ways = Ways::of(&draft.listen, &draft.proxied, &draft.state_dir);
     let ways: Vec<Way> = match &draft.listen {
-        Listen::Given(addresses) => Way::all(addresses, &draft.proxied.listen),
-        Listen::Automatic => Listen::candidates().iter().flat_map(|one| Way::all(&[(*one).into()], &[])).collect(),
+        // One that cannot be asked may be at either.
+        Listen::Automatic if !ways.running => {
+            Listen::candidates().iter().flat_map(|one| Way::all(&[(*one).into()], &[])).collect()
+        }
+        _ => ways.first(),
     };
     let visiting = visit(&ways, &name, remote.as_ref(), Some(&draft.state_dir));
     let outcome = progress::during("visiting the proxy", || runtime.block_on(visiting));
@@ -114,28 +84,7 @@ pub(super) async fn visit(
 
 /// How the proxy reacts. Fails if nobody accepts the connection, and with `TimedOut` if nothing happens on it.
 async fn front(target: &Way, name: &Domain) -> io::Result<Reaction> {
-    let visit = async {
-        match &target.address {
-            Address::Tcp(address) => {
-                let front = tokio::net::TcpStream::connect(address).await?;
-                // Without a listener, a port that the system happens to give to this very socket connects to itself.
-                if front.local_addr()? == front.peer_addr()? {
-                    return Err(io::ErrorKind::ConnectionRefused.into());
-                }
-                enter(front, target.proxied, name).await
-            }
-            Address::Unix(path) => enter(UnixStream::connect(path).await?, target.proxied, name).await,
-            Address::Systemd(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
-    };
-    timeout(VISIT, visit).await?
-}
-
-async fn enter(mut front: impl AsyncRead + AsyncWrite + Unpin, proxied: bool, name: &Domain) -> io::Result<Reaction> {
-    if proxied {
-        front.write_all(b"PROXY UNKNOWN\r\n").await?;
-    }
-    knock(front, name).await
+    timeout(VISIT, async { knock(target.connect().await?, name).await }).await?
 }
 
 async fn answers(cover: &remote::Settings, name: &Domain) -> bool {
@@ -168,16 +117,4 @@ pub(super) fn targets(listen: &Listen) -> Vec<SocketAddr> {
         Listen::Automatic => listen.tcp(),
     };
     listeners.into_iter().flat_map(reachable).collect()
-}
-
-/// Where a connection from this machine comes to the listener.
-pub(super) fn reachable(listener: SocketAddr) -> Vec<SocketAddr> {
-    let loopback = |ip: std::net::IpAddr| SocketAddr::new(ip, listener.port());
-    match listener {
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
-            vec![loopback(Ipv6Addr::LOCALHOST.into()), loopback(Ipv4Addr::LOCALHOST.into())]
-        }
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => vec![loopback(Ipv4Addr::LOCALHOST.into())],
-        bound => vec![bound],
-    }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::invitation::{Host, Invitation, Source, expected_listeners, invitations, port};
+use super::invitation::{Host, Invitation, Source, invitations, port};
+use super::ways::Ways;
 use super::{Failure, Settings, load, output};
 use crate::config::{Config, Environment, units};
 use crate::ops::links::{Form, OwnAddress, qr};
@@ -78,7 +79,7 @@ pub(super) fn text(arguments: &Arguments, environment: &Environment) -> Result<S
     }
     config.link.host = stated.0.or(config.link.host);
     config.link.port = stated.1.or(config.link.port);
-    let listeners = expected_listeners(&config.listen);
+    let listeners = Ways::of(&config.listen, &config.proxied, &config.state_dir).tcp();
     let host = Host::choose(&config, &listeners, OwnAddress::find).ok_or_else(no_host)?;
     let port = port(&config, &listeners);
     if port == 0 {

@@ -7,6 +7,7 @@ mod backup;
 mod check;
 mod desk;
 mod doctor;
+mod doubts;
 mod generate;
 pub mod greeting;
 mod handover;
@@ -27,6 +28,7 @@ mod token;
 mod top;
 mod upgrade;
 mod user;
+mod ways;
 
 use std::ffi::OsString;
 use std::fmt;

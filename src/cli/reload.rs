@@ -31,7 +31,7 @@ pub(super) fn reload_on(flags: &Flags, environment: &Environment, terms: &Terms)
             output::print(told(&applied));
             Ok(code::FINE)
         }
-        Ok(Answer::Who(_)) => Err(Failure::new("the proxy did not understand", "see its log")),
+        Ok(Answer::Who(_) | Answer::Open(_)) => Err(Failure::new("the proxy did not understand", "see its log")),
         Ok(Answer::Refused(refused)) => {
             Err(Failure::new(refusal(&refused), "correct what is said above; `vizard check` shows the places"))
         }
@@ -77,7 +77,7 @@ fn tell(flags: &Flags, environment: &Environment, terms: Terms) -> Result<(), Fa
             let next = "correct what is said above, then `vizard reload`";
             Err(Failure::new(format!("{WRITTEN}\n  {}", refused.complaints.join("\n  ")), next))
         }
-        Ok(Answer::Who(_)) => Err(Failure::new(WRITTEN, "see its log, then `vizard reload`")),
+        Ok(Answer::Who(_) | Answer::Open(_)) => Err(Failure::new(WRITTEN, "see its log, then `vizard reload`")),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(()),
         Err(error) => Err(Failure::new(
             format!("the file is changed, but the running proxy could not be asked whether it has taken it: {error}"),

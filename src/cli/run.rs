@@ -25,7 +25,7 @@ use crate::config::{Config, Listen, Loaded, places};
 use crate::net::listen::Address;
 use crate::net::{holder, inherited};
 use crate::ops::admin::events::Events;
-use crate::ops::control::Control;
+use crate::ops::control::{Control, Open, Opened};
 use crate::ops::counts::Counts;
 use crate::ops::handover::Taking;
 use crate::ops::logging;
@@ -35,6 +35,7 @@ use crate::ops::service_manager::ServiceManager;
 use crate::ops::state_lock;
 use crate::ops::usage::Books;
 use crate::server::event::Observer;
+use crate::server::handle::Handle;
 use crate::server::{Bound, CannotListen, Passed, Purpose, Server};
 use crate::telegram::lists;
 
@@ -165,7 +166,7 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
     }
     let (queue, requests) = Queue::new();
     let (takers, taking_over) = mpsc::channel(1);
-    let control = control(&config.state_dir, &queue, takers);
+    let control = control(&config.state_dir, &queue, takers, opened(handle.clone()));
     greeting::greet(&config, &addresses, format, greeting::link_command(&origin.flags));
     let keys = desk::keys(&config)?;
     let parts = desk::Parts {
@@ -220,14 +221,30 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
 }
 
 /// Opens the control socket, without which the proxy runs as well.
-fn control(state: &Path, queue: &Queue, takers: mpsc::Sender<UnixStream>) -> Option<AbortOnDropHandle<()>> {
+fn control(
+    state: &Path,
+    queue: &Queue,
+    takers: mpsc::Sender<UnixStream>,
+    opened: Opened,
+) -> Option<AbortOnDropHandle<()>> {
     match Control::open(state) {
-        Ok(control) => Some(AbortOnDropHandle::new(tokio::spawn(control.serve(queue.clone(), takers)))),
+        Ok(control) => Some(AbortOnDropHandle::new(tokio::spawn(control.serve(queue.clone(), takers, opened)))),
         Err(error) => {
             warn!(%error, "there is no control socket, so `vizard reload` will not work; SIGHUP does");
             None
         }
     }
+}
+
+/// Says where the server is entered.
+fn opened(handle: Handle) -> Opened {
+    Arc::new(move || {
+        let open = |purpose| {
+            let listeners = handle.listeners().into_iter().filter(|one| one.wanted.purpose == purpose);
+            listeners.map(|one| one.local.map_or(one.wanted.address, Address::from).to_string()).collect()
+        };
+        Open { clients: open(Purpose::Cover), proxied: open(Purpose::Proxied) }
+    })
 }
 
 /// What has entered before; another process may be spending too if it is `shared`.

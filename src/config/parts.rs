@@ -79,8 +79,7 @@ pub fn inspect(draft: &Draft) -> Vec<PartError> {
         let certificate = certificate.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
         found.extend(site::inspect(certificate, content.as_ref(), server_header.as_deref()).err().map(site_error));
     }
-    let lists = lists::State::load(draft.misuse.lists.clone(), &draft.state_dir.join("lists"));
-    found.extend(lists.err().map(lists_error));
+    found.extend(lists(draft).err());
     let keys = draft.admin.as_ref().map(Keys::open).transpose();
     found.extend(keys.err().map(|error| PartError::mistake(error.to_string(), error.mend())));
     if let Some(log) = &draft.misuse.audit_log {
@@ -91,6 +90,11 @@ pub fn inspect(draft: &Draft) -> Vec<PartError> {
         }));
     }
     found
+}
+
+/// The lists of a configuration with what is in them, as far as that is on this machine.
+pub fn lists(draft: &Draft) -> Result<lists::State, PartError> {
+    lists::State::load(draft.misuse.lists.clone(), &draft.state_dir.join("lists")).map_err(lists_error)
 }
 
 /// Who may enter: from now on exactly these, and running sessions hear of it. Secrets whose time is over are left out.

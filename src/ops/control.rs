@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub(super) const TAKE_OVER: &str = "take-over";
 /// Who runs here.
 const WHO: &str = "who";
 
+/// Where it is entered.
+const OPEN: &str = "open";
+
 /// Longest line that is read as a wish.
 const LONGEST: u64 = 1024;
 
@@ -46,6 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a command waits for the outcome: a new cover is visited first.
 const OUTCOME: Duration = Duration::from_secs(120);
+
+/// How long it waits for an answer that is at hand.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What came of a wish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +64,21 @@ pub enum Answer {
     Refused(Refused),
     /// This is who runs.
     Who(Identity),
+    /// This is where it is entered.
+    Open(Open),
 }
+
+/// Listeners that are open, with the addresses that the system gave, as the configuration would write them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// Where clients come themselves.
+    pub clients: Vec<String>,
+    /// Where they are handed on with a PROXY protocol header.
+    pub proxied: Vec<String>,
+}
+
+/// Says which listeners are open now.
+pub type Opened = Arc<dyn Fn() -> Open + Send + Sync>;
 
 /// A running proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,10 +130,10 @@ impl Control {
     }
 
     /// Answers until dropped. Processes that want to take over are passed on to `takers`.
-    pub async fn serve(self, queue: Queue, takers: mpsc::Sender<UnixStream>) {
+    pub async fn serve(self, queue: Queue, takers: mpsc::Sender<UnixStream>, open: Opened) {
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => _ = tokio::spawn(converse(stream, queue.clone(), takers.clone())),
+                Ok((stream, _)) => _ = tokio::spawn(converse(stream, queue.clone(), takers.clone(), Arc::clone(&open))),
                 Err(error) => {
                     summary::note(Cause::warn("the control socket does not work"), || error.to_string());
                     tokio::time::sleep(PATIENCE).await;
@@ -128,7 +149,7 @@ impl Drop for Control {
     }
 }
 
-async fn converse(mut stream: tokio::net::UnixStream, queue: Queue, takers: mpsc::Sender<UnixStream>) {
+async fn converse(mut stream: tokio::net::UnixStream, queue: Queue, takers: mpsc::Sender<UnixStream>, open: Opened) {
     let ours = rustix::process::geteuid().as_raw();
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == ours || peer.uid() == 0 => {}
@@ -145,6 +166,7 @@ async fn converse(mut stream: tokio::net::UnixStream, queue: Queue, takers: mpsc
             Err(refused) => Answer::Refused(refused),
         },
         (None, WHO) => Answer::Who(Identity::of_this_process()),
+        (None, OPEN) => Answer::Open(open()),
         (None, TAKE_OVER) => return pass_on(stream, &takers).await,
         _ => Answer::Refused(Refused::for_reason("this version of the proxy does not know the command")),
     };
@@ -208,9 +230,22 @@ pub fn ask_who(state: &Path) -> io::Result<Identity> {
     }
 }
 
+/// Asks the proxy that runs with this state directory where it is entered. Blocks for a moment at most: one that hangs is no
+/// reason to wait.
+pub fn ask_open(state: &Path) -> io::Result<Open> {
+    match ask_within(state, OPEN, MOMENT)? {
+        Answer::Open(open) => Ok(open),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the running proxy does not say where it is entered")),
+    }
+}
+
 fn ask(state: &Path, wish: &str) -> io::Result<Answer> {
+    ask_within(state, wish, OUTCOME)
+}
+
+fn ask_within(state: &Path, wish: &str, limit: Duration) -> io::Result<Answer> {
     let mut stream = connect(state)?;
-    stream.set_read_timeout(Some(OUTCOME))?;
+    stream.set_read_timeout(Some(limit))?;
     writeln!(stream, "{wish}")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
@@ -236,10 +271,13 @@ mod tests {
         assert_eq!(ask_to_reload(&state, &Terms::default()).unwrap_err().kind(), io::ErrorKind::NotFound);
         let (queue, mut requests) = Queue::new();
         let control = Control::open(&state).unwrap();
+        let opened = || Open { clients: vec!["192.0.2.1:443".into()], proxied: vec!["unix:/run/x".into()] };
         assert!(Control::open(&state).is_err(), "another one has it");
         assert!(is_held(&state));
         assert_eq!(fs::metadata(state.join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
-        let serving = tokio::spawn(control.serve(queue, mpsc::channel(1).0));
+        let serving = tokio::spawn(control.serve(queue, mpsc::channel(1).0, Arc::new(opened)));
+        let place = state.clone();
+        assert_eq!(tokio::task::spawn_blocking(move || ask_open(&place).unwrap()).await.unwrap(), opened());
         let place = state.clone();
         let who = tokio::task::spawn_blocking(move || ask_who(&place).unwrap()).await.unwrap();
         assert_eq!(who, Identity::of_this_process());

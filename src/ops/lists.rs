@@ -197,6 +197,10 @@ impl Barrier for Lists {
     fn bars(&self, address: IpAddr) -> Option<&'static str> {
         self.state.load().bars(address)
     }
+
+    fn list(&self, address: IpAddr) -> Option<String> {
+        self.state.load().list(address)
+    }
 }
 
 impl State {
@@ -233,6 +237,23 @@ impl State {
             () if self.geo.as_ref().is_some_and(|geo| geo.bars(address)) => Some("country"),
             () => None,
         }
+    }
+
+    /// The list that an address is barred by: the first that has it, or the database of countries; `None` where it is
+    /// barred for being on none.
+    pub fn list(&self, address: IpAddr) -> Option<String> {
+        let has = |source: &&Source| self.nets.get(*source).is_some_and(|nets| nets.contains(address));
+        match self.bars(address)? {
+            "not on an allow list" => None,
+            "country" => self.settings.countries.as_ref().map(|countries| countries.database.display().to_string()),
+            _ => self.settings.deny.iter().find(has).map(ToString::to_string),
+        }
+    }
+
+    /// Why an address is barred and by which list, in words; `None` if it is not.
+    pub fn told(&self, address: IpAddr) -> Option<String> {
+        let by = self.bars(address)?;
+        Some(self.list(address).map_or_else(|| by.to_owned(), |list| format!("{by}: {list}")))
     }
 
     fn lists_contain(&self, sources: &[Source], address: IpAddr) -> bool {

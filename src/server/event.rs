@@ -12,6 +12,7 @@ use crate::auth::{Declined, Member, Reason};
 use crate::base::summary::{self, Cause};
 use crate::cover::{Failure, Witness};
 use crate::relay::Closed;
+use crate::server::limits::Barrier;
 use crate::telegram::DcId;
 use crate::wire::HelloClass;
 
@@ -108,12 +109,14 @@ impl Observer for Vec<Arc<dyn Observer>> {
 /// Hears the cover and tells the log and the observer.
 pub(super) struct Doorbell {
     pub observer: Arc<dyn Observer>,
+    /// Knows which list bars whom.
+    pub barrier: Arc<dyn Barrier>,
     /// Counts the clients that found the cover away.
     pub away: Arc<AtomicU64>,
 }
 
 impl Witness for Doorbell {
-    /// An operator can act on the reasons of clients that know a secret.
+    /// An operator can act on the reasons of clients that know a secret, and on limits and lists of their own.
     fn declined(&self, from: SocketAddr, declined: &Declined) {
         let reason = declined.reason;
         let user = declined.member.as_ref().map(|member| member.name());
@@ -128,8 +131,14 @@ impl Witness for Doorbell {
                     String::new,
                 );
             }
+            // Also where it is not known whose client it is: the operator's own may be among them.
+            Reason::Barred(by) => {
+                let list = self.barrier.list(from.ip()).map(|list| format!("{by}: {list}"));
+                let cause = Cause::info("kept out by a limit or a list, and shown the cover");
+                summary::note(cause.of(user).because(list.as_deref().unwrap_or(by)), String::new);
+            }
             _ if user.is_some() => {
-                let cause = Cause::info("declined after a valid digest").of(user).because(reason.label());
+                let cause = Cause::info("declined after a valid digest").of(user).because(word(reason));
                 summary::note(cause, || reason.to_string());
             }
             _ => debug!(reason = reason.label(), detail = %reason, "visitor"),
@@ -147,5 +156,13 @@ impl Witness for Doorbell {
         let cause = Cause::warn("the cover accepted an admitted client and had no handshake for it");
         summary::note(cause.because(failure.label()), || failure.to_string());
         self.observer.observe(&Event::CoverFailed(failure));
+    }
+}
+
+/// The word that tells apart what is counted: a user's limits one by one.
+fn word(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Refused(refusal) => refusal.label(),
+        reason => reason.label(),
     }
 }

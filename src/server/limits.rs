@@ -87,6 +87,11 @@ impl Limit {
 pub trait Barrier: Send + Sync {
     /// Why such an address is barred, in a word for logs and counters; `None` if it is not. Asked for every connection.
     fn bars(&self, address: IpAddr) -> Option<&'static str>;
+
+    /// The list that bars such an address, by the name that the operator knows it under; `None` where it is no single list.
+    fn list(&self, _: IpAddr) -> Option<String> {
+        None
+    }
 }
 
 /// Bars nobody.

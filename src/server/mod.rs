@@ -148,7 +148,9 @@ impl Server {
         let counts = Arc::<Counts>::default();
         let away = Arc::new(AtomicU64::new(0));
         let upstream = Upstream::new(settings.telegram.clone());
-        let witness = Arc::new(Doorbell { observer: Arc::clone(&observer), away: Arc::clone(&away) });
+        let witness =
+            Doorbell { observer: Arc::clone(&observer), barrier: Arc::clone(&barrier), away: Arc::clone(&away) };
+        let witness = Arc::new(witness);
         Handle::new(Self {
             limits: ArcSwap::from_pointee(Limits::new(settings.limits.clone(), Arc::clone(&counts))),
             counts,

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::support::command::vizard;
 use crate::support::mock_dc::{MockDc, Role, refusing};
@@ -366,4 +367,94 @@ async fn words_for_people_come_without_colours_into_a_pipe() {
     assert_eq!(output.status.code(), Some(1));
     let unknown = run(["doctor", "--skip", "weather"].map(Into::into).into(), home.path()).await;
     assert_eq!(unknown.status.code(), Some(2));
+}
+
+/// A configuration file in the state directory of the bed, with the usual user and these lines first.
+fn written(bed: &Bed, lines: &str) -> PathBuf {
+    let file = bed.state.path().join("vizard.toml");
+    let centres: Vec<String> = bed.centres.iter().map(|(number, addr)| format!("{number} = [\"{addr}\"]\n")).collect();
+    let secret = HEXLOWER.encode(&KEY);
+    let rest =
+        format!("[telegram.addresses]\n{}[[users]]\nname = \"alice\"\nsecret = \"{secret}\"\n", centres.concat());
+    std::fs::write(&file, format!("{lines}{rest}")).unwrap();
+    file
+}
+
+/// Says what a command says, with the configuration file and the state directory of the bed.
+async fn command(bed: &Bed, file: &Path, arguments: &[&str]) -> (i32, String) {
+    let mut all: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    all.extend(["--config".into(), file.display().to_string()]);
+    all.extend(["--state-dir".into(), bed.state.path().display().to_string()]);
+    let Output { status, stdout, stderr } = run(all, bed.state.path()).await;
+    let said = [String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap()].concat();
+    (status.code().unwrap(), said)
+}
+
+async fn started(bed: &Bed, file: &Path) -> Vizard {
+    let setup = Setup::file(bed.state.path(), file);
+    tokio::task::spawn_blocking(move || setup.start()).await.unwrap()
+}
+
+/// A proxy that says nothing of where clients come to it; it is killed with this value.
+struct Silent(Child);
+
+impl Silent {
+    fn start(bed: &Bed, file: &Path) -> Self {
+        let (file, state) = (file.to_str().unwrap(), bed.state.path());
+        let mut command = vizard(state, &["run", "--config", file, "--state-dir", state.to_str().unwrap()]);
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_only_a_front_reaches_is_found_and_logged_in_to() {
+    let (begun, bed) = (Instant::now(), Bed::make(0).await);
+    let front = "[proxy_protocol]\nlisten = [\"127.0.0.1:0\"]\n";
+    let file = written(&bed, &format!("domain = \"{NAME}\"\n{front}[cover]\nkind = \"site\"\n"));
+    let _proxy = Silent::start(&bed, &file);
+    let address = loop {
+        let (_, said) = command(&bed, &file, &["check"]).await;
+        if let Some((_, rest)) = said.split_once("runs    on ") {
+            break rest.split_once(" (behind").unwrap().0.to_owned();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never runs: {said}");
+    };
+    let (_, said) = command(&bed, &file, &["doctor", "--skip", "files"]).await;
+    assert!(said.contains(&format!("{address} is held by the running proxy")), "{said}");
+    assert!(said.contains("alice: through the front"), "{said}");
+    let (code, said) = command(&bed, &file, &["health"]).await;
+    assert!(code == 0 && said.contains(&format!("{address} answers")), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_name_the_port_that_the_running_proxy_has() {
+    let bed = Bed::make(0).await;
+    let file = written(&bed, &format!("listen = [\"127.0.0.1:0\"]\ndomain = \"{NAME}\"\n"));
+    let (code, said) = command(&bed, &file, &["link", "--host", "192.0.2.1"]).await;
+    assert!(code == 1 && said.contains("the port is chosen when the proxy starts"), "{said}");
+    let proxy = started(&bed, &file).await;
+    let (code, said) = command(&bed, &file, &["link", "--host", "192.0.2.1"]).await;
+    assert!(code == 0 && said.contains(&format!("port={}&", proxy.addr.port())), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_bars_this_machine_is_named() {
+    let bed = Bed::make(0).await;
+    let list = bed.state.path().join("wide.netset");
+    std::fs::write(&list, "127.0.0.0/8\n").unwrap();
+    let lists = format!("[lists]\ndeny = [\"{}\"]\n", list.display());
+    let file = written(&bed, &format!("listen = [\"127.0.0.1:0\"]\ndomain = \"{NAME}\"\n{lists}"));
+    let _proxy = started(&bed, &file).await;
+    let (_, said) = command(&bed, &file, &["doctor", "--skip", "files"]).await;
+    let barred = format!("this address is barred, on a deny list: {}", list.display());
+    assert!(said.contains(&barred) && !said.contains("held by another program"), "{said}");
+    let (code, said) = command(&bed, &file, &["check"]).await;
+    assert!(code == 0 && said.contains("127.0.0.0/8 may not enter"), "{said}");
 }

@@ -122,6 +122,26 @@ async fn a_spent_hello_shown_again_and_again_is_summarised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_list_keeps_out_is_summarised_under_its_name() {
+    const TIMES: usize = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("bad.netset");
+    std::fs::write(&list, "127.0.0.0/8\n").unwrap();
+    let (proxy, _state) = site(&format!("[lists]\ndeny = [\"{}\"]\n", list.display()), |setup| setup).await;
+    let login = login();
+    for _ in 0..TIMES {
+        let mut client = TcpStream::connect(proxy.addr).await.unwrap();
+        client.write_all(&login.wire).await.unwrap();
+        let read = client.read_u8();
+        tokio::time::timeout(PATIENCE, read).await.expect("an answer in time").unwrap();
+    }
+    let line = proxy.logged("kept out by a limit or a list").await;
+    assert!(line.contains(&format!("on a deny list: {}", list.display())) && !line.contains("127.0.0.1"), "{line}");
+    let lines = proxy.log().iter().filter(|line| line.contains("kept out by")).count();
+    assert!(lines <= 3, "{lines} lines for {TIMES} connections");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn addresses_are_logged_where_the_operator_asks_for_them() {
     let (proxy, _state) = site("[log]\nclient_addresses = true\nlevel = \"debug\"\n", |setup| setup).await;
     TcpStream::connect(proxy.addr).await.unwrap().write_all(b"GET / HTTP/1.1\r\n").await.unwrap();

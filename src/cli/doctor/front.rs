@@ -1,5 +1,6 @@
 //! The listeners, and a login through them with every user's secret.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 
 use super::finding::{Check, Finding};
 use super::login::{LoginError, Visitor};
-use crate::cli::health::reachable;
+use crate::cli::ways::{Way, reachable};
 use crate::net::listen;
 use crate::telegram::DcId;
 
@@ -59,8 +60,32 @@ pub async fn held(listener: SocketAddr, visitors: &[(String, Visitor)]) -> Held 
     if refused == io::ErrorKind::AddrInUse { Held::Other } else { Held::Unusable(refused) }
 }
 
+/// Tells what is at a listener that no client comes to over TCP itself.
+pub async fn held_at(way: &Way, visitors: &[(String, Visitor)]) -> Held {
+    let refusal = match timeout(PATIENCE, way.connect()).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.kind()),
+        Err(_) => Some(io::ErrorKind::TimedOut),
+    };
+    match refusal {
+        None => {}
+        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Held::Free,
+        Some(kind) => return Held::Unusable(kind),
+    }
+    for (_, visitor) in visitors {
+        let mut random = StdRng::from_rng(&mut rand::rng());
+        let Ok(Ok(front)) = timeout(PATIENCE, way.connect()).await else { break };
+        match timeout(PATIENCE, visitor.greet_over(front, &mut random)).await {
+            Ok(Ok(_)) => return Held::Ours,
+            Ok(Err(LoginError::NotAdmitted)) => {}
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    Held::Other
+}
+
 /// Judges a listener. `redirects` says that it is one of `site.redirect_from`, of which nobody can tell whose it is.
-pub fn port(listener: SocketAddr, held: Held, redirects: bool) -> Finding {
+pub fn port(listener: impl fmt::Display, held: Held, redirects: bool) -> Finding {
     let broken = |reason: String, mend: &str| Finding::broken(Check::Ports, reason, mend);
     match held {
         Held::Free => Finding::ok(Check::Ports, format!("{listener} can be bound; nothing runs there now")),
@@ -90,15 +115,18 @@ pub fn port(listener: SocketAddr, held: Held, redirects: bool) -> Finding {
 /// How a user's login went.
 pub type LoggedIn = (String, Result<Duration, LoginError>);
 
-/// Logs every user in at once, through the listener that the proxy holds.
-pub async fn log_in(front: SocketAddr, visitors: &[(String, Visitor)]) -> Vec<LoggedIn> {
-    let Some(address) = first_open(front).await else { return Vec::new() };
+/// Logs every user in at once, by the first of the ways to the listener that the proxy holds.
+pub async fn log_in(ways: &[Way], visitors: &[(String, Visitor)]) -> Vec<LoggedIn> {
+    let Some(way) = first_open(ways).await else { return Vec::new() };
     let mut logins = JoinSet::new();
     for (user, visitor) in visitors.iter().cloned() {
-        let mut random = StdRng::from_rng(&mut rand::rng());
+        let (way, mut random) = (way.clone(), StdRng::from_rng(&mut rand::rng()));
         logins.spawn(async move {
-            let login = timeout(PATIENCE, visitor.log_in(address, DcId::new(USUAL_DC), &mut random)).await;
-            (user, login.unwrap_or(Err(LoginError::Dropped)))
+            let login = timeout(PATIENCE, async {
+                let front = way.connect().await.map_err(LoginError::Unreachable)?;
+                visitor.log_in(front, DcId::new(USUAL_DC), &mut random).await
+            });
+            (user, login.await.unwrap_or(Err(LoginError::Dropped)))
         });
     }
     let mut outcomes = logins.join_all().await;
@@ -107,10 +135,10 @@ pub async fn log_in(front: SocketAddr, visitors: &[(String, Visitor)]) -> Vec<Lo
 }
 
 /// A listener on every address is reached over the loopback of the family that it has.
-async fn first_open(listener: SocketAddr) -> Option<SocketAddr> {
-    for address in reachable(listener) {
-        if matches!(timeout(PATIENCE, tokio::net::TcpStream::connect(address)).await, Ok(Ok(_))) {
-            return Some(address);
+async fn first_open(ways: &[Way]) -> Option<Way> {
+    for way in ways {
+        if matches!(timeout(PATIENCE, way.connect()).await, Ok(Ok(_))) {
+            return Some(way.clone());
         }
     }
     None
@@ -136,10 +164,30 @@ pub fn login((user, outcome): &LoggedIn) -> Finding {
     }
 }
 
-/// What is said where nobody can log in.
-pub fn no_login(users: usize) -> Finding {
+/// A listener that is in use, and by which program cannot be told, since this machine's own address is barred there.
+pub fn barred_port(listener: impl fmt::Display, why: &str) -> Finding {
+    Finding::warning(
+        Check::Ports,
+        format!("{listener} is in use, and by which program cannot be told: this address is barred, {why}"),
+        "see the line on the login",
+    )
+}
+
+/// The finding where no login is possible. `running`: whether a proxy says that it runs; `barred`: why it does not judge those
+/// who come from here.
+pub fn no_login(users: usize, running: bool, barred: Option<&str>) -> Finding {
     match users {
         0 => Finding::warning(Check::Login, "there is no user yet", "start the proxy once, then ask again"),
+        _ if barred.is_some() => Finding::warning(
+            Check::Login,
+            format!("no login is possible from here: this address is barred, {}", barred.unwrap_or_default()),
+            "take it off that list, or put it on a list of lists.allow",
+        ),
+        _ if running => Finding::warning(
+            Check::Login,
+            "the proxy runs, but no login is possible from here by any of its listeners",
+            "see the lines on the ports; a front elsewhere has to be tried from outside",
+        ),
         _ => Finding::warning(
             Check::Login,
             "the proxy does not run here, so nobody could log in",
@@ -156,7 +204,7 @@ mod tests {
 
     #[test]
     fn ports() {
-        let listener = "[::]:443".parse().unwrap();
+        let listener: SocketAddr = "[::]:443".parse().unwrap();
         for (held, redirects, expected) in [
             (Held::Free, false, Fine),
             (Held::Ours, false, Fine),
@@ -182,7 +230,9 @@ mod tests {
             let finding = login(&("alice".into(), outcome));
             assert!(finding.verdict == expected && finding.reason.starts_with("alice: "), "{finding:?}");
         }
-        assert_eq!([no_login(0).verdict, no_login(3).verdict], [Warning, Warning]);
+        let said = |users, running, barred| no_login(users, running, barred).reason;
+        assert!(said(0, false, None).contains("no user") && said(3, false, None).contains("does not run"));
+        assert!(said(3, true, None).starts_with("the proxy runs") && said(3, true, Some("x")).contains("barred, x"));
     }
 
     #[tokio::test]

@@ -52,15 +52,16 @@ pub struct Visitor {
 }
 
 impl Visitor {
-    /// Enters and asks data centre `dc`: how long it took from the first packet to the answer. The caller limits the time.
+    /// Enters over this connection and asks data centre `dc`: how long it took from the first packet to the answer. The
+    /// caller limits the time.
     pub async fn log_in(
         &self,
-        front: SocketAddr,
+        front: TcpStream,
         dc: DcId,
         random: &mut impl CryptoRng,
     ) -> Result<Duration, LoginError> {
         let start = Instant::now();
-        let mut stream = self.greet(front, random).await?;
+        let mut stream = self.greet_over(front, random).await?;
         let (header, mut up, down) = obfuscated::seal_for_proxy(dc.number(), self.secret.bytes(), || array(random));
         let mut down = down.stream();
         let question = Question::new(array(random));
@@ -87,8 +88,17 @@ impl Visitor {
     /// The first half of a login, up to an answer that is signed with the secret.
     pub async fn greet(&self, front: SocketAddr, random: &mut impl CryptoRng) -> Result<TcpStream, LoginError> {
         const PATIENCE: Duration = Duration::from_secs(5);
-        let mut stream = dial::dial(&[front], PATIENCE).await.map_err(LoginError::Unreachable)?;
+        let stream = dial::dial(&[front], PATIENCE).await.map_err(LoginError::Unreachable)?;
         sockopt::no_delay(&stream);
+        self.greet_over(stream, random).await
+    }
+
+    /// The same over a connection that is there.
+    pub async fn greet_over(
+        &self,
+        mut stream: TcpStream,
+        random: &mut impl CryptoRng,
+    ) -> Result<TcpStream, LoginError> {
         let hello = self
             .hello(SystemTime::now().into(), random)
             .ok_or_else(|| LoginError::Unreachable(io::Error::other("no hello could be made")))?;

@@ -34,6 +34,7 @@ use self::finding::{Finding, Findings};
 use self::front::{Held, LoggedIn};
 use self::name::{Leads, Whose};
 use self::patient::Patient;
+use super::ways::{Way, reachable};
 use super::{Failure, Settings, output};
 use crate::auth::UnixTime;
 use crate::config::{self, Cover, Environment, Flags, LoadError, Loaded};
@@ -123,6 +124,7 @@ fn examine(patient: &Patient, skip: &[Check]) -> Result<Vec<Finding>, Failure> {
 /// What the probes brought back; what was skipped or could not be asked is missing.
 struct Facts {
     listeners: Vec<(SocketAddr, Held)>,
+    others: Vec<(Way, Held)>,
     redirects: Vec<(SocketAddr, Held)>,
     logins: Vec<LoggedIn>,
     leads: Option<Leads>,
@@ -139,18 +141,21 @@ impl Facts {
         let progress = MultiProgress::new();
         let wants = |checks: &[Check]| checks.iter().any(|check| !skip.contains(check));
         let front = async {
-            let listeners = match wants(&[Check::Ports, Check::Login]) {
-                true => during(&progress, "ports", held(&patient.listeners, patient)).await,
+            let (listeners, others) = match wants(&[Check::Ports, Check::Login]) {
+                true => {
+                    during(&progress, "ports", async {
+                        (held(&patient.listeners, patient).await, held_elsewhere(patient).await)
+                    })
+                    .await
+                }
+                false => (Vec::new(), Vec::new()),
+            };
+            let ways = ways_in(&listeners, &others);
+            let logins = match !ways.is_empty() && wants(&[Check::Login]) {
+                true => during(&progress, "logins", front::log_in(&ways, &patient.visitors)).await,
                 false => Vec::new(),
             };
-            let ours = listeners.iter().find(|(_, held)| *held == Held::Ours).map(|(listener, _)| *listener);
-            match ours.filter(|_| wants(&[Check::Login])) {
-                Some(front) => {
-                    let logins = during(&progress, "logins", front::log_in(front, &patient.visitors)).await;
-                    (listeners, logins)
-                }
-                None => (listeners, Vec::new()),
-            }
+            (listeners, others, logins)
         };
         let redirects = async {
             match &patient.cover {
@@ -193,19 +198,27 @@ impl Facts {
                 false => Vec::new(),
             }
         };
-        let ((listeners, logins), redirects, leads, cover, centres, middle, routes) =
+        let ((listeners, others, logins), redirects, leads, cover, centres, middle, routes) =
             tokio::join!(front, redirects, leads, cover, centres, middle, routes);
         let now = SystemTime::now().into();
-        Self { listeners, redirects, logins, leads, cover, issue, centres, middle, routes, now }
+        Self { listeners, others, redirects, logins, leads, cover, issue, centres, middle, routes, now }
     }
 
     fn judge(&self, patient: &Patient) -> Vec<Finding> {
         let mut found = patient.findings();
         found.push(local::files(local::soft_limit(), local::hard_limit()));
-        found.extend(self.listeners.iter().map(|(listener, held)| front::port(*listener, *held, false)));
+        found.extend(self.listeners.iter().map(|(listener, held)| match (held, barred(*listener, patient)) {
+            (Held::Other, Some(why)) => front::barred_port(listener, &why),
+            _ => front::port(*listener, *held, false),
+        }));
+        found.extend(self.others.iter().map(|(way, held)| front::port(way, *held, false)));
         found.extend(self.redirects.iter().map(|(listener, held)| front::port(*listener, *held, true)));
         match self.logins.is_empty() {
-            true => found.push(front::no_login(patient.visitors.len())),
+            true => {
+                let in_use = self.listeners.iter().filter(|(_, held)| *held == Held::Other);
+                let barred = in_use.filter_map(|(listener, _)| barred(*listener, patient)).next();
+                found.push(front::no_login(patient.visitors.len(), patient.running, barred.as_deref()));
+            }
             false => found.extend(self.logins.iter().map(front::login)),
         }
         found.extend(self.issue.iter().flat_map(acme::issue));
@@ -280,6 +293,29 @@ async fn held(listeners: &[SocketAddr], patient: &Patient) -> Vec<(SocketAddr, H
         all.push((*listener, front::held(*listener, &patient.visitors).await));
     }
     all
+}
+
+async fn held_elsewhere(patient: &Patient) -> Vec<(Way, Held)> {
+    let mut all = Vec::new();
+    for way in &patient.others {
+        all.push((way.clone(), front::held_at(way, &patient.visitors).await));
+    }
+    all
+}
+
+/// The ways to the first listener that the proxy holds, those first that clients come to themselves.
+fn ways_in(listeners: &[(SocketAddr, Held)], others: &[(Way, Held)]) -> Vec<Way> {
+    let ours = listeners.iter().find(|(_, held)| *held == Held::Ours);
+    match ours {
+        Some((listener, _)) => Way::all(&[(*listener).into()], &[]),
+        None => others.iter().find(|(_, held)| *held == Held::Ours).map(|(way, _)| way.clone()).into_iter().collect(),
+    }
+}
+
+/// Why those who come to this listener from this machine are not judged: they have the address that they go to.
+fn barred(listener: SocketAddr, patient: &Patient) -> Option<String> {
+    let lists = patient.lists.as_ref()?;
+    reachable(listener).into_iter().find_map(|address| lists.told(address.ip()))
 }
 
 /// Shows on a terminal what is being waited for.

@@ -12,20 +12,27 @@ use super::login::Visitor;
 use super::name::Whose;
 use crate::auth::{Domain, SecretTag};
 use crate::cli::Failure;
-use crate::cli::invitation::expected_listeners;
 use crate::cli::run::LISTS_FOLDER;
+use crate::cli::ways::{Way, Ways};
 use crate::config::embedded::CoverDraft;
 use crate::config::parts;
 use crate::config::report::quoted;
 use crate::config::{Cover, Draft, User};
 use crate::cover::site;
+use crate::ops::lists as barring;
 use crate::telegram::middle::{self, Directory};
 use crate::telegram::{self, lists};
 
 /// What is to be examined.
 pub struct Patient {
-    /// Where clients are accepted.
+    /// Where clients are accepted over TCP.
     pub listeners: Vec<SocketAddr>,
+    /// The ways to the other listeners.
+    pub others: Vec<Way>,
+    /// Whether a proxy runs that says where they are.
+    pub running: bool,
+    /// Whom the configuration bars, if its lists can be read.
+    pub lists: Option<barring::State>,
     /// Who logs in, by name; empty where the first start has still to make a user.
     pub visitors: Vec<(String, Visitor)>,
     /// The name of the site; missing likewise.
@@ -51,7 +58,9 @@ impl Patient {
     pub fn of(draft: Draft, user: Option<&str>) -> Result<(Self, Option<Finding>), Failure> {
         let missing = gaps(&draft);
         let (state_dir, settled) = (draft.state_dir.clone(), missing.is_empty() && draft.state_dir.is_dir());
-        let (listeners, time_window) = (expected_listeners(&draft.listen), draft.time_window);
+        let (lists, time_window) = (parts::lists(&draft).ok(), draft.time_window);
+        let ways = Ways::of(&draft.listen, &draft.proxied, &draft.state_dir);
+        let (listeners, others, running) = (ways.tcp(), ways.others(), ways.running);
         let (telegram, host) = (draft.telegram.clone(), draft.link.host.clone());
         let tagged = draft.users.iter().any(|user| user.policy.ad_tag.or(draft.ad_tag).is_some())
             || (draft.users.is_empty() && draft.ad_tag.is_some());
@@ -75,6 +84,9 @@ impl Patient {
         let made_up_domain = made_up;
         let patient = Self {
             listeners,
+            others,
+            running,
+            lists,
             visitors,
             domain,
             cover,

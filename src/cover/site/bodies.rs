@@ -3,7 +3,7 @@
 //! A body ends after a minute without a byte, as in nginx. By that rule alone one byte a minute keeps a connection here and
 //! one at the upstream open for days. nginx has no least rate, so one that a single slow upload meets would tell the two
 //! apart; but it has a limit on connections, 768 on the systems where most of it runs, beyond which everybody is turned away.
-//! So the rate counts only while more bodies are open than an ordinary site ever has: whoever could find it out would have
+//! So the rate counts only while more bodies are open than an ordinary site ever has: a visitor who could find it out would have
 //! met that limit, and the more slow bodies there are, the more they cost those who send them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -87,7 +87,7 @@ pub struct Settings {
     pub server_header: Option<String>,
     /// Where to answer plain HTTP with a redirect to HTTPS; nowhere by default.
     pub redirect_from: Vec<SocketAddr>,
-    /// Networks of proxies that say truly where visitors come from; nobody by default.
+    /// Networks of proxies that say truly where visitors come from; none by default.
     pub trusted_proxies: Vec<IpNet>,
 }
 

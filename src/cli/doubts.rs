@@ -1,0 +1,124 @@
+//! Settings that are allowed and that keep an operator's own clients out.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::config::{Draft, parts};
+use crate::ops::lists;
+
+/// A client opens 13 to 18 connections at once, and one that is refused tries again without end: a TDLib above its limit makes
+/// 555 hellos a minute.
+const FEW: u32 = 20;
+
+/// Most users that are named in one sentence.
+const MOST: usize = 5;
+
+/// An address of each network that a list from the web may bar without anybody wanting it: FireHOL's first level has them all.
+const INSIDE: [(&str, IpAddr); 5] = [
+    ("127.0.0.0/8", IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    ("::1", IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    ("10.0.0.0/8", IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
+    ("172.16.0.0/12", IpAddr::V4(Ipv4Addr::new(172, 16, 0, 1))),
+    ("192.168.0.0/16", IpAddr::V4(Ipv4Addr::new(192, 168, 0, 1))),
+];
+
+/// What is doubtful about a configuration, as sentences with what to do. `lists` is what it bars.
+pub(super) fn doubts(draft: &Draft, lists: Option<&lists::State>) -> Vec<String> {
+    let mut found = tight_limits(draft);
+    found.extend(lists.into_iter().flat_map(|lists| wide_lists(draft, lists)));
+    found
+}
+
+/// The lists of a configuration, if they can be read.
+pub(super) fn lists_of(draft: &Draft) -> Option<lists::State> {
+    parts::lists(draft).ok()
+}
+
+fn tight_limits(draft: &Draft) -> Vec<String> {
+    let tight = |user: &&crate::config::User| user.policy.max_sessions.is_some_and(|most| most < FEW);
+    let users: Vec<&str> = draft.users.iter().filter(tight).map(|user| user.name.as_str()).collect();
+    let named = match users.len() {
+        0..=MOST => users.join(", "),
+        count => format!("{} and {} more", users[..MOST].join(", "), count - MOST),
+    };
+    let why = "one client opens 13 to 18 connections at once, and tries without end what is refused";
+    let address = draft.misuse.limits.address.connections.filter(|most| most.get() < FEW);
+    let found = [
+        (!users.is_empty())
+            .then(|| format!("max_sessions of {named} is below {FEW}: {why}; allow {FEW} for each device")),
+        address.map(|most| {
+            format!("limits.address_connections is {most}: {why}; allow {FEW} for each device at an address")
+        }),
+    ];
+    found.into_iter().flatten().collect()
+}
+
+fn wide_lists(draft: &Draft, lists: &lists::State) -> Vec<String> {
+    let handed_on = !draft.proxied.listen.is_empty();
+    let fronts = draft.proxied.from.iter().filter(|_| handed_on);
+    let fronts = fronts.map(|front| (format!("the front {front}"), front.addr()));
+    let inside = INSIDE.iter().map(|(network, address)| ((*network).to_owned(), *address));
+    let mut barred: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (whom, address) in inside.chain(fronts) {
+        if let Some(why) = lists.told(address) {
+            barred.entry(why).or_default().push(whom);
+        }
+    }
+    let sentence = |(why, whom): (String, Vec<String>)| {
+        let whom = whom.join(", ");
+        format!(
+            "{whom} may not enter ({why}): this machine, a home network or a front; put what should on a list of lists.allow"
+        )
+    };
+    barred.into_iter().map(sentence).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Flags, load_text};
+
+    fn found(text: &str) -> Vec<String> {
+        let state = tempfile::tempdir().unwrap();
+        let environment = Environment::from_iter([("VIZARD_STATE_DIR", state.path().to_str().unwrap())]);
+        let draft = load_text(text, None, &Flags::default(), &environment).unwrap().draft;
+        doubts(&draft, lists_of(&draft).as_ref())
+    }
+
+    #[test]
+    fn limits_below_what_one_client_needs_are_doubtful() {
+        let user = |name: &str, most: u32| {
+            format!(
+                "[[users]]\nname = \"{name}\"\nsecret = \"000102030405060708090a0b0c0d0e0f\"\nmax_sessions = {most}\n"
+            )
+        };
+        assert_eq!(found(&user("alice", 20)), [""; 0]);
+        let limits = "[limits]\naddress_connections = 19\n";
+        let said = found(&format!("{}{limits}", user("alice", 19)));
+        assert!(said.len() == 2 && said[0].contains("max_sessions of alice is below 20"), "{said:?}");
+        assert!(said[1].contains("limits.address_connections is 19"), "{said:?}");
+        assert_eq!(found(&limits.replace("19", "20")), [""; 0]);
+    }
+
+    #[test]
+    fn lists_that_bar_what_is_inside_are_doubtful_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let (wide, home) = (file("wide", "10.0.0.0/8\n127.0.0.0/8\n192.0.2.0/24\n"), file("home", "127.0.0.1\n"));
+        let said = found(&format!("[lists]\ndeny = [\"{wide}\"]\n"));
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(
+            said[0].starts_with(&format!("127.0.0.0/8, 10.0.0.0/8 may not enter (on a deny list: {wide})")),
+            "{said:?}"
+        );
+        let said = found(&format!("[lists]\ndeny = [\"{wide}\"]\nallow = [\"{home}\"]\n"));
+        assert!(said[0].starts_with("10.0.0.0/8 may not enter"), "{said:?}");
+        let front = "[proxy_protocol]\nlisten = [\"127.0.0.1:8443\"]\nfrom = [\"192.0.2.7\"]\n";
+        let said = found(&format!("{front}[lists]\ndeny = [\"{wide}\"]\n"));
+        assert!(said[0].contains("the front 192.0.2.7/32 may not enter"), "{said:?}");
+    }
+}
