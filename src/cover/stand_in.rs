@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::gate::{Promotion, enter, second_proof};
 use super::profile::{FlightShape, Profile};
 use super::remote::write_flight;
-use super::{Caller, Outcome};
+use super::{Caller, Outcome, site};
 use crate::auth::{Admission, Reason, Verdict};
 use crate::crypto::shares;
 use crate::wire::client_hello::{self, ClientHello, HelloCollector};
@@ -22,17 +22,27 @@ use crate::wire::obfuscated::{self, HeaderCollector, Wrapped};
 use crate::wire::server_flight::{Flight, Plan};
 use crate::wire::{HelloClass, numbers};
 
-/// How long a client may take to send its hello, and again its header.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may take to send its hello, and again its header: as long as nginx and the built-in site wait for a
+/// handshake, so that whoever says nothing finds a time that many servers have.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Receives a client without a cover.
 pub(super) async fn receive(mut caller: Caller, profile: &Profile) -> Outcome {
-    match timeout(PATIENCE, greet(&mut caller, profile)).await {
-        Ok(Some(admission)) => match timeout(PATIENCE, read_header(&mut caller, admission)).await {
-            Ok(Some(promotion)) => Outcome::Promoted(caller.client, Box::new(promotion)),
-            _ => Outcome::Visited,
-        },
-        _ => Outcome::Visited,
+    let entered = match timeout(PATIENCE, greet(&mut caller, profile)).await {
+        Ok(Some(admission)) => timeout(PATIENCE, read_header(&mut caller, admission)).await,
+        _ => Ok(None),
+    };
+    end(caller, entered.unwrap_or_default()).await
+}
+
+/// Ends without a reset where nothing came of it, however much of what the client says was not read.
+async fn end(caller: Caller, promotion: Option<Promotion>) -> Outcome {
+    match promotion {
+        Some(promotion) => Outcome::Promoted(caller.client, Box::new(promotion)),
+        None => {
+            site::linger(caller.client).await;
+            Outcome::Visited
+        }
     }
 }
 
@@ -42,10 +52,8 @@ pub(super) async fn answer(mut caller: Caller, admission: Admission, mut flight:
         tell(&mut caller, &admission, &mut flight).await?;
         read_header(&mut caller, admission).await
     };
-    match timeout(PATIENCE, answered).await {
-        Ok(Some(promotion)) => Outcome::Promoted(caller.client, Box::new(promotion)),
-        _ => Outcome::Visited,
-    }
+    let entered = timeout(PATIENCE, answered).await.unwrap_or_default();
+    end(caller, entered).await
 }
 
 /// The flight that the cover was last seen to answer a hello of this class with, made for this one, which stands in one
@@ -167,8 +175,55 @@ fn rebuild(shape: &FlightShape, hello: &ClientHello<'_>, mut random: impl FnMut(
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::super::{Failure, Witness};
     use super::*;
+    use crate::auth::{Declined, Judge, Keyring, ReplayMemory, Rules, TimeWindow};
     use crate::fixtures::captured;
+
+    struct Unheard;
+
+    impl Witness for Unheard {
+        fn declined(&self, _: SocketAddr, _: &Declined) {}
+        fn cover_away(&self, _: &io::Error) {}
+        fn cover_failed(&self, _: Failure) {}
+    }
+
+    /// A stranger whose cover is away.
+    async fn stranger() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let outside = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (client, peer) = listener.accept().await.unwrap();
+        let window = TimeWindow::new(Duration::from_secs(600));
+        let rules = Rules { keyring: Keyring::new([]), window, names: None };
+        let judge = Arc::new(Judge::new(rules, ReplayMemory::volatile()));
+        let caller = Caller { client, peer, barred: None, judge, witness: Arc::new(Unheard) };
+        tokio::spawn(async move { receive(caller, &Profile::default()).await });
+        outside
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_borne_as_long_as_elsewhere() {
+        let (mut stranger, since) = (stranger().await, Instant::now());
+        assert_eq!(stranger.read(&mut [0]).await.unwrap(), 0);
+        let borne = since.elapsed().as_secs();
+        assert!((60..=100).contains(&borne), "{borne} s");
+    }
+
+    #[tokio::test]
+    async fn however_much_a_stranger_says_the_end_is_no_reset() {
+        let mut stranger = stranger().await;
+        stranger.write_all(&[b'x'; 200_000]).await.unwrap();
+        let end = timeout(Duration::from_secs(20), stranger.read(&mut [0])).await.unwrap();
+        assert_eq!(end.unwrap(), 0);
+    }
 
     fn shape(group: u16) -> FlightShape {
         FlightShape {
