@@ -519,8 +519,10 @@ impl Gate {
         match (*records, fit) {
             // What comes behind the flight in the same piece is no concern of the flight's.
             (Some(expected), _) if flight.encrypted_records() >= expected => self.send_flight(expected),
-            // Another flight may be had in its place.
-            (_, Err(unfit)) if self.owes_flight() && matches!(self.end, FlightEnd::Counted(_)) => {
+            // Another flight may be had in its place, unless the cover dislikes the hello: then it answers all the same.
+            (_, Err(unfit))
+                if self.owes_flight() && matches!(self.end, FlightEnd::Counted(_)) && !flight.is_refusal() =>
+            {
                 self.failure = Some(unfit.0);
                 FromCover::Withhold
             }

@@ -21,6 +21,9 @@ const SERVER_HELLO: u8 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unfit(pub &'static str);
 
+/// Description of the alert of a server that fails.
+const INTERNAL_ERROR: u8 = 80;
+
 /// Collects a cover's answer until its first flight is whole.
 #[derive(Debug, Default)]
 pub struct FlightCollector {
@@ -56,6 +59,11 @@ impl FlightCollector {
     /// Whether nothing has come yet.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Whether the server refuses the hello: an alert (RFC 8446 §6) that is about the hello, and not about the server.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.bytes[..], [record::kind::ALERT, _, _, 0, 2, _, about, ..] if about != INTERNAL_ERROR)
     }
 
     /// What has come, untouched.

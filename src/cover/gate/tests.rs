@@ -173,6 +173,21 @@ fn the_flight_is_whole_when_its_records_are_or_when_the_cover_waits() {
 }
 
 #[test]
+fn a_hello_that_the_cover_refuses_is_answered_by_the_cover() {
+    let alert = |about| [0x15, 3, 3, 0, 2, 2, about];
+    for about in [40, 47, 50, 112, 120] {
+        let mut gate = gate(Some(1));
+        released(&mut gate, &vector("helloB", "record"));
+        assert_eq!(gate.cover_data(&alert(about)), FromCover::Send(alert(about).to_vec()), "{about}");
+        assert!(gate.is_open() && gate.failure().is_none(), "{about}");
+    }
+    let mut gate = gate(Some(1));
+    released(&mut gate, &vector("helloB", "record"));
+    assert_eq!(gate.cover_data(&alert(80)), FromCover::Withhold);
+    assert!(gate.failure().is_some());
+}
+
+#[test]
 fn a_visit_gets_back_all_that_was_withheld_untouched_and_in_order() {
     let flight = cover_flight();
     let early = |gate: &mut Gate| released(gate, b"x");
