@@ -21,6 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use tokio::net::TcpStream;
 
@@ -219,6 +220,11 @@ impl Cover {
     /// What is known of the cover; cheap enough for every connection to ask.
     pub fn profile(&self) -> Arc<Profile> {
         self.scout.profile()
+    }
+
+    /// By how many seconds the clock of a remote cover is ahead, by the last visit. The built-in site has this machine's.
+    pub fn clock_ahead(&self) -> Option<i64> {
+        self.elsewhere().and_then(|_| self.scout.told_time().ahead(SystemTime::now(), Instant::now()))
     }
 
     /// How many rounds of visits found the cover changed.

@@ -125,6 +125,11 @@ impl Client {
 
     /// What is at `url`.
     pub async fn get(&self, url: &Uri, bounds: Bounds) -> Result<Bytes, Error> {
+        self.fetch(url, bounds).await.map(Response::into_body)
+    }
+
+    /// The same with the head of the answer.
+    pub async fn fetch(&self, url: &Uri, bounds: Bounds) -> Result<Response<Bytes>, Error> {
         let following = async {
             let client = match self.home {
                 None => &self.clone().named_by(url),
@@ -135,7 +140,7 @@ impl Client {
                 let response = client.send(Method::GET, &url, &[], Bytes::new(), bounds.size).await?;
                 let (parts, body) = response.into_parts();
                 match (parts.status, parts.headers.get(LOCATION)) {
-                    (status, _) if status.is_success() => return Ok(body),
+                    (status, _) if status.is_success() => return Ok(Response::from_parts(parts, body)),
                     (status, Some(place)) if status.is_redirection() => {
                         url = elsewhere(&url, place).ok_or(Error::Status(status))?;
                     }

@@ -28,6 +28,7 @@ use super::lists::Lists;
 use super::pool::{LONGEST, Order, Pool, Rests};
 use super::routes::{By, Reached, Routes, Standing};
 use super::{DcId, Family, Settings};
+use crate::base::told::ToldTime;
 use crate::net::race::interleaved;
 use crate::net::sockopt;
 
@@ -49,6 +50,8 @@ struct Inner {
     lists: watch::Sender<Arc<Lists>>,
     /// How much the lists are needed. It is also touched when the settings change.
     need: watch::Sender<Need>,
+    /// The time that Telegram's web server told with its lists.
+    told: ToldTime,
 }
 
 /// How much somebody needs Telegram's lists.
@@ -81,6 +84,7 @@ impl Upstream {
             pool: Pool::default(),
             lists: watch::Sender::default(),
             need: watch::Sender::default(),
+            told: ToldTime::default(),
         }))
     }
 
@@ -203,6 +207,11 @@ impl Upstream {
     /// Somebody needs the lists from now on. They are fetched if the settings allow it.
     pub fn want_lists(&self, need: Need) {
         self.0.want(need);
+    }
+
+    /// The time that Telegram's web server told last. Nobody on the way can make it up: the lists come over HTTPS.
+    pub fn told_time(&self) -> &ToldTime {
+        &self.0.told
     }
 
     /// How much the lists are needed.

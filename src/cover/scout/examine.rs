@@ -4,11 +4,11 @@
 use std::io;
 use std::time::SystemTime;
 
-use jiff::fmt::rfc2822::DateTimeParser;
 use rustls::pki_types::CertificateDer;
 
 use super::{Door, Scout, VISIT, reading, within};
 use crate::auth::UnixTime;
+use crate::base::told;
 use crate::cover::chain::Chain;
 use crate::cover::profile::Profile;
 
@@ -35,7 +35,7 @@ impl Scout {
             (_, read) => read.unwrap_or_default(),
         };
         let now = UnixTime::from(SystemTime::now());
-        let ahead = date(&read.head).map(|date| date.0 - now.0);
+        let ahead = date(&read.head).as_deref().and_then(told::parse).map(|date| date - now.0);
         let mut examined = Examined { chain: read.chain, ahead, ..Examined::default() };
         if let Ok(greeting) = greeting {
             // A site that shakes hands and then serves no page has shown it too.
@@ -56,11 +56,11 @@ impl Scout {
 }
 
 /// The header `Date` of an answer.
-fn date(head: &[u8]) -> Option<UnixTime> {
+pub(super) fn date(head: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(head);
     let fields = text.lines().skip(1).take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
     let (_, value) = fields.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("date"))?;
-    DateTimeParser::new().parse_timestamp(value.trim()).ok().map(|time| UnixTime(time.as_second()))
+    Some(value.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -69,8 +69,9 @@ mod tests {
 
     #[test]
     fn the_date_is_found_among_the_headers() {
+        let date = |head: &[u8]| date(head).as_deref().and_then(told::parse);
         let head = |fields: &str| date(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nDate: in the page\r\n").as_bytes());
-        assert_eq!(head("Server: x\r\ndate: Tue, 15 Nov 1994 08:12:31 GMT"), Some(UnixTime(784_887_151)));
+        assert_eq!(head("Server: x\r\ndate: Tue, 15 Nov 1994 08:12:31 GMT"), Some(784_887_151));
         assert_eq!(head("Date: soon"), None);
         assert_eq!(head("Server: x"), None);
         assert_eq!(date(b"\xff\xfe"), None);

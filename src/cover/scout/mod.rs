@@ -45,6 +45,7 @@ use self::visit::{HTTP1, HTTP2, Heard};
 use super::chain::{Chain, Shown};
 use super::profile::{FlightShape, GreetingShape, Profile, VisitShape};
 use crate::auth::{Domain, UnixTime};
+use crate::base::told::ToldTime;
 use crate::wire::HelloClass;
 use crate::wire::hellos::{TEMPLATES, Template};
 use crate::wire::record::CLOSE_NOTIFY;
@@ -120,6 +121,7 @@ pub struct Scout {
     profile: ArcSwap<Profile>,
     stale: Notify,
     changes: AtomicU64,
+    told: ToldTime,
     /// Held throughout a round, so that there is one at a time.
     last: Mutex<Last>,
 }
@@ -161,6 +163,7 @@ impl Scout {
             profile: ArcSwap::from_pointee(known.clone()),
             stale: Notify::new(),
             changes: AtomicU64::new(0),
+            told: ToldTime::default(),
             last: Mutex::new(Last { profile: known, ..Last::default() }),
         }
     }
@@ -173,6 +176,11 @@ impl Scout {
     /// How many rounds found the cover changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
+    }
+
+    /// The time that the cover told last.
+    pub(super) fn told_time(&self) -> &ToldTime {
+        &self.told
     }
 
     /// The cover was not what it is known to be: it should be looked at again.
@@ -358,6 +366,9 @@ impl Scout {
             within(bulk, async { reading::bulk(door.open().await?, name).await }),
             within(farewell, async { reading::farewell(door.open().await?, name).await }),
         );
+        if let Some(date) = farewell.as_ref().ok().and_then(|farewell| examine::date(&farewell.head)) {
+            self.told.hear(&date, std::time::Instant::now());
+        }
         Readings { bulk, farewell }
     }
 

@@ -23,6 +23,34 @@ const NETWORKS: usize = 3;
 /// By how much a clock must be off to be worth a word.
 const WORTH: i64 = 120;
 
+/// What servers say of this one's clock: by how many seconds theirs are ahead.
+///
+/// Telegram's web server counts alone: its lists come over HTTPS, so nobody on the way can make up its time. The time of a
+/// remote cover could be made up between the two machines, or be wrong, and counts where it agrees. What clients claim is no
+/// part of this: whoever has recorded a hello, or holds a link, can claim any time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dates {
+    /// Telegram, with its lists of middle proxies.
+    pub telegram: Option<i64>,
+    /// A remote cover, with its front page.
+    pub cover: Option<i64>,
+}
+
+impl Dates {
+    /// By how much this server's clock is behind theirs, if that is worth a word, and whose word it is.
+    pub(super) fn agreed(self) -> Option<(i64, &'static str)> {
+        let is_off = |ahead: &i64| ahead.saturating_abs() >= WORTH;
+        let (ahead, who) = match (self.telegram, self.cover) {
+            (Some(telegram), Some(cover)) if telegram.abs_diff(cover) <= TOLERANCE.unsigned_abs() => {
+                (telegram, "Telegram and the cover")
+            }
+            (Some(telegram), _) => (telegram, "Telegram"),
+            (None, _) => return None,
+        };
+        is_off(&ahead).then_some((ahead, who))
+    }
+}
+
 /// Agreement of clients on the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Agreement {
@@ -109,6 +137,18 @@ mod tests {
         assert_eq!(first, Some(2), "three networks and two users are enough");
         assert_eq!(clocks.agreement().map(|agreed| agreed.clients), Some(31));
         assert!(clocks.agreement().unwrap().ahead.abs_diff(7200) <= 15);
+    }
+
+    #[test]
+    fn the_date_of_telegram_counts_and_that_of_a_cover_only_beside_it() {
+        let agreed = |telegram, cover| Dates { telegram, cover }.agreed();
+        assert_eq!(agreed(Some(7200), Some(7190)), Some((7200, "Telegram and the cover")));
+        assert_eq!(agreed(Some(-7200), None), Some((-7200, "Telegram")));
+        assert_eq!(agreed(Some(-7200), Some(0)), Some((-7200, "Telegram")), "a cover may have our own clock");
+        for (telegram, cover) in [(None, None), (None, Some(7200)), (Some(0), Some(7200)), (Some(WORTH - 1), None)] {
+            assert_eq!(agreed(telegram, cover), None, "{telegram:?} {cover:?}");
+        }
+        assert!(agreed(Some(i64::MIN), Some(i64::MAX)).is_some());
     }
 
     #[test]

@@ -57,6 +57,13 @@ pub enum Alarm {
         /// How many of them agree.
         clients: usize,
     },
+    /// Servers whose word counts say that this server's clock is off.
+    ClockByDate {
+        /// By how many seconds their clocks are ahead of it.
+        ahead: i64,
+        /// Which servers.
+        by: &'static str,
+    },
     /// The configuration could not be taken at a reload.
     Refused {
         /// How many complaints there are.
@@ -104,7 +111,7 @@ impl Alarm {
             Self::DataCentre { .. } => 6,
             Self::Quota { .. } => 7,
             Self::Issuance { .. } => 8,
-            Self::Clock { .. } => 9,
+            Self::Clock { .. } | Self::ClockByDate { .. } => 9,
             Self::Refused { .. } => 10,
             Self::CoverFails => 11,
         }
@@ -145,14 +152,17 @@ impl Alarm {
                 )
             }
             Self::Clock { ahead, clients } => {
-                let minutes = ahead.abs() / 60;
-                let (hours, minutes) = (minutes / 60, minutes % 60);
-                let direction = if *ahead > 0 { "behind" } else { "ahead" };
                 format!(
-                    "the clock of this server is {hours} h {minutes} min {direction} by the clocks of {clients} clients, \
-                     which are refused for it: set it, and see that it is kept by NTP (`timedatectl`)"
+                    "the clock of this server is {} by the clocks of {clients} clients, \
+                     which are refused for it: set it, and see that it is kept by NTP (`timedatectl`)",
+                    off(*ahead)
                 )
             }
+            Self::ClockByDate { ahead, by } => format!(
+                "the clock of this server is {} of {by}, and clients may be refused for it: set it, and see that it is kept by \
+                 NTP (`timedatectl`)",
+                off(*ahead)
+            ),
             Self::CoverAway => "the cover cannot be reached".into(),
             Self::CoverFails => {
                 "the cover accepts connections and has no handshake for clients: they get one in its place, which strangers \
@@ -172,4 +182,12 @@ impl Alarm {
         };
         json!({ "alarm": self.kind(), "user": user, "text": self.text(), "time": now.0 }).to_string()
     }
+}
+
+/// How far a clock is off to which others are ahead by so much.
+fn off(ahead: i64) -> String {
+    let minutes = ahead.saturating_abs() / 60;
+    let (hours, minutes) = (minutes / 60, minutes % 60);
+    let direction = if ahead > 0 { "behind" } else { "ahead" };
+    format!("{hours} h {minutes} min {direction}")
 }

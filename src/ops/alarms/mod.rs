@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
+pub use self::clock::Dates;
 pub use self::kinds::Alarm;
 pub use self::post::{Persistence, post};
 pub use self::watch::Watch;
@@ -118,12 +119,17 @@ impl Alarms {
             let cover = handle.cover();
             let (ends, changes, now) = (cover.certificate_ends(), cover.changes(), now());
             let failures = cover.acme().map(|standing| standing.failures);
+            let dates = Dates {
+                telegram: handle.upstream().told_time().ahead(SystemTime::now(), std::time::Instant::now()),
+                cover: cover.clock_ahead(),
+            };
             let declines = self.declines.swap(0, Ordering::Relaxed);
             let alarms = {
                 let mut watch = self.lock();
                 let certificate = ends.and_then(|ends| watch.certificate(ends, now));
                 let issuance = failures.and_then(|failures| watch.issuance(failures, now));
-                [watch.declined(declines, now), watch.cover_changes(changes, now), certificate, issuance]
+                let dated = watch.dated(dates, now);
+                [watch.declined(declines, now), watch.cover_changes(changes, now), certificate, issuance, dated]
             };
             alarms.into_iter().for_each(|alarm| self.sound(alarm));
             for member in handle.people().list() {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::clock::{Agreement, Clocks};
+use super::clock::{Agreement, Clocks, Dates};
 use super::declines::{Declines, Recent};
 use super::{Alarm, Settings};
 use crate::auth::UnixTime;
@@ -112,6 +112,12 @@ impl Watch {
     pub fn clock(&mut self, user: &str, from: IpAddr, ahead: i64, now: UnixTime) -> Option<Alarm> {
         let Agreement { ahead, clients } = self.clocks.vote(user, neighbourhood(from), ahead, now)?;
         self.tell(Alarm::Clock { ahead, clients }, now)
+    }
+
+    /// Servers have told their time.
+    pub fn dated(&mut self, dates: Dates, now: UnixTime) -> Option<Alarm> {
+        let (ahead, by) = dates.agreed()?;
+        self.tell(Alarm::ClockByDate { ahead, by }, now)
     }
 
     /// So many hellos were declined since the last call, which should come about every minute.
@@ -304,6 +310,19 @@ mod tests {
         assert_eq!(watch.cover_changes(0, START), None);
         assert_eq!(watch.cover_changes(1, START), Some(Alarm::CoverChanged));
         assert_eq!(watch.cover_changes(1, after(QUIET)), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told_once_whoever_says_so() {
+        let mut watch = watch();
+        let dates = Dates { telegram: Some(-7200), cover: None };
+        let alarm = watch.dated(dates, START).unwrap();
+        assert_eq!((alarm.kind(), alarm.subject()), ("clock", None));
+        assert!(alarm.text().contains("2 h 0 min ahead of Telegram"), "{}", alarm.text());
+        assert_eq!(watch.dated(dates, after(60)), None);
+        for n in 1..9 {
+            assert_eq!(watch.clock("alice", at(n), -7200, after(61)), None, "told a while ago");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::Uri;
+use hyper::header::DATE;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -98,7 +99,11 @@ impl Keeper {
 
     async fn fetch(&self, base: &str, what: What) -> Result<Vec<u8>, String> {
         let url: Uri = format!("{}/{}", base.trim_end_matches('/'), what.name()).parse().map_err(|_| "no URL")?;
-        self.client.get(&url, BOUNDS).await.map(|body| body.to_vec()).map_err(|error| error.to_string())
+        let answer = self.client.fetch(&url, BOUNDS).await.map_err(|error| error.to_string())?;
+        if let Some(date) = answer.headers().get(DATE).and_then(|date| date.to_str().ok()) {
+            self.upstream.told_time().hear(date, std::time::Instant::now());
+        }
+        Ok(answer.into_body().to_vec())
     }
 
     async fn store(&self, what: What, body: Vec<u8>) {
