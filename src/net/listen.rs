@@ -191,12 +191,20 @@ fn bind_as_given(address: SocketAddr, dual: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The next client. Errors of a single connection are no errors of the listener; others make it pause, not end,
-/// and are reported once in a row.
+/// The next client of a listener; see [`accept_with`].
 pub async fn accept(listener: &Listener, report: impl Fn(&io::Error)) -> (TcpStream, SocketAddr) {
+    accept_with(|| listener.accept(), report).await
+}
+
+/// What `accept` gives next, for every listener there is. Errors of a single connection are no errors of the listener; others
+/// make it pause, not end, and are reported once in a row.
+pub async fn accept_with<T, F>(accept: impl Fn() -> F, report: impl Fn(&io::Error)) -> T
+where
+    F: Future<Output = io::Result<T>>,
+{
     let mut reported = false;
     loop {
-        match listener.accept().await {
+        match accept().await {
             Ok(accepted) => return accepted,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -228,6 +236,19 @@ mod tests {
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_of_connections_are_passed_over_and_others_reported_once() {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, OutOfMemory};
+        let errors = std::cell::RefCell::new(vec![OutOfMemory, ConnectionReset, OutOfMemory, ConnectionAborted]);
+        let reported = std::cell::Cell::new(0);
+        let accept = || {
+            let next = errors.borrow_mut().pop();
+            async move { next.map_or(Ok(7), |kind| Err(kind.into())) }
+        };
+        let accepted = accept_with(accept, |_| reported.set(reported.get() + 1)).await;
+        assert_eq!((accepted, reported.get()), (7, 1));
     }
 
     #[tokio::test]

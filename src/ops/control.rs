@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::reload::{Applied, Queue, Refused, Removals, Source, Terms};
 use crate::base::files;
 use crate::base::summary::{self, Cause};
+use crate::net::listen::accept_with;
 
 /// Name of the socket in the state directory.
 const FILE: &str = "control";
@@ -132,13 +133,11 @@ impl Control {
     /// Answers until dropped. Processes that want to take over are passed on to `takers`.
     pub async fn serve(self, queue: Queue, takers: mpsc::Sender<UnixStream>, open: Opened) {
         loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) => _ = tokio::spawn(converse(stream, queue.clone(), takers.clone(), Arc::clone(&open))),
-                Err(error) => {
-                    summary::note(Cause::warn("the control socket does not work"), || error.to_string());
-                    tokio::time::sleep(PATIENCE).await;
-                }
-            }
+            let report = |error: &io::Error| {
+                summary::note(Cause::warn("the control socket does not work"), || error.to_string())
+            };
+            let (stream, _) = accept_with(|| self.listener.accept(), report).await;
+            tokio::spawn(converse(stream, queue.clone(), takers.clone(), Arc::clone(&open)));
         }
     }
 }

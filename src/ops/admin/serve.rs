@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use tracing::debug;
@@ -30,6 +30,7 @@ use super::origin::Here;
 use super::places::{Place, Places};
 use super::{Keys, LARGEST_BODY, Refusal, Settings, routes};
 use crate::base::summary::{self, Cause};
+use crate::net::listen::accept_with;
 
 /// How long a TLS handshake may take, the head of a request (and the silence before it), its body, and the work on it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -39,9 +40,6 @@ const WHOLE: Duration = Duration::from_secs(45);
 
 /// How long a connection may live: those who do not read their answers shall not keep others out.
 const CONNECTION: Duration = Duration::from_secs(10 * 60);
-
-/// Pause after an error that would come again at once.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Most bytes of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -122,27 +120,29 @@ impl Open {
         let places = Places::default();
         loop {
             let (router, desk) = (router.clone(), desk.clone());
-            let accepted = match &self.listener {
-                Listener::Tcp(listener) => listener.accept().await.map(|(stream, from)| {
-                    let Some(place) = places.take(Some(network(from.ip())), Instant::now()) else { return };
+            let report = |error: &io::Error| {
+                let cause = Cause::warn("the admin listener cannot accept connections");
+                summary::note(cause, || error.to_string());
+            };
+            match &self.listener {
+                Listener::Tcp(listener) => {
+                    let (stream, from) = accept_with(|| listener.accept(), report).await;
+                    let Some(place) = places.take(Some(network(from.ip())), Instant::now()) else { continue };
                     let here = stream.local_addr().map_or(IpAddr::from(Ipv4Addr::LOCALHOST), |here| here.ip());
                     let guest = Guest { desk, router, peer: Peer::Tcp(from.ip()), here: Here(here), place };
                     // As it is now, and not when this began to wait.
                     let tls = self.keys.acceptor();
                     tokio::spawn(async move { guest.serve_tcp(stream, tls).await });
-                }),
-                Listener::Unix(listener, _) => listener.accept().await.map(|(stream, _)| {
-                    let Some(place) = places.take(None, Instant::now()) else { return };
+                }
+                Listener::Unix(listener, _) => {
+                    let (stream, _) = accept_with(|| listener.accept(), report).await;
+                    let Some(place) = places.take(None, Instant::now()) else { continue };
                     let uid = stream.peer_cred().map(|peer| peer.uid());
                     let owner = uid.is_ok_and(|uid| uid == own || uid == 0);
                     let here = Here(Ipv4Addr::LOCALHOST.into());
                     let guest = Guest { desk, router, peer: Peer::Unix { owner }, here, place };
                     tokio::spawn(async move { guest.http(stream).await });
-                }),
-            };
-            if let Err(error) = accepted {
-                summary::note(Cause::warn("the admin listener cannot accept connections"), || error.to_string());
-                sleep(PAUSE).await;
+                }
             }
         }
     }
