@@ -494,7 +494,7 @@ mod tests {
             let (session, mut client, mut dc) = session(&Arc::default()).await;
             let writes = [vec![200], vec![55]];
             let (down, writes) = Downlink::behind_fillers(keys(), Pattern::default(), &writes, &[26], || 7);
-            let due = Instant::now() + Duration::from_millis(400);
+            let due = Instant::now() + Duration::from_millis(if asks { 3000 } else { 300 });
             let welcome = Some(Box::new(Welcome::new(writes, due, vec![26], Duration::ZERO)));
             let mut session = Session { down: Down::new(down), ..session }.with_welcome(welcome);
             tokio::spawn(async move { session.run(IDLE, || ()).await });
