@@ -148,10 +148,9 @@ async fn clients_enter_however_the_cover_fails_and_strangers_meet_the_failure() 
         assert_eq!(stranger, meets(mood), "{mood:?}");
     }
     let numbers = scrape(state.path()).await;
-    for (cause, times) in [("reset", 2.0), ("ended", 2.0), ("unfit", 4.0), ("slow", 2.0)] {
-        let name = format!("vizard_cover_failures_total{{cause=\"{cause}\"}}");
-        assert_eq!(at(&numbers, &name), times, "{name}: {numbers:#?}");
-    }
+    // On a busy machine any of them may come too late for a client.
+    assert_eq!(sum(&numbers, "vizard_cover_failures"), 10.0, "{numbers:#?}");
+    assert!(at(&numbers, "vizard_cover_failures_total{cause=\"slow\"}") >= 2.0, "{numbers:#?}");
     assert_eq!(at(&numbers, "vizard_cover_up"), 0.0);
     proxy.logged("the cover accepts connections and has no handshake for clients").await;
 
