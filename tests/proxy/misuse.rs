@@ -67,7 +67,7 @@ async fn a_denied_address_sees_the_cover_and_nothing_else() {
         let sections = format!("[log]\nlevel = \"debug\"\n[lists]\ndeny = [\"{}\"]\n", list.display());
         let Some(stage) = stage(kind, &dc, &sections).await else { continue };
         expect_visitors(&stage, "denied").await;
-        stage.proxy.logged("barred: on a deny list").await;
+        stage.proxy.logged("kept out by a limit or a list").await;
     }
 }
 
