@@ -12,7 +12,9 @@
 //! not keep them waiting. Above it hellos are searched with what time is left, so that a crowd behind one address is served
 //! where that keeps nobody else waiting. Thus a budget never shows in an answer; load does, as at any busy server.
 //!
-//! Of those that wait the latest is next: where more come than can be searched, its sender is the one that still waits.
+//! Of those that wait the first is next, so that answers come in the order of hellos and no copy overtakes its original;
+//! once that has waited for [`SOON`], the latest is: where more come than can be searched, its sender is the one that still
+//! waits.
 //!
 //! What is bounded, whatever arrives: the hellos that wait ([`MOST`], of at most 2.5 kB each; the oldest goes), how long
 //! one waits ([`PATIENCE`]), and what is remembered of sources ([`PLACES`]). A hello that was not searched is a visitor's and
@@ -43,6 +45,9 @@ const MOST: usize = 4096;
 /// How long a hello waits at most: longer than any client does.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Wait after which a hello may be overtaken by those that come later.
+const SOON: Duration = Duration::from_secs(1);
+
 /// How long a source counts as one of users.
 const KNOWN: Duration = Duration::from_secs(60 * 60);
 
@@ -72,7 +77,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// One queue for each [`Rank`]. The first that has a job is next, and its latest.
+    /// One queue for each [`Rank`]. The first that has a job is next.
     waiting: [VecDeque<Job>; 3],
     sources: Sources,
     over: bool,
@@ -91,6 +96,7 @@ enum Rank {
 
 struct Job {
     inquiry: Box<Inquiry>,
+    since: Instant,
     done: oneshot::Sender<Box<Inquiry>>,
 }
 
@@ -127,7 +133,8 @@ impl SearchPool {
     /// Has the key searched that made a hello, beginning now.
     pub fn search(&self, inquiry: Box<Inquiry>) -> Searched {
         let (done, waiting) = oneshot::channel();
-        let shed = self.shared.lock().put(Job { inquiry, done }, Instant::now());
+        let now = Instant::now();
+        let shed = self.shared.lock().put(Job { inquiry, since: now, done }, now);
         self.shared.filled.notify_one();
         drop(shed);
         Box::pin(async { timeout(PATIENCE, waiting).await.ok()?.ok() })
@@ -156,7 +163,7 @@ impl Shared {
         let idle = |state: &mut State| state.count() == 0 && !state.over;
         let waited = self.filled.wait_while(self.lock(), idle);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        if state.over { None } else { state.take() }
+        if state.over { None } else { state.take(Instant::now()) }
     }
 }
 
@@ -174,8 +181,10 @@ impl State {
         self.waiting.iter_mut().rev().filter(|_| crowded).find_map(VecDeque::pop_front)
     }
 
-    fn take(&mut self) -> Option<Job> {
-        self.waiting.iter_mut().find_map(VecDeque::pop_back)
+    fn take(&mut self, now: Instant) -> Option<Job> {
+        let queue = self.waiting.iter_mut().find(|queue| !queue.is_empty())?;
+        let is_late = queue.front().is_some_and(|first| now.saturating_duration_since(first.since) > SOON);
+        if is_late { queue.pop_back() } else { queue.pop_front() }
     }
 }
 
@@ -263,7 +272,7 @@ mod tests {
     }
 
     fn job(judge: &Judge, host: u8) -> Job {
-        Job { inquiry: inquiry(judge, host), done: oneshot::channel().0 }
+        Job { inquiry: inquiry(judge, host), since: Instant::now(), done: oneshot::channel().0 }
     }
 
     /// No two of the hosts below ten share a place.
@@ -281,8 +290,8 @@ mod tests {
     }
 
     /// Where the jobs that wait come from, in the order in which they are searched.
-    fn order(state: &mut State) -> Vec<IpAddr> {
-        std::iter::from_fn(|| state.take()).map(|job| job.inquiry.from()).collect()
+    fn order(state: &mut State, now: Instant) -> Vec<IpAddr> {
+        std::iter::from_fn(|| state.take(now)).map(|job| job.inquiry.from()).collect()
     }
 
     #[tokio::test]
@@ -298,18 +307,25 @@ mod tests {
     }
 
     #[test]
-    fn users_and_the_latest_come_first_and_those_above_their_budget_last() {
-        let (judge, mut state, now) = (judge(0), state(), Instant::now());
+    fn users_come_first_and_those_above_their_budget_last_and_the_latest_goes_before_who_has_waited_for_long() {
+        let (judge, now) = (judge(0), Instant::now());
+        for (later, expected) in [(Duration::ZERO, [3, 1, 1, 2, 9, 4]), (2 * SOON, [3, 2, 1, 1, 4, 9])] {
+            assert_eq!(order(&mut crowded(&judge, now), now + later), expected.map(from), "{later:?}");
+        }
+    }
+
+    fn crowded(judge: &Judge, now: Instant) -> State {
+        let mut state = state();
         state.sources.note_user(from(3), now);
         for _ in 0..AT_ONCE {
             state.sources.rank(from(9), now);
         }
-        let barred = inquiry(&judge, 4).barred(Some(Reason::Barred("list")));
-        let barred = Job { inquiry: Box::new(barred), done: oneshot::channel().0 };
-        for job in [1, 1, 9, 3, 2].map(|host| job(&judge, host)).into_iter().chain([barred]) {
+        let barred = Box::new(inquiry(judge, 4).barred(Some(Reason::Barred("list"))));
+        let barred = Job { inquiry: barred, ..job(judge, 4) };
+        for job in [1, 1, 9, 3, 2].map(|host| job(judge, host)).into_iter().chain([barred]) {
             assert!(state.put(job, now).is_none());
         }
-        assert_eq!(order(&mut state), [3, 2, 1, 1, 4, 9].map(from));
+        state
     }
 
     #[test]

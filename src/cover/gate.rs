@@ -599,6 +599,7 @@ impl Gate {
         let Begun { opened, leftover, record_left } = begun;
         match enter(admission, Some(opened), true, now) {
             Ok((admission, permit, opened)) => {
+                self.judge.note_user(self.from);
                 let by_cover = true;
                 FromClient::Promote(Box::new(Promotion { admission, permit, opened, leftover, record_left, by_cover }))
             }
