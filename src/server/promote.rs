@@ -248,7 +248,8 @@ fn relay(
 /// ends at once, too, so no session counts while another goes on.
 fn note_understanding(server: &Server, live: &Live, closed: Closed, lasted: Duration) {
     let Some(fingerprint) = live.greeted else { return };
-    let left = matches!(closed.by, End::Finished | End::ClientBroke);
+    // A reset may come from anybody on the way, and before the first filler there is nothing to be misunderstood.
+    let left = closed.by == End::Finished && closed.down > 0;
     let said_more = closed.up > live.opened_with;
     if said_more || left && lasted < AT_ONCE {
         let now = UnixTime::from(SystemTime::now());
