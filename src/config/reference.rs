@@ -281,8 +281,8 @@ pub const REFERENCE: &[Key] = &[
         Texts,
         Words("none"),
         Connection,
-        "networks of web proxies, of a CDN for instance, whose `X-Forwarded-For` and the like reach the upstream; those of \
-         other visitors are replaced",
+        "networks of web proxies, of a CDN for instance, whose `X-Forwarded-For` and `X-Forwarded-Proto` reach the upstream; \
+         other claims of where a visitor comes from are replaced",
     ),
     section(
         "site.acme",

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
 use jiff::civil::{Date, Time};
 use jiff::fmt::friendly::SpanParser;
@@ -288,7 +288,14 @@ pub fn up_to_64(text: &str) -> Result<u8, ValueError> {
 pub fn network(text: &str) -> Result<IpNet, ValueError> {
     let text = text.trim();
     let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    network.map(|network| network.trunc()).ok_or(ValueError::Network)
+    network.map(|network| canonical(network.trunc())).ok_or(ValueError::Network)
+}
+
+/// A network of IPv4 addresses that were written as IPv6 ones is one of IPv4: clients are compared with it as such.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    let inner = v6.addr().to_ipv4_mapped().filter(|_| v6.prefix_len() >= 96);
+    inner.and_then(|v4| Ipv4Net::new(v4, v6.prefix_len() - 96).ok()).map_or(network, IpNet::V4)
 }
 
 /// An address without a port.
@@ -412,6 +419,8 @@ mod tests {
     fn networks_may_be_addresses_and_lose_what_is_behind_their_length() {
         assert_eq!(network("192.0.2.7/24").unwrap().to_string(), "192.0.2.0/24");
         assert_eq!(network("2001:db8::1").unwrap().to_string(), "2001:db8::1/128");
+        assert_eq!(network("::ffff:192.0.2.7/120").unwrap().to_string(), "192.0.2.0/24");
+        assert_eq!(network("::ffff:0.0.0.0/95").unwrap().to_string(), "::fffe:0:0/95");
         assert_eq!(network("192.0.2.0/33"), Err(ValueError::Network));
         assert_eq!(address("::ffff:192.0.2.7"), Ok([192, 0, 2, 7].into()));
         assert_eq!(address("192.0.2.7:1"), Err(ValueError::Address));

@@ -3,23 +3,25 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use ipnet::IpNet;
 
 use super::message::{Fields, Request, Version};
 
 /// The other end of a visit.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Visitor {
+pub(super) struct Visitor<'n> {
     pub(super) address: IpAddr,
-    /// Whether it says truly for whom it asks.
-    pub(super) is_proxy: bool,
+    /// If it is a proxy that says truly for whom it asks: the networks of such proxies.
+    pub(super) proxies: Option<&'n [IpNet]>,
 }
 
 /// The head of a request as the upstream gets it: the visitor's fields in their order, then what the upstream may
 /// believe about the visitor.
 ///
-/// Whatever a visitor says about where it comes from or how it was forwarded is left out, for upstreams believe it, unless the
-/// visitor is a proxy that the operator trusts to say so.
-pub(super) fn request(request: &Request, peer: Option<Visitor>, upgrade: bool) -> Vec<u8> {
+/// Whatever a visitor says about where it comes from or how it was forwarded is left out, for upstreams believe it. A proxy
+/// that the operator trusts is believed what it adds to `X-Forwarded-For`, and `X-Forwarded-Proto`; the others it may well
+/// pass on as they came from its visitor.
+pub(super) fn request(request: &Request, peer: Option<Visitor<'_>>, upgrade: bool) -> Vec<u8> {
     let mut text = Vec::with_capacity(1024);
     text.extend_from_slice(&request.method);
     text.push(b' ');
@@ -31,7 +33,7 @@ pub(super) fn request(request: &Request, peer: Option<Visitor>, upgrade: bool) -
     let version = if request.version >= Version::Http11 { " HTTP/1.1\r\n" } else { " HTTP/1.0\r\n" };
     text.extend_from_slice(version.as_bytes());
     let listed = listed(&request.fields);
-    let believed = |name: &[u8]| peer.is_some_and(|peer| peer.is_proxy) && is(name, &FROM_PROXIES);
+    let believed = |name: &[u8]| peer.is_some_and(|peer| peer.proxies.is_some()) && is(name, &[SCHEME]);
     let passes = |name: &[u8]| !is_hop_by_hop(name) && (!is_claim(name) || believed(name)) && !names(&listed, name);
     let mut cookies = Vec::new();
     for (name, value) in &request.fields.0 {
@@ -57,7 +59,7 @@ pub(super) fn request(request: &Request, peer: Option<Visitor>, upgrade: bool) -
         push(&mut text, b"Upgrade", b"websocket");
     }
     match peer {
-        Some(Visitor { address, is_proxy: true }) => name_proxy(&mut text, request, address),
+        Some(Visitor { address, proxies: Some(proxies) }) => name_proxy(&mut text, request, address, proxies),
         peer => name_client(&mut text, request, peer.map(|peer| peer.address)),
     }
     text.extend_from_slice(b"\r\n");
@@ -114,19 +116,31 @@ fn name_client(text: &mut Vec<u8>, request: &Request, peer: Option<IpAddr>) {
 }
 
 /// The same where the visitor is a proxy: what it has said stands already, and it is the next on the way.
-fn name_proxy(text: &mut Vec<u8>, request: &Request, proxy: IpAddr) {
-    let proxy = proxy.to_string();
+fn name_proxy(text: &mut Vec<u8>, request: &Request, proxy: IpAddr, proxies: &[IpNet]) {
+    let own = proxy.to_string();
     // Several fields are one list, of which not every upstream reads more than the first field.
-    let way: Vec<&[u8]> = request.fields.all("x-forwarded-for").chain([proxy.as_bytes()]).collect();
-    push(text, b"X-Forwarded-For", &way.join(&b", "[..]));
-    let host = request.fields.get("host");
-    for (name, own) in
-        [("X-Real-IP", Some(proxy.as_bytes())), ("X-Forwarded-Proto", Some(&b"https"[..])), ("X-Forwarded-Host", host)]
-    {
-        if let Some(own) = own.filter(|_| request.fields.get(name).is_none()) {
-            push(text, name.as_bytes(), own);
-        }
+    let way: Vec<&[u8]> = request.fields.all("x-forwarded-for").chain([own.as_bytes()]).collect();
+    let way = way.join(&b", "[..]);
+    let client = last_stranger(&way, proxies).unwrap_or(proxy).to_string();
+    push(text, b"X-Forwarded-For", &way);
+    push(text, b"X-Real-IP", client.as_bytes());
+    if request.fields.get(SCHEME).is_none() {
+        push(text, b"X-Forwarded-Proto", b"https");
     }
+    if let Some(host) = request.fields.get("host") {
+        push(text, b"X-Forwarded-Host", host);
+    }
+}
+
+/// The last address on the way that is none of the proxies: each has added the one that it was asked by, so whatever stands
+/// before that is only what the visitor says.
+fn last_stranger(way: &[u8], proxies: &[IpNet]) -> Option<IpAddr> {
+    let entries = way.split(|byte| *byte == b',').rev();
+    let mut read = entries.map(|entry| std::str::from_utf8(entry).ok()?.trim().parse::<IpAddr>().ok());
+    let stranger = |entry: &Option<IpAddr>| {
+        entry.is_none_or(|address| !proxies.iter().any(|network| network.contains(&address.to_canonical())))
+    };
+    read.find(stranger)?
 }
 
 /// The options that `Connection` lists.
@@ -186,7 +200,7 @@ const ESSENTIAL: [&str; 8] = [
     "transfer-encoding",
 ];
 
-const CLAIMS: [&str; 24] = [
+const CLAIMS: [&str; 29] = [
     "cdn-loop",
     "client-ip",
     "do-connecting-ip",
@@ -196,11 +210,16 @@ const CLAIMS: [&str; 24] = [
     "front-end-https",
     // Taken for the environment variable of that name by old CGI programs.
     "proxy",
+    "proxy-client-ip",
+    "remote-user",
     "true-client-ip",
+    "wl-proxy-client-ip",
+    "x-authenticated-user",
     "x-client-ip",
     "x-clientip",
     "x-cluster-client-ip",
     "x-coming-from",
+    "x-forward-for",
     "x-host",
     "x-originating-ip",
     "x-proxyuser-ip",
@@ -214,20 +233,8 @@ const CLAIMS: [&str; 24] = [
     "x-url-scheme",
 ];
 
-/// Claims that are believed of a trusted proxy: where a visitor comes from, and what it asked. A proxy takes the visitor's
-/// own ones of these out or adds to them; the others it may well pass on as they came.
-const FROM_PROXIES: [&str; 10] = [
-    "cf-connecting-ip",
-    "cf-connecting-ipv6",
-    "fastly-client-ip",
-    "fly-client-ip",
-    "forwarded",
-    "true-client-ip",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-real-ip",
-];
+/// How the visitor has asked the proxy in front.
+const SCHEME: &str = "x-forwarded-proto";
 
 const CLAIM_FAMILIES: [&str; 10] = [
     "cf-connecting-",
@@ -260,7 +267,8 @@ mod tests {
     }
 
     fn told(list: &[(&'static str, &'static str)], upgrade: bool, is_proxy: bool) -> String {
-        let peer = Visitor { address: "192.0.2.7".parse().unwrap(), is_proxy };
+        let proxies = ["192.0.2.0/24".parse().unwrap()];
+        let peer = Visitor { address: "192.0.2.7".parse().unwrap(), proxies: is_proxy.then_some(&proxies[..]) };
         String::from_utf8(request(&asked(list), Some(peer), upgrade)).unwrap()
     }
 
@@ -327,19 +335,27 @@ mod tests {
 
     #[test]
     fn a_trusted_proxy_names_the_client_and_is_named_behind_it() {
+        // What the visitor of a proxy says, and the proxy only adds to, or does not look at.
         let said = [
             ("Host", "example.org"),
-            ("X-Forwarded-For", "198.51.100.1"),
-            ("X-Real-IP", "198.51.100.1"),
+            ("X-Forwarded-For", "203.0.113.9"),
+            ("X-Forwarded-For", "198.51.100.1, 192.0.2.8"),
+            ("X-Real-IP", "203.0.113.9"),
+            ("Forwarded", "for=203.0.113.9"),
+            ("CF-Connecting-IP", "203.0.113.9"),
+            ("X-Forwarded-Host", "inner.example"),
             ("X-Forwarded-Proto", "http"),
             ("X-Original-URL", "/admin"),
             ("X-Forwarded-Client-Cert", "x"),
         ];
         assert_eq!(
             told(&said, false, true),
-            "GET /a?b HTTP/1.1\r\nHost: example.org\r\nX-Real-IP: 198.51.100.1\r\nX-Forwarded-Proto: http\r\n\
-             X-Forwarded-For: 198.51.100.1, 192.0.2.7\r\nX-Forwarded-Host: example.org\r\n\r\n"
+            "GET /a?b HTTP/1.1\r\nHost: example.org\r\nX-Forwarded-Proto: http\r\n\
+             X-Forwarded-For: 203.0.113.9, 198.51.100.1, 192.0.2.8, 192.0.2.7\r\nX-Real-IP: 198.51.100.1\r\n\
+             X-Forwarded-Host: example.org\r\n\r\n"
         );
+        // Nothing behind what is no address is believed.
+        assert!(told(&[("X-Forwarded-For", "198.51.100.1, x")], false, true).contains("X-Real-IP: 192.0.2.7\r\n"));
         assert_eq!(
             told(&[("Host", "example.org")], false, true),
             format!("GET /a?b HTTP/1.1\r\nHost: example.org\r\n{OURS}")

@@ -75,9 +75,10 @@ impl Upstream {
         }
     }
 
-    fn visitor(&self, peer: IpAddr) -> Visitor {
+    fn visitor(&self, peer: IpAddr) -> Visitor<'_> {
         let address = peer.to_canonical();
-        Visitor { address, is_proxy: self.trusted.iter().any(|network| network.contains(&address)) }
+        let is_proxy = self.trusted.iter().any(|network| network.contains(&address));
+        Visitor { address, proxies: is_proxy.then_some(&self.trusted[..]) }
     }
 
     /// What the upstream answers to a request of this kind.
