@@ -3,8 +3,9 @@
 //! A body ends after a minute without a byte, as in nginx. By that rule alone one byte a minute keeps a connection here and
 //! one at the upstream open for days. nginx has no least rate, so one that a single slow upload meets would tell the two
 //! apart; but it has a limit on connections, 768 on the systems where most of it runs, beyond which everybody is turned away.
-//! So the rate counts only while more bodies are open than an ordinary site ever has: a visitor who could find it out would have
-//! met that limit, and the more slow bodies there are, the more they cost those who send them.
+//! So the rate counts only while as many bodies are open as that. Over HTTP/1.1 a visitor who finds it out would have met that
+//! limit at nginx; over HTTP/2, where a connection carries 128 bodies, it has not (docs/threat-model.md). Each body costs a
+//! connection to the upstream here, so there has to be an end.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// As many bodies may be as slow as they like.
-const FEW: usize = 256;
+const FEW: usize = 768;
 
 /// The least rate of the others, in bytes a second, from a minute after their beginning on. A telephone line has ten times
 /// as much.

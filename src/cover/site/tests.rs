@@ -253,7 +253,7 @@ async fn upstream_that_says_nothing_is_a_gateway_timeout() {
 
 #[tokio::test]
 async fn a_slow_upload_ends_only_among_many_others() {
-    for (others, ends) in [(0, false), (256, true)] {
+    for (others, ends) in [(0, false), (767, false), (768, true)] {
         let (scene, listener) = Scene::upstream();
         let handler = Arc::clone(&scene.site.content);
         let _others: Vec<_> = (0..others).map(|_| handler.body()).collect();
