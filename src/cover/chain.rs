@@ -84,6 +84,13 @@ impl Chain {
 }
 
 impl Shown {
+    /// What was shown as the chain of the site `domain`; `None` if nothing was. No browser believes one that it cannot read.
+    pub fn of(chain: &[CertificateDer<'_>], domain: &str) -> Option<Self> {
+        let unreadable = Self { not_before: 0, not_after: i64::MAX, trusted: false, named: false };
+        let shown = || Chain::read(chain).map_or(unreadable, |chain| chain.shown(domain));
+        (!chain.is_empty()).then(shown)
+    }
+
     /// Whether the certificate is past its end at `now`.
     pub fn is_expired(&self, now: UnixTime) -> bool {
         self.not_after <= now.0
@@ -155,8 +162,11 @@ mod tests {
         assert_eq!((&read.names[..], read.not_after), (&["example.com".to_owned()][..], 1_893_456_000));
         assert!(read.self_signed && !read.trusted && !read.linked);
         assert_eq!(read.shown("example.com"), Shown { named: true, ..read.shown("example.net") });
-        assert_eq!(Chain::read(&[der, CertificateDer::from(vec![0x30, 0])]), None);
-        assert_eq!(Chain::read(&[]), None);
+        assert_eq!(Shown::of(&[der.clone()], "example.com"), Some(read.shown("example.com")));
+        let spoiled = [der, CertificateDer::from(vec![0x30, 0])];
+        assert_eq!((Chain::read(&spoiled), Chain::read(&[])), (None, None));
+        assert!(Shown::of(&spoiled, "example.com").is_some_and(|shown| !shown.trusted && !shown.named));
+        assert_eq!(Shown::of(&[], "example.com"), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use super::{Door, Scout, VISIT, reading, within};
 use crate::auth::UnixTime;
 use crate::base::told;
-use crate::cover::chain::Chain;
+use crate::cover::chain::Shown;
 use crate::cover::profile::Profile;
 
 /// What a look has shown.
@@ -45,7 +45,7 @@ impl Scout {
             examined.counts = greeting.all.iter().map(|heard| heard.flight.records).collect();
             examined.profile.visit = Some(greeting.shape(None));
         }
-        examined.profile.certificate = Chain::read(&examined.chain).map(|chain| chain.shown(self.name.as_str()));
+        examined.profile.certificate = Shown::of(&examined.chain, self.name.as_str());
         let mut failures = Vec::new();
         self.learn_flights(door, &mut examined.profile, &mut failures).await;
         match failures.into_iter().next().filter(|_| examined.profile.flights.is_empty()) {

@@ -42,7 +42,7 @@ use tracing::{debug, info, warn};
 use self::keep::Store;
 use self::reading::{Bulk, Farewell};
 use self::visit::{HTTP1, HTTP2, Heard};
-use super::chain::{Chain, Shown};
+use super::chain::Shown;
 use super::profile::{FlightShape, GreetingShape, Profile, VisitShape};
 use crate::auth::{Domain, UnixTime};
 use crate::base::told::ToldTime;
@@ -409,9 +409,9 @@ impl Greeting {
         }
     }
 
-    /// The certificate that was shown, if it can be read.
+    /// The certificate that was shown, if there was one.
     fn certificate(&self, name: &Domain) -> Option<Shown> {
-        Chain::read(&self.first.chain).map(|chain| chain.shown(name.as_str()))
+        Shown::of(&self.first.chain, name.as_str())
     }
 }
 
