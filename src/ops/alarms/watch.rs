@@ -25,7 +25,7 @@ const QUOTA_MARKS: [u8; 2] = [100, 80];
 /// Most users that are watched for networks and replays.
 const MOST_USERS: usize = 10_000;
 
-/// Decides what is an alarm. Knows no clock: `now` is given, and never goes back by much.
+/// Decides what is an alarm. Knows no clock: `now` is given. Where it goes back, what was told later is told again.
 #[derive(Debug)]
 pub struct Watch {
     settings: Settings,
@@ -83,7 +83,7 @@ impl Watch {
         let network = neighbourhood(from);
         // One more than is allowed is all that has to be known.
         if seen.networks.len() > most && !seen.networks.contains_key(&network) {
-            seen.networks.retain(|_, last| now.0 - last.0 < DAY);
+            seen.networks.retain(|_, last| is_within(*last, now, DAY));
         }
         if seen.networks.len() <= most || seen.networks.contains_key(&network) {
             seen.networks.insert(network, now);
@@ -91,7 +91,7 @@ impl Watch {
         if seen.networks.len() <= most {
             return None;
         }
-        seen.networks.retain(|_, last| now.0 - last.0 < DAY);
+        seen.networks.retain(|_, last| is_within(*last, now, DAY));
         let networks = seen.networks.len();
         (networks > most).then(|| Alarm::Networks { user: user.to_owned(), networks }).and_then(|it| self.tell(it, now))
     }
@@ -100,7 +100,7 @@ impl Watch {
     pub fn replayed(&mut self, user: &str, now: UnixTime) -> Option<Alarm> {
         let most = self.settings.replays;
         let seen = self.seen(user, now)?;
-        if now.0 - seen.replays.0.0 >= HOUR {
+        if !is_within(seen.replays.0, now, HOUR) {
             seen.replays = (now, 0);
         }
         seen.replays.1 += 1;
@@ -187,7 +187,7 @@ impl Watch {
 
     /// The alarm, unless it was told a while ago.
     fn tell(&mut self, alarm: Alarm, now: UnixTime) -> Option<Alarm> {
-        self.told.retain(|_, last| now.0 - last.0 < QUIET);
+        self.told.retain(|_, last| is_within(*last, now, QUIET));
         let what = (alarm.number(), alarm.subject());
         if self.told.contains_key(&what) {
             return None;
@@ -205,6 +205,11 @@ impl Watch {
         }
         self.users.get_mut(user)
     }
+}
+
+/// Whether that was less than `seconds` ago. What is in the future was noted before the clock was set back.
+fn is_within(then: UnixTime, now: UnixTime, seconds: i64) -> bool {
+    (0..seconds).contains(&now.0.saturating_sub(then.0))
 }
 
 #[cfg(test)]
@@ -310,6 +315,16 @@ mod tests {
         assert_eq!(watch.cover_changes(0, START), None);
         assert_eq!(watch.cover_changes(1, START), Some(Alarm::CoverChanged));
         assert_eq!(watch.cover_changes(1, after(QUIET)), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_silences_no_alarm() {
+        let mut watch = watch();
+        assert!(watch.cover(false, after(400 * DAY)).is_none());
+        let told = (0..).find_map(|n| watch.cover(false, after(400 * DAY + n)));
+        assert_eq!(told, Some(Alarm::CoverAway));
+        assert_eq!(watch.cover(true, START), None);
+        assert_eq!((0..10).find_map(|n| watch.cover(false, after(n))), Some(Alarm::CoverAway));
     }
 
     #[test]
