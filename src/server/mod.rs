@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, field, info_span};
@@ -257,12 +257,18 @@ impl Server {
 
     /// Answers plain HTTP for the built-in site. Who has come stays with the site that was there then.
     async fn redirect(self: &Arc<Self>, listener: Arc<Listener>) {
+        // Those who say nothing on this port must not use up what clients need on the other one.
+        let places = Arc::new(Semaphore::new((self.most_connections / 4).clamp(8, 1024)));
         loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let report =
                 |error: &std::io::Error| summary::note(Cause::warn("cannot accept plain HTTP"), || error.to_string());
             let (client, peer) = listen::accept(&listener, report).await;
             let cover = self.cover();
-            self.connections.spawn(async move { cover.redirect(client, peer).await });
+            self.connections.spawn(async move {
+                cover.redirect(client, peer).await;
+                drop(place);
+            });
         }
     }
 
