@@ -337,12 +337,16 @@ const PICTURES: usize = 5;
 fn add_from(file: &Path, limits: &Changes, place: &Place, environment: &Environment) -> Result<(), Failure> {
     let shown = file.display();
     let read = match file == Path::new("-") {
-        true => io::read_to_string(io::stdin().lock().take(LONGEST_LIST)),
-        false => std::fs::File::open(file).and_then(|file| io::read_to_string(file.take(LONGEST_LIST))),
+        true => io::read_to_string(io::stdin().lock().take(LONGEST_LIST + 1)),
+        false => std::fs::File::open(file).and_then(|file| io::read_to_string(file.take(LONGEST_LIST + 1))),
     };
     let text =
         read.map_err(|error| Failure::usage(format!("{shown}: {error}"), "check the path and its permissions"))?;
-    let new = new_users(&text).map_err(|(line, error)| {
+    if text.len() as u64 > LONGEST_LIST {
+        let error = format!("{shown} is longer than {} MiB; nothing was added", LONGEST_LIST >> 20);
+        return Err(Failure::usage(error, "split the list"));
+    }
+    let new = new_users(text.trim_start_matches('\u{feff}')).map_err(|(line, error)| {
         Failure::usage(format!("{shown}, line {line}: {error}"), "write NAME or NAME=SECRET; nothing was added")
     })?;
     if new.is_empty() {

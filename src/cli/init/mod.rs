@@ -285,7 +285,8 @@ fn imported(file: &Path, format: Option<Format>) -> Result<Imported, Failure> {
     }
     imported.notes.push(
         "hellos that were recorded on their way to the old server are new to this one, so a recording may open a session \
-         here; `vizard user rotate --all` makes new secrets, and the old links stay good for a week, or as --keep says"
+         here; `vizard user rotate --all --keep 0s` makes new links and ends the old ones at once, without --keep after a \
+         week"
             .into(),
     );
     let count = imported.people.len();
