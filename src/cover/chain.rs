@@ -162,7 +162,7 @@ mod tests {
         assert_eq!((&read.names[..], read.not_after), (&["example.com".to_owned()][..], 1_893_456_000));
         assert!(read.self_signed && !read.trusted && !read.linked);
         assert_eq!(read.shown("example.com"), Shown { named: true, ..read.shown("example.net") });
-        assert_eq!(Shown::of(&[der.clone()], "example.com"), Some(read.shown("example.com")));
+        assert_eq!(Shown::of(std::slice::from_ref(&der), "example.com"), Some(read.shown("example.com")));
         let spoiled = [der, CertificateDer::from(vec![0x30, 0])];
         assert_eq!((Chain::read(&spoiled), Chain::read(&[])), (None, None));
         assert!(Shown::of(&spoiled, "example.com").is_some_and(|shown| !shown.trusted && !shown.named));
