@@ -123,6 +123,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    use crate::base::files::tests::{OTHER, hostile, is_root, plant};
 
     fn is_held(state: &Path) -> bool {
         match StateLock::take(state) {
@@ -172,19 +173,11 @@ mod tests {
 
     #[test]
     fn root_follows_no_link_that_the_user_of_the_service_has_planted() {
-        if !rustix::process::geteuid().is_root() {
+        if !is_root() {
             return;
         }
-        const OTHER: u32 = 54_321;
-        let home = tempfile::tempdir().unwrap();
-        let (state, precious) = (home.path().join("state"), home.path().join("precious"));
-        std::fs::create_dir(&state).unwrap();
-        std::os::unix::fs::chown(&state, Some(OTHER), Some(OTHER)).unwrap();
-        std::fs::write(&precious, "precious").unwrap();
-        for name in FILES {
-            std::os::unix::fs::symlink(&precious, state.join(name)).unwrap();
-            std::os::unix::fs::lchown(state.join(name), Some(OTHER), Some(OTHER)).unwrap();
-        }
+        let (_home, state, precious) = hostile();
+        FILES.iter().for_each(|name| plant(&precious, &state.join(name)));
         assert!(matches!(StateLock::take(&state), Err(NotLocked::Impossible(_))));
         assert!(Leaving::mark(&state).is_err() && has_leaving(&state));
         assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious");

@@ -569,11 +569,12 @@ fn copy(error: &io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, OpenOptions};
-    use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
+    use std::os::unix::fs::MetadataExt;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::files::tests::{OTHER, hostile, is_root, plant};
 
     fn record(number: u64) -> Record {
         Record { tag: SecretTag(number as u32), key: number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes() }
@@ -830,18 +831,13 @@ abcdefghijklmnop"
 
     #[test]
     fn root_writes_through_no_link_that_the_user_of_the_service_has_planted() {
-        if !rustix::process::geteuid().is_root() {
+        if !is_root() {
             return;
         }
-        const OTHER: u32 = 54_321;
-        let home = tempfile::tempdir().unwrap();
-        let (state, precious) = (home.path().join("state"), home.path().join("precious"));
-        fs::create_dir(&state).unwrap();
-        chown(&state, Some(OTHER), Some(OTHER)).unwrap();
+        let (_home, state, precious) = hostile();
         fs::write(&precious, "").unwrap();
         let path = state.join("replay");
-        symlink(&precious, &path).unwrap();
-        lchown(&path, Some(OTHER), Some(OTHER)).unwrap();
+        plant(&precious, &path);
         assert!(Journal::open(&path).is_err() && Journal::open_to_read(&path).is_err());
         assert_eq!(fs::read(&precious).unwrap(), b"", "an empty file would get a header");
         fs::remove_file(&path).unwrap();

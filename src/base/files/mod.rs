@@ -130,4 +130,4 @@ impl Rights {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

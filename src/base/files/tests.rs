@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use super::*;
 
 /// A user that is not root and that nothing belongs to.
-const OTHER: u32 = 54_321;
+pub(crate) const OTHER: u32 = 54_321;
 
-fn is_root() -> bool {
+/// Whether this is root, without whom nothing can belong to others.
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
@@ -15,7 +16,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 /// A folder that belongs to another user, and one of root's with a file that the other must not get.
-fn hostile() -> (tempfile::TempDir, PathBuf, PathBuf) {
+pub(crate) fn hostile() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let home = tempfile::tempdir().unwrap();
     let (folder, precious) = (home.path().join("service"), home.path().join("precious"));
     fs::create_dir(&folder).unwrap();
@@ -25,7 +26,8 @@ fn hostile() -> (tempfile::TempDir, PathBuf, PathBuf) {
     (home, folder, precious)
 }
 
-fn plant(target: &Path, link: &Path) {
+/// A link that the other user has made.
+pub(crate) fn plant(target: &Path, link: &Path) {
     symlink(target, link).unwrap();
     lchown(link, Some(OTHER), Some(OTHER)).unwrap();
 }
