@@ -95,7 +95,7 @@ pub fn add(file: &Path, name: &str, secret: &Secret, changes: &Changes) -> Resul
 /// Adds users in one step, all of them with the same limits, or none if one cannot be added.
 pub fn add_all(file: &Path, new: &[(String, Secret)], changes: &Changes) -> Result<(), EditError> {
     edit(file, |document, _| {
-        let mut known: HashSet<_> = positions(document)?.into_keys().collect();
+        let mut known: HashSet<_> = names(document)?.map(|(_, name)| name.to_owned()).collect();
         if let Some((name, _)) = new.iter().find(|(name, _)| !known.insert(name.clone())) {
             return Err(EditError::Exists(name.clone()));
         }
@@ -138,12 +138,7 @@ pub fn rotate(file: &Path, name: &str, secret: &Secret, until: UnixTime) -> Resu
 
 /// The same for every user of the file, in one step; returns their names. `fresh` makes the secrets.
 pub fn rotate_all(file: &Path, until: UnixTime, mut fresh: impl FnMut() -> Secret) -> Result<Vec<String>, EditError> {
-    rotate_those(file, until, |document| {
-        let Some(users) = document.get("users") else { return Ok(Vec::new()) };
-        let users = users.as_array_of_tables().ok_or(EditError::NoSections)?;
-        let names = users.iter().filter_map(|user| user.get("name").and_then(Item::as_str));
-        Ok(names.map(|name| (name.to_owned(), fresh())).collect())
-    })
+    rotate_those(file, until, |document| Ok(names(document)?.map(|(_, name)| (name.to_owned(), fresh())).collect()))
 }
 
 fn rotate_those(
@@ -268,20 +263,27 @@ fn user_at<'d>(document: &'d mut DocumentMut, index: usize, name: &str) -> Resul
 }
 
 fn position(document: &DocumentMut, name: &str) -> Result<usize, EditError> {
-    positions(document)?.remove(name).ok_or_else(|| EditError::Unknown(name.to_owned()))
+    let found = names(document)?.find(|(_, found)| *found == name);
+    found.map(|(index, _)| index).ok_or_else(|| EditError::Unknown(name.to_owned()))
 }
 
 /// Where each user stands, the first of each name.
 fn positions(document: &DocumentMut) -> Result<HashMap<String, usize>, EditError> {
-    let Some(users) = document.get("users") else { return Ok(HashMap::new()) };
-    let users = users.as_array_of_tables().ok_or(EditError::NoSections)?;
-    let mut known = HashMap::with_capacity(users.len());
-    for (index, user) in users.iter().enumerate() {
-        if let Some(name) = user.get("name").and_then(Item::as_str) {
-            known.entry(name.to_owned()).or_insert(index);
-        }
+    let mut known = HashMap::new();
+    for (index, name) in names(document)? {
+        known.entry(name.to_owned()).or_insert(index);
     }
     Ok(known)
+}
+
+/// Names of the users, each with its place.
+fn names(document: &DocumentMut) -> Result<impl Iterator<Item = (usize, &str)>, EditError> {
+    let users = match document.get("users") {
+        Some(users) => Some(users.as_array_of_tables().ok_or(EditError::NoSections)?),
+        None => None,
+    };
+    let users = users.into_iter().flat_map(ArrayOfTables::iter).enumerate();
+    Ok(users.filter_map(|(index, user)| Some((index, user.get("name").and_then(Item::as_str)?))))
 }
 
 /// Writes back what a file held before a change.
