@@ -68,6 +68,17 @@ pub trait Witness: Send + Sync {
     fn cover_failed(&self, failure: Failure);
 }
 
+/// Hears nothing.
+#[cfg(test)]
+struct Unheard;
+
+#[cfg(test)]
+impl Witness for Unheard {
+    fn declined(&self, _: SocketAddr, _: &Declined) {}
+    fn cover_away(&self, _: &io::Error) {}
+    fn cover_failed(&self, _: Failure) {}
+}
+
 /// Way in which a remote cover that accepts connections fails an admitted client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {

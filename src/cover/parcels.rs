@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-/// Shorter writes are waited for. What is longer is bulk, of which nobody wants to know where one write ends.
+/// Shorter writes are waited for. What is longer is bulk, where the end of a write does not matter.
 const SMALL: usize = 4096;
 
 /// What the two ends know of each other.

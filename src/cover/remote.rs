@@ -420,10 +420,7 @@ impl Watch<'_> {
     async fn cover_ended(&mut self) -> Result<Decision, End> {
         if let Some(bytes) = self.hello_that_waits() {
             self.client_said(&bytes).await?;
-            self.search().await?;
-            if let Some(question) = self.gate.question() {
-                self.ask_memory(question).await?;
-            }
+            self.judge().await?;
         }
         if let Some(decision) = self.fail(Failure::Ended) {
             return Ok(decision);
@@ -470,7 +467,7 @@ impl Watch<'_> {
         self.gate.awaits_hello() && self.said.is_empty() && self.alive.is_none() && Instant::now() < self.due
     }
 
-    /// Whoever comes meets that, and a client whose hello is still under way too.
+    /// Every visitor meets that, and a client whose hello is still under way too.
     fn note_early_end(&self, left_early: bool) {
         if let Some(witness) = self.witness.as_ref().filter(|_| left_early) {
             witness.cover_away(&io::Error::other("it accepts connections and leaves before anything is said"));
@@ -483,10 +480,7 @@ impl Watch<'_> {
         shut(&self.client);
         loop {
             self.alive = Some(Instant::now());
-            self.search().await?;
-            if let Some(question) = self.gate.question() {
-                self.ask_memory(question).await?;
-            }
+            self.judge().await?;
             self.note_visit();
             if self.gate.is_open() {
                 return Ok(Decision::Visit);
@@ -501,6 +495,15 @@ impl Watch<'_> {
                 _ = self.cover.ready(Interest::ERROR) => return Err(End::FarBroke),
             }
         }
+    }
+
+    /// Judges what the client has said where no session follows from it.
+    async fn judge(&mut self) -> Result<(), End> {
+        self.search().await?;
+        if let Some(question) = self.gate.question() {
+            self.ask_memory(question).await?;
+        }
+        Ok(())
     }
 
     /// Has the hello searched for.
@@ -661,7 +664,8 @@ mod tests {
 
     use super::super::scout::Whose;
     use super::*;
-    use crate::auth::{Declined, Judge, Key, Keyring, Member, ReplayMemory, Rules, Secret, TimeWindow};
+    use crate::auth::{Judge, Key, Keyring, Member, ReplayMemory, Rules, Secret, TimeWindow};
+    use crate::cover::Unheard;
     use crate::fixtures::{vector, vector_array};
 
     fn at(text: &str) -> SocketAddr {
@@ -713,17 +717,9 @@ mod tests {
         assert!(remote("192.0.2.77").resolve(&listeners).await.is_ok());
     }
 
-    struct Nobody;
-
-    impl Witness for Nobody {
-        fn declined(&self, _: SocketAddr, _: &Declined) {}
-        fn cover_away(&self, _: &io::Error) {}
-        fn cover_failed(&self, _: Failure) {}
-    }
-
     /// A client and a cover, as they are seen from outside, with the proxy between them, and its memory.
     async fn between() -> (TcpStream, TcpStream, Arc<Judge>, impl Future<Output = Outcome>) {
-        let member = Key::new(Member::new("somebody"), Secret::new(vector_array("const", "key")));
+        let member = Key::new(Member::new("user"), Secret::new(vector_array("const", "key")));
         let window = TimeWindow::new(Duration::from_secs(600));
         let rules = Rules { keyring: Keyring::new([member]), window, names: None };
         let judge = Arc::new(Judge::new(rules, ReplayMemory::volatile()));
@@ -733,7 +729,7 @@ mod tests {
         let (client, peer) = listener.accept().await.unwrap();
         let cover = TcpStream::connect(place).await.unwrap();
         let (outer_cover, _) = listener.accept().await.unwrap();
-        let caller = Caller { client, peer, barred: None, judge: Arc::clone(&judge), witness: Arc::new(Nobody) };
+        let caller = Caller { client, peer, barred: None, judge: Arc::clone(&judge), witness: Arc::new(Unheard) };
         let whose = Whose { host: String::new(), port: 0, domain: String::new() };
         let scout = Scout::new("www.example.com".parse().unwrap(), whose, None);
         (outer_client, outer_cover, judge, async move { stand_between(caller, cover, &scout).await })

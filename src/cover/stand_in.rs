@@ -1,9 +1,9 @@
-//! What admitted clients get while a remote cover is away, or accepts and has no flight for them: the flight that it last gave to hellos of their class, made
-//! anew. The only emulation in the program (docs/architecture.md).
+//! What admitted clients get while a remote cover is away, or accepts and has no flight for them: the flight that it last
+//! gave to hellos of their class, made for this one. The only emulation in the program (docs/architecture.md).
 //!
 //! Sizes, cipher suite, group and order of extensions are the cover's; the key share is a real one for this hello, and
-//! what would be encrypted is random, which it looks like. Everybody else gets what a dead back end gives: an end; and from one
-//! that accepts, whatever it says and does.
+//! what would be encrypted is random, which it looks like. Everybody else gets what a dead back end gives, an end; and where
+//! the cover accepts, what it says and does.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +23,7 @@ use crate::wire::server_flight::{Flight, Plan};
 use crate::wire::{HelloClass, numbers};
 
 /// How long a client may take to send its hello, and again its header: as long as nginx and the built-in site wait for a
-/// handshake, so that whoever says nothing finds a time that many servers have.
+/// handshake, so that a silent stranger finds a time that many servers have.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Receives a client without a cover.
@@ -175,26 +175,16 @@ fn rebuild(shape: &FlightShape, hello: &ClientHello<'_>, mut random: impl FnMut(
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::net::SocketAddr;
     use std::sync::Arc;
 
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
     use tokio::time::Instant;
 
-    use super::super::{Failure, Witness};
+    use super::super::Unheard;
     use super::*;
-    use crate::auth::{Declined, Judge, Keyring, ReplayMemory, Rules, TimeWindow};
+    use crate::auth::{Judge, Keyring, ReplayMemory, Rules, TimeWindow};
     use crate::fixtures::captured;
-
-    struct Unheard;
-
-    impl Witness for Unheard {
-        fn declined(&self, _: SocketAddr, _: &Declined) {}
-        fn cover_away(&self, _: &io::Error) {}
-        fn cover_failed(&self, _: Failure) {}
-    }
 
     /// A stranger whose cover is away.
     async fn stranger() -> TcpStream {

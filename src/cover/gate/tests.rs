@@ -111,7 +111,7 @@ fn two_proofs_promote() {
     assert!(gate.declined().is_none());
 }
 
-/// Whoever holds the rest of a record back finds a TLS server that waits for it.
+/// A censor that holds the rest of a record back finds a TLS server that waits for it.
 #[test]
 fn nothing_follows_from_a_record_before_its_last_byte() {
     let write = vector("tls_first_client_write", "bytes");
