@@ -57,7 +57,7 @@ struct Presence {
 const PRESENT: i64 = 60;
 
 impl Presence {
-    /// Whether it counts. A clock that was set back makes nobody count for long.
+    /// Whether it counts. A clock that was set back lets no address count for long.
     fn counts(self, now: UnixTime) -> bool {
         (now.0 - self.heard.0).abs() < PRESENT
     }

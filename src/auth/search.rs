@@ -10,7 +10,7 @@
 //! hello comes before all that are above theirs: a flood from one address, however fast, delays its own clients alone.
 //! Within budget, those go first from which a user entered within the last hour, so that a flood from many addresses does
 //! not keep them waiting. Above it hellos are searched with what time is left, so that a crowd behind one address is served
-//! where that keeps nobody else waiting. Thus a budget never shows in an answer; load does, as at any busy server.
+//! where no other hello waits for that. Thus a budget never shows in an answer; load does, as at any busy server.
 //!
 //! Of those that wait the first is next, so that answers come in the order of hellos and no copy overtakes its original;
 //! once that has waited for [`SOON`], the latest is: where more come than can be searched, its sender is the one that still

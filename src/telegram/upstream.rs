@@ -209,7 +209,7 @@ impl Upstream {
         self.0.want(need);
     }
 
-    /// The time that Telegram's web server told last. Nobody on the way can make it up: the lists come over HTTPS.
+    /// The time that Telegram's web server told last. It cannot be made up on the way: the lists come over HTTPS.
     pub fn told_time(&self) -> &ToldTime {
         &self.0.told
     }

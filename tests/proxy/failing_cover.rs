@@ -158,7 +158,7 @@ async fn clients_enter_however_the_cover_fails_and_strangers_meet_the_failure() 
     enters(proxy.addr, "tdlib-1.8.69-1", Mood::Well).await;
     until(state.path(), "up again", |numbers| at(numbers, "vizard_cover_up") > 0.0).await;
 
-    // Nobody is let in by a cover that does not wait for a hello, but the operator hears of it.
+    // No client is let in by a cover that does not wait for a hello, but the operator hears of it.
     cover.set(Mood::Early);
     let mut silent = Vec::new();
     for _ in 0..5 {

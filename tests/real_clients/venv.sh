@@ -40,7 +40,7 @@ if ! cat "$requirements" "$lock" | cmp --silent - "$directory/made-of" || ! "$di
     "$directory/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements" >&2
     mkdir "$directory/mtcute"
     cp "$here"/mtcute/*.json "$directory/mtcute"
-    # Nothing that it brings is run: what it would compile keeps sessions in a file, which nobody asks for.
+    # Nothing that it brings is run: what it would compile keeps sessions in a file, which is not asked for.
     PATH=$(cd "$directory/bin" && pwd):$PATH npm ci --prefix "$directory/mtcute" --ignore-scripts --no-audit --no-fund >&2
     cat "$requirements" "$lock" >"$directory/made-of"
 fi

@@ -144,7 +144,7 @@ impl Up {
         self.bytes(in_frame(packet)).await
     }
 
-    /// What [`Up::packet`] would send, for whoever sends it in pieces.
+    /// What [`Up::packet`] would send, for a caller that sends it in pieces.
     pub fn sealed(&mut self, packet: &[u8]) -> Vec<u8> {
         self.records(in_frame(packet))
     }

@@ -25,9 +25,9 @@ const WORTH: i64 = 120;
 
 /// What servers say of this one's clock: by how many seconds theirs are ahead.
 ///
-/// Telegram's web server counts alone: its lists come over HTTPS, so nobody on the way can make up its time. The time of a
+/// Telegram's web server counts alone: its lists come over HTTPS, so its time cannot be made up on the way. The time of a
 /// remote cover could be made up between the two machines, or be wrong, and counts where it agrees. What clients claim is no
-/// part of this: whoever has recorded a hello, or holds a link, can claim any time.
+/// part of this: a thief with a recorded hello, or a holder of a link, can claim any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dates {
     /// Telegram, with its lists of middle proxies.

@@ -185,7 +185,7 @@ pub enum Cause {
     Nonsense,
     /// The middle proxy did not answer any more.
     Stalled,
-    /// Nobody needed it.
+    /// It was not needed.
     Unneeded,
 }
 
@@ -284,7 +284,7 @@ impl Link {
         !self.seats.is_shut()
     }
 
-    /// Whether the other side does not answer: who sits there may be waiting in vain, and nobody joins them.
+    /// Whether the other side does not answer: who sits there may be waiting in vain, and newcomers go elsewhere.
     pub fn is_doubtful(&self) -> bool {
         matches!(self.signs().pulse(1.0), Pulse::Doubtful | Pulse::Over)
     }

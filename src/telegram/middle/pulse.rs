@@ -9,10 +9,10 @@ use std::time::Duration;
 /// Silence after which a link with clients is asked whether it is still there, give or take a fifth.
 const ASK: Duration = Duration::from_secs(8);
 
-/// The same for a link that nobody sits on.
+/// The same for a link without clients.
 const ASK_EMPTY: Duration = Duration::from_secs(25);
 
-/// How long an answer may take before nobody new sits down: many times what a packet needs round the world.
+/// How long an answer may take before newcomers go elsewhere: many times what a packet needs round the world.
 const DOUBT: Duration = Duration::from_secs(2);
 
 /// How long an answer may take before the link is given up.
@@ -44,7 +44,7 @@ pub enum Pulse {
     Well,
     /// Ask whether it is still there.
     Ask,
-    /// Let nobody new sit down.
+    /// Send newcomers elsewhere.
     Doubtful,
     /// Give it up.
     Over,

@@ -116,7 +116,7 @@ async fn carry(inner: UnixStream, outer: impl AsyncRead + AsyncWrite) {
         said_all.cancelled().await;
         sleep(LINGER).await;
     };
-    // Whoever encrypts has to be asked again with the bytes that did not fit before and no others: it says that it has
+    // The cipher has to be asked again with the bytes that did not fit before and no others: it says that it has
     // taken all it is given then. `copy` adds what has come meanwhile, and that would be lost.
     let up = async {
         let mut buffer = vec![0; ROOM];
