@@ -423,9 +423,9 @@ impl Run<'_> {
     }
 }
 
-/// How many connections a process has descriptors for that needs so many for each.
+/// How many connections a process has descriptors for that needs so many for each. vizard keeps 256 for everything else.
 pub fn room(each: u64) -> usize {
-    (descriptors().saturating_sub(200) / each) as usize
+    (descriptors().saturating_sub(400) / each) as usize
 }
 
 /// The tail of short waits falls out one way or the other as threads happen to be placed, so many short rounds tell more

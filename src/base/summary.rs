@@ -22,6 +22,9 @@ pub const EVERY: Duration = Duration::from_secs(60);
 /// Most different lines in a minute. An attacker would need a recorded hello of as many users to reach it.
 const MOST: usize = 256;
 
+/// Of these, places that lines worth knowing leave to lines worth acting on: clients can cause many of the first kind.
+const RESERVED: usize = 64;
+
 /// Longest detail that is kept; it may hold what a peer or a library said.
 const LONGEST: usize = 200;
 
@@ -136,7 +139,11 @@ impl Summary {
             counted.detail = shortened(detail());
             return None;
         }
-        if table.counted.len() >= MOST {
+        let room = match severity {
+            Severity::Info => MOST - RESERVED,
+            Severity::Warn => MOST,
+        };
+        if table.counted.len() >= room {
             table.more += 1;
             return None;
         }
@@ -242,10 +249,14 @@ mod tests {
         let summary = Summary::default();
         let users: Vec<String> = (0..2 * MOST).map(|n| n.to_string()).collect();
         let told = users.iter().filter(|user| summary.note(cause(user), || "é".repeat(LONGEST)).is_some()).count();
-        assert_eq!((told, summary.lock().counted.len()), (MOST, MOST));
+        assert_eq!((told, summary.lock().counted.len()), (MOST - RESERVED, MOST - RESERVED));
+        let warnings =
+            users.iter().filter(|user| summary.note(Cause::warn("fails").of(Some(user)), String::new).is_some());
+        assert_eq!((warnings.count(), summary.lock().counted.len()), (RESERVED, MOST));
         assert!(summary.lock().counted.values().all(|counted| counted.detail.len() <= LONGEST));
         let due = summary.due();
-        assert_eq!((due.len(), due[0].count), (1, MOST as u64));
+        let left_out = 2 * MOST - (MOST - RESERVED) + 2 * MOST - RESERVED;
+        assert_eq!((due.len(), due[0].count), (1, left_out as u64));
         assert!(summary.note(cause("x"), String::new).is_some(), "there is room again");
     }
 }

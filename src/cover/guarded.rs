@@ -30,7 +30,10 @@ pub(super) async fn receive(site: &Site, caller: Caller) -> Outcome {
         Err((_, mut guarded)) => {
             let promotion = guarded.undecided.as_mut().and_then(|undecided| undecided.promotion.take());
             match promotion {
-                Some(promotion) => Outcome::Promoted(guarded.client, promotion),
+                Some(promotion) => {
+                    guarded.traffic.forget();
+                    Outcome::Promoted(guarded.client, promotion)
+                }
                 None => {
                     site::linger(guarded).await;
                     Outcome::Visited
@@ -47,6 +50,29 @@ struct Guarded {
     outbox: Vec<u8>,
     /// Nothing once the connection is known to be a visit; a visit may last.
     undecided: Option<Box<Undecided>>,
+    traffic: Traffic,
+}
+
+/// Bytes that a visitor sent and got, which are told when the visit is over.
+struct Traffic {
+    up: u64,
+    down: u64,
+    witness: Arc<dyn Witness>,
+}
+
+impl Traffic {
+    /// The connection is no visit.
+    fn forget(&mut self) {
+        (self.up, self.down) = (0, 0);
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        if (self.up, self.down) != (0, 0) {
+            self.witness.visitor_moved(self.up, self.down);
+        }
+    }
 }
 
 /// What a connection needs until it is decided.
@@ -169,10 +195,11 @@ impl Guarded {
     fn new(Caller { client, peer, barred, judge, witness }: Caller) -> Self {
         // The site's TLS stack has said all it has to say when it reads again, whatever number of records that took.
         let gate = Gate::new(judge, peer.ip(), FlightEnd::Told).barred(barred);
+        let traffic = Traffic { up: 0, down: 0, witness: Arc::clone(&witness) };
         let (answer, witness, inbox, promotion) = (None, Some(witness), Vec::new(), None);
         let (search, said) = (None, Vec::new());
         let undecided = Some(Box::new(Undecided { peer, gate, answer, witness, inbox, promotion, search, said }));
-        Self { client, outbox: Vec::new(), undecided }
+        Self { client, outbox: Vec::new(), undecided, traffic }
     }
 
     fn poll_outbox(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -182,6 +209,7 @@ impl Guarded {
                 sockopt::segment_size(&self.client).filter(|_| cuts).and_then(|size| safe_cut(&self.outbox, size));
             let first = &self.outbox[..cut.unwrap_or(self.outbox.len())];
             let written = ready!(Pin::new(&mut self.client).poll_write(context, first))?;
+            self.traffic.down += written as u64;
             if written == self.outbox.len() {
                 // A visit may last, and nothing will wait here again.
                 self.outbox = Vec::new();
@@ -222,6 +250,7 @@ impl AsyncRead for Guarded {
             }
             let before = buffer.filled().len();
             ready!(Pin::new(&mut this.client).poll_read(context, buffer))?;
+            this.traffic.up += (buffer.filled().len() - before) as u64;
             let Some(undecided) = &mut this.undecided else { return Poll::Ready(Ok(())) };
             match undecided.pass_gate(&buffer.filled()[before..], &mut this.outbox) {
                 Read::Given => return Poll::Ready(Ok(())),
@@ -244,7 +273,9 @@ impl AsyncWrite for Guarded {
         let this = &mut *self;
         ready!(this.poll_outbox(context))?;
         let Some(undecided) = &mut this.undecided else {
-            return Pin::new(&mut this.client).poll_write_vectored(context, slices);
+            let written = ready!(Pin::new(&mut this.client).poll_write_vectored(context, slices))?;
+            this.traffic.down += written as u64;
+            return Poll::Ready(Ok(written));
         };
         // All of them at once: a TLS stack that gives a handshake up writes what it has left in one call and never again.
         let written = slices.iter().map(|slice| slice.len()).sum();
@@ -278,5 +309,64 @@ impl AsyncWrite for Guarded {
         ready!(this.poll_outbox(context))?;
         this.note_visit();
         Pin::new(&mut this.client).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::auth::{Declined, Judge, Keyring, ReplayMemory, Rules, TimeWindow};
+    use crate::cover::Failure;
+    use crate::cover::site::Content;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(u64, u64)>>);
+
+    impl Witness for Told {
+        fn declined(&self, _: SocketAddr, _: &Declined) {}
+        fn cover_away(&self, _: &io::Error) {}
+        fn cover_failed(&self, _: Failure) {}
+        fn visitor_moved(&self, up: u64, down: u64) {
+            self.0.lock().unwrap().push((up, down));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_bytes_of_a_visitor_are_told_when_it_has_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = site::self_signed("site.test", folder.path()).unwrap();
+        let settings = site::Settings {
+            certificate,
+            key,
+            acme: None,
+            content: Content::Folder(site::default_folder(folder.path()).unwrap()),
+            server_header: None,
+            redirect_from: Vec::new(),
+            trusted_proxies: Vec::new(),
+        };
+        let site = Site::open(&settings).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut visitor = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (client, peer) = listener.accept().await.unwrap();
+        let window = TimeWindow::new(Duration::from_secs(600));
+        let judge = Judge::new(Rules { keyring: Keyring::new([]), window, names: None }, ReplayMemory::volatile());
+        let told = Arc::new(Told::default());
+        let caller = Caller { client, peer, barred: None, judge: Arc::new(judge), witness: Arc::clone(&told) as _ };
+        let visit = async {
+            visitor.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            visitor.read_to_end(&mut answer).await.unwrap();
+            drop(visitor);
+            answer.len() as u64
+        };
+        let (outcome, got) = tokio::join!(receive(&site, caller), visit);
+        assert!(matches!(outcome, Outcome::Visited) && got > 0, "{outcome:?} {got}");
+        assert_eq!(told.0.lock().unwrap()[..], [(18, got)]);
     }
 }

@@ -66,6 +66,9 @@ pub trait Witness: Send + Sync {
 
     /// A remote cover had no flight for an admitted client.
     fn cover_failed(&self, failure: Failure);
+
+    /// A visitor of the built-in site has left, who had sent and got so many bytes.
+    fn visitor_moved(&self, up: u64, down: u64);
 }
 
 /// Hears nothing.
@@ -77,6 +80,7 @@ impl Witness for Unheard {
     fn declined(&self, _: SocketAddr, _: &Declined) {}
     fn cover_away(&self, _: &io::Error) {}
     fn cover_failed(&self, _: Failure) {}
+    fn visitor_moved(&self, _: u64, _: u64) {}
 }
 
 /// Way in which a remote cover that accepts connections fails an admitted client.

@@ -3,13 +3,13 @@
 //! A Unix socket in the state directory, for the proxy's own user and root. One line in, one line of JSON out.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -51,6 +51,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a command waits for the outcome: a new cover is visited first.
 const OUTCOME: Duration = Duration::from_secs(120);
+
+/// Longest answer that a command reads. What is wrong with a configuration can be much.
+const LONGEST_ANSWER: usize = 16 << 20;
 
 /// How long it waits for an answer that is at hand.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -243,15 +246,36 @@ fn ask(state: &Path, wish: &str) -> io::Result<Answer> {
 }
 
 fn ask_within(state: &Path, wish: &str, limit: Duration) -> io::Result<Answer> {
+    let until = Instant::now() + limit;
     let mut stream = connect(state)?;
-    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     writeln!(stream, "{wish}")?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
-    if line.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the proxy ended before it answered"));
+    Ok(serde_json::from_slice(&read_line(stream, until)?)?)
+}
+
+/// Reads a line, of [`LONGEST_ANSWER`] bytes at most. `until` is the end of the whole, however slowly the bytes come.
+fn read_line(mut stream: UnixStream, until: Instant) -> io::Result<Vec<u8>> {
+    let (mut line, mut piece) = (Vec::new(), [0; 4096]);
+    while !line.ends_with(b"\n") {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut piece) {
+            Ok(0) if line.is_empty() => {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the proxy ended before it answered"));
+            }
+            Ok(0) => break,
+            Ok(read) => line.extend_from_slice(&piece[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if line.len() > LONGEST_ANSWER {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer of the proxy is too long"));
+        }
     }
-    Ok(serde_json::from_str(&line)?)
+    Ok(line)
 }
 
 #[cfg(test)]
@@ -294,6 +318,26 @@ mod tests {
         serving.abort();
         let _ = serving.await;
         assert!(!state.join(FILE).exists() && !is_held(&state));
+    }
+
+    /// One that answers byte by byte, or without end, holds no command up.
+    #[test]
+    fn an_answer_is_bounded_in_time_and_length() {
+        use io::ErrorKind::{InvalidData, TimedOut, WouldBlock};
+        for (piece, pause, limit, kinds) in [
+            (&b"x"[..], Duration::from_millis(10), Duration::from_millis(200), &[TimedOut, WouldBlock][..]),
+            (&[b'x'; 1 << 16], Duration::ZERO, Duration::from_secs(60), &[InvalidData]),
+        ] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let sending = thread::spawn(move || {
+                while theirs.write_all(piece).is_ok() {
+                    thread::sleep(pause);
+                }
+            });
+            let error = read_line(ours, Instant::now() + limit).unwrap_err();
+            assert!(kinds.contains(&error.kind()), "{error}");
+            sending.join().unwrap();
+        }
     }
 
     #[tokio::test]

@@ -43,7 +43,7 @@ pub struct Counts {
     pub unseated: Tally<DcId>,
     /// Ends of sessions and of pass-throughs.
     pub ends: Tally<Ends>,
-    /// Bytes that a remote cover's visitors sent and got, after it was known that they are visitors.
+    /// Bytes that visitors sent and got: of a remote cover after it was known that they are visitors, of the built-in site all.
     pub passed_up: AtomicU64,
     /// See above.
     pub passed_down: AtomicU64,
@@ -160,6 +160,10 @@ impl Observer for Counts {
             Event::Accepted => add(&self.accepted, 1),
             Event::Declined { declined, .. } => self.declined.count(declined.reason.into()),
             Event::VisitOver { closed, .. } => self.visit_over(closed),
+            Event::VisitorMoved { up, down } => {
+                add(&self.passed_up, up);
+                add(&self.passed_down, down);
+            }
             Event::CoverAway => {
                 add(&self.cover_away, 1);
                 self.cover_is_away.store(true, Ordering::Relaxed);
@@ -221,6 +225,7 @@ mod tests {
         counts.observe(&Event::VisitOver { closed: None, lasted: Duration::ZERO });
         let closed = Closed { by: End::FarBroke, up: 3, down: 9 };
         counts.observe(&Event::VisitOver { closed: Some(closed), lasted: Duration::ZERO });
+        counts.observe(&Event::VisitorMoved { up: 40, down: 50 });
         assert!(!counts.cover_is_away());
         let took = Duration::from_millis(30);
         let class = HelloClass::ChromeHybrid;
@@ -243,7 +248,8 @@ mod tests {
         assert_eq!(counts.undialled.list(), [(None, 1), (Some(dc), 1)], "a client's number is no key");
         let ends: Vec<_> = counts.ends.list().into_iter().map(|(end, n)| (end.what, end.by, n)).collect();
         assert_eq!(ends, [("session", "client_broke", 1), ("visit", "far_broke", 1)]);
-        assert_eq!(counts.passed_down.load(Ordering::Relaxed), 9);
+        let passed = [&counts.passed_up, &counts.passed_down].map(|bytes| bytes.load(Ordering::Relaxed));
+        assert_eq!(passed, [43, 59], "of a remote cover and of the built-in site");
         assert_eq!(counts.admitted.list(), [(class, 2)]);
     }
 }

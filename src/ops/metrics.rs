@@ -133,7 +133,7 @@ impl Source {
         let (up, down) = (counts.passed_up.load(Ordering::Relaxed), counts.passed_down.load(Ordering::Relaxed));
         page.counters(
             "vizard_pass_through_bytes",
-            "Bytes of ended visits to a remote cover",
+            "Bytes of ended visits to the cover",
             [([("direction", "up".to_owned())], up), ([("direction", "down".to_owned())], down)],
         )
     }

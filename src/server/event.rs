@@ -35,6 +35,13 @@ pub enum Event<'a> {
         /// Time since the client connected.
         lasted: Duration,
     },
+    /// A visit of the built-in site is over, in which the client sent and got so many bytes.
+    VisitorMoved {
+        /// Sent by the client.
+        up: u64,
+        /// Sent to it.
+        down: u64,
+    },
     /// A remote cover could not be reached for a client, or left before it spoke.
     CoverAway,
     /// A remote cover accepted a client that was admitted, and had no flight for it.
@@ -156,6 +163,10 @@ impl Witness for Doorbell {
         let cause = Cause::warn("the cover accepted an admitted client and had no handshake for it");
         summary::note(cause.because(failure.label()), || failure.to_string());
         self.observer.observe(&Event::CoverFailed(failure));
+    }
+
+    fn visitor_moved(&self, up: u64, down: u64) {
+        self.observer.observe(&Event::VisitorMoved { up, down });
     }
 }
 

@@ -119,7 +119,11 @@ impl Observer for Events {
             Event::Unseated { dc } => {
                 self.add("middle_fallback", None, format!("data centre {dc} was reached directly: no middle proxy"));
             }
-            Event::Accepted | Event::VisitOver { .. } | Event::Dialled { .. } | Event::Seated { .. } => {}
+            Event::Accepted
+            | Event::VisitOver { .. }
+            | Event::VisitorMoved { .. }
+            | Event::Dialled { .. }
+            | Event::Seated { .. } => {}
         }
     }
 }
