@@ -24,18 +24,34 @@ enum Shape {
     Captured(&'static [u8]),
     /// As it was captured, less the X25519MLKEM768 share.
     WithoutHybrid(&'static [u8]),
-    /// What TDLib builds on Apple's systems, of which there is no capture.
-    Safari,
+    /// What Apple's clients build, of which there is no capture: with these cipher suites and this ALPN list, of which each
+    /// process picks one (protocol.md, "The hello").
+    Safari(&'static [u16], &'static [u8]),
 }
 
 /// One or more for each class but [`HelloClass::Other`], whose members have nothing in common.
-pub const TEMPLATES: [Template; 5] = [
+pub const TEMPLATES: [Template; 8] = [
     Template { class: HelloClass::ChromeHybrid, shape: Shape::Captured(TDLIB) },
     Template { class: HelloClass::Chrome, shape: Shape::WithoutHybrid(TDLIB) },
-    Template { class: HelloClass::SafariHybrid, shape: Shape::Safari },
+    Template { class: HelloClass::SafariHybrid, shape: Shape::Safari(SAFARI_SHORT, HTTP2_OR_1) },
     Template { class: HelloClass::Padded517, shape: Shape::Captured(TDESKTOP_4) },
     Template { class: HelloClass::Padded517, shape: Shape::Captured(TDESKTOP_5) },
+    Template { class: HelloClass::SafariHybrid, shape: Shape::Safari(SAFARI_LONG, HTTP2_OR_1) },
+    Template { class: HelloClass::SafariHybrid, shape: Shape::Safari(SAFARI_SHORT, HTTP1) },
+    Template { class: HelloClass::SafariHybrid, shape: Shape::Safari(SAFARI_LONG, HTTP1) },
 ];
+
+/// The two lists of cipher suites of Apple's clients, GREASE first.
+const SAFARI_SHORT: &[u16] =
+    &[0x2a2a, 0x1302, 0x1301, 0x1303, 0xc02c, 0xc030, 0xc02b, 0xcca9, 0xc02f, 0xcca8, 0xc00a, 0xc009, 0xc014, 0xc013];
+const SAFARI_LONG: &[u16] = &[
+    0x2a2a, 0x1302, 0x1303, 0x1301, 0xc02c, 0xc02b, 0xcca9, 0xc030, 0xc02f, 0xcca8, 0xc00a, 0xc009, 0xc014, 0xc013,
+    0x009d, 0x009c, 0x0035, 0x002f, 0xc008, 0xc012, 0x000a,
+];
+
+/// Their two lists of protocols (RFC 7301 §3.1).
+const HTTP2_OR_1: &[u8] = b"\x02h2\x08http/1.1";
+const HTTP1: &[u8] = b"\x08http/1.1";
 
 /// Hellos of the clients that skip NOP frames, one of each build, as they were captured.
 pub(super) const CAPTURED: [&[u8]; 3] = [TDLIB, TDESKTOP_4, TDESKTOP_5];
@@ -61,8 +77,8 @@ impl Template {
         let (template, hybrid) = match self.shape {
             Shape::Captured(bytes) => (bytes, true),
             Shape::WithoutHybrid(bytes) => (bytes, false),
-            Shape::Safari => {
-                safari = safari_template(random);
+            Shape::Safari(suites, protocols) => {
+                safari = safari_template(suites, protocols, random);
                 (&safari[..], true)
             }
         };
@@ -179,11 +195,8 @@ fn fresh_ech(body: &[u8], random: &mut impl Rng) -> Result<Vec<u8>, NoHello> {
     Ok(fresh)
 }
 
-/// The hello of TDLib on Apple's systems: GREASE where Safari has it, no ECH, no ALPS, no session ticket.
-fn safari_template(random: &mut impl Rng) -> Vec<u8> {
-    const SUITES: [u16; 14] = [
-        0x2a2a, 0x1302, 0x1301, 0x1303, 0xc02c, 0xc030, 0xc02b, 0xcca9, 0xc02f, 0xcca8, 0xc00a, 0xc009, 0xc014, 0xc013,
-    ];
+/// The hello of Apple's clients: GREASE where Safari has it, no ECH, no ALPS, no session ticket.
+fn safari_template(suites: &[u16], protocols: &[u8], random: &mut impl Rng) -> Vec<u8> {
     const SIGNATURES: [u16; 10] = [0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0805, 0x0501, 0x0806, 0x0601, 0x0201];
     const GROUPS: [u16; 6] = [0x6a6a, X25519MLKEM768, X25519, SECP256R1, SECP384R1, SECP521R1];
     let words = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
@@ -200,7 +213,7 @@ fn safari_template(random: &mut impl Rng) -> Vec<u8> {
         (extension::RENEGOTIATION_INFO, vec![0]),
         (extension::SUPPORTED_GROUPS, list(&words(&GROUPS))),
         (extension::EC_POINT_FORMATS, vec![1, 0]),
-        (extension::ALPN, list(b"\x02h2\x08http/1.1")),
+        (extension::ALPN, list(protocols)),
         (extension::STATUS_REQUEST, vec![1, 0, 0, 0, 0]),
         (extension::SIGNATURE_ALGORITHMS, list(&words(&SIGNATURES))),
         (extension::SIGNED_CERTIFICATE_TIMESTAMP, vec![]),
@@ -214,7 +227,7 @@ fn safari_template(random: &mut impl Rng) -> Vec<u8> {
     for (kind, body) in extensions {
         put_extension(&mut bytes, kind, &body);
     }
-    assemble(&words(&SUITES), &bytes, random)
+    assemble(&words(suites), &bytes, random)
 }
 
 fn put_extension(to: &mut Vec<u8>, kind: u16, body: &[u8]) {
@@ -286,9 +299,17 @@ mod tests {
         );
     }
 
+    /// Protocol facts: 3 bytes for `h2`, 14 for the long list of cipher suites.
     #[test]
-    fn the_safari_shaped_one_has_the_length_of_a_real_one() {
-        assert_eq!(fresh(TEMPLATES[2]).len(), 1506 + NAME.len() + 3);
+    fn those_of_apples_clients_have_the_lengths_of_real_ones_and_are_one_class_but_four_fingerprints() {
+        let (mut lengths, mut prints) = (Vec::new(), std::collections::BTreeSet::new());
+        for template in TEMPLATES.into_iter().filter(|template| template.class == HelloClass::SafariHybrid) {
+            let bytes = fresh(template);
+            lengths.push(bytes.len() - NAME.len());
+            prints.insert(crate::wire::fingerprint::Fingerprint::of(&ClientHello::decode(&bytes).unwrap()));
+        }
+        assert_eq!(lengths, [1509, 1523, 1506, 1520]);
+        assert_eq!(prints.len(), 4);
     }
 
     #[test]
