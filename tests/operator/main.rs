@@ -11,6 +11,7 @@ mod deploy;
 mod doctor;
 mod documents;
 mod fuzz_corpora;
+mod house;
 mod operation;
 mod setup;
 mod vectors_covered;
