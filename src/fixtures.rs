@@ -62,3 +62,11 @@ fn read(path: &str) -> Vec<u8> {
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "fixtures", path].iter().collect();
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// A group of the vectors of WEB proxies.
+pub fn web_vectors(group: &str) -> Value {
+    let mut vectors: Value = serde_json::from_slice(&read("webproxy-vectors.json")).unwrap();
+    let found = vectors[group].take();
+    assert!(!found.is_null(), "no group {group}");
+    found
+}

@@ -17,7 +17,8 @@
 //!                                                              └▶ telegram::middle ─▶ relay::packets
 //! ```
 //!
-//! Imports point one way: `base < crypto < wire < {auth, net, relay} < {cover, telegram} < server < ops < config < audit < cli`.
+//! Imports point one way:
+//! `base < crypto < wire < {auth, net, relay} < {cover, telegram} < webproxy < server < ops < config < audit < cli`.
 
 pub mod audit;
 pub mod auth;
@@ -33,4 +34,5 @@ pub mod ops;
 pub mod relay;
 pub mod server;
 pub mod telegram;
+pub mod webproxy;
 pub mod wire;
