@@ -28,6 +28,8 @@ pub enum Compared {
     Proofs,
     /// Usual ones against those of another form, which are as long but for a byte.
     Form(Form),
+    /// Those for the user's name of the site against those for a foreign name of the same length.
+    Names,
 }
 
 /// Form of a hello that TLS servers take like any other and clients of Telegram never send.
@@ -68,6 +70,16 @@ impl Form {
     }
 }
 
+/// A name that is as long as this one and another site's.
+fn foreign(name: &str) -> String {
+    let next = |c: char| match c {
+        'a'..='y' => char::from(c as u8 + 1),
+        'z' => 'a',
+        other => other,
+    };
+    name.chars().map(next).collect()
+}
+
 /// Place of that length in a hello within one record.
 const SESSION_ID_LENGTH: usize = 43;
 
@@ -78,8 +90,8 @@ pub struct Latency {
     pub name: String,
     /// What was compared.
     pub compared: Compared,
-    /// Of proofs: the cover, the bare relay, the proxy when it declines, the proxy when it admits. Of forms: the cover, the
-    /// cover with the other form, the proxy, the proxy with the other form.
+    /// Of proofs: the cover, the bare relay, the proxy when it declines, the proxy when it admits. Of forms and names: the
+    /// cover, the cover with the other one, the proxy, the proxy with the other one.
     pub series: [Series; 4],
     /// Comparison of the last two.
     pub ks: Ks,
@@ -103,7 +115,7 @@ impl Latency {
         self.ks.p < LEVEL && !self.cover_differs()
     }
 
-    /// Whether the cover itself answers other forms at another time.
+    /// Whether the cover itself answers other forms or names at another time.
     fn cover_differs(&self) -> bool {
         let [cover, other, ..] = &self.series;
         self.compared != Compared::Proofs && kolmogorov_smirnov(&cover.millis, &other.millis).p < LEVEL
@@ -123,6 +135,10 @@ impl Latency {
                 let form = form.label();
                 let too = if self.cover_differs() { ", which differs too" } else { "" };
                 format!("usual {third:.2} ms, {form} {fourth:.2} ms (cover {first:.2} and {second:.2} ms{too})")
+            }
+            Compared::Names => {
+                let too = if self.cover_differs() { ", which differs too" } else { "" };
+                format!("ours {third:.2} ms, foreign {fourth:.2} ms (cover {first:.2} and {second:.2} ms{too})")
             }
         };
         format!(
@@ -165,16 +181,18 @@ async fn sample(compared: Compared, client: &Captured, samples: usize, plan: &Pl
     let names = match compared {
         Compared::Proofs => ["cover", "bare relay", "proxy, declined", "proxy, admitted"],
         Compared::Form(_) => ["cover", "cover, other form", "proxy", "proxy, other form"],
+        Compared::Names => ["cover", "cover, foreign name", "proxy", "proxy, foreign name"],
     };
     let second = if compared == Compared::Proofs { plan.lineup.relay } else { plan.lineup.cover };
     let targets = [plan.lineup.cover, second, plan.lineup.proxy, plan.lineup.proxy];
     let mut series = names.map(|name| Series { name, millis: Vec::with_capacity(samples) });
-    let mut dice = Dice::unseen();
+    let (mut dice, foreign) = (Dice::unseen(), foreign(&plan.subject.name));
     for _ in 0..samples {
         let mut order = [0, 1, 2, 3];
         dice.shuffle(&mut order);
         for which in order {
-            let mut record = client.parts_for(&plan.subject.name).fresh(&mut dice).record();
+            let name = if compared == Compared::Names && which % 2 == 1 { &foreign } else { &plan.subject.name };
+            let mut record = client.parts_for(name).fresh(&mut dice).record();
             match compared {
                 // The bytes are of one kind everywhere; only the proxy can see that some of them are signed.
                 Compared::Proofs if which == 3 => hello::sign(&mut record, &plan.subject.key, hello::now()),
@@ -205,6 +223,13 @@ mod tests {
         assert!(latency(form, 1.0).separable() && !latency(form, 2.0).separable());
         assert!(latency(Compared::Proofs, 2.0).separable());
         assert!(latency(form, 2.0).text().contains("a session id of 31 bytes 2.00 ms (cover 1.00 and 2.00 ms, which"));
+    }
+
+    #[test]
+    fn a_foreign_name_is_a_name_of_the_same_length() {
+        for (name, other) in [("www.example.com", "xxx.fybnqmf.dpn"), ("a-z.b2.io", "b-a.c2.jp")] {
+            assert_eq!(foreign(name), other);
+        }
     }
 
     #[test]

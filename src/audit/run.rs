@@ -71,6 +71,11 @@ impl Task {
             let name = format!("time of usual hellos of {} against {}", client.client, form.label());
             let by_form = Entry { needs: Needs::Connection, ..entry(name, Class::Forms) };
             all.push(Self::Latency(by_form, client, Compared::Form(form)));
+            if form == Form::ALL[0] {
+                let name = format!("time of usual hellos of {} against those for a foreign name", client.client);
+                let by_name = Entry { needs: Needs::Connection, ..entry(name, Class::Forms) };
+                all.push(Self::Latency(by_name, client, Compared::Names));
+            }
             for question in Question::ALL {
                 let name = format!("flights to {}: {}", client.client, question.label());
                 all.push(Self::Passive(entry(name, Class::Passive), client, question));

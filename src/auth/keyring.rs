@@ -1,7 +1,26 @@
-//! Keys, and a search whose time does not depend on the answer.
+//! Keys, and a search whose time depends neither on the answer nor on the name in the hello.
+//!
+//! Where the site has several names, each key belongs to one of them, and a hello is tried with the keys of its name alone:
+//!
+//! ```text
+//! keys     a a a a a b b b c c c c     grouped by name; the widest bucket has five
+//! hello b            b b b · ·         tried with five: three that count, and the next two in vain
+//! hello x  a a a a a                   no name, or none of ours: the keys of the first name
+//! ```
+//!
+//! Every search tries as many keys as the widest bucket has. The names stand in the certificate, so anybody may ask for each of
+//! them and for a foreign one: buckets of their own sizes would tell by time which names have users, how many, and that a
+//! name is searched at all. What is missing in a bucket is made up by the keys that stand next in the ring, so that work and
+//! memory are of one kind. That one of them fits counts for nothing: the hello is a stranger's and is not spent, and its client
+//! gets no flight with an authenticator, for which it would send a header. Buckets of one size cost nothing by that, and new
+//! users are distributed so that they become that.
+//!
+//! Hellos without a name, or with one that is not the site's, are tried with the keys of the first name: it has the users
+//! that were there before there were more names, whose links go on working whatever their hellos say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -10,7 +29,7 @@ use subtle::ConditionallySelectable;
 use super::digest::Claim;
 use super::member::{Member, Permit, Refusal};
 use super::replay::SecretTag;
-use super::secret::Secret;
+use super::secret::{Domain, Secret};
 use super::window::UnixTime;
 use crate::crypto::Mac;
 
@@ -22,13 +41,15 @@ pub struct Key {
     tag: SecretTag,
     mac: Mac,
     until: Option<UnixTime>,
+    /// Name that its hellos carry, where that is not the first.
+    domain: Option<Domain>,
 }
 
 impl Key {
     /// A key of this member.
     pub fn new(member: Arc<Member>, secret: Secret) -> Self {
-        let mac = Mac::new(secret.bytes());
-        Self { member, tag: SecretTag::of(secret.bytes()), secret, mac, until: None }
+        let (mac, domain) = (Mac::new(secret.bytes()), member.policy().domain.clone());
+        Self { member, tag: SecretTag::of(secret.bytes()), secret, mac, until: None, domain }
     }
 
     /// The same key, good until then.
@@ -75,7 +96,14 @@ impl Key {
 /// The keys of all who may enter.
 #[derive(Debug)]
 pub struct Keyring {
+    /// Those of one name stand beside each other.
     keys: Vec<Arc<Key>>,
+    /// Names of the site; none where all keys are of one.
+    names: Vec<Domain>,
+    /// Keys of each name.
+    buckets: Vec<Range<usize>>,
+    /// Keys that every search tries.
+    widest: usize,
     /// Where each stands.
     places: BTreeMap<SecretTag, usize>,
     /// When the first of them ends.
@@ -87,16 +115,27 @@ pub struct Keyring {
 impl Keyring {
     /// A keyring of these keys.
     pub fn new(keys: impl IntoIterator<Item = Key>) -> Self {
-        Self::of(keys.into_iter().map(Arc::new).collect())
+        Self::of(keys.into_iter().map(Arc::new).collect(), Vec::new())
     }
 
-    fn of(keys: Vec<Arc<Key>>) -> Self {
+    /// The same keys, spread over the names of the site. Those of no name, or of one that is not among them, are of the first.
+    pub fn over(self, names: Vec<Domain>) -> Self {
+        Self::of(self.keys, names)
+    }
+
+    fn of(mut keys: Vec<Arc<Key>>, names: Vec<Domain>) -> Self {
+        let by_name: HashMap<&Domain, usize> = names.iter().enumerate().map(|(bucket, name)| (name, bucket)).collect();
+        let bucket = |key: &Arc<Key>| key.domain.as_ref().and_then(|name| by_name.get(name)).copied().unwrap_or(0);
+        keys.sort_by_cached_key(bucket);
+        let start = |wanted: usize| keys.partition_point(|key| bucket(key) < wanted);
+        let buckets: Vec<_> = (0..names.len().max(1)).map(|bucket| start(bucket)..start(bucket + 1)).collect();
+        let widest = buckets.iter().map(Range::len).max().unwrap_or_default();
         // Should two secrets share a tag, the one without an end counts.
         let (ending, lasting): (Vec<_>, Vec<_>) =
             keys.iter().enumerate().partition::<Vec<(usize, &Arc<Key>)>, _>(|(_, key)| key.until.is_some());
         let places = ending.into_iter().chain(lasting).map(|(place, key)| (key.tag, place)).collect();
         let next_end = keys.iter().filter_map(|key| key.until).min();
-        Self { keys, places, next_end, nobody: Mac::new(&[]) }
+        Self { keys, names, buckets, widest, places, next_end, nobody: Mac::new(&[]) }
     }
 
     /// The keyring without the keys whose time is over, if there are any. What a search takes then is less for everybody,
@@ -104,7 +143,7 @@ impl Keyring {
     pub(super) fn without_ended(&self, now: UnixTime) -> Option<Self> {
         let ended = |key: &Arc<Key>| key.standing(now).is_err();
         self.next_end.filter(|end| now >= *end)?;
-        Some(Self::of(self.keys.iter().filter(|key| !ended(key)).cloned().collect()))
+        Some(Self::of(self.keys.iter().filter(|key| !ended(key)).cloned().collect(), self.names.clone()))
     }
 
     /// What the replay memory has to remember for.
@@ -112,9 +151,25 @@ impl Keyring {
         self.keys.iter().map(|key| key.tag).collect()
     }
 
-    /// Whether all keys are tried in less time than it takes to have that done elsewhere.
+    /// Whether a search takes less time than it takes to have it done elsewhere.
     pub(super) fn is_short(&self) -> bool {
-        self.keys.len() <= SHORT
+        self.widest <= SHORT
+    }
+
+    /// Begins the search for the key of a hello that carries this name.
+    pub(super) fn search(&self, claim: Claim, name: Option<&[u8]>) -> Search {
+        // All names are compared, so that their order tells nothing.
+        let ours = |name: &[u8]| {
+            self.names.iter().enumerate().fold(None, |found, (bucket, known)| {
+                if known.as_str().as_bytes().eq_ignore_ascii_case(name) { Some(bucket) } else { found }
+            })
+        };
+        let bucket = name.and_then(ours).unwrap_or(0);
+        Search { claim, bucket, tried: 0, found: u64::MAX, time: 0 }
+    }
+
+    fn bucket(&self, search: &Search) -> Range<usize> {
+        self.buckets.get(search.bucket).cloned().unwrap_or_default()
     }
 
     pub(super) fn nobody(&self) -> &Mac {
@@ -129,23 +184,26 @@ impl Keyring {
 
     /// Tries as many keys as are tried at a stretch; says whether all have been.
     ///
-    /// Every key is tried, whoever asks: a search that stopped at the right one would tell a stranger that there is one,
-    /// and its place in the list.
+    /// As many keys are tried as the widest bucket has, whoever asks: a search that stopped at the right one would tell a
+    /// stranger that there is one, and its place in the list.
     pub(super) fn go_on(&self, search: &mut Search) -> bool {
         let first = search.tried;
-        search.tried = self.keys.len().min(first + STRETCH);
-        let macs: SmallVec<[&Mac; STRETCH]> = self.keys[first..search.tried].iter().map(|key| key.mac()).collect();
+        search.tried = self.widest.min(first + STRETCH);
+        let (before, since) = self.keys.split_at(self.bucket(search).start);
+        let ring = since.iter().chain(before).skip(first).take(search.tried - first);
+        let macs: SmallVec<[&Mac; STRETCH]> = ring.map(|key| key.mac()).collect();
         let (found, time) = (&mut search.found, &mut search.time);
         search.claim.examine(&macs, |place, genuine, claimed| {
             found.conditional_assign(&((first + place) as u64), genuine);
             time.conditional_assign(&claimed.0, genuine);
         });
-        search.tried == self.keys.len()
+        search.tried == self.widest
     }
 
-    /// The key that made the hello, and the time that the hello carries, once all have been tried.
+    /// The key that made the hello, and the time that the hello carries, once all have been tried. A key of another name
+    /// counts for nothing.
     pub(super) fn found(&self, search: &Search) -> Option<(&Arc<Key>, UnixTime)> {
-        let key = self.keys.get(usize::try_from(search.found).ok()?)?;
+        let key = self.keys[self.bucket(search)].get(usize::try_from(search.found).ok()?)?;
         Some((key, UnixTime(search.time)))
     }
 }
@@ -154,15 +212,11 @@ impl Keyring {
 #[derive(Debug)]
 pub(super) struct Search {
     pub(super) claim: Claim,
+    bucket: usize,
     tried: usize,
+    /// Place in the ring that begins with the bucket.
     found: u64,
     time: i64,
-}
-
-impl Search {
-    pub(super) fn new(claim: Claim) -> Self {
-        Self { claim, tried: 0, found: u64::MAX, time: 0 }
-    }
 }
 
 /// Keys that are tried at a stretch. It is a multiple of what fills the processor's vectors, so that none are left over but
@@ -171,3 +225,78 @@ const STRETCH: usize = 128;
 
 /// Keys that are tried within 50 microseconds, on processors without wide vectors too.
 const SHORT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Policy;
+
+    fn domain(name: &str) -> Domain {
+        format!("{name}.example").parse().unwrap()
+    }
+
+    fn key(name: &str, number: u32) -> Key {
+        let member =
+            Member::with(format!("{name}{number}"), Policy { domain: Some(domain(name)), ..Policy::default() }, None);
+        let mut bytes = [name.as_bytes()[0]; 16];
+        bytes[..4].copy_from_slice(&number.to_le_bytes());
+        Key::new(member, Secret::new(bytes))
+    }
+
+    /// A keyring with so many keys of each name, mixed.
+    fn spread(counts: &[(&str, u32)]) -> Keyring {
+        let most = counts.iter().map(|(_, count)| *count).max().unwrap_or_default();
+        let keys = (0..most).flat_map(|number| {
+            counts.iter().filter(move |(_, count)| number < *count).map(move |(name, _)| key(name, number))
+        });
+        Keyring::new(keys).over(counts.iter().map(|(name, _)| domain(name)).collect())
+    }
+
+    /// Keys that a whole search tries, piece by piece.
+    fn cost(keyring: &Keyring, name: Option<&str>) -> Vec<usize> {
+        let mut search = keyring.search(Claim::in_vain(&[0; 100]), name.map(str::as_bytes));
+        let mut pieces = Vec::new();
+        loop {
+            let (before, over) = (search.tried, keyring.go_on(&mut search));
+            pieces.push(search.tried - before);
+            if over {
+                return pieces;
+            }
+        }
+    }
+
+    #[test]
+    fn every_search_costs_the_same_whatever_name_is_asked_for() {
+        for (counts, expected) in [
+            (&[("a", 300), ("b", 3), ("c", 0)][..], vec![STRETCH, STRETCH, 300 - 2 * STRETCH]),
+            (&[("a", 1), ("b", 130), ("c", 129)], vec![STRETCH, 2]),
+            (&[("a", 0), ("b", 0)], vec![0]),
+            (&[("a", 7)], vec![7]),
+        ] {
+            let keyring = spread(counts);
+            for name in
+                [None, Some("a.example"), Some("B.example"), Some("c.example"), Some("foreign.example"), Some("")]
+            {
+                assert_eq!(cost(&keyring, name), expected, "{counts:?} {name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn users_over_several_names_cost_what_those_of_one_cost() {
+        let all: Vec<_> = ["a", "b", "c", "d", "e"].map(|name| (name, 20)).to_vec();
+        assert_eq!(cost(&spread(&all), Some("c.example")).iter().sum::<usize>(), 20);
+        assert!(!spread(&all).is_short() && spread(&[("a", 16), ("b", 16)]).is_short());
+    }
+
+    #[test]
+    fn keys_stay_with_their_names_when_some_have_ended() {
+        let until = |number: u32| key("b", number).until(Some(UnixTime(10)));
+        let keys = [until(0), key("a", 0), until(1), key("b", 2)];
+        let keyring = Keyring::new(keys).over(vec![domain("a"), domain("b")]);
+        assert_eq!((keyring.widest, &keyring.buckets), (3, &vec![0..1, 1..4]));
+        let rest = keyring.without_ended(UnixTime(10)).unwrap();
+        assert_eq!((rest.widest, &rest.buckets), (1, &vec![0..1, 1..2]));
+        assert!(rest.standing(key("b", 2).tag(), UnixTime(10)).is_ok());
+    }
+}

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::member::Refusal;
 use super::period::Period;
+use super::secret::Domain;
 use super::window::UnixTime;
 use crate::wire::rpc::AdTag;
 
@@ -32,6 +33,8 @@ pub struct Policy {
     pub deny: Vec<IpNet>,
     /// In whose name the member's sessions go, which shows a channel to the member.
     pub ad_tag: Tagging,
+    /// Name of the site that the member's link carries, where it is not the first.
+    pub domain: Option<Domain>,
     /// What the operator wants to remember.
     pub note: Option<String>,
 }
@@ -81,6 +84,7 @@ impl Default for Policy {
             allow: Vec::new(),
             deny: Vec::new(),
             ad_tag: Tagging::AsAll,
+            domain: None,
             note: None,
         }
     }

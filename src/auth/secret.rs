@@ -275,11 +275,19 @@ fn key(bytes: &[u8]) -> Result<Secret, SecretError> {
     bytes.try_into().map(Secret).map_err(|_| SecretError::Length)
 }
 
-/// A part of a proxy's link, in `Some(None)` if the link does not have it; `None` if the text is no such link.
+/// A part of a proxy's link, in `Some(None)` if the link does not have it; `None` if the text is no such link. Links are
+/// taken in every form that people copy them in: with or without `https://` and `www.`, in letters of either case.
 pub fn link_part(text: &str, wanted: &str) -> Option<Option<String>> {
-    const STARTS: [&str; 4] =
-        ["tg://proxy?", "https://t.me/proxy?", "http://t.me/proxy?", "https://telegram.me/proxy?"];
-    let query = STARTS.iter().find_map(|start| text.trim().strip_prefix(start))?;
+    const PLACES: [&str; 3] = ["t.me/proxy", "telegram.me/proxy", "telegram.dog/proxy"];
+    let (start, query) = text.trim().split_once('?')?;
+    let start = start.to_ascii_lowercase();
+    let start = start.strip_suffix('/').unwrap_or(&start);
+    let place = ["https://", "http://"].iter().find_map(|scheme| start.strip_prefix(scheme)).unwrap_or(start);
+    let is_page = PLACES.contains(&place.strip_prefix("www.").unwrap_or(place));
+    if !is_page && !matches!(start, "tg://proxy" | "tg:proxy") {
+        return None;
+    }
+    let query = query.split('#').next().unwrap_or(query);
     let found = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == wanted);
     // A plus sign of base64 comes out of a query as a space.
     Some(found.map(|(_, value)| value.replace(' ', "+")))
@@ -426,7 +434,17 @@ mod tests {
     fn a_whole_link_is_read_as_the_secret_in_it() {
         let key = "00112233445566778899aabbccddeeff";
         let expected = SecretText::parse(key).unwrap();
-        for start in ["tg://proxy?", "https://t.me/proxy?", " https://telegram.me/proxy?"] {
+        for start in [
+            "tg://proxy?",
+            "TG://Proxy?",
+            "tg:proxy?",
+            "https://t.me/proxy?",
+            " https://telegram.me/proxy?",
+            "HTTP://T.me/proxy/?",
+            "https://www.t.me/proxy?",
+            "t.me/proxy?",
+            "www.telegram.dog/proxy?",
+        ] {
             let link = format!("{start}server=192.0.2.1&port=443&secret={key}");
             assert_eq!(SecretText::parse(&link).unwrap(), expected, "{link}");
         }
@@ -436,7 +454,10 @@ mod tests {
         let base64 = "https://t.me/proxy?server=a.example&port=443&secret=7gARIjNEVWZ3iJmqu8zd7v9leGFtcGxlLmNvbQ%3D%3D";
         assert_eq!(SecretText::parse(base64).unwrap().secret, expected.secret);
         assert_eq!(SecretText::parse("tg://proxy?server=a&port=1").unwrap_err(), SecretError::Link);
-        assert!(SecretText::parse("https://example.com/?secret=00112233445566778899aabbccddeeff").is_err());
+        assert_eq!(SecretText::parse(&format!("t.me/proxy?server=a&port=1&secret={key}#x")).unwrap(), expected);
+        for start in ["https://example.com/", "https://tg://proxy", "t.me/socks", "at.me/proxy", "www.www.t.me/proxy"] {
+            assert!(SecretText::parse(&format!("{start}?secret={key}")).is_err(), "{start}");
+        }
     }
 
     #[test]

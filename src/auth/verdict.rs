@@ -350,7 +350,7 @@ impl Judge {
         let rules = self.rules.load_full();
         let (class, named) = (HelloClass::of(&hello), rules.accepts_name(hello.server_name));
         Ok(Inquiry {
-            search: Search::new(Claim::of(&hello)),
+            search: rules.keyring.search(Claim::of(&hello), hello.server_name),
             over: false,
             rules,
             class,
@@ -366,10 +366,11 @@ impl Judge {
     /// Begins to judge what a TLS server takes for a handshake although no client of ours sends it: the work is the same, so
     /// that the time of the answer does not tell one form from another, and the verdict is known.
     pub fn inquire_in_vain(&self, record: &[u8], reason: Reason, from: IpAddr, now: UnixTime) -> Inquiry {
+        let rules = self.rules.load_full();
         Inquiry {
-            search: Search::new(Claim::in_vain(record)),
+            search: rules.keyring.search(Claim::in_vain(record), None),
             over: false,
-            rules: self.rules.load_full(),
+            rules,
             class: HelloClass::Other,
             fingerprint: Fingerprint::default(),
             http2: false,
@@ -489,6 +490,66 @@ mod tests {
             };
             assert_eq!(reason(judge_of(&[key]).judge(&hello.record, HERE, time)), None, "{}", hello.file);
         }
+    }
+
+    /// Of the site with these names, one user with this key and this name of the site, beside one of each other name.
+    fn judge_of_names(names: &[&str], key: [u8; 16], name: Option<&str>, accepted: Option<&[&str]>) -> Judge {
+        let domains = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<Domain>>();
+        let member = |number: usize, domain: Option<&str>| {
+            let domain = domain.map(|domain| domain.parse().unwrap());
+            Member::with(format!("user{number}"), crate::auth::Policy { domain, ..Default::default() }, None)
+        };
+        let others =
+            names.iter().enumerate().map(|(n, name)| Key::new(member(n + 1, Some(name)), Secret::new([n as u8; 16])));
+        let ours = Key::new(member(0, name), Secret::new(key));
+        let keyring = Keyring::new(others.chain([ours])).over(domains(names));
+        Judge::new(
+            Rules { keyring, window: TimeWindow::new(Duration::from_secs(600)), names: accepted.map(domains) },
+            ReplayMemory::volatile(),
+        )
+    }
+
+    #[test]
+    fn a_hello_is_searched_among_the_users_of_its_name() {
+        let mut seen = [0; 2];
+        for hello in captured() {
+            let Some((key, time)) = hello.signed else { continue };
+            let reason =
+                |names: &[&str], name| reason(judge_of_names(names, key, name, None).judge(&hello.record, HERE, time));
+            match hello.server_name.as_deref() {
+                Some(own) => {
+                    let names = ["first.example", own, "third.example"];
+                    assert_eq!(reason(&names, Some(own)), None, "{}", hello.file);
+                    for name in [None, Some("first.example"), Some("third.example")] {
+                        assert_eq!(reason(&names, name), Some(Reason::Digest), "{}: {name:?}", hello.file);
+                    }
+                    // A foreign name is one of the first, as if there were no others.
+                    let foreign = ["first.example", "third.example"];
+                    assert_eq!(reason(&foreign, None), None, "{}", hello.file);
+                    assert_eq!(reason(&foreign, Some("third.example")), Some(Reason::Digest), "{}", hello.file);
+                }
+                None => {
+                    assert_eq!(reason(&["first.example", "third.example"], None), None, "{}", hello.file);
+                    let other = reason(&["first.example", "third.example"], Some("third.example"));
+                    assert_eq!(other, Some(Reason::Digest), "{}", hello.file);
+                }
+            }
+            seen[usize::from(hello.server_name.is_none())] += 1;
+        }
+        assert!(seen[0] > 0, "{seen:?}");
+    }
+
+    #[test]
+    fn a_name_that_is_not_accepted_stays_declined_and_its_hello_is_spent() {
+        let hello = captured().into_iter().find(|hello| hello.signed.is_some() && hello.server_name.is_some()).unwrap();
+        let (key, time) = hello.signed.unwrap();
+        let names = ["first.example", "third.example"];
+        let judge = judge_of_names(&names, key, None, Some(&names));
+        let verdict = |judge: &Judge| reason(judge.judge(&hello.record, HERE, time));
+        assert_eq!(verdict(&judge), Some(Reason::Name));
+        assert_eq!(verdict(&judge), Some(Reason::Replay));
+        let further = [&names[..], &[hello.server_name.as_deref().unwrap()]].concat();
+        assert_eq!(verdict(&judge_of_names(&names, key, None, Some(&further))), None);
     }
 
     #[test]

@@ -142,7 +142,7 @@ async fn compare(
     let relay = relay.map_err(|error| unusable(format!("cannot listen: {error}"), "see whether ports are left"))?;
     let limit = LIMITS[usize::from(!choice.fast)];
     let plan = Plan {
-        subject: Subject { key: *user.secret.bytes(), name: config.domain.as_str().to_owned(), dc: NOWHERE },
+        subject: Subject { key: *user.secret.bytes(), name: config.name_of(user).to_string(), dc: NOWHERE },
         lineup: Lineup { cover: cover.addr, relay: relay.addr, proxy, limit, one_record: one_record(config).await },
         // Short enough to be typed.
         seed: arguments.seed.unwrap_or_else(|| Dice::unseen().number() % 1_000_000),

@@ -10,6 +10,7 @@ use super::ways::Ways;
 use super::{Failure, load, output, progress};
 use crate::config::embedded::{CoverDraft, NOBODY, had_users};
 use crate::config::{Draft, Environment, Flags, Listen, parts};
+use crate::cover::grade::list;
 use crate::cover::remote::leads_to_us;
 use crate::net::listen::Address;
 
@@ -94,7 +95,8 @@ fn summary(draft: &Draft) -> String {
         users if users.len() > MOST => format!("{} users", users.len()),
         users => users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>().join(", "),
     };
-    let domain = draft.domain.as_ref().map_or("made up at the first start, for trying out", |domain| domain.as_str());
+    let names = draft.domain.iter().chain(&draft.names).map(ToString::to_string).collect::<Vec<_>>();
+    let domain = if names.is_empty() { "made up at the first start, for trying out".to_owned() } else { list(&names) };
     let cover = match &draft.cover {
         CoverDraft::Site { acme: Some(authority), .. } => {
             let host = authority.directory.host().unwrap_or_default();

@@ -18,7 +18,7 @@ use super::invitation::{Host, invitations, port};
 use super::ways::Way;
 use super::{Failure, health};
 use crate::auth::{Member, Secret, UnixTime};
-use crate::config::edit::{self, EditError};
+use crate::config::edit::{self, EditError, UserToAdd};
 use crate::config::{self, Config, Environment, Flags, units};
 use crate::cover::grade::{Place, grade};
 use crate::net::listen::Address;
@@ -264,6 +264,7 @@ fn user(member: &Member, now: UnixTime) -> UserState {
         max_sessions: policy.max_sessions.map(Into::into),
         max_addresses: policy.max_addresses.map(Into::into),
         ad_tag: units::tagging_text(policy.ad_tag),
+        domain: policy.domain.as_ref().map(ToString::to_string),
     }
 }
 
@@ -322,20 +323,27 @@ impl Control for House {
         let host = Host::choose(&config, &listeners, OwnAddress::find).ok_or_else(|| {
             Trouble::new(Kind::Failed, "this machine has no address to put into a link", "set `host` in [link]")
         })?;
-        let all = invitations(&config, &host.name, port(&config, &listeners), Form::Hex);
+        let all = invitations(&config, &host, port(&config, &listeners), Form::Hex);
         let found = all.into_iter().find(|one| one.user == user).ok_or_else(Trouble::no_user)?;
         Ok(Links { user: found.user, tg: found.tg, web: found.web })
     }
 
     fn create(&self, user: &NewUser) -> Result<Changed, Trouble> {
-        let secret = Secret::generate(&mut rand::rng());
-        self.edit(format!("user {} added", user.name), None, |file| {
-            edit::add(file, &user.name, &secret, &user.settings)
-        })
+        let new = UserToAdd::new(user.name.clone(), Secret::generate(&mut rand::rng()));
+        self.edit(format!("user {} added", user.name), None, |file| edit::add(file, new, &user.settings))
     }
 
     fn change(&self, user: &str, settings: &Settings) -> Result<Changed, Trouble> {
-        self.edit(format!("user {user} changed"), None, |file| edit::change(file, user, settings))
+        let mut moved = false;
+        let outcome = self.edit(format!("user {user} changed"), None, |file| {
+            moved = edit::change(file, user, settings)?;
+            Ok(())
+        });
+        let said = format!("user {user} has another link now, and the old one does not work any more: hand it out");
+        outcome.map(|mut changed| {
+            changed.changed.extend(moved.then_some(said));
+            changed
+        })
     }
 
     fn rotate(&self, user: &str, keep: Option<&str>) -> Result<Changed, Trouble> {

@@ -3,12 +3,20 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::auth::Domain;
+use crate::config::embedded::CoverDraft;
 use crate::config::{Draft, parts};
+use crate::cover::grade::list;
+use crate::cover::site;
 use crate::ops::lists;
 
 /// A client opens 13 to 18 connections at once, and one that is refused tries again without end: a TDLib above its limit makes
 /// 555 hellos a minute.
 const FEW: u32 = 20;
+
+/// Keys of one name that may be tried for each hello. Measured, see docs/performance.md: from about so many on the time of
+/// the search is more than the first answers of a built-in site differ by themselves.
+const HIDDEN: usize = 300;
 
 /// Most users that are named in one sentence.
 const MOST: usize = 5;
@@ -25,6 +33,8 @@ const INSIDE: [(&str, IpAddr); 5] = [
 /// What is doubtful about a configuration, as sentences with what to do. `lists` is what it bars.
 pub(super) fn doubts(draft: &Draft, lists: Option<&lists::State>) -> Vec<String> {
     let mut found = tight_limits(draft);
+    found.extend(crowded_names(draft).map(|(what, next)| format!("{what}; {next}")));
+    found.extend(uncertified_names(draft));
     found.extend(lists.into_iter().flat_map(|lists| wide_lists(draft, lists)));
     found
 }
@@ -51,6 +61,40 @@ fn tight_limits(draft: &Draft) -> Vec<String> {
         }),
     ];
     found.into_iter().flatten().collect()
+}
+
+/// A hello is tried with the keys of all users of its name, and the time that this takes has to hide in the cover's own.
+pub(super) fn crowded_names(draft: &Draft) -> Option<(String, &'static str)> {
+    let mut users: BTreeMap<Option<&Domain>, usize> = BTreeMap::new();
+    for user in &draft.users {
+        *users.entry(draft.name_of(user)).or_default() += user.secrets().count();
+    }
+    let (name, keys) = users.into_iter().max_by_key(|(_, keys)| *keys).filter(|(_, keys)| *keys > HIDDEN)?;
+    let name = name.map_or_else(|| "the name of the site".into(), ToString::to_string);
+    let next = match draft.names.is_empty() {
+        true => "give the site further names, `names = [\"…\"]`, which new users are spread over: docs/users.md",
+        false => {
+            "move some with `vizard user change USER --domain NAME`, which makes new links, or add names: docs/users.md"
+        }
+    };
+    let what = format!(
+        "{name} has {keys} keys of users: every hello is tried with all of them, and above {HIDDEN} that may take longer than the \
+         time of the cover's own answer hides"
+    );
+    Some((what, next))
+}
+
+/// A certificate from files that lacks names. One that cannot be read is a mistake, which is told elsewhere.
+fn uncertified_names(draft: &Draft) -> Option<String> {
+    let CoverDraft::Site { certificate: Some((certificate, _)), .. } = &draft.cover else { return None };
+    let names: Vec<&str> = draft.domain.iter().chain(&draft.names).map(Domain::as_str).collect();
+    let lacking = site::lacking(certificate, &names).ok().filter(|lacking| !lacking.is_empty())?;
+    let certificate = certificate.display();
+    Some(format!(
+        "the certificate {certificate} is not for {}: browsers warn of it, and anybody who visits sees that; get one for all names \
+         of the site",
+        list(&lacking)
+    ))
 }
 
 fn wide_lists(draft: &Draft, lists: &lists::State) -> Vec<String> {
@@ -98,6 +142,40 @@ mod tests {
         assert!(said.len() == 2 && said[0].contains("max_sessions of alice is below 20"), "{said:?}");
         assert!(said[1].contains("limits.address_connections is 19"), "{said:?}");
         assert_eq!(found(&limits.replace("19", "20")), [""; 0]);
+    }
+
+    /// Users of these names of the site, with keys of their own.
+    fn users(names: &[Option<&str>]) -> String {
+        let user = |(number, name): (usize, &Option<&str>)| {
+            let domain = name.map(|name| format!("domain = \"{name}\"\n")).unwrap_or_default();
+            format!("[[users]]\nname = \"user{number}\"\nsecret = \"{:032x}\"\n{domain}", number + 1)
+        };
+        names.iter().enumerate().map(user).collect()
+    }
+
+    #[test]
+    fn a_name_with_more_users_than_time_hides_is_doubtful() {
+        let all = |count: usize| users(&vec![None; count]);
+        assert_eq!(found(&all(HIDDEN)), [""; 0]);
+        let said = found(&all(HIDDEN + 1));
+        assert!(said.len() == 1 && said[0].contains(&format!("has {} keys", HIDDEN + 1)), "{said:?}");
+        assert!(said[0].contains("`names = "), "{said:?}");
+        let head = "domain = \"a.example\"\nnames = [\"b.example\"]\n[cover]\nkind = \"site\"\n";
+        let spread = [vec![None; HIDDEN], vec![Some("b.example"); HIDDEN]].concat();
+        assert_eq!(found(&format!("{head}{}", users(&spread))), [""; 0]);
+        let said = found(&format!("{head}{}", users(&[spread, vec![Some("b.example")]].concat())));
+        assert!(said[0].starts_with("b.example has") && said[0].contains("user change"), "{said:?}");
+    }
+
+    #[test]
+    fn a_certificate_that_lacks_a_name_is_doubtful_and_the_name_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = site::self_signed(&["a.example", "b.example"], folder.path()).unwrap();
+        let site = format!("[site]\ncertificate = \"{}\"\nkey = \"{}\"\n", certificate.display(), key.display());
+        let said = |names: &str| found(&format!("domain = \"a.example\"\nnames = [{names}]\n{site}"));
+        assert_eq!(said("\"b.example\""), [""; 0]);
+        let said = said("\"b.example\", \"c.example\"");
+        assert!(said.len() == 1 && said[0].contains("is not for c.example:"), "{said:?}");
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub fn greeting(config: &Config, listeners: &[SocketAddr], host: Option<&Host>, 
     match (links, host) {
         _ if config.users.is_empty() => text += &format!("Attention: {NOBODY}.\n\n"),
         (Links::Shown, Some(host)) => {
-            for invitation in invitations(config, &host.name, port(config, listeners), Form::Hex) {
+            for invitation in invitations(config, host, port(config, listeners), Form::Hex) {
                 text += &format!("{}\n  {}\n  {}\n", invitation.user, invitation.tg, invitation.web);
                 text += &qr(&invitation.tg).map(|code| format!("\n{code}")).unwrap_or_default();
                 text += "\n";
@@ -114,7 +114,7 @@ pub fn greeting_json(config: &Config, listeners: &[SocketAddr], host: Option<&Ho
     match links {
         Links::PrintedBy(command) => greeting["links_printed_by"] = command.as_str().into(),
         Links::Shown => {
-            let all = host.map(|host| invitations(config, &host.name, port(config, listeners), Form::Hex));
+            let all = host.map(|host| invitations(config, host, port(config, listeners), Form::Hex));
             let link = |one: &Invitation| json!({ "user": one.user, "tg": one.tg, "web": one.web });
             greeting["links"] = all.iter().flatten().map(link).collect();
         }

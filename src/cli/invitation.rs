@@ -70,18 +70,22 @@ pub fn expected_listeners(listen: &Listen) -> Vec<SocketAddr> {
 pub struct Invitation {
     /// Name of the user.
     pub user: String,
+    /// What the link names as the server.
+    pub server: String,
     /// `tg://proxy?…`
     pub tg: String,
     /// `https://t.me/proxy?…`
     pub web: String,
 }
 
-/// The links of all users, in the order of the configuration.
-pub fn invitations(config: &Config, host: &str, port: u16, form: Form) -> Vec<Invitation> {
+/// The links of all users, in the order of the configuration. Each carries the user's own name of the site; where names are
+/// the servers of links, also in that place, so that the name that is looked up is the one in the hello.
+pub fn invitations(config: &Config, host: &Host, port: u16, form: Form) -> Vec<Invitation> {
     let invitation = |user: &crate::config::User| {
-        let (secret, domain) = (user.secret.clone(), config.domain.clone());
-        let link = Link { host: host.into(), port, secret, domain };
-        Invitation { user: user.name.clone(), tg: link.tg(form), web: link.web(form) }
+        let (secret, domain) = (user.secret.clone(), config.name_of(user).clone());
+        let host = if host.source == Source::Domain { domain.to_string() } else { host.name.clone() };
+        let link = Link { host, port, secret, domain };
+        Invitation { user: user.name.clone(), tg: link.tg(form), web: link.web(form), server: link.host }
     };
     config.users.iter().map(invitation).collect()
 }

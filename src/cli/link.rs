@@ -105,7 +105,7 @@ fn stated_target(look: &Look) -> Result<(Option<String>, Option<u16>), Failure> 
 
 fn chosen(arguments: &Arguments, config: &Config, host: &Host, port: u16) -> Result<Vec<Invitation>, Failure> {
     let form = if arguments.look.base64url { Form::Base64Url } else { Form::Hex };
-    let mut chosen = invitations(config, &host.name, port, form);
+    let mut chosen = invitations(config, host, port, form);
     if arguments.user.is_empty() {
         return Ok(chosen);
     }
@@ -127,7 +127,7 @@ fn draws(look: &Look) -> bool {
 
 fn as_text(invitations: &[Invitation], host: &Host, draws: bool) -> String {
     let mut text = String::new();
-    for Invitation { user, tg, web } in invitations {
+    for Invitation { user, tg, web, .. } in invitations {
         text += &format!("{user}\n  {tg}\n  {web}\n");
         text += &draws.then(|| qr(tg)).flatten().map(|code| format!("\n{code}")).unwrap_or_default();
         text += "\n";
@@ -144,9 +144,6 @@ fn as_text(invitations: &[Invitation], host: &Host, draws: bool) -> String {
 
 fn as_json(invitations: &[Invitation], host: &Host, port: u16) -> String {
     let public = host.source != Source::PrivateAddress;
-    let object = |Invitation { user, tg, web }: &Invitation| {
-        let server = &host.name;
-        json!({ "user": user, "tg": tg, "web": web, "server": server, "port": port, "public": public })
-    };
+    let object = |Invitation { user, tg, web, server }: &Invitation| json!({ "user": user, "tg": tg, "web": web, "server": server, "port": port, "public": public });
     serde_json::Value::Array(invitations.iter().map(object).collect()).to_string()
 }

@@ -1,6 +1,7 @@
 //! `vizard user`: who may enter, how much, and until when. Changes go into the configuration file, which a running proxy
 //! reads again by itself.
 
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -11,8 +12,8 @@ use serde_json::{Value, json};
 use super::link::{self, Look};
 use super::reload::after_edit;
 use super::{Failure, Settings, load, output};
-use crate::auth::{Policy, Secret, SecretText, UnixTime, Usage};
-use crate::config::edit::{self, Changes, EditError};
+use crate::auth::{Domain, Policy, Secret, SecretText, UnixTime, Usage, link_part};
+use crate::config::edit::{self, Changes, EditError, UserToAdd};
 use crate::config::embedded::{NOBODY, had_users};
 use crate::config::report::quoted;
 use crate::config::resolve::read_secret_file;
@@ -167,6 +168,9 @@ struct Limits {
     /// Tag of a promoted channel, from @MTProxybot; `none` for none, "" for the one of everybody
     #[arg(long, value_name = "TAG")]
     ad_tag: Option<String>,
+    /// Name of the site that the link carries, `domain` or one of `names`; another one makes another link
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
     /// What to remember
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
@@ -186,6 +190,7 @@ impl From<Limits> for Changes {
             allow: list(limits.allow),
             deny: list(limits.deny),
             ad_tag: limits.ad_tag,
+            domain: limits.domain,
             note: limits.note,
         }
     }
@@ -227,16 +232,23 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
     match arguments.wish {
         Wish::Add { from: Some(file), limits, place, .. } => add_from(&file, &limits.into(), &place, environment)?,
         Wish::Add { name, secret, secret_file, limits, place, .. } => {
-            let (name, secret) = (name.unwrap_or_default(), given_secret(secret, secret_file.as_deref())?);
-            edit::add(&place.file(environment)?, &name, &secret, &limits.into())?;
+            let new = UserToAdd::with(name.unwrap_or_default(), given_secret(secret, secret_file.as_deref())?);
+            edit::add(&place.file(environment)?, new.clone(), &limits.into())?;
             after_edit(&place.flags(), environment, None)?;
-            output::print(format!("added {name}\nsecret: {}", secret.hex()));
-            show_links(&[name], &place, environment);
+            output::print(format!("added {}\nsecret: {}", new.name, new.secret.hex()));
+            foreign_links(std::slice::from_ref(&new), &place, environment);
+            show_links(&[new.name], &place, environment);
         }
         Wish::Change { name, limits, place } => {
-            edit::change(&place.file(environment)?, &name, &limits.into())?;
+            let moved = edit::change(&place.file(environment)?, &name, &limits.into())?;
             after_edit(&place.flags(), environment, None)?;
             output::print(format!("changed {name}"));
+            if moved {
+                output::print(
+                    "the link is another one now, and the old one does not work any more; hand this one out:\n",
+                );
+                show_links(&[name], &place, environment);
+            }
         }
         Wish::List { json, place } => list(json, &place, environment)?,
         Wish::Show { name, json, secret, place } => show(&name, json, secret, &place, environment)?,
@@ -273,7 +285,7 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
 }
 
 /// The secret that was given, or a new one.
-fn given_secret(text: Option<String>, file: Option<&Path>) -> Result<Secret, Failure> {
+fn given_secret(text: Option<String>, file: Option<&Path>) -> Result<SecretText, Failure> {
     let unreadable = |error: io::Error| {
         Failure::usage(format!("the secret cannot be read: {error}"), "check the path and its permissions")
     };
@@ -291,10 +303,9 @@ fn given_secret(text: Option<String>, file: Option<&Path>) -> Result<Secret, Fai
             line
         }
         (None, Some(file)) => read_secret_file(file).map_err(unreadable)?.0,
-        (None, None) => return Ok(Secret::generate(&mut rand::rng())),
+        (None, None) => return Ok(SecretText { secret: Secret::generate(&mut rand::rng()), domain: None }),
     };
-    let error = |error: crate::auth::SecretError| Failure::usage(error.to_string(), error.mend());
-    Ok(SecretText::parse(text.trim()).map_err(error)?.secret)
+    SecretText::parse(text.trim()).map_err(|error| Failure::usage(error.to_string(), error.mend()))
 }
 
 /// Longest line that is read as a secret.
@@ -355,7 +366,8 @@ fn add_from(file: &Path, limits: &Changes, place: &Place, environment: &Environm
     edit::add_all(&place.file(environment)?, &new, limits)?;
     after_edit(&place.flags(), environment, None)?;
     output::print(format!("added {} users\n", new.len()));
-    let names: Vec<_> = new.into_iter().map(|(name, _)| name).collect();
+    foreign_links(&new, place, environment);
+    let names: Vec<_> = new.into_iter().map(|new| new.name).collect();
     show_links(&names, place, environment);
     Ok(())
 }
@@ -364,18 +376,50 @@ fn add_from(file: &Path, limits: &Changes, place: &Place, environment: &Environm
 const LONGEST_LIST: u64 = 64 << 20;
 
 /// The users of a list, with new secrets for those that have none, or the number of a line and what is wrong with it.
-fn new_users(text: &str) -> Result<Vec<(String, Secret)>, (usize, String)> {
+fn new_users(text: &str) -> Result<Vec<UserToAdd>, (usize, String)> {
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
     lines
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(number, line)| match line.split_once('=') {
-            None => Ok((line.to_owned(), Secret::generate(&mut rand::rng()))),
+            // A whole link has such signs of its own.
+            _ if link_part(line, "secret").is_some() => Err((number, "this link has no name before it".to_owned())),
+            None => Ok(UserToAdd::new(line, Secret::generate(&mut rand::rng()))),
             Some((name, secret)) => SecretText::parse(secret.trim())
-                .map(|text| (name.trim().to_owned(), text.secret))
+                .map(|text| UserToAdd::with(name.trim(), text))
                 .map_err(|error| (number, error.to_string())),
         })
         .collect()
 }
+
+/// Tells whose given links carry another name than they have here.
+fn foreign_links(new: &[UserToAdd], place: &Place, environment: &Environment) {
+    if new.iter().all(|new| new.domain.is_none()) {
+        return;
+    }
+    let Ok(draft) = config::load(&place.flags(), environment).map(|loaded| loaded.draft) else { return };
+    let here: HashMap<&str, Option<&Domain>> =
+        draft.users.iter().map(|user| (user.name.as_str(), draft.name_of(user))).collect();
+    let mut foreign: BTreeMap<&Domain, Vec<&str>> = BTreeMap::new();
+    for UserToAdd { name, domain, .. } in new {
+        if let Some(domain) = domain.as_ref().filter(|domain| here.get(name.as_str()) != Some(&Some(domain))) {
+            foreign.entry(domain).or_default().push(name);
+        }
+    }
+    for (domain, users) in foreign {
+        let users = match users.len() {
+            0..=NAMED => users.join(", "),
+            count => format!("{} and {} more", users[..NAMED].join(", "), count - NAMED),
+        };
+        output::complain(format!(
+            "warning: the given link of {users} carries {domain}, which is not the name that the user has here: apps enter with \
+             it only while hello.accept_names lets them; hand out the new link, or add that name to `names` if it is one of \
+             your site"
+        ));
+    }
+}
+
+/// Most users that are named in one sentence.
+const NAMED: usize = 5;
 
 /// A number of days, which lengths of time with a fixed number of seconds do not have.
 fn days(text: &str) -> Option<Duration> {
@@ -452,6 +496,7 @@ fn show(name: &str, as_json: bool, secret: bool, place: &Place, environment: &En
         ("allowed networks", networks(&user.policy.allow)),
         ("denied networks", networks(&user.policy.deny)),
         ("promoted channel", units::tagging_text(user.policy.ad_tag)),
+        ("name of the site", draft.name_of(user).map(ToString::to_string)),
         ("moved up", Some(size(usage.up))),
         ("moved down", Some(size(usage.down))),
         ("note", user.policy.note.clone()),
@@ -462,10 +507,7 @@ fn show(name: &str, as_json: bool, secret: bool, place: &Place, environment: &En
 }
 
 /// The configuration, and what is written of everybody.
-fn people(
-    place: &Place,
-    environment: &Environment,
-) -> Result<(Draft, std::collections::BTreeMap<String, Usage>), Failure> {
+fn people(place: &Place, environment: &Environment) -> Result<(Draft, BTreeMap<String, Usage>), Failure> {
     let draft = load(&place.flags(), environment)?.draft;
     let known = usage::read(&draft.state_dir).unwrap_or_else(|error| {
         output::complain(format!("warning: what users have moved cannot be read: {error}"));
@@ -474,7 +516,7 @@ fn people(
     Ok((draft, known))
 }
 
-fn usage_of(user: &User, known: &std::collections::BTreeMap<String, Usage>, now: UnixTime) -> Usage {
+fn usage_of(user: &User, known: &BTreeMap<String, Usage>, now: UnixTime) -> Usage {
     known.get(&user.name).copied().unwrap_or_default().seen(&user.policy, now)
 }
 
@@ -503,6 +545,7 @@ fn object(user: &User, usage: Usage, now: UnixTime) -> Value {
         "allow": networks(&policy.allow),
         "deny": networks(&policy.deny),
         "ad_tag": units::tagging_text(policy.ad_tag),
+        "domain": policy.domain.as_ref().map(ToString::to_string),
         "note": policy.note,
         "previous_until": user.previous.as_ref().map(|(_, until)| moment(*until)),
         "usage": {

@@ -4,6 +4,7 @@
 //! is refused. The file is replaced in one step and keeps its mode; a lock on its folder keeps two changes apart.
 
 mod section;
+mod spread;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -13,10 +14,11 @@ use std::{error, fmt};
 use jiff::Timestamp;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value, value};
 
+use self::spread::NameSpread;
 use super::report::Severity;
 use super::resolve::read_secret_file;
 use super::{Environment, Flags, LoadError, load_text};
-use crate::auth::{Secret, SecretText, UnixTime};
+use crate::auth::{Domain, Secret, SecretText, UnixTime};
 use crate::base::files::{self, Access, Folder};
 
 /// What shall be different about a user, for commands as for the admin API.
@@ -87,48 +89,89 @@ impl fmt::Display for EditError {
 
 impl error::Error for EditError {}
 
-/// Adds a user.
-pub fn add(file: &Path, name: &str, secret: &Secret, changes: &Changes) -> Result<(), EditError> {
-    add_all(file, &[(name.to_owned(), secret.clone())], changes)
+/// A user that is to be added.
+#[derive(Clone, Debug)]
+pub struct UserToAdd {
+    /// The name.
+    pub name: String,
+    /// The key.
+    pub secret: Secret,
+    /// Name of a site that the key came with, in a link.
+    pub domain: Option<Domain>,
 }
 
-/// Adds users in one step, all of them with the same limits, or none if one cannot be added.
-pub fn add_all(file: &Path, new: &[(String, Secret)], changes: &Changes) -> Result<(), EditError> {
+impl UserToAdd {
+    /// One with this key.
+    pub fn new(name: impl Into<String>, secret: Secret) -> Self {
+        Self::with(name, SecretText { secret, domain: None })
+    }
+
+    /// One with a key that was given.
+    pub fn with(name: impl Into<String>, SecretText { secret, domain }: SecretText) -> Self {
+        Self { name: name.into(), secret, domain }
+    }
+}
+
+/// Adds a user.
+pub fn add(file: &Path, new: UserToAdd, changes: &Changes) -> Result<(), EditError> {
+    add_all(file, &[new], changes)
+}
+
+/// Adds users in one step, all of them with the same limits, or none if one cannot be added. Where the site has several
+/// names and none is wished, each gets the one that its link had, else the one with the fewest users.
+pub fn add_all(file: &Path, new: &[UserToAdd], changes: &Changes) -> Result<(), EditError> {
     edit(file, |document, _| {
         let mut known: HashSet<_> = names(document)?.map(|(_, name)| name.to_owned()).collect();
-        if let Some((name, _)) = new.iter().find(|(name, _)| !known.insert(name.clone())) {
+        if let Some(UserToAdd { name, .. }) = new.iter().find(|new| !known.insert(new.name.clone())) {
             return Err(EditError::Exists(name.clone()));
         }
+        let mut spread = NameSpread::of(document).filter(|_| changes.domain.is_none());
         let users = document.entry("users").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
         let users = users.as_array_of_tables_mut().ok_or(EditError::NoSections)?;
-        for (name, secret) in new {
+        for UserToAdd { name, secret, domain } in new {
             let mut table = Table::new();
             table.decor_mut().set_prefix("\n");
             table.insert("name", value(name));
             table.insert("secret", value(secret.hex()));
             change_table(&mut table, changes);
+            if let Some(name) = spread.as_mut().and_then(|spread| spread.next(domain.as_ref())) {
+                table.insert("domain", value(name));
+            }
             users.push(table);
         }
         Ok(())
     })
 }
 
-/// Changes what a user may do.
-pub fn change(file: &Path, name: &str, changes: &Changes) -> Result<(), EditError> {
+/// Changes what a user may do. Says whether the user has another link now, with another name of the site.
+pub fn change(file: &Path, name: &str, changes: &Changes) -> Result<bool, EditError> {
+    let mut moved = false;
     edit(file, |document, _| {
-        change_table(user(document, name)?, changes);
+        let first = document.get("domain").and_then(Item::as_str).map(str::to_ascii_lowercase);
+        let table = user(document, name)?;
+        let before = spread::name_of(table).or_else(|| first.clone());
+        change_table(table, changes);
+        if changes.domain.is_some() && !table.contains_key("secret_file") {
+            // A secret with a name inside would contradict the new one.
+            let bare = table.get("secret").and_then(Item::as_str).and_then(|text| SecretText::parse(text).ok());
+            if let Some(text) = bare.filter(|text| text.domain.is_some()) {
+                set(table, "secret", Some(text.secret.hex().into()));
+            }
+        }
+        moved = spread::name_of(table).or(first) != before;
         Ok(())
-    })
+    })?;
+    Ok(moved)
 }
 
 /// Lets a user in again.
 pub fn enable(file: &Path, name: &str) -> Result<(), EditError> {
-    change(file, name, &Changes { enabled: Some(true), ..Changes::default() })
+    change(file, name, &Changes { enabled: Some(true), ..Changes::default() }).map(drop)
 }
 
 /// Keeps a user out.
 pub fn disable(file: &Path, name: &str) -> Result<(), EditError> {
-    change(file, name, &Changes { enabled: Some(false), ..Changes::default() })
+    change(file, name, &Changes { enabled: Some(false), ..Changes::default() }).map(drop)
 }
 
 /// Gives a user another secret; the present one is good until then. A secret in a file of its own stays in one.
@@ -150,9 +193,15 @@ fn rotate_those(
     let (mut later, mut names) = (Vec::new(), Vec::new());
     edit(file, |document, folder| {
         let (chosen, known) = (choose(document)?, positions(document)?);
+        let spread = NameSpread::of(document).is_some();
         for (name, secret) in chosen {
             let index = known.get(&name).ok_or_else(|| EditError::Unknown(name.clone()))?;
-            let path = rotate_in(user_at(document, *index, &name)?, folder, &name, &secret, &until)?;
+            let table = user_at(document, *index, &name)?;
+            let (path, embedded) = rotate_in(table, folder, &name, &secret, &until)?;
+            // The name inside the old secret would go with it.
+            if let Some(name) = embedded.filter(|_| spread && !table.contains_key("domain")) {
+                set(table, "domain", Some(name.as_str().into()));
+            }
             later.extend(path.map(|path| (path, secret)));
             names.push(name);
         }
@@ -165,36 +214,39 @@ fn rotate_those(
     Ok(names)
 }
 
-/// Returns the file that the new secret has still to be written to, if it is to stand in one.
+/// Returns the file that the new secret has still to be written to, if it is to stand in one, and the name of the site that
+/// was inside the old one.
 fn rotate_in(
     table: &mut Table,
     folder: &Path,
     name: &str,
     secret: &Secret,
     until: &str,
-) -> Result<Option<PathBuf>, EditError> {
+) -> Result<(Option<PathBuf>, Option<Domain>), EditError> {
     let unreadable = || EditError::NoSecret(name.to_owned());
-    let mut later = None;
-    match (table.get("secret_file").and_then(Item::as_str), table.get("secret").and_then(Item::as_str)) {
-        (Some(written), _) => {
-            let (written, path) = (format!("{written}.previous"), folder.join(written));
-            let (old, _) = read_secret_file(&path).map_err(|_| unreadable())?;
-            let old = SecretText::parse(&old).map_err(|_| unreadable())?.secret;
-            write(&folder.join(&written), &old, Access::Private)?;
-            set(table, "previous_secret_file", Some(written.into()));
-            set(table, "previous_secret", None);
-            later = Some(path);
-        }
-        (None, Some(old)) => {
-            let old = SecretText::parse(old).map_err(|_| unreadable())?.secret;
-            set(table, "secret", Some(secret.hex().into()));
-            set(table, "previous_secret", Some(old.hex().into()));
-            set(table, "previous_secret_file", None);
-        }
-        (None, None) => return Err(unreadable()),
-    }
+    let read = |old: &str| SecretText::parse(old).map_err(|_| unreadable());
+    let (old, later) =
+        match (table.get("secret_file").and_then(Item::as_str), table.get("secret").and_then(Item::as_str)) {
+            (Some(written), _) => {
+                let (written, path) = (format!("{written}.previous"), folder.join(written));
+                let (old, _) = read_secret_file(&path).map_err(|_| unreadable())?;
+                let old = read(&old)?;
+                write(&folder.join(&written), &old.secret, Access::Private)?;
+                set(table, "previous_secret_file", Some(written.into()));
+                set(table, "previous_secret", None);
+                (old, Some(path))
+            }
+            (None, Some(old)) => {
+                let old = read(old)?;
+                set(table, "secret", Some(secret.hex().into()));
+                set(table, "previous_secret", Some(old.secret.hex().into()));
+                set(table, "previous_secret_file", None);
+                (old, None)
+            }
+            (None, None) => return Err(unreadable()),
+        };
     set(table, "previous_until", Some(until.into()));
-    Ok(later)
+    Ok((later, old.domain))
 }
 
 /// Takes a user out of the file, with the comments in the section and directly above it.
@@ -227,6 +279,7 @@ fn change_table(table: &mut Table, changes: &Changes) {
         ("deny", changes.deny.as_ref().map(list)),
         // Here `none` is a value, and only nothing takes it away.
         ("ad_tag", changes.ad_tag.as_ref().map(|tag| (!tag.trim().is_empty()).then(|| Value::from(tag.trim())))),
+        ("domain", changes.domain.as_ref().map(text)),
         ("note", changes.note.as_ref().map(text)),
     ];
     for (key, changed) in changed {
@@ -419,14 +472,80 @@ level = \"debug\"
     fn one_who_is_added_stands_behind_the_others() {
         let (_folder, path) = folder();
         let changes = Changes { allow: Some(vec!["192.0.2.0/24".into()]), ..Changes::default() };
-        add(&path, "carol", &secret(0x22), &changes).unwrap();
+        add(&path, UserToAdd::new("carol", secret(0x22)), &changes).unwrap();
         let section = "\n[[users]]\nname = \"carol\"\nsecret = \"22222222222222222222222222222222\"\nallow = [\"192.0.2.0/24\"]\n";
         let expected = FILE.replace("enabled = false\n", &format!("enabled = false\n{section}"));
         assert_eq!(text(&path), expected);
-        assert!(matches!(add(&path, "carol", &secret(0x33), &changes), Err(EditError::Exists(_))));
+        assert!(matches!(add(&path, UserToAdd::new("carol", secret(0x33)), &changes), Err(EditError::Exists(_))));
         fs::write(&path, "").unwrap();
-        add(&path, "carol", &secret(0x22), &Changes::default()).unwrap();
+        add(&path, UserToAdd::new("carol", secret(0x22)), &Changes::default()).unwrap();
         assert!(text(&path).contains("[[users]]\nname = \"carol\"\n"));
+    }
+
+    const SPREAD: &str = "\
+domain = \"a.example\"
+names = [\"b.example\"]
+
+[[users]]
+name = \"alice\"
+secret = \"00112233445566778899aabbccddeeff\"
+";
+
+    /// Names of the site that stand with the users.
+    fn domains(path: &Path) -> Vec<Option<String>> {
+        let document = parse(&text(path)).unwrap();
+        let users = document["users"].as_array_of_tables().unwrap();
+        users.iter().map(|user| Some(user.get("domain")?.as_str()?.to_owned())).collect()
+    }
+
+    #[test]
+    fn new_users_are_spread_over_the_names_of_the_site_unless_told() {
+        let (_folder, path) = folder();
+        fs::write(&path, SPREAD).unwrap();
+        let new = |number: u8| UserToAdd::new(format!("user{number}"), secret(number));
+        add_all(&path, &[new(1), new(2), new(3)], &Changes::default()).unwrap();
+        let link = format!("tg://proxy?server=x&port=1&secret=ee{}622e6578616d706c65", "04".repeat(16));
+        add(&path, UserToAdd::with("user4", SecretText::parse(&link).unwrap()), &Changes::default()).unwrap();
+        add(&path, new(5), &Changes { domain: Some("a.example".into()), ..Changes::default() }).unwrap();
+        let expected = [None, Some("b"), Some("a"), Some("b"), Some("b"), Some("a")];
+        assert_eq!(domains(&path), expected.map(|name| name.map(|name| format!("{name}.example"))));
+        let foreign = Changes { domain: Some("c.example".into()), ..Changes::default() };
+        let Err(EditError::Mistakes(mistakes)) = add(&path, new(6), &foreign) else { panic!("it was taken") };
+        assert!(mistakes[0].contains("not one of the site"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn a_user_who_is_moved_has_another_link_and_one_who_is_not_has_not() {
+        let (_folder, path) = folder();
+        fs::write(&path, SPREAD).unwrap();
+        let to = |name: &str| Changes { domain: Some(name.into()), ..Changes::default() };
+        for (name, moved, stands) in [
+            ("a.example", false, Some("a.example")),
+            ("B.example", true, Some("B.example")),
+            ("b.example", false, Some("b.example")),
+            ("none", true, None),
+        ] {
+            assert_eq!(change(&path, "alice", &to(name)).unwrap(), moved, "{name}");
+            assert_eq!(domains(&path)[0].as_deref(), stands);
+        }
+        let note = Changes { note: Some("x".into()), ..Changes::default() };
+        assert!(!change(&path, "alice", &note).unwrap());
+        let inside = format!("ee{}622e6578616d706c65", "07".repeat(16));
+        fs::write(&path, SPREAD.replace("00112233445566778899aabbccddeeff", &inside)).unwrap();
+        assert!(change(&path, "alice", &to("a.example")).unwrap());
+        assert!(text(&path).contains(&format!("\"{}\"", "07".repeat(16))), "{}", text(&path));
+    }
+
+    #[test]
+    fn a_new_secret_leaves_a_user_with_the_name_that_was_inside_the_old_one() {
+        let (folder, path) = folder();
+        let inside = format!("ee{}622e6578616d706c65", "07".repeat(16));
+        for written in [format!("secret = \"{inside}\""), "secret_file = \"alice.secret\"".to_owned()] {
+            fs::write(folder.path().join("alice.secret"), &inside).unwrap();
+            fs::write(&path, SPREAD.replace("secret = \"00112233445566778899aabbccddeeff\"", &written)).unwrap();
+            rotate(&path, "alice", &secret(8), UnixTime(1_767_225_600)).unwrap();
+            assert_eq!(domains(&path), [Some("b.example".to_owned())], "{written}");
+        }
     }
 
     #[test]
@@ -435,11 +554,11 @@ level = \"debug\"
         let (_folder, path) = folder();
         let new = |from: usize, count: usize| -> Vec<_> {
             let of = |number: usize| Secret::new((number as u128 + 1).to_be_bytes());
-            (from..from + count).map(|number| (format!("user{number}"), of(number))).collect()
+            (from..from + count).map(|number| UserToAdd::new(format!("user{number}"), of(number))).collect()
         };
         let before = text(&path);
         for known in ["bob", "user7"] {
-            let twice = [new(0, 10), vec![(known.to_owned(), secret(0x44))]].concat();
+            let twice = [new(0, 10), vec![UserToAdd::new(known, secret(0x44))]].concat();
             assert!(
                 matches!(add_all(&path, &twice, &Changes::default()), Err(EditError::Exists(name)) if name == known)
             );
@@ -508,9 +627,12 @@ level = \"debug\"
         let changes = Changes { quota: Some("lots".into()), ..Changes::default() };
         let Err(EditError::Mistakes(mistakes)) = change(&path, "alice", &changes) else { panic!("it was taken") };
         assert!(mistakes.len() == 1 && mistakes[0].contains("not a quota"), "{mistakes:?}");
-        assert!(matches!(add(&path, "a b", &secret(5), &Changes::default()), Err(EditError::Mistakes(_))));
+        assert!(matches!(
+            add(&path, UserToAdd::new("a b", secret(5)), &Changes::default()),
+            Err(EditError::Mistakes(_))
+        ));
         let same = SecretText::parse("00112233445566778899aabbccddeeff").unwrap().secret;
-        let Err(error) = add(&path, "carol", &same, &Changes::default()) else { panic!("it was taken") };
+        let Err(error) = add(&path, UserToAdd::new("carol", same), &Changes::default()) else { panic!("it was taken") };
         assert!(!error.to_string().contains("112233"), "{error}");
         assert_eq!(text(&path), FILE);
         fs::write(&path, FILE.replace("debug", "loud")).unwrap();

@@ -39,6 +39,7 @@ pub struct Draft {
     pub users: Vec<User>,
     /// May be missing: then a name is made up.
     pub domain: Option<Domain>,
+    pub names: Vec<Domain>,
     pub accepted_names: Option<Vec<Domain>>,
     pub link: LinkTarget,
     pub time_window: Duration,
@@ -91,6 +92,11 @@ impl Default for CoverDraft {
 }
 
 impl Draft {
+    /// The name that the user's link carries; `None` if it is still to be made up.
+    pub fn name_of<'d>(&'d self, user: &'d User) -> Option<&'d Domain> {
+        user.policy.domain.as_ref().or(self.domain.as_ref())
+    }
+
     /// Fills the gaps out of the state directory, and first fills that with what it lacks.
     pub fn settle(self, random: &mut impl CryptoRng) -> Result<Config, StateError> {
         let folder = self.state_dir.clone();
@@ -110,7 +116,8 @@ impl Draft {
                 kept_domain(&folder, random)?
             }
         };
-        let cover = settle_cover(self.cover, &domain, &folder, &mut made_up)?;
+        let names = [std::slice::from_ref(&domain), &self.names].concat();
+        let cover = settle_cover(self.cover, &names, &folder, &mut made_up)?;
         Ok(Config {
             state_dir: self.state_dir,
             admin: self.admin,
@@ -118,6 +125,7 @@ impl Draft {
             proxied: self.proxied,
             users,
             domain,
+            names: self.names,
             accepted_names: self.accepted_names,
             link: self.link,
             time_window: self.time_window,
@@ -226,7 +234,7 @@ pub fn note_users(config: &Config) -> Result<(), StateError> {
 /// Name of the user that is made up when none was ever configured.
 pub const DEFAULT_USER: &str = "default";
 
-fn settle_cover(cover: CoverDraft, domain: &Domain, folder: &Path, made: &mut MadeUp) -> Result<Cover, StateError> {
+fn settle_cover(cover: CoverDraft, names: &[Domain], folder: &Path, made: &mut MadeUp) -> Result<Cover, StateError> {
     let (certificate, acme, content, server_header, redirect_from, trusted_proxies) = match cover {
         CoverDraft::Remote(settings) => return Ok(Cover::Remote(settings)),
         CoverDraft::Site { certificate, acme, content, server_header, redirect_from, trusted_proxies } => {
@@ -234,16 +242,17 @@ fn settle_cover(cover: CoverDraft, domain: &Domain, folder: &Path, made: &mut Ma
         }
     };
     (made.certificate, made.content) = (certificate.is_none() && acme.is_none(), content.is_none());
+    let names: Vec<&str> = names.iter().map(Domain::as_str).collect();
     let (certificate, key) = match certificate {
         Some(files) => files,
         // Also the one that is shown until an authority has issued the first.
-        None => site::self_signed(domain.as_str(), folder).map_err(|error| trouble(folder, io::Error::other(error)))?,
+        None => site::self_signed(&names, folder).map_err(|error| trouble(folder, io::Error::other(error)))?,
     };
     let content = match content {
         Some(content) => content,
         None => site::default_folder(folder).map(Content::Folder).map_err(|error| trouble(folder, error))?,
     };
-    let acme = acme.map(|authority| Box::new(acme::Settings::new(*authority, domain.as_str(), folder)));
+    let acme = acme.map(|authority| Box::new(acme::Settings::new(*authority, &names, folder)));
     Ok(Cover::Site(site::Settings { certificate, key, acme, content, server_header, redirect_from, trusted_proxies }))
 }
 

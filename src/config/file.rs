@@ -104,6 +104,7 @@ impl Reader {
         let mut layer = Layer {
             state_dir: self.path(top, "state_dir"),
             domain: self.text(top, "domain"),
+            names: self.texts(top, "names"),
             ad_tag: self.text(top, "ad_tag"),
             listen: self.texts(top, "listen"),
             users: self.users(top),
@@ -259,6 +260,7 @@ impl Reader {
                 allow: self.texts(table, "allow"),
                 deny: self.texts(table, "deny"),
                 ad_tag: self.text(table, "ad_tag"),
+                domain: self.text(table, "domain"),
                 note: self.text(table, "note"),
             },
             broken: false,

@@ -39,6 +39,7 @@ pub struct Layer {
     pub state_dir: Option<Written<PathBuf>>,
     pub admin: Option<AdminWritten>,
     pub domain: Option<Written<String>>,
+    pub names: Option<Vec<Written<String>>>,
     pub ad_tag: Option<Written<String>>,
     pub listen: Option<Vec<Written<String>>>,
     pub proxied: Option<ProxiedWritten>,
@@ -104,6 +105,7 @@ pub struct LimitsWritten {
     pub allow: Option<Vec<Written<String>>>,
     pub deny: Option<Vec<Written<String>>>,
     pub ad_tag: Option<Written<String>>,
+    pub domain: Option<Written<String>>,
     pub note: Option<Written<String>>,
 }
 
@@ -269,6 +271,7 @@ impl Layer {
             state_dir: self.state_dir.or(below.state_dir),
             admin: self.admin.or(below.admin),
             domain: self.domain.or(below.domain),
+            names: self.names.or(below.names),
             ad_tag: self.ad_tag.or(below.ad_tag),
             listen: self.listen.or(below.listen),
             proxied: self.proxied.or(below.proxied),

@@ -60,6 +60,8 @@ pub struct Config {
     pub users: Vec<User>,
     /// The name in links, hence the name that clients put into their hellos.
     pub domain: Domain,
+    /// Further names of the site, for users whose links carry them.
+    pub names: Vec<Domain>,
     /// Further names that an authentic hello may carry; `None` accepts any. A hello without a name is always accepted.
     pub accepted_names: Option<Vec<Domain>>,
     /// What links name as the server.
@@ -90,6 +92,18 @@ pub struct Config {
     pub log: Log,
     /// What nobody configured.
     pub made_up: MadeUp,
+}
+
+impl Config {
+    /// All names of the site, the first one first.
+    pub fn all_names(&self) -> Vec<Domain> {
+        [std::slice::from_ref(&self.domain), &self.names].concat()
+    }
+
+    /// The name that the user's link carries.
+    pub fn name_of<'c>(&'c self, user: &'c User) -> &'c Domain {
+        user.policy.domain.as_ref().unwrap_or(&self.domain)
+    }
 }
 
 /// Where to accept clients.

@@ -104,8 +104,8 @@ pub fn rules(config: &Config, people: &People, now: UnixTime) -> Rules {
         policy: user.policy.clone(),
         secrets: secrets(user, now).map(|(secret, until)| (secret.clone(), until)).collect(),
     };
-    let keyring = people.enrol(config.users.iter().map(enrolment));
-    let names = config.accepted_names.clone().map(|further| [vec![config.domain.clone()], further].concat());
+    let keyring = people.enrol(config.users.iter().map(enrolment)).over(config.all_names());
+    let names = config.accepted_names.clone().map(|further| [config.all_names(), further].concat());
     Rules { keyring, window: TimeWindow::new(config.time_window), names }
 }
 
@@ -248,6 +248,7 @@ pub async fn open_cover(config: &Config, listeners: &[SocketAddr], demand: Deman
         super::Cover::Site(settings) => {
             let site = Site::open(settings).map_err(site_error)?;
             let cover = Cover::site(Arc::new(site), config.domain.clone(), Some(&config.state_dir));
+            let cover = cover.also_known_as(&config.names);
             look_at(&cover, demand, true).await?;
             Ok(cover)
         }
@@ -255,6 +256,7 @@ pub async fn open_cover(config: &Config, listeners: &[SocketAddr], demand: Deman
             let remote = Remote::new(settings.clone());
             let found = remote.resolve(listeners).await;
             let cover = Cover::remote(remote, config.domain.clone(), Some(&config.state_dir));
+            let cover = cover.also_known_as(&config.names);
             match found {
                 Ok(()) => look_at(&cover, demand, settings.accept_grade_c).await?,
                 Err(Unusable::Ourselves) => {

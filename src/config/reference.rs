@@ -102,6 +102,14 @@ pub const REFERENCE: &[Key] = &[
         "name that links carry: 4 to 182 lower-case letters, digits, `-` and `.`; other alphabets in punycode",
     ),
     key(
+        "names",
+        Texts,
+        Words("none"),
+        Hello,
+        "further names of the same site, over which [many users are spread](users.md#many-users); its certificate has to \
+         hold them all",
+    ),
+    key(
         "listen",
         Texts,
         Words("`[\"[::]:443\"]`, or port 8443 where 443 is not permitted"),
@@ -199,6 +207,13 @@ pub const REFERENCE: &[Key] = &[
     ),
     key("users.note", Text, Words("none"), Hello, "what you want to remember"),
     key("users.ad_tag", Text, Words("that of everybody"), Hello, "tag of one user, or `\"none\"`"),
+    key(
+        "users.domain",
+        Text,
+        Words("the one inside the secret, else `domain`"),
+        Hello,
+        "name of the site that the user's link carries: `domain`, or one of `names`",
+    ),
     section("link", Section, "what links name as the server"),
     key("link.host", Text, Words("see below"), AtOnce, "host name or address in links"),
     key("link.port", Port, Words("port of the first listener"), AtOnce, "port in links"),
@@ -209,7 +224,7 @@ pub const REFERENCE: &[Key] = &[
         Names,
         Value("\"any\""),
         Hello,
-        "names that a hello with a right secret may carry besides the domain",
+        "names that a hello with a right secret may carry besides those of the site",
     ),
     section("cover", Section, "what strangers meet"),
     key(

@@ -464,6 +464,7 @@ fn at_once(old: &Config, new: &Config) -> Vec<(&'static str, bool)> {
         ),
         ("admin.hosts", old.admin.as_ref().map(|admin| &admin.hosts) != new.admin.as_ref().map(|admin| &admin.hosts)),
         ("domain", old.domain != new.domain),
+        ("names", old.names != new.names),
         ("hello.accept_names", old.accepted_names != new.accepted_names),
         ("hello.time_window", old.time_window != new.time_window),
         ("link", old.link != new.link),
@@ -522,7 +523,7 @@ fn without_keys(config: &Config) -> Option<admin::Settings> {
 
 /// Whether visitors of the two meet the very same.
 fn same_cover(old: &Config, new: &Config) -> bool {
-    old.domain == new.domain
+    old.all_names() == new.all_names()
         && match (&old.cover, &new.cover) {
             // Redirects are listeners, and the certificate is read again without a new site.
             (Cover::Site(old), Cover::Site(new)) => {

@@ -8,6 +8,7 @@ mod routes;
 mod telegram;
 mod users;
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -96,6 +97,21 @@ pub(super) struct Resolver<'f> {
     files: Vec<PathBuf>,
 }
 
+/// Most names of a site. Let's Encrypt puts no more into a certificate, and one with more would make first flights too long for
+/// Telegram on iOS.
+const MOST_NAMES: usize = 100;
+
+/// Further names of the site.
+#[derive(Debug, Default)]
+struct SiteNames {
+    /// Those that could be read.
+    known: Vec<Domain>,
+    /// The same with the first name, to be asked for each user.
+    all: HashSet<Domain>,
+    /// Whether these are all.
+    whole: bool,
+}
+
 /// A TCP address to listen on and where it was written.
 type Place = (SocketAddr, Origin);
 
@@ -106,7 +122,8 @@ impl Resolver<'_> {
         let given = layer.listen.is_some() || layer.proxied.as_ref().is_some_and(|proxied| proxied.listen.is_some());
         let (listen, proxied, listeners) = self.listeners(layer.listen, layer.proxied);
         let stated = layer.domain.and_then(|domain| self.domain(&domain).map(|name| (name, domain.at)));
-        let (read, domain) = self.users(layer.users.unwrap_or_default(), stated);
+        let further = self.site_names(layer.names.unwrap_or_default(), stated.as_ref());
+        let (read, domain) = self.users(layer.users.unwrap_or_default(), stated, &further);
         let users::UsersRead { users, broken, nameless } = read;
         let ways = self.ways(layer.routes, &users);
         let (ways, names) = self.dns(layer.dns, ways);
@@ -130,6 +147,7 @@ impl Resolver<'_> {
             proxied,
             users,
             domain: domain.map(|(name, _)| name),
+            names: further.known,
             accepted_names: self.names(layer.accept_names),
             link: LinkTarget {
                 host: self.value(layer.link_host, units::host),
@@ -163,6 +181,43 @@ impl Resolver<'_> {
             self.complaints.push(Complaint::missing("there is no place for the state: HOME is not set", mend));
             PathBuf::new()
         })
+    }
+
+    /// Further names of the site.
+    fn site_names(&mut self, written: Vec<Written<String>>, domain: Option<&(Domain, Origin)>) -> SiteNames {
+        let mut known: HashMap<Domain, Origin> = domain.cloned().into_iter().collect();
+        let mut names = SiteNames { whole: self.whole, ..SiteNames::default() };
+        if let (Some(first), None, true) = (written.first(), domain, self.whole) {
+            let next = "write the first one as `domain = \"NAME\"` at the top of the file";
+            self.complaints.push(Complaint::new(
+                &first.at,
+                "there are further names of the site and no first one",
+                next,
+            ));
+        }
+        if let Some(more) = written.get(MOST_NAMES - 1) {
+            let what = format!("a site has at most {MOST_NAMES} names: authorities put no more into one certificate");
+            self.complaints.push(Complaint::new(&more.at, what, "leave some out"));
+        }
+        for name in written {
+            let at = name.at.clone();
+            let Some(name) = self.domain(&name) else {
+                names.whole = false;
+                continue;
+            };
+            match known.get(&name) {
+                Some(first) => {
+                    let complaint = Complaint::new(&at, "this name of the site stands here twice", "remove one");
+                    self.complaints.push(complaint.and(first, "the other one"));
+                }
+                None => {
+                    known.insert(name.clone(), at);
+                    names.known.push(name);
+                }
+            }
+        }
+        names.all = known.into_keys().collect();
+        names
     }
 
     fn names(&mut self, written: Option<NamesWritten>) -> Option<Vec<Domain>> {

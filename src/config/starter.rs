@@ -18,6 +18,8 @@ pub struct Starter {
     pub state_dir: Option<PathBuf>,
     /// The name that links carry; without one, a name is made up at the first start.
     pub domain: Option<Domain>,
+    /// Further names of the same site.
+    pub names: Vec<Domain>,
     /// Where to accept clients; empty lets the program choose.
     pub listen: Vec<String>,
     /// Who may enter.
@@ -117,6 +119,12 @@ impl Starter {
         } else {
             text += "\n# The name that links carry. Without one, a name is made up, which is good for trying out.\n";
             text += "#domain = \"www.example.com\"\n";
+        }
+        if !self.names.is_empty() {
+            let list: Vec<_> = self.names.iter().map(|name| quoted(name.as_str())).collect();
+            text +=
+                "\n# Further names of the same site, over which users are spread; its certificate holds them all.\n";
+            text += &format!("names = [{}]\n", list.join(", "));
         }
         if !self.listen.is_empty() {
             let list: Vec<_> = self.listen.iter().map(|address| quoted(address)).collect();
@@ -227,6 +235,7 @@ fn section(person: &Person) -> String {
         max_sessions,
         max_addresses,
         ad_tag,
+        domain,
         note,
         ..
     } = &person.limits;
@@ -236,6 +245,7 @@ fn section(person: &Person) -> String {
         ("bandwidth_up", bandwidth_up),
         ("bandwidth_down", bandwidth_down),
         ("ad_tag", ad_tag),
+        ("domain", domain),
         ("note", note),
     ];
     for (key, value) in texts {
@@ -290,12 +300,14 @@ mod tests {
             max_sessions: Some(60),
             max_addresses: Some(3),
             ad_tag: Some("none".into()),
+            domain: Some("two.example.com".into()),
             note: Some("says \"hello\"\n".into()),
             ..Changes::default()
         };
         let starter = Starter {
             state_dir: Some("/srv/a \"quoted\" folder".into()),
             domain: Some("www.example.com".parse().unwrap()),
+            names: vec!["two.example.com".parse().unwrap()],
             listen: vec!["[::]:8443".into(), "127.0.0.1:443".into()],
             users: vec![Person { limits, ..person("alice") }],
             link_host: Some("2001:db8::1".into()),
@@ -314,6 +326,7 @@ mod tests {
         assert_eq!((policy.max_sessions, policy.max_addresses), (Some(60), Some(3)));
         assert_eq!((policy.bandwidth_up, policy.bandwidth_down), (Some(1_000_000), Some(2_000_000)));
         assert_eq!((draft.ad_tag, policy.ad_tag), (starter.ad_tag, crate::auth::Tagging::Without));
+        assert_eq!((&draft.names, policy.domain.as_ref()), (&starter.names, starter.names.first()));
         assert_eq!(policy.note.as_deref(), Some("says \"hello\"\n"));
         assert!(format!("{:?}", draft.cover).starts_with("Remote"));
     }

@@ -31,7 +31,7 @@ pub struct Chain {
 }
 
 /// A chain as it bears on the grade of a cover of one name: small enough to be kept with what else is known of the cover.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
     /// From when the certificate is valid, in seconds since 1970.
     pub not_before: i64,
@@ -39,8 +39,9 @@ pub struct Shown {
     pub not_after: i64,
     /// Whether an authority that browsers know has signed it.
     pub trusted: bool,
-    /// Whether it is for the name of the cover.
-    pub named: bool,
+    /// Names of the cover that it is not for.
+    #[serde(default)]
+    pub lacks: Vec<String>,
 }
 
 /// Authorities that browsers know.
@@ -76,18 +77,25 @@ impl Chain {
         self.names.iter().any(|name| covers(name, domain))
     }
 
-    /// The chain as that of the site `domain`.
-    pub fn shown(&self, domain: &str) -> Shown {
+    /// The names among these that it is not for.
+    pub fn lacking<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Vec<String> {
+        names.into_iter().filter(|name| !self.is_for(name)).map(str::to_owned).collect()
+    }
+
+    /// The chain as that of the site with these names.
+    pub fn shown(&self, names: &[&str]) -> Shown {
         let Self { not_before, not_after, trusted, .. } = *self;
-        Shown { not_before, not_after, trusted, named: self.is_for(domain) }
+        Shown { not_before, not_after, trusted, lacks: self.lacking(names.iter().copied()) }
     }
 }
 
 impl Shown {
-    /// What was shown as the chain of the site `domain`; `None` if nothing was. No browser believes one that it cannot read.
-    pub fn of(chain: &[CertificateDer<'_>], domain: &str) -> Option<Self> {
-        let unreadable = Self { not_before: 0, not_after: i64::MAX, trusted: false, named: false };
-        let shown = || Chain::read(chain).map_or(unreadable, |chain| chain.shown(domain));
+    /// What was shown as the chain of the site with these names; `None` if nothing was. No browser believes one that it cannot
+    /// read.
+    pub fn of(chain: &[CertificateDer<'_>], names: &[&str]) -> Option<Self> {
+        let lacks = || names.iter().map(|name| (*name).to_owned()).collect();
+        let unreadable = || Self { not_before: 0, not_after: i64::MAX, trusted: false, lacks: lacks() };
+        let shown = || Chain::read(chain).map_or_else(unreadable, |chain| chain.shown(names));
         (!chain.is_empty()).then(shown)
     }
 
@@ -161,12 +169,16 @@ mod tests {
         let read = Chain::read(std::slice::from_ref(&der)).unwrap();
         assert_eq!((&read.names[..], read.not_after), (&["example.com".to_owned()][..], 1_893_456_000));
         assert!(read.self_signed && !read.trusted && !read.linked);
-        assert_eq!(read.shown("example.com"), Shown { named: true, ..read.shown("example.net") });
-        assert_eq!(Shown::of(std::slice::from_ref(&der), "example.com"), Some(read.shown("example.com")));
+        assert_eq!(read.shown(&["example.com"]), Shown { lacks: Vec::new(), ..read.shown(&["example.net"]) });
+        let names = ["example.com", "example.net", "www.example.com", "a.example.net"];
+        assert_eq!(read.shown(&names).lacks, read.lacking(names));
+        assert_eq!(Shown::of(std::slice::from_ref(&der), &["example.com"]), Some(read.shown(&["example.com"])));
         let spoiled = [der, CertificateDer::from(vec![0x30, 0])];
         assert_eq!((Chain::read(&spoiled), Chain::read(&[])), (None, None));
-        assert!(Shown::of(&spoiled, "example.com").is_some_and(|shown| !shown.trusted && !shown.named));
-        assert_eq!(Shown::of(&[], "example.com"), None);
+        assert!(
+            Shown::of(&spoiled, &["example.com"]).is_some_and(|shown| !shown.trusted && shown.lacks == ["example.com"])
+        );
+        assert_eq!(Shown::of(&[], &["example.com"]), None);
     }
 
     #[test]
@@ -191,7 +203,9 @@ mod tests {
             (read(signed(&issuer, 2040)), read(signed(&issuer, 2001)), read(signed(&other, 2040)));
         assert!(good.trusted && over.trusted && !unknown.trusted && !unknown.self_signed);
         let now = UnixTime(1_767_225_600);
-        assert!(!good.shown("example.com").is_expired(now) && over.shown("example.com").is_expired(now));
-        assert!(!good.shown("example.com").is_early(now) && good.shown("example.com").is_early(UnixTime(-1 << 40)));
+        assert!(!good.shown(&["example.com"]).is_expired(now) && over.shown(&["example.com"]).is_expired(now));
+        assert!(
+            !good.shown(&["example.com"]).is_early(now) && good.shown(&["example.com"]).is_early(UnixTime(-1 << 40))
+        );
     }
 }

@@ -54,7 +54,7 @@ pub enum Place {
 }
 
 /// A reason for a cover's not being better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// The cover is the proxy.
     Ourselves,
@@ -76,19 +76,19 @@ pub enum Flaw {
     Expired,
     /// The certificate is before its beginning.
     Early,
-    /// The certificate is not for the name of the cover.
-    OtherName,
+    /// The certificate is not for these names of the cover.
+    OtherName(Vec<String>),
     /// The name leads elsewhere.
     Elsewhere,
 }
 
 impl Flaw {
     /// The best grade that a cover with this flaw can have.
-    pub fn grade(self) -> Grade {
+    pub fn grade(&self) -> Grade {
         match self {
             Self::Ourselves | Self::Unreachable | Self::OldTls | Self::Retry | Self::LongFlight(_) => Grade::D,
             Self::SeveralRecords(_) | Self::NoPostQuantum => Grade::C,
-            Self::Untrusted | Self::Expired | Self::Early | Self::OtherName => Grade::C,
+            Self::Untrusted | Self::Expired | Self::Early | Self::OtherName(_) => Grade::C,
             Self::Elsewhere => Grade::B,
         }
     }
@@ -109,7 +109,7 @@ impl fmt::Display for Flaw {
             Self::Untrusted => f.write_str("no authority that browsers know has signed its certificate"),
             Self::Expired => f.write_str("its certificate has expired"),
             Self::Early => f.write_str("its certificate is not valid yet"),
-            Self::OtherName => f.write_str("its certificate is for another name"),
+            Self::OtherName(names) => write!(f, "its certificate is not for {}", list(names)),
             Self::Elsewhere => f.write_str("its name does not lead to this machine, which anybody can look up"),
         }
     }
@@ -162,9 +162,19 @@ fn flaws_of_certificate(profile: &Profile, now: UnixTime) -> Vec<Flaw> {
         (!shown.trusted, Flaw::Untrusted),
         (shown.is_expired(now), Flaw::Expired),
         (shown.is_early(now), Flaw::Early),
-        (!shown.named, Flaw::OtherName),
+        (!shown.lacks.is_empty(), Flaw::OtherName(shown.lacks.clone())),
     ];
     found.into_iter().filter_map(|(has, flaw)| has.then_some(flaw)).collect()
+}
+
+/// Names in a sentence, some of them if they are many.
+pub fn list(names: &[String]) -> String {
+    const MOST: usize = 3;
+    match names {
+        [] => "no name".into(),
+        names if names.len() > MOST => format!("{} and {} more", names[..MOST].join(", "), names.len() - MOST),
+        names => names.join(", "),
+    }
 }
 
 /// What clients get in one record.
@@ -232,20 +242,22 @@ mod tests {
 
     #[test]
     fn a_certificate_that_browsers_warn_of_caps_the_grade() {
-        let good = Shown { not_before: NOW.0 - 1, not_after: NOW.0 + 1, trusted: true, named: true };
+        let good = || Shown { not_before: NOW.0 - 1, not_after: NOW.0 + 1, trusted: true, lacks: Vec::new() };
+        let (lacks, other) = (vec!["b.example".to_owned()], Flaw::OtherName(vec!["b.example".to_owned()]));
+        assert_eq!(other.to_string(), "its certificate is not for b.example");
         let flights = [(HelloClass::ChromeHybrid, flight(X25519MLKEM768, &[2000]))];
         for (shown, expected, flaws) in [
-            (good, Grade::A, vec![]),
-            (Shown { trusted: false, ..good }, Grade::C, vec![Flaw::Untrusted]),
-            (Shown { not_after: NOW.0, ..good }, Grade::C, vec![Flaw::Expired]),
-            (Shown { not_before: NOW.0 + 1, ..good }, Grade::C, vec![Flaw::Early]),
-            (Shown { named: false, ..good }, Grade::C, vec![Flaw::OtherName]),
-            (Shown { trusted: false, named: false, ..good }, Grade::C, vec![Flaw::Untrusted, Flaw::OtherName]),
+            (good(), Grade::A, vec![]),
+            (Shown { trusted: false, ..good() }, Grade::C, vec![Flaw::Untrusted]),
+            (Shown { not_after: NOW.0, ..good() }, Grade::C, vec![Flaw::Expired]),
+            (Shown { not_before: NOW.0 + 1, ..good() }, Grade::C, vec![Flaw::Early]),
+            (Shown { lacks: lacks.clone(), ..good() }, Grade::C, vec![other.clone()]),
+            (Shown { trusted: false, lacks, ..good() }, Grade::C, vec![Flaw::Untrusted, other]),
         ] {
-            let profile = Profile { certificate: Some(shown), ..profile(&flights) };
+            let profile = Profile { certificate: Some(shown.clone()), ..profile(&flights) };
             assert_eq!(grade(&profile, Place::Here, NOW), Graded { grade: expected, flaws }, "{shown:?}");
         }
-        let elsewhere = Profile { certificate: Some(Shown { trusted: false, ..good }), ..profile(&flights) };
+        let elsewhere = Profile { certificate: Some(Shown { trusted: false, ..good() }), ..profile(&flights) };
         assert_eq!(grade(&elsewhere, Place::Elsewhere, NOW).flaws, [Flaw::Untrusted, Flaw::Elsewhere]);
     }
 }

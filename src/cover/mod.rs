@@ -144,6 +144,11 @@ impl Cover {
         Self { place: Place::Remote(Box::new(remote)), scout: Scout::new(name, whose, state) }
     }
 
+    /// The same site, known by these names too: its certificate has to hold them.
+    pub fn also_known_as(self, names: &[Domain]) -> Self {
+        Self { scout: self.scout.also_known_as(names), ..self }
+    }
+
     /// Receives a client, from its first byte on.
     pub async fn receive(&self, caller: Caller) -> Outcome {
         match &self.place {

@@ -93,6 +93,8 @@ pub struct UserState {
     pub max_addresses: Option<u64>,
     /// Tag of a promoted channel, or `none`; nothing where the one of everybody counts.
     pub ad_tag: Option<String>,
+    /// Name of the site that the user's link carries, where it is not the first.
+    pub domain: Option<String>,
 }
 
 /// A quota.

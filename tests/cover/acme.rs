@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::support::installed;
 use crate::support::origin::{NAME, Origin, PAGE};
@@ -33,23 +34,33 @@ struct Bed {
 impl Bed {
     /// `challenge` is a line of the configuration.
     fn lay(challenge: &str) -> Self {
-        let bed = Self {
+        let bed = Self::bare();
+        bed.write(challenge, &[]);
+        bed
+    }
+
+    fn bare() -> Self {
+        Self {
             ports: Ports::free(),
             trust: Trust::make(),
             names: Names::serve(),
             origin: Origin::make(),
             state: tempfile::tempdir().expect("a temporary folder"),
-        };
-        let Ports { tls, http, .. } = bed.ports;
-        let (folder, directory, roots) = (bed.origin.folder(), bed.ports.directory(), bed.trust.file("root.pem"));
+        }
+    }
+
+    /// Writes the configuration, with these further names of the site.
+    fn write(&self, challenge: &str, names: &[&str]) {
+        let Ports { tls, http, .. } = self.ports;
+        let (folder, directory, roots) = (self.origin.folder(), self.ports.directory(), self.trust.file("root.pem"));
+        let names = if names.is_empty() { String::new() } else { format!("names = {names:?}\n") };
         let text = format!(
-            "listen = [\"127.0.0.1:{tls}\"]\ndomain = \"{NAME}\"\n\
+            "listen = [\"127.0.0.1:{tls}\"]\ndomain = \"{NAME}\"\n{names}\
              [site]\nfolder = \"{}\"\nredirect_from = [\"127.0.0.1:{http}\"]\n\
              [site.acme]\ndirectory = \"{directory}\"\nca_file = \"{roots}\"\n{challenge}\n",
             folder.display()
         );
-        fs::write(bed.file(), text).expect("writes");
-        bed
+        fs::write(self.file(), text).expect("writes");
     }
 
     fn file(&self) -> PathBuf {
@@ -79,17 +90,22 @@ impl Bed {
         serde_json::from_slice(&text).expect("JSON")
     }
 
-    /// The page, as somebody gets it who trusts this root only.
+    /// The page, as a visitor gets it who trusts this root only.
     async fn page(&self, root: CertificateDer<'static>) -> Result<String, std::io::Error> {
+        self.page_of(NAME, root).await
+    }
+
+    /// The same at this name of the site.
+    async fn page_of(&self, host: &str, root: CertificateDer<'static>) -> Result<String, std::io::Error> {
         let mut roots = RootCertStore::empty();
         roots.add(root).expect("a root");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = builder.expect("versions").with_root_certificates(roots).with_no_client_auth();
         let stream = TcpStream::connect(("127.0.0.1", self.ports.tls)).await?;
-        let name = ServerName::try_from(NAME).expect("a name");
+        let name = ServerName::try_from(host.to_owned()).expect("a name");
         let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -134,6 +150,49 @@ async fn a_certificate_is_issued_by_a_handshake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_issued_by_plain_http() {
     is_issued_and_outlives_a_restart("challenge = \"http-01\"").await;
+}
+
+/// One certificate for all names, each of which is proved; and another at once when there is a further name, though the first is
+/// not due for years.
+async fn is_issued_for_all_names_and_again_for_more(challenge: &str) {
+    const FURTHER: [&str; 3] = ["two.example.org", "three.example.org", "four.example.org"];
+    if !installed(PEBBLE) {
+        return;
+    }
+    let bed = Bed::bare();
+    bed.write(challenge, &FURTHER[..2]);
+    let authority = bed.authority().await;
+    let root = authority.root().await;
+    let proxy = bed.proxy().await;
+    let ordered: Value = serde_json::from_str(&proxy.logged("a certificate is ordered").await).expect("JSON");
+    assert_eq!(ordered["names"], format!("{NAME}, two.example.org, three.example.org"));
+    proxy.logged("a certificate was issued").await;
+    for name in [NAME, FURTHER[0], FURTHER[1]] {
+        assert!(bed.page_of(name, root.clone()).await.expect("a certificate to trust").ends_with(PAGE), "{name}");
+    }
+    assert!(bed.page_of(FURTHER[2], root.clone()).await.is_err());
+    proxy.logged("asked later").await;
+
+    bed.write(challenge, &FURTHER);
+    proxy.hangup();
+    let end = Instant::now() + Duration::from_secs(40);
+    while bed.page_of(FURTHER[2], root.clone()).await.is_err() {
+        assert!(Instant::now() < end, "no certificate for the further name: {:#?}", proxy.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(bed.page(root).await.expect("for the others too").ends_with(PAGE));
+    let orders = proxy.log().iter().filter(|line| line.contains("a certificate is ordered")).count();
+    assert_eq!(orders, 2, "{:#?}", proxy.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_certificate_is_issued_for_all_names_by_handshakes() {
+    is_issued_for_all_names_and_again_for_more("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_certificate_is_issued_for_all_names_by_plain_http() {
+    is_issued_for_all_names_and_again_for_more("challenge = \"http-01\"").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

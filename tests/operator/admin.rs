@@ -687,3 +687,27 @@ async fn the_page_works_in_a_browser() {
     let alice = stage.get(TokenRole::Viewer, "/api/v1/users/alice").await;
     assert_eq!(alice["enabled"], json!(true));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_get_names_of_the_site_and_are_moved_between_them() {
+    let stage = Stage::start().await;
+    let text = fs::read_to_string(&stage.file).unwrap();
+    fs::write(&stage.file, format!("names = [\"two.example.com\"]\n{text}")).unwrap();
+    let two = data_encoding::HEXLOWER.encode(b"two.example.com");
+    let (status, answer) = stage.ask("POST", "/api/v1/users", TokenRole::Operator, "{\"name\": \"bob\"}").await;
+    assert_eq!(status, 201, "{answer}");
+    let link =
+        async |user: &str| stage.ask("GET", &format!("/api/v1/users/{user}/link"), TokenRole::Operator, "").await.1;
+    assert!(link("bob").await.contains(&two) && !link("alice").await.contains(&two));
+    let domain = async || stage.get(TokenRole::Viewer, "/api/v1/users/bob").await["domain"].clone();
+    assert_eq!(domain().await, "two.example.com");
+    let to = |name: &str| json!({ "domain": name }).to_string();
+    let change = async |body: String| stage.ask("PATCH", "/api/v1/users/bob", TokenRole::Operator, &body).await;
+    let (status, answer) = change(to("none")).await;
+    assert!(status == 200 && answer.contains("has another link now"), "{answer}");
+    assert!(domain().await.is_null() && !link("bob").await.contains(&two));
+    let (status, answer) = change(to("three.example.com")).await;
+    assert!(status == 422 && answer.contains("not one of the site"), "{status} {answer}");
+    let (_, answer) = change(json!({ "note": "x" }).to_string()).await;
+    assert!(!answer.contains("another link"), "{answer}");
+}

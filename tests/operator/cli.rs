@@ -701,3 +701,65 @@ fn everybody_gets_another_secret_at_once() {
     let (code, _, err) = user(&["rotate", "--all"]);
     assert!(code == 2 && err.contains("state/secret") && err.contains("next: "), "{err}");
 }
+
+const NAMED: &str = "\
+domain = \"www.example.com\"
+names = [\"two.example.com\"]
+
+[[users]]
+name = \"alice\"
+secret = \"00112233445566778899aabbccddeeff\"
+
+[site]
+
+[link]
+host = \"proxy.example.com\"
+";
+
+#[test]
+fn users_are_spread_over_the_names_of_the_site_and_moved() {
+    let home = home();
+    let (file, list) = (home.path().join("vizard.toml"), home.path().join("list"));
+    fs::write(&file, NAMED).unwrap();
+    let user = |arguments: &[&str]| run(home.path(), &[&["user"], arguments, &["--config", "vizard.toml"]].concat());
+    let hex = |name: &str| data_encoding::HEXLOWER.encode(name.as_bytes());
+    let (first, second) = (hex("www.example.com"), hex("two.example.com"));
+    let key = "ee101112131415161718191a1b1c1d1e1f";
+
+    let (code, out, err) = user(&["add", "bob"]);
+    assert!(code == 0 && out.contains(&second) && !err.contains("warning"), "{out}{err}");
+    let (_, out, _) = user(&["add", "carol", "--domain", "www.example.com"]);
+    assert!(out.contains(&first) && !out.contains(&second), "{out}");
+
+    // A link of one's own name keeps it, and that of another site is told.
+    let link = |key: &str, name: &str| format!("t.me/proxy?server=old.example&port=443&secret={key}{}", hex(name));
+    let text =
+        format!("dave={}\nerin={}\n", link(key, "two.example.com"), link(&key.replace('0', "f"), "old.example.com"));
+    fs::write(&list, text).unwrap();
+    let (code, out, err) = user(&["add", "--from", "list"]);
+    assert!(code == 0 && out.contains(&format!("{key}{second}")), "{out}{err}");
+    assert!(err.contains("of erin carries old.example.com") && !err.contains("dave"), "{err}");
+    let (_, out, _) = user(&["link", "erin"]);
+    assert!(out.contains(&first), "a foreign name is one of the first name's: {out}");
+    fs::write(&list, link(key, "two.example.com")).unwrap();
+    let (code, _, err) = user(&["add", "--from", "list"]);
+    assert!(code != 0 && err.contains("has no name before it") && !err.contains("1011"), "{err}");
+
+    let (code, out, _) = user(&["change", "alice", "--domain", "two.example.com"]);
+    assert!(code == 0 && out.contains("the link is another one now") && out.contains(&second), "{out}");
+    let (_, out, _) = user(&["change", "alice", "--note", "moved"]);
+    assert!(!out.contains("link"), "{out}");
+    assert!(user(&["show", "alice"]).1.contains("two.example.com"));
+    let (code, _, err) = user(&["change", "alice", "--domain", "three.example.com"]);
+    assert!(code != 0 && err.contains("not one of the site"), "{err}");
+
+    // The site's own names are the servers in links where it has a certificate of its own.
+    let site = "[site.acme]\nstaging = true\n";
+    fs::write(&file, fs::read_to_string(&file).unwrap().replace("[link]\nhost = \"proxy.example.com\"\n", site))
+        .unwrap();
+    let (_, out, err) =
+        run(home.path(), &["link", "--config", "vizard.toml", "--json", "--user", "alice", "--user", "carol"]);
+    let links: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+    let server = |at: usize| links[at]["server"].as_str().unwrap_or_default().to_owned();
+    assert_eq!([server(0), server(1)], ["two.example.com", "www.example.com"]);
+}

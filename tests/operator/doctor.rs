@@ -292,7 +292,7 @@ async fn nginx_is_graded_c_with_the_reasons() {
     let (verdict, reason) = said.the("cover");
     assert!(verdict == "warning" && reason.starts_with("grade C: "), "{}", said.text);
     assert!(reason.contains("encrypted records") && reason.contains("post-quantum"), "{}", said.text);
-    assert!(reason.contains("its certificate is for another name"), "{}", said.text);
+    assert!(reason.contains("its certificate is not for "), "{}", said.text);
     assert_eq!([said.the("post-quantum").0, said.the("records").0, said.the("login").0], ["warning", "warning", "ok"]);
     assert!(said.of("certificate").iter().any(|(_, reason)| reason.contains("not for localhost")), "{}", said.text);
     assert_eq!(said.code, 1, "{}", said.text);

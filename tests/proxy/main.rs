@@ -11,6 +11,7 @@ mod front;
 mod harness;
 mod middle;
 mod misuse;
+mod names;
 mod reload;
 mod replay;
 mod routes;

@@ -3,9 +3,10 @@
 use super::finding::{Check, Finding};
 use crate::auth::UnixTime;
 use crate::cover::chain::Chain;
+use crate::cover::grade::list;
 
-/// Judges the chain of a site named `domain`, of which `own` says whether it is the operator's own.
-pub fn certificate(chain: Option<&Chain>, domain: &str, own: bool, now: UnixTime) -> Vec<Finding> {
+/// Judges the chain of a site with these names, of which `own` says whether it is the operator's own.
+pub fn certificate(chain: Option<&Chain>, names: &[&str], own: bool, now: UnixTime) -> Vec<Finding> {
     const DAY: i64 = 86_400;
     const SOON: i64 = 21;
     let broken = |reason: String, mend: &str| Finding::broken(Check::Certificate, reason, mend);
@@ -20,6 +21,7 @@ pub fn certificate(chain: Option<&Chain>, domain: &str, own: bool, now: UnixTime
             "put the right file into site.certificate",
         )];
     };
+    let lacks = chain.lacking(names.iter().copied());
     let days = (chain.not_after - now.0).div_euclid(DAY);
     let found = [
         (chain.not_after <= now.0).then(|| judged(format!("it expired {} days ago", -days), "renew it now")),
@@ -27,11 +29,12 @@ pub fn certificate(chain: Option<&Chain>, domain: &str, own: bool, now: UnixTime
             .then(|| judged("it is not valid yet".into(), "see the line on the clock, or wait until it is")),
         (chain.not_after > now.0 && days < SOON)
             .then(|| warning(format!("it expires in {days} days"), "see why it was not renewed")),
-        (!chain.is_for(domain)).then(|| {
-            judged(
-                format!("it is for {}, not for {domain}", shown(&chain.names)),
-                "get a certificate for the domain, or name the right domain: --domain NAME",
-            )
+        (!lacks.is_empty()).then(|| {
+            let next = match names {
+                [_] => "get a certificate for the domain, or name the right domain: --domain NAME",
+                _ => "get one certificate for all names of the site, or take the names out of `names`",
+            };
+            judged(format!("it is for {}, not for {}", list(&chain.names), list(&lacks)), next)
         }),
         chain.self_signed.then(|| {
             warning(
@@ -54,18 +57,10 @@ pub fn certificate(chain: Option<&Chain>, domain: &str, own: bool, now: UnixTime
     ];
     let found: Vec<Finding> = found.into_iter().flatten().collect();
     if found.is_empty() {
-        return vec![Finding::ok(Check::Certificate, format!("it is for {domain} and valid for {days} days more"))];
+        let names = list(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        return vec![Finding::ok(Check::Certificate, format!("it is for {names} and valid for {days} days more"))];
     }
     found
-}
-
-fn shown(names: &[String]) -> String {
-    const MOST: usize = 3;
-    match names {
-        [] => "no name".into(),
-        names if names.len() > MOST => format!("{} and {} more", names[..MOST].join(", "), names.len() - MOST),
-        names => names.join(", "),
-    }
 }
 
 #[cfg(test)]
@@ -105,9 +100,12 @@ mod tests {
             (other(), false, &[Warning]),
             (Chain { self_signed: true, ..other() }, true, &[Broken, Warning]),
         ] {
-            let found = certificate(Some(&chain), "example.com", own, NOW);
+            let found = certificate(Some(&chain), &["example.com"], own, NOW);
             assert_eq!(found.iter().map(|finding| finding.verdict).collect::<Vec<_>>(), expected, "{found:?}");
         }
-        assert_eq!(certificate(None, "example.com", true, NOW)[0].verdict, Broken);
+        assert_eq!(certificate(None, &["example.com"], true, NOW)[0].verdict, Broken);
+        let names = ["example.com", "b.example", "www.example.com", "c.example"];
+        let found = certificate(Some(&chain(60)), &names, true, NOW);
+        assert!(found.len() == 1 && found[0].reason.ends_with("not for b.example, c.example"), "{found:?}");
     }
 }

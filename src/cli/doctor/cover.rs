@@ -45,14 +45,18 @@ pub struct Asker<'a> {
     pub host: Option<&'a str>,
 }
 
-/// Looks at the cover as visitors of the site `name` do.
-pub async fn look(cover: &Cover, name: &Domain, asker: &Asker<'_>) -> Seen {
+/// Looks at the cover as visitors of the site with these names do.
+pub async fn look(cover: &Cover, names: &[Domain], asker: &Asker<'_>) -> Seen {
     let look = async {
+        let Some((name, further)) = names.split_first() else { return Seen::Unreachable("it has no name yet".into()) };
         match cover {
-            Cover::Remote(settings) => look_at_remote(settings, name, asker).await,
+            Cover::Remote(settings) => look_at_remote(settings, (name, further), asker).await,
             Cover::Site(settings) => match Site::open(settings) {
                 // It can be judged before the proxy runs.
-                Ok(site) => examined(&cover::Cover::site(Arc::new(site), name.clone(), None)).await,
+                Ok(site) => {
+                    let cover = cover::Cover::site(Arc::new(site), name.clone(), None);
+                    examined(&cover.also_known_as(further)).await
+                }
                 Err(error) => Seen::Unreachable(error.to_string()),
             },
         }
@@ -60,7 +64,7 @@ pub async fn look(cover: &Cover, name: &Domain, asker: &Asker<'_>) -> Seen {
     timeout(PATIENCE, look).await.unwrap_or_else(|_| Seen::Unreachable("no answer in time".into()))
 }
 
-async fn look_at_remote(settings: &Settings, name: &Domain, asker: &Asker<'_>) -> Seen {
+async fn look_at_remote(settings: &Settings, (name, further): (&Domain, &[Domain]), asker: &Asker<'_>) -> Seen {
     let remote = Remote::new(settings.clone());
     match remote.resolve(asker.listeners).await {
         Ok(()) => {}
@@ -78,7 +82,7 @@ async fn look_at_remote(settings: &Settings, name: &Domain, asker: &Asker<'_>) -
             return Seen::Ourselves;
         }
     }
-    examined(&cover::Cover::remote(remote, name.clone(), None)).await
+    examined(&cover::Cover::remote(remote, name.clone(), None).also_known_as(further)).await
 }
 
 /// Whether one of the addresses answers as the proxy would, through whatever relay.
@@ -114,7 +118,7 @@ pub fn cover(graded: &Graded, why: Option<&str>) -> Finding {
         Some(Flaw::Ourselves) => "name another web server with --cover, or use the built-in site: --cover site",
         Some(Flaw::Unreachable) => "see whether the address of the cover is right and whether it runs",
         Some(Flaw::Elsewhere) => "a domain of your own that leads here, with the built-in site, has grade A",
-        Some(Flaw::Untrusted | Flaw::Expired | Flaw::Early | Flaw::OtherName) => "see the line on the certificate",
+        Some(Flaw::Untrusted | Flaw::Expired | Flaw::Early | Flaw::OtherName(_)) => "see the line on the certificate",
         Some(_) => "the built-in site has none of this: --cover site, with a domain and a certificate of your own",
     };
     match graded.grade {

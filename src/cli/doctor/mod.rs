@@ -35,8 +35,8 @@ use self::front::{Held, LoggedIn};
 use self::name::{Leads, Whose};
 use self::patient::Patient;
 use super::ways::{Way, reachable};
-use super::{Failure, Settings, output};
-use crate::auth::UnixTime;
+use super::{Failure, Settings, doubts, output};
+use crate::auth::{Domain, UnixTime};
 use crate::config::{self, Cover, Environment, Flags, LoadError, Loaded};
 use crate::cover::chain::Chain;
 use crate::cover::grade::{Place, grade};
@@ -77,6 +77,8 @@ pub(super) fn findings(
     let loaded = config::load(flags, environment);
     let mut found = vec![configuration(&loaded)];
     if let Ok(loaded) = loaded {
+        let crowded = doubts::crowded_names(&loaded.draft);
+        found.extend(crowded.map(|(what, next)| Finding::warning(Check::Configuration, what, next)));
         let (patient, trouble) = Patient::of(loaded.draft, user)?;
         found.extend(trouble);
         found.extend(examine(&patient, skip)?);
@@ -127,7 +129,8 @@ struct Facts {
     others: Vec<(Way, Held)>,
     redirects: Vec<(SocketAddr, Held)>,
     logins: Vec<LoggedIn>,
-    leads: Option<Leads>,
+    /// Of each name of the site.
+    leads: Vec<(Domain, Leads)>,
     cover: Option<Seen>,
     issue: Option<acme::Issue>,
     centres: Vec<centres::Asked>,
@@ -164,15 +167,17 @@ impl Facts {
             }
         };
         let leads = async {
-            let domain = patient.domain.as_ref().filter(|_| wants(&[Check::Name]))?;
-            Some(during(&progress, "name", name::leads(domain.as_str(), patient.host.as_deref())).await)
+            match wants(&[Check::Name]) {
+                true => during(&progress, "name", name::all_lead(&patient.names, patient.host.as_deref())).await,
+                false => Vec::new(),
+            }
         };
         let cover = async {
             let wanted = wants(&[Check::Cover, Check::Certificate, Check::PostQuantum, Check::Records]);
-            let (cover, domain) = patient.cover.as_ref().zip(patient.domain.as_ref()).filter(|_| wanted)?;
+            let cover = patient.cover.as_ref().filter(|_| wanted && !patient.names.is_empty())?;
             let (listeners, visitors, host) = (&patient.listeners, &patient.visitors, patient.host.as_deref());
             let asker = Asker { listeners, visitors, host };
-            Some(during(&progress, "cover", cover::look(cover, domain, &asker)).await)
+            Some(during(&progress, "cover", cover::look(cover, &patient.names, &asker)).await)
         };
         let issue = match &patient.cover {
             Some(Cover::Site(site)) if wants(&[Check::Acme]) => {
@@ -242,14 +247,14 @@ impl Facts {
         Skews { cover, telegram: centres::ahead(centres.chain(routes), self.now.0) }
     }
 
-    fn judge_name(&self, patient: &Patient) -> Option<Finding> {
-        let (leads, domain) = self.leads.as_ref().zip(patient.domain.as_ref())?;
+    fn judge_name(&self, patient: &Patient) -> Vec<Finding> {
         let known = name::knows_itself(patient.host.as_deref());
-        Some(name::name(domain.as_str(), patient.whose(), leads, known))
+        let judge = |(name, leads): &(Domain, Leads)| name::name(name.as_str(), patient.whose(), leads, known);
+        self.leads.iter().map(judge).collect()
     }
 
     fn judge_cover(&self, patient: &Patient) -> Vec<Finding> {
-        let (Some(seen), Some(domain)) = (&self.cover, &patient.domain) else {
+        let Some(seen) = &self.cover else {
             return vec![Finding::warning(
                 Check::Cover,
                 "there is no cover yet that could be looked at",
@@ -264,7 +269,8 @@ impl Facts {
             Seen::Visited(learnt) => {
                 let own = patient.whose() != Whose::Cover;
                 let chain = Chain::read(&learnt.chain);
-                let mut found = certificate::certificate(chain.as_ref(), domain.as_str(), own, self.now);
+                let names: Vec<_> = patient.names.iter().map(Domain::as_str).collect();
+                let mut found = certificate::certificate(chain.as_ref(), &names, own, self.now);
                 found.extend(self.judge_visits(patient, learnt));
                 found
             }
@@ -282,7 +288,7 @@ impl Facts {
 
     /// Where it was not looked up, a site of one's own is taken to be here and any other elsewhere.
     fn place(&self, patient: &Patient) -> Place {
-        let here = self.leads.as_ref().map_or(patient.whose() == Whose::Own, Leads::here);
+        let here = self.leads.first().map_or(patient.whose() == Whose::Own, |(_, leads)| leads.here());
         if here { Place::Here } else { Place::Elsewhere }
     }
 }

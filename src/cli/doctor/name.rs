@@ -8,6 +8,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::finding::{Check, Finding};
+use crate::auth::Domain;
 use crate::ops::links::{OwnAddress, is_public};
 
 /// Where a name leads.
@@ -37,6 +38,20 @@ pub async fn leads(name: &str, host: Option<&str>) -> Leads {
         Ok(found) => Leads::To(found.into_iter().map(|at| (at, stated.contains(&at) || is_local(at))).collect()),
         Err(error) => Leads::Nowhere(error.kind()),
     }
+}
+
+/// Where each of the names leads, all looked up at once.
+pub async fn all_lead(names: &[Domain], host: Option<&str>) -> Vec<(Domain, Leads)> {
+    let look = |name: &Domain| {
+        let (name, host) = (name.clone(), host.map(str::to_owned));
+        tokio::spawn(async move { (leads(name.as_str(), host.as_deref()).await, name) })
+    };
+    let asked: Vec<_> = names.iter().map(look).collect();
+    let mut found = Vec::new();
+    for asked in asked {
+        found.extend(asked.await.ok().map(|(leads, name)| (name, leads)));
+    }
+    found
 }
 
 async fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {

@@ -35,8 +35,8 @@ pub struct Patient {
     pub lists: Option<barring::State>,
     /// Who logs in, by name; empty where the first start has still to make a user.
     pub visitors: Vec<(String, Visitor)>,
-    /// The name of the site; missing likewise.
-    pub domain: Option<Domain>,
+    /// The names of the site, the first one first; missing likewise.
+    pub names: Vec<Domain>,
     /// The cover; missing likewise.
     pub cover: Option<Cover>,
     /// Data centres.
@@ -71,16 +71,13 @@ impl Patient {
             Some(Ok(config)) => {
                 middle = middle.map(|_| parts::middle(&config));
                 let made_up = config.made_up.domain;
-                (
-                    Gathered { users: config.users, domain: Some(config.domain), cover: Some(config.cover), made_up },
-                    None,
-                )
+                (Gathered { names: config.all_names(), users: config.users, cover: Some(config.cover), made_up }, None)
             }
             Some(Err(error)) => (as_it_is, Some(Finding::broken(Check::State, error.to_string(), error.mend()))),
         };
-        let Gathered { users, domain, cover, made_up } = gathered;
+        let Gathered { users, names, cover, made_up } = gathered;
         let tags = users.iter().map(|user| SecretTag::of(user.secret.bytes())).collect();
-        let visitors = visitors(&users, domain.as_ref(), user)?;
+        let visitors = visitors(&users, names.first(), user)?;
         let made_up_domain = made_up;
         let patient = Self {
             listeners,
@@ -88,7 +85,7 @@ impl Patient {
             running,
             lists,
             visitors,
-            domain,
+            names,
             cover,
             telegram,
             middle,
@@ -124,7 +121,7 @@ impl Patient {
 
 struct Gathered {
     users: Vec<User>,
-    domain: Option<Domain>,
+    names: Vec<Domain>,
     cover: Option<Cover>,
     made_up: bool,
 }
@@ -155,7 +152,8 @@ impl Gathered {
             }
             CoverDraft::Site { .. } => None,
         };
-        Self { users: draft.users.clone(), domain: draft.domain.clone(), cover, made_up: false }
+        let names = draft.domain.iter().chain(&draft.names).cloned().collect();
+        Self { users: draft.users.clone(), names, cover, made_up: false }
     }
 }
 
@@ -166,7 +164,8 @@ fn visitors(users: &[User], domain: Option<&Domain>, wanted: Option<&str>) -> Re
     let may_enter =
         |user: &User| user.policy.allow.is_empty() && user.policy.admits(Ipv4Addr::LOCALHOST.into(), now).is_ok();
     let chosen = users.iter().filter(|user| wanted.map_or_else(|| may_enter(user), |wanted| user.name == wanted));
-    let visitor = |user: &User| (user.name.clone(), Visitor { secret: user.secret.clone(), name: domain.clone() });
+    let name = |user: &User| user.policy.domain.as_ref().unwrap_or(domain).clone();
+    let visitor = |user: &User| (user.name.clone(), Visitor { secret: user.secret.clone(), name: name(user) });
     let visitors: Vec<_> = chosen.map(visitor).collect();
     match wanted {
         Some(wanted) if visitors.is_empty() => {
@@ -188,7 +187,12 @@ fn gaps(draft: &Draft) -> Vec<String> {
         CoverDraft::Site { certificate, content, .. } => (certificate.is_none(), content.is_none()),
         CoverDraft::Remote(_) => (false, false),
     };
-    let certified = domain.is_some_and(|domain| has(&format!("self-signed-{domain}.crt")));
+    let certified = domain.is_some_and(|domain| {
+        let names: Vec<&str> = std::iter::once(domain.as_str()).chain(draft.names.iter().map(Domain::as_str)).collect();
+        let file = folder.join(format!("self-signed-{domain}.crt"));
+        // One that may not be looked at is left to the start, which is refused and says so.
+        exists(&file) && site::lacking(&file, &names).is_ok_and(|lacking| lacking.is_empty())
+    });
     [
         (draft.users.is_empty() && !has("secret"), "the secret"),
         (draft.domain.is_none() && !has("domain"), "the domain"),

@@ -26,6 +26,8 @@ pub struct Given {
     pub state_dir: Option<PathBuf>,
     /// `--domain`
     pub domain: Option<Domain>,
+    /// `--name`
+    pub names: Vec<Domain>,
     /// `--cover site`
     pub site: bool,
     /// `--cover HOST:PORT`
@@ -121,6 +123,7 @@ pub fn interview(
     };
     Ok(Starter {
         state_dir: given.state_dir,
+        names: domain.as_ref().map(|_| given.names).unwrap_or_default(),
         domain,
         listen,
         users: talk.users(given.users, given.imported.people, random)?,

@@ -46,6 +46,9 @@ pub struct Arguments {
     /// The name that links carry: best is your own, which leads to this machine
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
+    /// A further name of the same site, over which users are spread; may be repeated
+    #[arg(long, value_name = "NAME", requires = "domain")]
+    name: Vec<String>,
     /// What strangers meet: the built-in site or a web server elsewhere
     #[arg(long, value_name = "site|HOST:PORT")]
     cover: Option<String>,
@@ -227,6 +230,8 @@ impl Arguments {
         let wrong = |flag: &str, error: units::ValueError| Failure::usage(format!("{flag}: {error}"), error.mend());
         let domain = self.domain.as_deref().map(str::parse::<Domain>).transpose();
         let domain = domain.map_err(|error| Failure::usage(format!("--domain: {error}"), error.mend()))?;
+        let names = self.name.iter().map(|name| name.parse::<Domain>()).collect::<Result<Vec<_>, _>>();
+        let names = names.map_err(|error| Failure::usage(format!("--name: {error}"), error.mend()))?;
         let remote = self.cover.as_ref().filter(|cover| *cover != "site");
         if let Some(remote) = remote {
             units::host_and_port(remote).map_err(|error| wrong("--cover", error))?;
@@ -243,6 +248,7 @@ impl Arguments {
         Ok(Given {
             state_dir: self.state_dir.as_ref().map(whole),
             domain,
+            names,
             site: self.cover.as_deref() == Some("site"),
             remote: remote.cloned(),
             certificate: self.certificate.as_ref().map(whole).zip(self.key.as_ref().map(whole)),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::{Resolver, read_secret_file};
+use super::{Resolver, SiteNames, read_secret_file};
 use crate::auth::{Domain, Policy, Secret, SecretText, UnixTime};
 use crate::config::layer::{LimitsWritten, PreviousWritten, UserWritten, Written};
 use crate::config::report::{Complaint, Origin, quoted};
@@ -30,17 +30,19 @@ struct Taken {
 }
 
 impl Resolver<'_> {
-    /// The users, and the domain: the one that is stated, otherwise the one that the secrets carry.
+    /// The users, and the domain: the one that is stated, otherwise the one that the secrets carry. `names` are further names
+    /// of the site that users may have.
     pub(super) fn users(
         &mut self,
         written: Vec<UserWritten>,
         stated: Option<(Domain, Origin)>,
+        names: &SiteNames,
     ) -> (UsersRead, Option<(Domain, Origin)>) {
         let mut domain = stated;
         let (mut read, mut taken) = (UsersRead::default(), Taken::default());
         for user in written {
             let (before, broken, name) = (self.complaints.len(), user.broken, user.name.clone());
-            let found = self.user(user, &mut domain, &mut taken);
+            let found = self.user(user, (&mut domain, names), &mut taken);
             let broken = broken || self.mistaken_since(before) || found.is_none();
             match (found, name) {
                 (found, Some(name)) if broken => {
@@ -54,14 +56,19 @@ impl Resolver<'_> {
         (read, domain)
     }
 
-    fn user(&mut self, user: UserWritten, domain: &mut Option<(Domain, Origin)>, taken: &mut Taken) -> Option<User> {
+    fn user(
+        &mut self,
+        mut user: UserWritten,
+        (domain, names): (&mut Option<(Domain, Origin)>, &SiteNames),
+        taken: &mut Taken,
+    ) -> Option<User> {
         let name = self.user_name(&user);
+        let stated = user.limits.domain.take();
         let policy = self.policy(user.limits);
         let previous = self.previous(user.previous);
         let (text, at) = self.secret(user.secret, user.secret_file, &user.at)?;
-        if let Some(embedded) = text.domain {
-            self.one_domain(embedded, &at, domain);
-        }
+        let embedded = text.domain.map(|embedded| (embedded, at.clone()));
+        let policy = Policy { domain: self.domain_of_user(stated, embedded, domain, names), ..policy };
         let name = name?;
         if let Some(first) = taken.names.insert(name.value.clone(), name.at.clone()) {
             let what = format!("two users have the name {}", quoted(&name.value));
@@ -82,6 +89,40 @@ impl Resolver<'_> {
             taken.secrets.entry(*secret.bytes()).or_insert_with(|| at.clone());
         }
         Some(User { name: name.value, secret: text.secret, previous, policy })
+    }
+
+    /// The name of the site that the user's link carries: the one that is stated, otherwise the one inside the secret.
+    fn domain_of_user(
+        &mut self,
+        stated: Option<Written<String>>,
+        embedded: Option<(Domain, Origin)>,
+        domain: &mut Option<(Domain, Origin)>,
+        names: &SiteNames,
+    ) -> Option<Domain> {
+        let stated = stated.and_then(|written| Some((self.domain(&written)?, written.at)));
+        match (stated, embedded) {
+            (Some((stated, stated_at)), Some((embedded, at))) if stated != embedded => {
+                let what = "the domain inside this secret is not the name that the user has";
+                let next = format!("write the bare key of 32 digits, or `domain = \"{embedded}\"`");
+                self.complaints.push(Complaint::new(&at, what, next).and(&stated_at, "the name of the user"));
+                None
+            }
+            (Some((stated, at)), _) => {
+                let is_first = domain.as_ref().is_some_and(|(first, _)| *first == stated);
+                if !is_first && !names.all.contains(&stated) && names.whole {
+                    let what = "this user has a name that is not one of the site";
+                    let next = "add the name to `names` at the top of the file, or give the user another one";
+                    self.complaints.push(Complaint::new(&at, what, next));
+                }
+                Some(stated)
+            }
+            (None, Some((embedded, _))) if names.all.contains(&embedded) => Some(embedded),
+            (None, Some((embedded, at))) => {
+                self.one_domain(embedded, &at, domain);
+                None
+            }
+            (None, None) => None,
+        }
     }
 
     /// The domain inside a secret is that of the proxy, or becomes it.
@@ -193,6 +234,7 @@ impl Resolver<'_> {
             allow: self.networks(written.allow),
             deny: self.networks(written.deny),
             ad_tag: self.value(written.ad_tag, units::tagging).unwrap_or_default(),
+            domain: None,
             note: written.note.map(|note| note.value),
         }
     }

@@ -45,7 +45,7 @@ impl Scout {
             examined.counts = greeting.all.iter().map(|heard| heard.flight.records).collect();
             examined.profile.visit = Some(greeting.shape(None));
         }
-        examined.profile.certificate = Shown::of(&examined.chain, self.name.as_str());
+        examined.profile.certificate = Shown::of(&examined.chain, &self.names());
         let mut failures = Vec::new();
         self.learn_flights(door, &mut examined.profile, &mut failures).await;
         match failures.into_iter().next().filter(|_| examined.profile.flights.is_empty()) {

@@ -117,6 +117,8 @@ const TIMES: usize = 2;
 #[derive(Debug)]
 pub struct Scout {
     name: Domain,
+    /// Further names of the same site.
+    further: Vec<Domain>,
     store: Option<Store>,
     profile: ArcSwap<Profile>,
     stale: Notify,
@@ -159,6 +161,7 @@ impl Scout {
         let known = known.unwrap_or_default();
         Self {
             name,
+            further: Vec::new(),
             store,
             profile: ArcSwap::from_pointee(known.clone()),
             stale: Notify::new(),
@@ -166,6 +169,16 @@ impl Scout {
             told: ToldTime::default(),
             last: Mutex::new(Last { profile: known, ..Last::default() }),
         }
+    }
+
+    /// The same for a site that is known by these names too.
+    pub(super) fn also_known_as(self, names: &[Domain]) -> Self {
+        Self { further: names.to_vec(), ..self }
+    }
+
+    /// All names of the site, the one first under which it is visited.
+    fn names(&self) -> Vec<&str> {
+        std::iter::once(&self.name).chain(&self.further).map(Domain::as_str).collect()
     }
 
     /// What is known of the cover.
@@ -199,7 +212,7 @@ impl Scout {
         if profile.visit.as_ref().is_none_or(|visit| visit.flight_records != seen.records) {
             profile.begin_anew(seen.records);
         }
-        let certificate = greeting.certificate(&self.name);
+        let certificate = greeting.certificate(&self.names());
         let mut visit = greeting.shape(profile.visit.take());
         // What was not quick is for the round to say, and so is what has changed.
         readings.teach(&mut visit, &mut Vec::new());
@@ -270,7 +283,7 @@ impl Scout {
                 Ok(greeting) => {
                     failures.extend_from_slice(&greeting.failures);
                     profile.visit = Some(greeting.shape(profile.visit.take()));
-                    profile.certificate = greeting.certificate(&self.name);
+                    profile.certificate = greeting.certificate(&self.names());
                     self.publish(&profile);
                     learnt = true;
                 }
@@ -410,8 +423,8 @@ impl Greeting {
     }
 
     /// The certificate that was shown, if there was one.
-    fn certificate(&self, name: &Domain) -> Option<Shown> {
-        Shown::of(&self.first.chain, name.as_str())
+    fn certificate(&self, names: &[&str]) -> Option<Shown> {
+        Shown::of(&self.first.chain, names)
     }
 }
 

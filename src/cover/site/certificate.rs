@@ -21,6 +21,7 @@ use super::acme::Validity;
 use super::error::SiteError;
 use crate::auth::UnixTime;
 use crate::base::files::{self, Access};
+use crate::cover::chain::Chain;
 
 /// The certificate of the site, which follows its files.
 pub(super) struct Watched {
@@ -102,6 +103,12 @@ impl Watched {
         Some(validity).filter(|_| !current.stands_in)
     }
 
+    /// Whether the certificate is for all of these names.
+    pub(super) fn is_for(&self, names: &[String]) -> bool {
+        let chain = Chain::read(&self.current().certified.cert);
+        chain.is_some_and(|chain| chain.lacking(names.iter().map(String::as_str)).is_empty())
+    }
+
     /// Whether the files differ from when they were last looked at. A bad file is thus complained of once.
     fn changed(&self) -> bool {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,40 +134,61 @@ impl fmt::Debug for Watched {
     }
 }
 
-/// Makes a self-signed certificate for `domain` and its key as files in `dir`, unless they are there already. Returns
-/// the paths of the certificate and of the key.
-pub fn self_signed(domain: &str, dir: &Path) -> Result<(PathBuf, PathBuf), SiteError> {
-    let bad_domain = || SiteError::BadDomain(domain.to_owned());
-    if domain.is_empty() || domain.contains(['/', '\0']) {
-        return Err(bad_domain());
+/// Makes a self-signed certificate for the names of a site and its key as files in `dir`, unless they are there already. The
+/// files have the first name. A certificate that lacks a name is made again under the same key, so that the two fit at every
+/// moment. Returns the paths of the certificate and of the key.
+pub fn self_signed(names: &[&str], dir: &Path) -> Result<(PathBuf, PathBuf), SiteError> {
+    let bad_domain = |name: &str| SiteError::BadDomain(name.to_owned());
+    if let Some(bad) = names.iter().find(|name| name.is_empty() || name.contains(['/', '\0'])) {
+        return Err(bad_domain(bad));
     }
-    let certificate = dir.join(format!("self-signed-{domain}.crt"));
-    let key = dir.join(format!("self-signed-{domain}.key"));
-    if !(certificate.exists() && key.exists()) {
-        let (chain, secret) = generate(domain).map_err(|_| bad_domain())?;
-        files::private_folder(dir).map_err(|error| SiteError::Unwritable(dir.to_owned(), error))?;
-        // The certificate comes last, so that a pair cut short by a crash is seen as missing.
-        files::replace_file(&key, secret.as_bytes(), Access::Private)
-            .map_err(|error| SiteError::Unwritable(key.clone(), error))?;
-        files::replace_file(&certificate, chain.as_bytes(), Access::Public)
-            .map_err(|error| SiteError::Unwritable(certificate.clone(), error))?;
+    let first = names.first().ok_or_else(|| bad_domain(""))?;
+    let certificate = dir.join(format!("self-signed-{first}.crt"));
+    let key = dir.join(format!("self-signed-{first}.key"));
+    let there = certificate.exists() && key.exists();
+    if there && lacking(&certificate, names)?.is_empty() {
+        return Ok((certificate, key));
     }
+    let kept = there.then(|| read(&key)).transpose()?;
+    let kept = kept.and_then(|text| KeyPair::from_pem(std::str::from_utf8(&text).ok()?).ok());
+    files::private_folder(dir).map_err(|error| SiteError::Unwritable(dir.to_owned(), error))?;
+    let pair = match kept {
+        Some(pair) => pair,
+        None => {
+            let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
+                .map_err(|error| SiteError::Made(error.to_string()))?;
+            // The certificate comes last, so that a pair cut short by a crash is seen as missing.
+            let secret = Zeroizing::new(pair.serialize_pem());
+            files::replace_file(&key, secret.as_bytes(), Access::Private)
+                .map_err(|error| SiteError::Unwritable(key.clone(), error))?;
+            pair
+        }
+    };
+    let chain = made(names, &pair).map_err(|_| bad_domain(first))?;
+    files::replace_file(&certificate, chain.as_bytes(), Access::Public)
+        .map_err(|error| SiteError::Unwritable(certificate.clone(), error))?;
     Ok((certificate, key))
 }
 
-/// Certificate and ECDSA P-256 key as PEM.
-fn generate(domain: &str) -> Result<(String, Zeroizing<String>), rcgen::Error> {
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::new([domain.to_owned()])?;
+/// The names among these that the certificate in a file is not for.
+pub fn lacking(certificate: &Path, names: &[&str]) -> Result<Vec<String>, SiteError> {
+    let files = Files { certificate: certificate.to_owned(), key: PathBuf::new() };
+    let chain = Chain::read(&files.chain()?).ok_or_else(|| SiteError::BadCertificate(certificate.to_owned()))?;
+    Ok(chain.lacking(names.iter().copied()))
+}
+
+/// A certificate of this key as PEM.
+fn made(names: &[&str], key: &KeyPair) -> Result<String, rcgen::Error> {
+    let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
     let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, domain);
+    name.push(DnType::CommonName, names.first().copied().unwrap_or_default());
     params.distinguished_name = name;
     // In form and dates like the one that Debian makes for every new machine (ssl-cert): good from this second on.
     params.is_ca = IsCa::ExplicitNoCa;
     let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
     params.not_before = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now);
     params.not_after = params.not_before + VALID;
-    Ok((params.self_signed(&key)?.pem(), Zeroizing::new(key.serialize_pem())))
+    Ok(params.self_signed(key)?.pem())
 }
 
 /// The issued certificate if there is one, else what stands in for it.
@@ -265,8 +293,8 @@ mod tests {
     #[test]
     fn follows_its_files_and_keeps_the_last_good_one() {
         let dir = tempfile::tempdir().unwrap();
-        let (one, one_key) = self_signed("one.example", dir.path()).unwrap();
-        let (two, two_key) = self_signed("two.example", dir.path()).unwrap();
+        let (one, one_key) = self_signed(&["one.example"], dir.path()).unwrap();
+        let (two, two_key) = self_signed(&["two.example"], dir.path()).unwrap();
         let (certificate, key) = (dir.path().join("site.crt"), dir.path().join("site.key"));
         fs::copy(&one, &certificate).unwrap();
         fs::copy(&one_key, &key).unwrap();
@@ -287,9 +315,26 @@ mod tests {
     }
 
     #[test]
+    fn a_self_signed_certificate_is_for_all_names_and_made_again_for_others_under_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = self_signed(&["a.example"], dir.path()).unwrap();
+        let (first, secret) = (fs::read(&certificate).unwrap(), fs::read(&key).unwrap());
+        let names = ["a.example", "b.example", "c.example"];
+        assert_eq!(lacking(&certificate, &names).unwrap(), names[1..]);
+        assert_eq!(self_signed(&names, dir.path()).unwrap(), (certificate.clone(), key.clone()));
+        let second = fs::read(&certificate).unwrap();
+        assert!(first != second && lacking(&certificate, &names).unwrap().is_empty());
+        assert!(fs::read(&key).unwrap() == secret, "a pair fits at every moment");
+        let watched = Watched::open(&certificate, &key, None).unwrap();
+        assert!(watched.is_for(&names.map(str::to_owned)) && !watched.is_for(&["d.example".to_owned()]));
+        self_signed(&names[..2], dir.path()).unwrap();
+        assert!(fs::read(&certificate).unwrap() == second, "one for more names is good for fewer");
+    }
+
+    #[test]
     fn looks_at_the_files_only_now_and_then() {
         let dir = tempfile::tempdir().unwrap();
-        let (certificate, key) = self_signed("one.example", dir.path()).unwrap();
+        let (certificate, key) = self_signed(&["one.example"], dir.path()).unwrap();
         let watched = Watched::open(&certificate, &key, None).unwrap();
         fs::remove_file(&certificate).unwrap();
         assert!(!watched.changed());
@@ -298,8 +343,8 @@ mod tests {
     #[test]
     fn an_issued_certificate_takes_the_place_of_what_stands_in() {
         let dir = tempfile::tempdir().unwrap();
-        let (certificate, key) = self_signed("one.example", dir.path()).unwrap();
-        let (better, better_key) = self_signed("two.example", dir.path()).unwrap();
+        let (certificate, key) = self_signed(&["one.example"], dir.path()).unwrap();
+        let (better, better_key) = self_signed(&["two.example"], dir.path()).unwrap();
         let issued = dir.path().join("issued.pem");
         let mut watched = Watched::open(&certificate, &key, Some(issued.clone())).unwrap();
         watched.interval = Duration::ZERO;
@@ -321,8 +366,8 @@ mod tests {
     #[test]
     fn complaints_name_the_file_and_the_mend() {
         let dir = tempfile::tempdir().unwrap();
-        let (certificate, key) = self_signed("one.example", dir.path()).unwrap();
-        let (_, other_key) = self_signed("two.example", dir.path()).unwrap();
+        let (certificate, key) = self_signed(&["one.example"], dir.path()).unwrap();
+        let (_, other_key) = self_signed(&["two.example"], dir.path()).unwrap();
         let missing = dir.path().join("missing.pem");
         let empty = dir.path().join("empty.pem");
         fs::write(&empty, "").unwrap();
@@ -348,13 +393,13 @@ mod tests {
     fn self_signed_pair_is_private_and_stays() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
-        let (certificate, key) = self_signed("example.org", &state).unwrap();
+        let (certificate, key) = self_signed(&["example.org"], &state).unwrap();
         let first = fs::read(&certificate).unwrap();
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(self_signed("example.org", &state).unwrap(), (certificate.clone(), key.clone()));
+        assert_eq!(self_signed(&["example.org"], &state).unwrap(), (certificate.clone(), key.clone()));
         assert_eq!(fs::read(&certificate).unwrap(), first, "an existing pair is kept");
         fs::remove_file(&certificate).unwrap();
-        self_signed("example.org", &state).unwrap();
+        self_signed(&["example.org"], &state).unwrap();
         assert!(Watched::open(&certificate, &key, None).is_ok(), "half a pair is replaced as a whole");
         assert_eq!(fs::read_dir(&state).unwrap().count(), 2, "no draft is left");
     }
@@ -363,7 +408,7 @@ mod tests {
     fn self_signed_refuses_names_that_leave_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         for domain in ["", "../evil", "a/b", "a\0b"] {
-            assert!(matches!(self_signed(domain, dir.path()), Err(SiteError::BadDomain(_))), "{domain:?}");
+            assert!(matches!(self_signed(&[domain], dir.path()), Err(SiteError::BadDomain(_))), "{domain:?}");
         }
     }
 }

@@ -36,6 +36,8 @@ pub enum SiteError {
     BadServerHeader,
     /// A self-signed certificate cannot carry this name.
     BadDomain(String),
+    /// A self-signed certificate cannot be made; says why.
+    Made(String),
     /// The TLS library refused to start.
     Tls(rustls::Error),
 }
@@ -75,6 +77,7 @@ impl fmt::Display for SiteError {
             }
             Self::BadServerHeader => write!(f, "the server header may hold printable ASCII characters only"),
             Self::BadDomain(domain) => write!(f, "a certificate cannot be made for \"{domain}\"; use a domain name"),
+            Self::Made(error) => write!(f, "a certificate cannot be made: {error}"),
             Self::Tls(error) => write!(f, "TLS cannot be set up: {error}"),
         }
     }

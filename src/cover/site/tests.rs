@@ -37,7 +37,7 @@ impl Scene {
     }
 
     fn with(dir: TempDir, content: Content) -> Scene {
-        let (certificate, key) = self_signed("site.test", dir.path()).unwrap();
+        let (certificate, key) = self_signed(&["site.test"], dir.path()).unwrap();
         let settings = Settings {
             certificate,
             key,

@@ -93,6 +93,9 @@ pub struct Settings {
     pub deny: Option<Vec<String>>,
     /// Tag of a promoted channel, 32 hexadecimal digits; `none`: none for this user; empty: that of everybody.
     pub ad_tag: Option<String>,
+    /// Name of the site that the user's link carries; `none`: the first. A new user without one gets the name that has the
+    /// fewest users. Another name makes another link.
+    pub domain: Option<String>,
     /// What to remember; empty: nothing.
     pub note: Option<String>,
 }

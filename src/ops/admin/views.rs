@@ -238,6 +238,9 @@ pub struct User {
     /// Tag of a promoted channel, or `none`; null where the one of everybody counts.
     #[serde(default)]
     pub ad_tag: Option<String>,
+    /// Name of the site that the user's link carries; null where it is the first.
+    #[serde(default)]
+    pub domain: Option<String>,
     /// Bytes that were moved, ever.
     pub bytes: Bytes,
     /// The quota.
@@ -390,6 +393,7 @@ impl From<&UserState> for User {
             max_sessions: user.max_sessions,
             max_addresses: user.max_addresses,
             ad_tag: user.ad_tag.clone(),
+            domain: user.domain.clone(),
             bytes: Bytes { up: user.up, down: user.down },
             quota: user.quota.as_ref().map(Quota::from),
         }

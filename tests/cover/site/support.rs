@@ -180,7 +180,7 @@ impl Host {
 
 fn issue(dir: &Path) {
     let fresh = tempfile::tempdir().unwrap();
-    let (certificate, key) = self_signed("site.test", fresh.path()).unwrap();
+    let (certificate, key) = self_signed(&["site.test"], fresh.path()).unwrap();
     fs::copy(certificate, dir.join("site.crt")).unwrap();
     fs::copy(key, dir.join("site.key")).unwrap();
 }

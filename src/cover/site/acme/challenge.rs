@@ -1,7 +1,7 @@
 //! What the authority is shown when it comes to look whether the name is ours, and only then.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::Method;
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
@@ -18,11 +18,11 @@ pub(crate) const PROTOCOL: &[u8] = b"acme-tls/1";
 /// Where it asks over plain HTTP (RFC 8555, 8.3).
 const PATH: &str = "/.well-known/acme-challenge/";
 
-/// The one challenge that may be pending.
+/// The challenges that are pending: one for each name of an order.
 #[derive(Debug, Default)]
 pub(crate) struct Challenges {
-    pending: Mutex<Option<Pending>>,
-    /// Whether it is one for TLS; asked by every connection.
+    pending: Mutex<Vec<Arc<Pending>>>,
+    /// Whether there is one for TLS; asked by every connection.
     by_tls: AtomicBool,
 }
 
@@ -45,14 +45,20 @@ impl Challenges {
     }
 
     fn show(self: &Arc<Self>, pending: Pending) -> Shown {
-        let by_tls = matches!(pending, Pending::Tls { .. });
-        self.set(Some(pending), by_tls);
-        Shown(Arc::clone(self))
+        let pending = Arc::new(pending);
+        self.change(|all| all.push(Arc::clone(&pending)));
+        Shown { among: Arc::clone(self), pending }
     }
 
-    fn set(&self, pending: Option<Pending>, by_tls: bool) {
-        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = pending;
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Pending>>)) {
+        let mut pending = self.pending();
+        change(&mut pending);
+        let by_tls = pending.iter().any(|one| matches!(**one, Pending::Tls { .. }));
         self.by_tls.store(by_tls, Ordering::Release);
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Vec<Arc<Pending>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether handshakes may be the authority's.
@@ -61,31 +67,32 @@ impl Challenges {
     }
 
     fn certificate(&self, name: &str) -> Option<Arc<CertifiedKey>> {
-        match &*self.pending.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(Pending::Tls { domain, certificate }) if domain.eq_ignore_ascii_case(name) => {
-                Some(Arc::clone(certificate))
-            }
+        self.pending().iter().find_map(|pending| match &**pending {
+            Pending::Tls { domain, certificate } if domain.eq_ignore_ascii_case(name) => Some(Arc::clone(certificate)),
             _ => None,
-        }
+        })
     }
 
     /// What is answered to this request, if it is the authority's.
     pub(crate) fn page(&self, method: &Method, path: &str) -> Option<String> {
         let asked = path.strip_prefix(PATH).filter(|_| *method == Method::GET || *method == Method::HEAD)?;
-        match &*self.pending.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(Pending::Http { token, answer }) if token == asked => Some(answer.clone()),
+        self.pending().iter().find_map(|pending| match &**pending {
+            Pending::Http { token, answer } if token == asked => Some(answer.clone()),
             _ => None,
-        }
+        })
     }
 }
 
 /// A challenge that is pending for as long as this lives.
 #[must_use]
-pub(crate) struct Shown(Arc<Challenges>);
+pub(crate) struct Shown {
+    among: Arc<Challenges>,
+    pending: Arc<Pending>,
+}
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        self.0.set(None, false);
+        self.among.change(|all| all.retain(|one| !Arc::ptr_eq(one, &self.pending)));
     }
 }
 
@@ -153,6 +160,10 @@ mod tests {
         let identifier = read.extensions().iter().find(|one| one.oid.to_id_string() == "1.3.6.1.5.5.7.1.31").unwrap();
         assert!(identifier.critical && identifier.value == [&[4, 32][..], &[7; 32]].concat());
         assert!(challenges.certificate("b.example").is_none());
+        let other = challenges.by_tls("b.example", &[8; 32]).unwrap();
+        assert!(challenges.certificate("a.example").is_some() && challenges.certificate("b.example").is_some());
+        drop(other);
+        assert!(challenges.in_handshakes() && challenges.certificate("b.example").is_none());
         drop(shown);
         assert!(!challenges.in_handshakes() && challenges.certificate("a.example").is_none());
         assert!(challenges.by_tls("a.example", &[7; 31]).is_none());

@@ -9,7 +9,10 @@
 //! of every attempt is on disk before the next can begin, so a program that crashes and starts again does not ask the
 //! authority again and again.
 //!
-//! Left out: several names in one certificate, challenges by DNS, and renewal times that the authority suggests.
+//! A site with several names has one certificate for all of them. When it gets another name, the certificate at hand goes on
+//! being shown, and one for all names is ordered at once.
+//!
+//! Left out: challenges by DNS, and renewal times that the authority suggests.
 
 mod challenge;
 mod http;
@@ -111,18 +114,23 @@ impl Challenge {
 pub struct Settings {
     /// From whom.
     pub authority: Authority,
-    /// For which name.
-    pub domain: String,
+    /// For which names; the first one names the files.
+    pub names: Vec<String>,
     /// Where account, certificates and memory are kept.
     folder: PathBuf,
 }
 
 impl Settings {
-    /// A certificate for `domain`, kept below the state directory: apart for each authority, so that one for trying
-    /// things out is never taken for a real one.
-    pub fn new(authority: Authority, domain: &str, state: &Path) -> Self {
+    /// A certificate for all of these names, kept below the state directory: apart for each authority, so that one for
+    /// trying things out is never taken for a real one.
+    pub fn new(authority: Authority, names: &[&str], state: &Path) -> Self {
         let folder = state.join("acme").join(store::label(&authority.directory));
-        Self { authority, domain: domain.to_ascii_lowercase(), folder }
+        Self { authority, names: names.iter().map(|name| name.to_ascii_lowercase()).collect(), folder }
+    }
+
+    /// The first of the names.
+    pub fn domain(&self) -> &str {
+        self.names.first().map(String::as_str).unwrap_or_default()
     }
 
     /// The file with certificate and key, once there are any.
@@ -183,12 +191,13 @@ impl Keeper {
                 sleep(secs(RECHECK)).await;
                 continue;
             }
-            let due = plan::due(certificate.validity(), &memory, jitter, asked, now);
+            let memory = memory.about(&self.settings.names);
+            let due = plan::due(self.validity(certificate), &memory, jitter, asked, now);
             self.note(|standing| (standing.failures, standing.next) = (memory.failures, Some(due)));
             if due > now {
                 if told != Some(due) {
                     told = Some(due);
-                    info!(domain = %self.settings.domain, next = %shown(due), "the certificate authority is asked later");
+                    info!(domain = self.settings.domain(), next = %shown(due), "the certificate authority is asked later");
                 }
                 tokio::select! {
                     () = sleep(secs((due.0 - now.0).min(RECHECK))) => {}
@@ -201,6 +210,11 @@ impl Keeper {
                 changed();
             }
         }
+    }
+
+    /// From when to when the certificate is good; nothing while it lacks a name.
+    fn validity(&self, certificate: &Watched) -> Option<Validity> {
+        certificate.validity().filter(|_| certificate.is_for(&self.settings.names))
     }
 
     /// Somebody wishes that it is tried again soon.
@@ -218,8 +232,13 @@ impl Keeper {
         let outcome = match self.store.remember(&begun) {
             Err(error) => Err(Trouble::store(&self.store.remembered(), &error)),
             Ok(()) => {
-                let (domain, authority) = (&self.settings.domain, self.settings.host());
-                info!(%domain, authority, challenge = self.settings.authority.challenge.label(), "a certificate is ordered");
+                let (names, authority) = (self.settings.names.join(", "), self.settings.host());
+                info!(
+                    names,
+                    authority,
+                    challenge = self.settings.authority.challenge.label(),
+                    "a certificate is ordered"
+                );
                 let order = Box::pin(order::obtain(&self.settings, &self.store, challenges));
                 timeout(PATIENCE, order).await.unwrap_or_else(|_| Err(Trouble::late()))
             }
@@ -232,13 +251,13 @@ impl Keeper {
                 }
                 self.note(|standing| standing.issued += 1);
                 let until = certificate.validity().map(|validity| shown(validity.not_after));
-                info!(domain = %self.settings.domain, until, "a certificate was issued and is in use");
+                info!(domain = self.settings.domain(), until, "a certificate was issued and is in use");
                 true
             }
             Err(trouble) => {
                 let failed = begun.failed(&trouble, now());
                 let kept = self.store.remember(&failed);
-                let next = plan::due(certificate.validity(), &failed, jitter, false, now());
+                let next = plan::due(self.validity(certificate), &failed, jitter, false, now());
                 self.complain(&trouble, next);
                 if kept.is_err() {
                     // The disk does not take what must survive a crash, so nothing is begun for a while.
@@ -256,7 +275,7 @@ impl Keeper {
     fn complain(&self, trouble: &Trouble, next: UnixTime) {
         self.note(|standing| standing.failed += 1);
         error!(
-            domain = %self.settings.domain,
+            domain = self.settings.domain(),
             authority = self.settings.host(),
             why = %trouble.what,
             mend = %trouble.mend,

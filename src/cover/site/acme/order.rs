@@ -42,7 +42,7 @@ pub(super) async fn obtain(
     }
     let key =
         KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|error| Trouble::unfit(&error.to_string()))?;
-    let request = request(&settings.domain, &key).map_err(|error| Trouble::unfit(&error.to_string()))?;
+    let request = request(&settings.names, &key).map_err(|error| Trouble::unfit(&error.to_string()))?;
     order.finalize_csr(&request).await.map_err(failed)?;
     let chain = order.poll_certificate(&POLLS).await.map_err(failed)?;
     pair(&chain, &key)
@@ -62,7 +62,7 @@ impl Ordering<'_> {
 
     /// A new order, and for that an account. One that the authority does not know any more is replaced.
     async fn order(&self) -> Result<Order, Trouble> {
-        let names = [Identifier::Dns(self.settings.domain.clone())];
+        let names: Vec<_> = self.settings.names.iter().cloned().map(Identifier::Dns).collect();
         let ordered = match self.account().await {
             Ok(account) => account.new_order(&NewOrder::new(&names)).await.map_err(Failed::At),
             Err(failed) => Err(failed),
@@ -108,7 +108,7 @@ impl Ordering<'_> {
         }
     }
 
-    /// Shows the authority that the name is ours.
+    /// Shows the authority that the names are ours.
     async fn prove(&self, order: &mut Order) -> Result<(), Trouble> {
         let failed = |error: Error| self.trouble(&error);
         let wanted = self.settings.authority.challenge;
@@ -122,7 +122,8 @@ impl Ordering<'_> {
             let kind = kind(wanted);
             let mut challenge = authorization.challenge(kind).ok_or_else(|| Trouble::unoffered(wanted))?;
             let proof = challenge.key_authorization();
-            shown.push(self.show(&challenge.token, proof.as_str(), proof.digest().as_ref())?);
+            let name = challenge.identifier().to_string();
+            shown.push(self.show(&name, &challenge.token, proof.as_str(), proof.digest().as_ref())?);
             challenge.set_ready().await.map_err(failed)?;
         }
         match order.poll_ready(&POLLS).await {
@@ -133,8 +134,7 @@ impl Ordering<'_> {
         }
     }
 
-    fn show(&self, token: &str, answer: &str, digest: &[u8]) -> Result<Shown, Trouble> {
-        let domain = &self.settings.domain;
+    fn show(&self, domain: &str, token: &str, answer: &str, digest: &[u8]) -> Result<Shown, Trouble> {
         match self.settings.authority.challenge {
             Challenge::Http01 => Ok(self.challenges.by_http(token, answer)),
             Challenge::TlsAlpn01 => {
@@ -151,7 +151,8 @@ impl Ordering<'_> {
             let state = authorization.refresh().await.ok()?;
             let problem: Option<&Problem> = state.challenges.iter().find_map(|challenge| challenge.error.as_ref());
             if let Some(problem) = problem {
-                return Some(Trouble::of_problem(problem, self.settings, self.road.refused()));
+                let name = state.identifier().to_string();
+                return Some(Trouble::of_problem(problem, &name, self.settings, self.road.refused()));
             }
         }
         None
@@ -209,8 +210,8 @@ fn external_key(id: &str, file: &Path) -> Result<ExternalAccountKey, Trouble> {
     Ok(ExternalAccountKey::new(id.to_owned(), &key))
 }
 
-fn request(domain: &str, key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
-    let mut params = CertificateParams::new([domain.to_owned()])?;
+fn request(names: &[String], key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = CertificateParams::new(names)?;
     params.distinguished_name = DistinguishedName::new();
     Ok(params.serialize_request(key)?.der().to_vec())
 }

@@ -28,9 +28,18 @@ pub struct Memory {
     pub why: Option<String>,
     /// What to do about it.
     pub mend: Option<String>,
+    /// Names that the last one was about; empty where it was about one.
+    pub names: Vec<String>,
 }
 
 impl Memory {
+    /// The memory, for an order of these names. What came of an order of others says nothing of this one, but that the
+    /// authority wants to be left alone for a while.
+    pub(super) fn about(self, names: &[String]) -> Self {
+        let names = if names.len() > 1 { names.to_vec() } else { Vec::new() };
+        if self.names == names { self } else { Self { not_before: self.not_before, names, ..Self::default() } }
+    }
+
     /// An attempt begins now. Until it is known to have ended well it counts as a failure: the program may end in it.
     pub(super) fn begun(self, now: UnixTime) -> Self {
         Self {
@@ -39,12 +48,13 @@ impl Memory {
             not_before: None,
             why: Some("the attempt was not finished: the program ended or was given another configuration".into()),
             mend: Some("nothing: it is tried again".into()),
+            names: self.names,
         }
     }
 
     /// It ended well.
     pub(super) fn succeeded(&self) -> Self {
-        Self { last: self.last, ..Self::default() }
+        Self { last: self.last, names: self.names.clone(), ..Self::default() }
     }
 
     /// It did not.
@@ -176,6 +186,18 @@ mod tests {
         let issued = Memory { last: Some(NOW.0), ..Memory::default() };
         assert_eq!(from_now(None, &issued, 0.0, true), AFTER_SUCCESS);
         assert_eq!(from_now(valid(-61, 29), &issued, 0.0, false), 0);
+    }
+
+    #[test]
+    fn other_names_are_ordered_at_once_unless_the_authority_has_refused() {
+        let names = ["a.example".to_owned(), "b.example".to_owned()];
+        let issued = Memory { last: Some(NOW.0), ..Memory::default() };
+        assert_eq!(issued.clone().about(&names[..1]), issued, "what was remembered of one name is about that one");
+        let about = issued.about(&names);
+        assert_eq!(from_now(None, &about, 0.0, false), 0);
+        let failed = Memory { not_before: Some(NOW.0 + 60), ..about.begun(NOW) };
+        assert_eq!(failed.clone().about(&names), failed, "failures of the same order count");
+        assert_eq!(from_now(None, &failed.about(&names[..1]), 0.0, false), 60);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::plan::Memory;
 use super::trouble::Trouble;
 use crate::base::files::{self, Access};
 
-/// The folder of one authority, seen for one name.
+/// The folder of one authority, seen for the certificate of one site, which has the first of its names.
 pub(super) struct Store {
     folder: PathBuf,
     domain: String,
@@ -30,7 +30,7 @@ pub(super) struct Account {
 
 impl Store {
     pub(super) fn new(settings: &Settings) -> Self {
-        Self { folder: settings.folder.clone(), domain: settings.domain.clone() }
+        Self { folder: settings.folder.clone(), domain: settings.domain().to_owned() }
     }
 
     /// Certificate and key in one file, so that a crash never leaves half of a pair.

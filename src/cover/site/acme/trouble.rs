@@ -81,7 +81,7 @@ impl Trouble {
     pub(super) fn of(error: &Error, settings: &Settings, refused: Option<i64>) -> Self {
         let host = settings.host();
         match error {
-            Error::Api(problem) => Self::of_problem(problem, settings, refused),
+            Error::Api(problem) => Self::of_problem(problem, &settings.names.join(", "), settings, refused),
             Error::Timeout(_) => Self::new("the authority has not decided in time", PASSES),
             Error::Other(error) => Self::new(
                 format!("{host} cannot be asked: {}", tamed(&error.to_string())),
@@ -98,9 +98,8 @@ impl Trouble {
         }
     }
 
-    /// A problem document of the authority.
-    pub(super) fn of_problem(problem: &Problem, settings: &Settings, refused: Option<i64>) -> Self {
-        let domain = &settings.domain;
+    /// A problem document of the authority about this name, or these.
+    pub(super) fn of_problem(problem: &Problem, domain: &str, settings: &Settings, refused: Option<i64>) -> Self {
         let challenge = settings.authority.challenge;
         let kind = problem.r#type.as_deref().unwrap_or_default();
         let kind = kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind);
@@ -190,7 +189,7 @@ mod tests {
     fn settings(challenge: Challenge) -> Settings {
         let directory = LETS_ENCRYPT.parse().unwrap();
         let authority = Authority { directory, email: None, challenge, roots: None, external: None };
-        Settings::new(authority, "www.example.com", Path::new("/state"))
+        Settings::new(authority, &["www.example.com"], Path::new("/state"))
     }
 
     fn problem(kind: &str, detail: &str) -> Problem {
@@ -213,7 +212,8 @@ mod tests {
             ("invalidContact", Challenge::TlsAlpn01, "address", "site.acme.email"),
             ("serverInternal", Challenge::TlsAlpn01, "serverInternal", "tried again"),
         ] {
-            let trouble = Trouble::of_problem(&problem(kind, "the detail"), &settings(challenge), None);
+            let trouble =
+                Trouble::of_problem(&problem(kind, "the detail"), "www.example.com", &settings(challenge), None);
             assert!(trouble.what.contains(what) && trouble.what.ends_with(": the detail"), "{kind}: {trouble:?}");
             assert!(trouble.mend.contains(mend), "{kind}: {trouble:?}");
             assert_eq!(trouble.wait, (kind == "rateLimited").then_some(3600), "{kind}");
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn the_authority_says_how_long_to_wait() {
         let settings = settings(Challenge::TlsAlpn01);
-        let wait = |kind, refused| Trouble::of_problem(&problem(kind, ""), &settings, refused).wait;
+        let wait = |kind, refused| Trouble::of_problem(&problem(kind, ""), "www.example.com", &settings, refused).wait;
         assert_eq!(wait("rateLimited", Some(7200)), Some(7200));
         assert_eq!(wait("rateLimited", Some(5)), Some(3600));
         assert_eq!(wait("serverInternal", Some(600)), Some(600));
@@ -232,7 +232,8 @@ mod tests {
     #[test]
     fn what_others_write_stays_on_one_line() {
         let long = format!("a\r\nb\u{1b}[31m{}", "x".repeat(9000));
-        let trouble = Trouble::of_problem(&problem("caa", &long), &settings(Challenge::TlsAlpn01), None);
+        let trouble =
+            Trouble::of_problem(&problem("caa", &long), "www.example.com", &settings(Challenge::TlsAlpn01), None);
         assert!(!trouble.what.contains(char::is_control) && trouble.what.len() < 600, "{trouble:?}");
     }
 }

@@ -351,6 +351,7 @@ pub fn user(desk: &Shared, login: &Login, user: &User, links: Option<&Result<Lin
                     tr { th { "Down" } td { (bytes(user.bytes.down as f64)) } }
                     tr { th { "Quota" } td { (quota(user)) } }
                     tr { th { "Until" } td { (user.expires.as_deref().map(short).unwrap_or_else(|| "no end".into())) } }
+                    @if let Some(domain) = &user.domain { tr { th { "Name of the site" } td { (domain) } } }
                     @if let Some(tag) = &user.ad_tag { tr { th { "Promoted channel" } td { (tag) } } }
                     @if let Some(note) = &user.note { tr { th { "Note" } td { (note) } } }
                 }
