@@ -87,15 +87,8 @@ async fn be(role: &str, argument: &str) -> io::Result<()> {
     match role {
         "site" => {
             let folder = Path::new(argument);
-            let settings = Settings {
-                certificate: folder.join("cert.pem"),
-                key: folder.join("key.pem"),
-                content: Content::Folder(folder.join("www")),
-                server_header: None,
-                acme: None,
-                redirect_from: Vec::new(),
-                trusted_proxies: Vec::new(),
-            };
+            let content = Content::Folder(folder.join("www"));
+            let settings = Settings::new(folder.join("cert.pem"), folder.join("key.pem"), content);
             let target = vizard::audit::cover::site(&settings).await;
             let target = target.map_err(|error| wire::broken(format!("{error:?}")))?;
             ready(target.addr);

@@ -42,15 +42,8 @@ async fn remote(port: u16, state: Option<&Path>) -> Cover {
 }
 
 fn open_site(origin: &Origin) -> Arc<Site> {
-    let settings = site::Settings {
-        certificate: origin.certificate(),
-        key: origin.key(),
-        content: Content::Folder(origin.folder()),
-        server_header: None,
-        acme: None,
-        redirect_from: Vec::new(),
-        trusted_proxies: Vec::new(),
-    };
+    let content = Content::Folder(origin.folder());
+    let settings = site::Settings::new(origin.certificate(), origin.key(), content);
     Arc::new(Site::open(&settings).unwrap())
 }
 

@@ -117,14 +117,6 @@ impl Stage {
 
 /// The built-in site without a proxy around it, with the same files.
 async fn bare_site(origin: &Origin) -> Target {
-    let settings = Settings {
-        certificate: origin.certificate(),
-        key: origin.key(),
-        content: Content::Folder(origin.folder()),
-        server_header: None,
-        acme: None,
-        redirect_from: Vec::new(),
-        trusted_proxies: Vec::new(),
-    };
+    let settings = Settings::new(origin.certificate(), origin.key(), Content::Folder(origin.folder()));
     vizard::audit::cover::site(&settings).await.expect("the site opens")
 }

@@ -91,6 +91,21 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
 }
 
+impl Settings {
+    /// A site with this content and certificate, and all else as it is by default.
+    pub fn new(certificate: PathBuf, key: PathBuf, content: Content) -> Self {
+        Self {
+            certificate,
+            key,
+            acme: None,
+            content,
+            server_header: None,
+            redirect_from: Vec::new(),
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
 /// What the built-in site serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {

@@ -38,15 +38,7 @@ impl Scene {
 
     fn with(dir: TempDir, content: Content) -> Scene {
         let (certificate, key) = self_signed(&["site.test"], dir.path()).unwrap();
-        let settings = Settings {
-            certificate,
-            key,
-            acme: None,
-            content,
-            server_header: None,
-            redirect_from: Vec::new(),
-            trusted_proxies: Vec::new(),
-        };
+        let settings = Settings::new(certificate, key, content);
         Scene { site: Arc::new(Site::open(&settings).unwrap()), dir }
     }
 

@@ -87,15 +87,7 @@ impl Host {
         fs::write(site.join("big.css"), "p{color:#000}\n".repeat(4000).split_at(40_000).0).unwrap();
         fs::write(site.join("picture.png"), (0..5000u32).map(|n| (n % 251) as u8).collect::<Vec<_>>()).unwrap();
         issue(dir);
-        Settings {
-            certificate: dir.join("site.crt"),
-            key: dir.join("site.key"),
-            content: Content::Folder(site),
-            server_header: None,
-            acme: None,
-            redirect_from: Vec::new(),
-            trusted_proxies: Vec::new(),
-        }
+        Settings::new(dir.join("site.crt"), dir.join("site.key"), Content::Folder(site))
     }
 
     pub async fn start(dir: TempDir, settings: Settings) -> Host {
