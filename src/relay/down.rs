@@ -16,6 +16,7 @@ use super::downlink::{Begun, Downlink};
 use super::ready;
 use super::stream::with_buffer;
 use super::unsent::Unsent;
+use super::writes::Writes;
 use super::{End, attempt};
 use crate::wire::record::MAX_ENCRYPTED;
 
@@ -45,14 +46,15 @@ pub(super) struct Down {
     /// Whether something was left in the data centre's socket, which will not tell of it again.
     more: bool,
     pub unsent: Unsent,
+    writes: Writes,
     /// What still lies in the data centre's socket of the record that the client's socket took only a beginning of.
     owed: usize,
 }
 
 impl Down {
-    pub fn new(transform: Downlink) -> Self {
+    pub fn new(transform: Downlink, writes: Writes) -> Self {
         let unsent = Unsent::default();
-        Self { transform, open: true, heard: false, bulk: false, more: false, unsent, owed: 0 }
+        Self { transform, open: true, heard: false, bulk: false, more: false, unsent, writes, owed: 0 }
     }
 
     /// Whether a record that has begun is not yet with the client.
@@ -127,7 +129,8 @@ impl Down {
             } else {
                 (self.transform.frame(buffer, arrived, filler), None)
             };
-            let sent = ready::write_now(client, &[IoSlice::new(&buffer[..length])]).map_err(|_| End::ClientBroke)?;
+            let write = |records: &[u8]| ready::write_now(client, &[IoSlice::new(records)]);
+            let sent = self.writes.write(&buffer[..length], write).map_err(|_| End::ClientBroke)?;
             taken(sent);
             let mut begun = Begun { length, read: arrived, last: 0 };
             if let Some(before) = before

@@ -2,8 +2,8 @@
 //!
 //! [`uplink`] and [`downlink`] are the pure transforms of a session, [`stream`] moves a session's bytes through them and
 //! [`packets`] its packets, [`splice`] copies untouched in both directions, [`wrap`] puts a stream into records for another
-//! proxy, [`welcome`] says when what stands in for tickets leaves, [`sizing`] how data is cut into records, [`meter`] is what others see of a session, [`tariff`] what a session
-//! asks of others.
+//! proxy, [`welcome`] says when what stands in for tickets leaves, [`sizing`] how data is cut into records, [`writes`] how
+//! these are written, [`meter`] is what others see of a session, [`tariff`] what a session asks of others.
 
 mod down;
 pub mod downlink;
@@ -19,6 +19,7 @@ mod unsent;
 pub mod uplink;
 pub mod welcome;
 pub mod wrap;
+pub mod writes;
 
 use std::io;
 

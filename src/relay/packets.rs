@@ -21,6 +21,7 @@ use super::stream::{Manner, PIECE, part, with_buffer};
 use super::tariff::Way;
 use super::uplink::{BadRecord, Uplink};
 use super::welcome::Welcome;
+use super::writes::Writes;
 use super::{Closed, End, attempt, ready};
 use crate::crypto::Ctr;
 use crate::wire::DecodeError;
@@ -187,7 +188,7 @@ impl<P: Port> Session<P> {
     pub async fn run(self, idle: Duration) -> Closed {
         let Self { client, mut up, mut down, manner, welcome, meter, port } = self;
         let mut welcome = welcome.unwrap_or_default();
-        let (alive, mut wire) = (Alive::now(), Wire::default());
+        let (alive, mut wire) = (Alive::now(), Wire { writes: manner.writes, ..Wire::default() });
         let ways = Ways { client: &client, meter: &meter, port: &port, alive: &alive };
         let by = tokio::select! {
             biased;
@@ -212,11 +213,33 @@ impl<P: Port> Session<P> {
 struct Wire {
     bytes: Vec<u8>,
     sent: usize,
+    /// Where the write ends that is under way.
+    border: usize,
+    writes: Writes,
 }
 
 impl Wire {
     fn left(&self) -> &[u8] {
         &self.bytes[self.sent..]
+    }
+
+    /// What is to be written now: the rest of a write, or the next one.
+    fn piece(&mut self) -> &[u8] {
+        if self.sent == self.border || self.writes.is_full() {
+            self.border = self.sent + self.writes.next(&self.bytes[self.sent..]);
+        }
+        &self.bytes[self.sent..self.border]
+    }
+
+    /// The client's socket took so much of what it was offered.
+    fn wrote(&mut self, offered: usize, taken: usize) {
+        self.writes.wrote(offered, taken);
+        self.sent += taken;
+    }
+
+    /// Forgets what was sent.
+    fn clear(&mut self) {
+        *self = Self { writes: self.writes, ..Self::default() };
     }
 }
 
@@ -292,20 +315,21 @@ impl<P: Port> Ways<'_, P> {
             if let Err(end) = self.write(down, wire).await {
                 return end;
             }
-            *wire = Wire::default();
+            wire.clear();
         }
     }
 
     async fn write(&self, down: &mut Packer, wire: &mut Wire) -> Result<(), End> {
         while !wire.left().is_empty() {
             let most = self.meter.leave(Way::Down).await.ok_or(End::Closed)?;
-            let piece = &wire.left()[..most.min(wire.left().len())];
+            let piece = wire.piece();
+            let piece = &piece[..most.min(piece.len())];
             let taken = poll_fn(|context| ready::poll_write(self.client, context, &[IoSlice::new(piece)])).await;
-            let taken = taken.map_err(|_| End::ClientBroke)?;
-            if taken < piece.len() {
+            let (taken, offered) = (taken.map_err(|_| End::ClientBroke)?, piece.len());
+            if taken < offered {
                 down.down.client_is_slow();
             }
-            wire.sent += taken;
+            wire.wrote(offered, taken);
             self.meter.add_down(taken);
             self.meter.charge(Way::Down, taken);
             self.alive.moved();
@@ -557,7 +581,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (ours, _) = listener.accept().await.unwrap();
-        let manner = Manner { close_alert: Some(19), filler: || 7 };
+        let manner = Manner { close_alert: Some(19), writes: Writes::by_record(), filler: || 7 };
         let (up, down) = (unpacker(Framing::Padded), packer(Framing::Padded));
         (Session::new(ours, up, down, manner, Arc::clone(meter), Arc::clone(desk)), client)
     }

@@ -23,6 +23,7 @@ use super::tariff::{Leave, Tariff, Way};
 use super::unsent::Unsent;
 use super::uplink::Uplink;
 use super::welcome::Welcome;
+use super::writes::Writes;
 use super::{Closed, End, attempt, reset_on_close, shut};
 
 /// How long a client may take to end its side after we have ended ours. What it still sends is thrown away: closing with
@@ -37,6 +38,8 @@ const TURNS: usize = 2;
 pub struct Manner {
     /// Payload of the record that the cover's close alert comes in; `None` if it sends none.
     pub close_alert: Option<u16>,
+    /// How it writes, as visitors see it.
+    pub writes: Writes,
     /// Random bytes for NOP frames.
     pub filler: fn() -> u8,
 }
@@ -97,7 +100,7 @@ impl Session {
         meter: Arc<Meter>,
     ) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true, room: PIECE };
-        let (down, alive) = (Down::new(down), Instant::now());
+        let (down, alive) = (Down::new(down, manner.writes), Instant::now());
         Self { client, dc, up, down, manner, welcome: None, meter, alive, later: None, ended: None }
     }
 
@@ -463,7 +466,7 @@ mod tests {
         let ((client, ours), (dc, theirs)) = (pair().await, pair().await);
         let up = Uplink::new(keys().stream(), keys().stream(), 0).without_frames();
         let down = Downlink::new(keys(), Pattern::default());
-        let manner = Manner { close_alert: Some(19), filler: || 7 };
+        let manner = Manner { close_alert: Some(19), writes: Writes::by_record(), filler: || 7 };
         (Session::new(ours, theirs, up, down, manner, Arc::clone(meter)), client, dc)
     }
 
@@ -496,7 +499,7 @@ mod tests {
             let (down, writes) = Downlink::behind_fillers(keys(), Pattern::default(), &writes, &[26], || 7);
             let due = Instant::now() + Duration::from_millis(if asks { 3000 } else { 300 });
             let welcome = Some(Box::new(Welcome::new(writes, due, vec![26], Duration::ZERO)));
-            let mut session = Session { down: Down::new(down), ..session }.with_welcome(welcome);
+            let mut session = Session { down: Down::new(down, Writes::by_record()), ..session }.with_welcome(welcome);
             tokio::spawn(async move { session.run(IDLE, || ()).await });
             if asks {
                 let record = [&Header::application_data(20).encode()[..], &[9; 20]].concat();

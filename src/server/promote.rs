@@ -31,6 +31,7 @@ use crate::relay::sizing::Pattern;
 use crate::relay::stream::{self, Manner, Session};
 use crate::relay::uplink::{BadRecord, Uplink};
 use crate::relay::welcome::Welcome;
+use crate::relay::writes::Writes;
 use crate::relay::{Closed, End};
 use crate::telegram::middle::{self, Caller};
 use crate::telegram::routes::{By, Route};
@@ -58,8 +59,10 @@ pub(super) async fn session(
     let profile = cover.profile();
     // Nothing is known where the cover could not be visited yet.
     let visit = profile.visit.as_ref().filter(|visit| visit.has_greetings());
-    let manner =
-        Manner { close_alert: visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert), filler: rand::random };
+    let close_alert = visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert);
+    // Visitors of a cover elsewhere are shown its records in the writes of our relay.
+    let writes = if cover.elsewhere().is_none() { Writes::by_record() } else { Writes::at_once() };
+    let manner = Manner { close_alert, writes, filler: rand::random };
     let pattern = visit.map_or((&[][..], &[][..]), |visit| (&visit.bulk, &visit.bulk_stalled));
     let pattern = server.patterns.seen(pattern.0, pattern.1);
     let (class, fingerprint) = (admission.class(), admission.fingerprint());
@@ -368,7 +371,7 @@ mod tests {
     async fn a_session_is_small() {
         let keys = KeyIv { key: [1; 32], iv: [2; 16] };
         let up = Uplink::new(keys.stream(), keys.stream(), 0);
-        let manner = Manner { close_alert: None, filler: || 0 };
+        let manner = Manner { close_alert: None, writes: Writes::at_once(), filler: || 0 };
         let down = Downlink::new(keys, Pattern::default());
         let server = server();
         let from = [192, 0, 2, 2].into();

@@ -5,6 +5,7 @@ mod support;
 
 mod acme;
 mod audit;
+mod bulk;
 mod camouflage;
 mod memory;
 mod oddities;

@@ -122,10 +122,14 @@ impl Session {
         }
     }
 
+    /// The bare connection, for whoever does not care for what comes.
+    pub fn into_stream(self) -> TcpStream {
+        self.up.write.reunite(self.down.read).expect("two halves of one stream")
+    }
+
     /// Ends the connection with a reset.
     pub fn reset(self) {
-        let stream = self.up.write.reunite(self.down.read).expect("two halves of one stream");
-        stream.set_zero_linger().expect("a socket option");
+        self.into_stream().set_zero_linger().expect("a socket option");
     }
 }
 

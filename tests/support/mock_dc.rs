@@ -37,6 +37,8 @@ pub enum Role {
     Mute,
     /// Answers each packet with bare tokens and small frames, every one in a segment of its own.
     Tiny,
+    /// Answers each packet with a frame as long as the number in its first four bytes says; with none where that is 0.
+    Asked,
     /// On the first packet sends the head of one huge frame and this many bytes of it, then FIN.
     Unframed(u64, usize),
 }
@@ -238,6 +240,7 @@ impl Peer {
             }
             Role::Mute => while self.frame().await?.is_some() {},
             Role::Tiny => self.tiny().await?,
+            Role::Asked => self.asked().await?,
             Role::Unframed(seed, count) => self.unframed(seed, count).await?,
         }
         Ok(None)
@@ -297,6 +300,18 @@ impl Peer {
         while self.frame().await?.is_some() {
             for piece in tiny_pieces() {
                 self.send(piece).await?;
+            }
+        }
+        self.stream.shutdown().await
+    }
+
+    async fn asked(&mut self) -> std::io::Result<()> {
+        while let Some(frame) = self.frame().await? {
+            if let Frame::Packet(packet) = frame
+                && let Some(length) = packet.first_chunk()
+                && let length @ 1.. = u32::from_le_bytes(*length)
+            {
+                self.send(framed(&vec![7; length as usize])).await?;
             }
         }
         self.stream.shutdown().await
