@@ -340,7 +340,7 @@ mod tests {
     #[tokio::test]
     async fn the_bytes_of_a_visitor_are_told_when_it_has_left() {
         let folder = tempfile::tempdir().unwrap();
-        let (certificate, key) = site::self_signed("site.test", folder.path()).unwrap();
+        let (certificate, key) = site::self_signed(&["site.test"], folder.path()).unwrap();
         let settings = site::Settings {
             certificate,
             key,
