@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::compare::Finding;
 use super::latency::{Latency, Series};
-use super::report::{Report, Verdict};
+use super::report::{Coverage, Report, Verdict};
 
 /// The page. Everything in it that was not written here is escaped.
 pub fn page(report: &Report) -> String {
@@ -25,7 +25,7 @@ pub fn page(report: &Report) -> String {
     body += "</table>\n";
     body += &classes(report);
     body += &findings(report, "Differences, the worst first", &report.differences);
-    body += &findings(report, "Known with this cover (grade C)", &report.known);
+    body += &findings(report, "Known", &report.known);
     for latency in &report.latency {
         body += &histograms(latency);
     }
@@ -43,12 +43,13 @@ const STYLE: &str = "body{font:16px/1.4 sans-serif;max-width:70em;margin:2em aut
 
 fn classes(report: &Report) -> String {
     let mut out = String::from("<h2>Probes</h2>\n<table>\n");
-    for (class, probes) in &report.tallies {
+    for Coverage { class, probes, means, missing, .. } in &report.coverage {
         let found = report.differences.iter().filter(|finding| finding.class == *class).count();
         let colour = if found == 0 { "good" } else { "bad" };
-        let label = class.label();
-        let _ =
-            writeln!(out, "<tr><th>{label}</th><td>{probes}</td><td class=\"{colour}\">{found} different</td></tr>");
+        let (label, means) = (class.label(), means.iter().map(|means| means.label()).collect::<Vec<_>>().join("; "));
+        let _ = write!(out, "<tr><th>{label}</th><td>{probes}</td><td class=\"{colour}\">{found} different</td>");
+        let not: String = missing.iter().map(|missing| format!("<br/>not {}", escape(missing))).collect();
+        let _ = writeln!(out, "<td>{means}{not}</td></tr>");
     }
     out + "</table>\n"
 }

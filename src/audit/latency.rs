@@ -1,16 +1,18 @@
 //! Time of the first answer: a hello that is admitted must not be answered sooner or later than one that is not, nor one of
 //! a form that no client sends sooner than another, unless the cover does so too.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::captured::Captured;
-use super::compare::Plan;
 use super::dice::Dice;
 use super::hello;
+use super::look::SceneSetup;
 use super::probe::first_byte;
 use super::stats::{Ks, LEVEL, kolmogorov_smirnov};
+use super::talk::Conversation;
 
 /// One kind of answer.
 #[derive(Clone, Debug)]
@@ -54,7 +56,7 @@ impl Form {
     }
 
     /// Gives a hello of a usual form this one.
-    fn apply(self, record: &mut Vec<u8>) {
+    pub(super) fn apply(self, record: &mut Vec<u8>) {
         match self {
             Self::RecordVersion => record[2] = 0,
             Self::SessionId => {
@@ -158,16 +160,10 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// Measures all four in turns; `None` if one of them does not answer.
-pub async fn measure(
-    name: &str,
-    compared: Compared,
-    client: &Captured,
-    samples: usize,
-    plan: &Plan,
-) -> Option<Latency> {
+pub async fn measure(name: &str, compared: Compared, client: &Captured, look: &SceneSetup<'_>) -> Option<Latency> {
     let mut attempts = 1;
     loop {
-        let series = sample(compared, client, samples, plan).await?;
+        let series = sample(compared, client, look).await?;
         let ks = kolmogorov_smirnov(&series[2].millis, &series[3].millis);
         let latency = Latency { name: name.to_owned(), compared, series, ks, attempts };
         if !latency.separable() || attempts == ATTEMPTS {
@@ -177,7 +173,8 @@ pub async fn measure(
     }
 }
 
-async fn sample(compared: Compared, client: &Captured, samples: usize, plan: &Plan) -> Option<[Series; 4]> {
+async fn sample(compared: Compared, client: &Captured, look: &SceneSetup<'_>) -> Option<[Series; 4]> {
+    let (plan, samples) = (look.plan, look.samples);
     let names = match compared {
         Compared::Proofs => ["cover", "bare relay", "proxy, declined", "proxy, admitted"],
         Compared::Form(_) => ["cover", "cover, other form", "proxy", "proxy, other form"],
@@ -200,11 +197,25 @@ async fn sample(compared: Compared, client: &Captured, samples: usize, plan: &Pl
                 _ => {}
             }
             sleep(PAUSE).await;
-            let took = first_byte(&record, targets[which], PATIENCE).await?;
+            let took = time(&record, targets[which], look).await?;
             series[which].millis.push(took.as_secs_f64() * 1000.0);
         }
     }
     Some(series)
+}
+
+/// Time from the hello to the first byte of the answer: that of the packets where they can be had, since a program is woken
+/// when the machine pleases.
+async fn time(record: &[u8], target: SocketAddr, look: &SceneSetup<'_>) -> Option<Duration> {
+    if look.line.is_none() {
+        return first_byte(record, target, PATIENCE).await;
+    }
+    let mut talk = Conversation::start(target, look.line, None).await?;
+    talk.send(record).await;
+    let came = talk.hear(Instant::now() + PATIENCE).await;
+    let first = talk.pieces(0).await.first().map(|piece| piece.after);
+    talk.reset();
+    first.filter(|_| came)
 }
 
 #[cfg(test)]

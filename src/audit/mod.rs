@@ -2,12 +2,14 @@
 //!
 //! Every probe is a name, a generator and a seed. It is played against three targets: the cover itself, a bare relay in
 //! front of the cover, and the proxy. Only what is random by nature is masked before the three are compared. Beside the
-//! probes stand two measurements: the time of the first answer, and statistics over first flights.
+//! probes stand measurements: the time of the first answer, statistics over first flights, and scenes, which are whole
+//! conversations (a session through the proxy against visits to the cover) as their packets show them.
 //!
 //! ```text
-//! corpus ─▶ probe ─▶ transcript ─┐
-//! latency ───────▶ stats ────────┼─▶ report ─▶ summary, JSON, HTML
-//! passive ───────▶ stats ────────┘
+//! corpus ─▶ probe ─────▶ transcript ─┐
+//! line ──▶ talk ─▶ scene ────────────┤
+//! latency ───────▶ stats ────────────┼─▶ report ─▶ summary, JSON, HTML
+//! passive ───────▶ stats ────────────┘
 //! ```
 //!
 //! The hellos, the header and the client in here are written from the protocol a second time and import nothing from
@@ -19,16 +21,29 @@ pub mod corpus;
 pub mod cover;
 pub mod curve;
 pub mod dice;
+pub mod ending;
+pub mod ends;
 pub mod fake_tls;
+pub mod greeting;
+pub mod held;
 pub mod hello;
 pub mod html;
+pub mod idle;
 pub mod kem;
 pub mod latency;
+pub mod line;
+pub mod look;
 pub mod obfuscated;
 pub mod passive;
 pub mod probe;
 pub mod relay;
 pub mod report;
 pub mod run;
+pub mod scene;
+pub mod segments;
+pub mod session;
+pub mod states;
 pub mod stats;
+pub mod talk;
 pub mod transcript;
+pub mod visit;

@@ -55,10 +55,12 @@ pub enum Answer {
     Same(String),
     /// Unlike the cover.
     Different(String),
-    /// The cover sends several encrypted records and clients of Telegram take one: known, and a matter of the cover.
+    /// Unlike the cover for a reason that is written down, such as that clients of Telegram take one encrypted record only.
     Known(String),
-    /// The flights do not have what is asked about.
+    /// There is nothing of what is asked about.
     NotThere,
+    /// It could not be looked at, for this reason.
+    NotLooked(String),
 }
 
 /// First flights to hellos of one client.
@@ -124,7 +126,7 @@ impl Flights {
         let (cover, proxy) = (tally(&self.cover, count), tally(&self.proxy, count));
         match compare_sets(&cover, &proxy) {
             Answer::Different(text) if self.cover.iter().all(|heard| heard.encrypted().count() > 1) => Answer::Known(
-                format!("{text}\nclients of Telegram take one record only, so those of the cover are joined"),
+                format!("{text}\nclients of Telegram take one record only, so those of the cover are joined (grade C)"),
             ),
             other => other,
         }
@@ -227,7 +229,7 @@ fn tally(flights: &[Heard], of: impl Fn(&Heard) -> String) -> BTreeMap<String, u
 /// What occurs this often on one side and never on the other is no chance: 2 to the power of this is beyond the level.
 const OFTEN: usize = 8;
 
-fn compare_sets(cover: &BTreeMap<String, usize>, proxy: &BTreeMap<String, usize>) -> Answer {
+pub(super) fn compare_sets(cover: &BTreeMap<String, usize>, proxy: &BTreeMap<String, usize>) -> Answer {
     let lacks = |here: &BTreeMap<String, usize>, there: &BTreeMap<String, usize>| {
         here.iter().any(|(value, count)| *count >= OFTEN.min(here.values().sum()) && !there.contains_key(value))
     };

@@ -106,8 +106,18 @@ pub enum Class {
     Recorded,
     /// What an admitted hello may be followed by.
     SecondFlight,
+    /// Records whose last byte is held back on the way.
+    Held,
     /// Hellos cut short, silence, and who ends first.
     Time,
+    /// Places where a flight is cut into segments.
+    Segments,
+    /// Records behind the client's second flight, in sessions and in visits.
+    Greeting,
+    /// Ends of sessions and of visits.
+    Ends,
+    /// Lifetimes of silent connections.
+    Idle,
     /// Time of the first answer.
     Latency,
     /// Time of the first answer to hellos of one form, against those of another.
@@ -118,7 +128,7 @@ pub enum Class {
 
 impl Class {
     /// Every class, in the order of reports.
-    pub const ALL: [Class; 13] = [
+    pub const ALL: [Class; 18] = [
         Class::Shapes,
         Class::Jarm,
         Class::Names,
@@ -128,7 +138,12 @@ impl Class {
         Class::Replay,
         Class::Recorded,
         Class::SecondFlight,
+        Class::Held,
         Class::Time,
+        Class::Segments,
+        Class::Greeting,
+        Class::Ends,
+        Class::Idle,
         Class::Latency,
         Class::Forms,
         Class::Passive,
@@ -146,7 +161,12 @@ impl Class {
             Self::Replay => "replay, clock and mutation",
             Self::Recorded => "recorded pairs",
             Self::SecondFlight => "second flight",
+            Self::Held => "held bytes",
             Self::Time => "time and closing",
+            Self::Segments => "segments",
+            Self::Greeting => "greeting",
+            Self::Ends => "ends",
+            Self::Idle => "idle",
             Self::Latency => "latency",
             Self::Forms => "form against form",
             Self::Passive => "passive flight statistics",

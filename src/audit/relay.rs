@@ -35,6 +35,14 @@ pub enum Fault {
     AddsAlert,
     /// Cuts the last byte of the first flight off.
     CutsFlight,
+    /// Writes the first flight in two.
+    TwoWrites,
+    /// Says a record to whatever comes of the client behind its hello, whole or not.
+    SpeaksEarly,
+    /// Passes on what follows the first flight 80 ms later.
+    Late,
+    /// Ends a connection on which the client is silent for two seconds.
+    Bored,
 }
 
 /// A relay on loopback; it ends with this value.
@@ -132,12 +140,17 @@ async fn converse(client: &TcpStream, cover: &TcpStream, fault: Fault) -> io::Re
 
 async fn copy(from: &TcpStream, to: &TcpStream, fault: Fault, up: bool) -> io::Result<()> {
     let mut chunk = vec![0; 64 << 10];
-    let mut first = true;
-    loop {
+    for number in 0_u64.. {
+        let (first, second) = (number == 0, number == 1);
         let read = read(from, &mut chunk);
-        let count = match fault == Fault::Impatient && up && first {
-            true => timeout(Duration::from_secs(1), read).await.unwrap_or(Err(io::ErrorKind::TimedOut.into())),
-            false => read.await,
+        let patience = match fault {
+            Fault::Impatient if up && first => Some(Duration::from_secs(1)),
+            Fault::Bored if up => Some(Duration::from_secs(2)),
+            _ => None,
+        };
+        let count = match patience {
+            Some(patience) => timeout(patience, read).await.unwrap_or(Err(io::ErrorKind::TimedOut.into())),
+            None => read.await,
         }?;
         if count == 0 {
             return match fault == Fault::AddsAlert && !up {
@@ -149,12 +162,19 @@ async fn copy(from: &TcpStream, to: &TcpStream, fault: Fault, up: bool) -> io::R
         match fault {
             Fault::RefusesStrangers if up && first && bytes[0] != 22 => return Err(io::ErrorKind::InvalidData.into()),
             Fault::ForgetsSession if !up && first && count > 76 => bytes[44..76].fill(1),
+            Fault::SpeaksEarly if up && !first => write(from, &[&[23, 3, 3, 0, 19][..], &[7; 19]].concat()).await?,
+            Fault::Late if !up && second => tokio::time::sleep(Duration::from_millis(80)).await,
             _ => {}
         }
-        let cut = usize::from(fault == Fault::CutsFlight && !up && first && count > 1000);
-        write(to, &bytes[..count - cut]).await?;
-        first = false;
+        let flight = !up && first && count > 1000;
+        if flight && fault == Fault::TwoWrites {
+            write(to, &bytes[..607]).await?;
+        }
+        let begin = if flight && fault == Fault::TwoWrites { 607 } else { 0 };
+        let end = count - usize::from(fault == Fault::CutsFlight && flight);
+        write(to, &bytes[begin..end]).await?;
     }
+    Ok(())
 }
 
 async fn read(from: &TcpStream, chunk: &mut [u8]) -> io::Result<usize> {

@@ -1,12 +1,29 @@
 //! What an audit found, ordered by what a censor needs to see it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
 use super::compare::Finding;
 use super::latency::Latency;
+use super::look::MeansOfSight;
 use super::probe::{Class, Needs};
+
+/// Extent of what one class looked at.
+#[derive(Clone, Debug)]
+pub struct Coverage {
+    /// The class.
+    pub class: Class,
+    /// Number of probes and measurements.
+    pub probes: usize,
+    /// Number of conversations.
+    pub samples: usize,
+    /// By which means.
+    pub means: BTreeSet<MeansOfSight>,
+    /// Parts that were not looked at, with the reason.
+    pub missing: Vec<String>,
+}
 
 /// Outcome of an audit.
 #[derive(Clone, Debug)]
@@ -21,11 +38,11 @@ pub struct Report {
     pub user: String,
     /// Repeats the run.
     pub seed: u64,
-    /// How many probes each class had.
-    pub tallies: Vec<(Class, usize)>,
+    /// Extent of what each class looked at.
+    pub coverage: Vec<Coverage>,
     /// Where the proxy can be told from its cover; the worst first.
     pub differences: Vec<Finding>,
-    /// What is known to differ with this cover, and lies with the cover.
+    /// Known differences, each with a reason.
     pub known: Vec<Finding>,
     /// Seen once and not again, or on the cover and the relay as well.
     pub noise: Vec<Finding>,
@@ -46,6 +63,8 @@ pub enum Verdict {
     Different,
     /// The proxy never let the user in, so half of the probes say nothing.
     NotAdmitted,
+    /// Nothing of what was chosen could be looked at.
+    Nothing,
 }
 
 /// How many differences a summary shows.
@@ -54,7 +73,7 @@ const SHOWN: usize = 3;
 impl Report {
     /// How many probes there were.
     pub fn probes(&self) -> usize {
-        self.tallies.iter().map(|(_, probes)| probes).sum()
+        self.coverage.iter().map(|coverage| coverage.probes).sum()
     }
 
     /// What it amounts to.
@@ -62,6 +81,7 @@ impl Report {
         match (self.differences.is_empty(), self.admitted) {
             (false, _) => Verdict::Different,
             (true, Some(false)) => Verdict::NotAdmitted,
+            _ if self.probes() == 0 => Verdict::Nothing,
             (true, _) => Verdict::Same,
         }
     }
@@ -69,6 +89,7 @@ impl Report {
     /// Puts the findings into their order. Of those that need as much, one of each class comes before the second of
     /// any.
     pub fn sort(&mut self) {
+        self.coverage.sort_by_key(|coverage| coverage.class);
         for findings in [&mut self.differences, &mut self.known, &mut self.noise] {
             findings.sort_by(|a, b| (a.needs, a.class, &a.probe).cmp(&(b.needs, b.class, &b.probe)));
         }
@@ -90,11 +111,12 @@ impl Report {
     pub fn headline(&self) -> String {
         let (found, probes) = (self.differences.len(), self.probes());
         match self.verdict() {
-            Verdict::Same => format!("None of {probes} probes tells you from your cover."),
+            Verdict::Same => format!("None of {probes} probes tells you from your cover.{}", self.not_looked_at()),
             Verdict::Different => {
                 let tell = if found == 1 { "tells" } else { "tell" };
-                format!("{found} of {probes} probes {tell} you from your cover.")
+                format!("{found} of {probes} probes {tell} you from your cover.{}", self.not_looked_at())
             }
+            Verdict::Nothing => format!("Nothing was looked at.{}", self.not_looked_at()),
             Verdict::NotAdmitted => {
                 format!(
                     "No hello with the secret of {} was let in, so the probes with the secret say nothing.",
@@ -102,6 +124,35 @@ impl Report {
                 )
             }
         }
+    }
+
+    /// The classes that have not looked at all that they are there for, as the end of a sentence.
+    fn not_looked_at(&self) -> String {
+        let part = |coverage: &Coverage| match coverage.probes {
+            0 => coverage.class.label().to_owned(),
+            _ => format!("{} in part", coverage.class.label()),
+        };
+        let missing = self.coverage.iter().filter(|coverage| !coverage.missing.is_empty());
+        match missing.map(part).collect::<Vec<_>>() {
+            none if none.is_empty() => String::new(),
+            some => format!(" Not looked at: {} (see below).", some.join(", ")),
+        }
+    }
+
+    /// Lists what was looked at and what was not, class by class.
+    fn scope(&self) -> String {
+        let mut text = String::from("\nLooked at:\n");
+        for Coverage { class, probes, samples, means, missing } in &self.coverage {
+            if *probes > 0 {
+                let means: Vec<_> = means.iter().map(|means| means.label()).collect();
+                let (label, means) = (class.label(), means.join("; "));
+                let _ = writeln!(text, "  {label}: {probes} probes, {samples} conversations, by {means}");
+            }
+            for missing in missing {
+                let _ = writeln!(text, "  {}: not {missing}", class.label());
+            }
+        }
+        text
     }
 
     /// The whole for a person in a hurry.
@@ -122,7 +173,7 @@ impl Report {
             let _ = writeln!(text, "  again: {}", self.repeat(&finding.probe));
         }
         for finding in &self.known {
-            let _ = write!(text, "\nknown, grade C: {}\n", finding.probe);
+            let _ = write!(text, "\nknown: {}\n", finding.probe);
             for line in finding.text.lines() {
                 let _ = writeln!(text, "  {}", clipped(line));
             }
@@ -137,7 +188,7 @@ impl Report {
             let _ =
                 writeln!(text, "\n{} probes wavered, as the cover or this machine does by itself.", self.noise.len());
         }
-        text + &format!("seed {}", self.seed)
+        text + &self.scope() + &format!("seed {}", self.seed)
     }
 
     /// The whole for a program.
@@ -167,11 +218,21 @@ impl Report {
             Verdict::Same => "same",
             Verdict::Different => "different",
             Verdict::NotAdmitted => "not admitted",
+            Verdict::Nothing => "nothing looked at",
         };
         let measured = self.measured.iter().map(|(name, text)| json!({ "name": name, "found": text }));
-        let classes = self.tallies.iter().map(|(class, probes)| json!({ "class": class.label(), "probes": probes }));
+        let classes = self.coverage.iter().map(|coverage| {
+            json!({
+                "class": coverage.class.label(),
+                "probes": coverage.probes,
+                "conversations": coverage.samples,
+                "means": coverage.means.iter().map(|means| means.label()).collect::<Vec<_>>(),
+                "not_looked_at": coverage.missing,
+            })
+        });
         json!({
             "verdict": verdict,
+            "headline": self.headline(),
             "proxy": self.proxy,
             "cover": self.cover,
             "name": self.name,
@@ -208,6 +269,11 @@ pub(super) mod tests {
         Finding { probe: probe.into(), class, needs, text: "1 of 1 rounds\ncover <a>\nproxy & nothing".into() }
     }
 
+    fn coverage(class: Class, probes: usize, missing: &[&str]) -> Coverage {
+        let missing = missing.iter().map(|why| (*why).to_owned()).collect();
+        Coverage { class, probes, samples: 3 * probes, means: [MeansOfSight::Answers].into(), missing }
+    }
+
     pub fn report(differences: Vec<Finding>) -> Report {
         let series = ["cover", "bare relay", "declined", "admitted"];
         let series = series.map(|name| Series { name, millis: vec![1.0, 1.5, 2.0, 9.0] });
@@ -218,7 +284,7 @@ pub(super) mod tests {
             name: "www.example.org".into(),
             user: "alice".into(),
             seed: 7,
-            tallies: vec![(Class::Shapes, 100), (Class::Names, 60)],
+            coverage: vec![coverage(Class::Shapes, 100, &[]), coverage(Class::Names, 60, &[])],
             differences,
             known: Vec::new(),
             noise: Vec::new(),
@@ -251,9 +317,29 @@ pub(super) mod tests {
         let different = report(vec![finding("x", Class::Names, Needs::Connection)]);
         assert_eq!(different.verdict(), Verdict::Different);
         assert!(different.headline().contains("1 of 160 probes tells"));
+        let nothing = Report { coverage: vec![coverage(Class::Idle, 0, &["without --idle"])], ..report(Vec::new()) };
+        assert_eq!(nothing.verdict(), Verdict::Nothing);
+        assert_eq!(nothing.headline(), "Nothing was looked at. Not looked at: idle (see below).");
         let stranger = Report { admitted: Some(false), ..report(Vec::new()) };
         assert_eq!(stranger.verdict(), Verdict::NotAdmitted);
         assert_eq!(stranger.json()["verdict"], "not admitted");
+    }
+
+    #[test]
+    fn a_verdict_claims_no_more_than_was_looked_at() {
+        let mut report = report(Vec::new());
+        assert_eq!(report.headline(), "None of 160 probes tells you from your cover.");
+        report.coverage.push(coverage(Class::Idle, 0, &["silence of a client: it takes long"]));
+        report.coverage.push(coverage(Class::Segments, 6, &["packets: may not listen"]));
+        let headline = report.headline();
+        assert_eq!(
+            headline,
+            "None of 166 probes tells you from your cover. Not looked at: idle, segments in part (see below)."
+        );
+        let summary = report.summary();
+        assert!(summary.contains("  idle: not silence of a client: it takes long\n"), "{summary}");
+        assert!(summary.contains("  segments: 6 probes, 18 conversations, by answers\n"), "{summary}");
+        assert_eq!(report.json()["classes"][3]["not_looked_at"][0], "packets: may not listen");
     }
 
     #[test]

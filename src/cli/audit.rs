@@ -12,10 +12,11 @@ use super::{Failure, Settings, health, load, output, run};
 use crate::audit::compare::{AT_ONCE, Lineup, Plan, ROUNDS};
 use crate::audit::cover::{self, Target, Unreachable};
 use crate::audit::dice::Dice;
+use crate::audit::line::PacketCapture;
 use crate::audit::probe::{Pace, Subject};
 use crate::audit::relay::{Fault, Relay};
 use crate::audit::report::{Report, Verdict};
-use crate::audit::run::{Choice, Entry};
+use crate::audit::run::{AuditGround, Choice, Entry};
 use crate::audit::{html, run as audits};
 use crate::config::{Config, Cover, Environment, User, units};
 use crate::cover::remote::Remote;
@@ -29,7 +30,7 @@ pub struct Arguments {
     /// Use the secret of this user instead of the first one's
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Leave out what takes over ten seconds, and measure less: a minute in place of three
+    /// Leave out what takes over ten seconds, and measure less: a minute in place of four
     #[arg(long)]
     fast: bool,
     /// Only the probe of this name, or those whose names contain this, `*` standing for anything; may be repeated
@@ -44,6 +45,9 @@ pub struct Arguments {
     /// How many hellos of each kind are timed, in place of 300, or 60 with --fast
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(20..=10_000))]
     samples: Option<u16>,
+    /// Wait this many seconds for the ends of silent connections, which are left out otherwise
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    idle: Option<u64>,
     /// Write all that was found to this file as JSON; `-` is the standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -69,7 +73,8 @@ const NOWHERE: i16 = 9999;
 /// Compares the proxy with its cover and says where they differ.
 pub fn audit(arguments: &Arguments, environment: &Environment) -> Result<(), Failure> {
     let samples = arguments.samples.map(usize::from);
-    let choice = Choice { fast: arguments.fast, only: arguments.only.clone(), samples };
+    let idle = arguments.idle.map(Duration::from_secs);
+    let choice = Choice { fast: arguments.fast, only: arguments.only.clone(), samples, idle };
     let list = choice.list();
     if list.is_empty() {
         return Err(Failure::usage("no probe has such a name", "see all names with `vizard audit --list`"));
@@ -155,7 +160,7 @@ async fn compare(
         name: plan.subject.name.clone(),
         user: user.name.clone(),
         seed: plan.seed,
-        tallies: Vec::new(),
+        coverage: Vec::new(),
         differences: Vec::new(),
         known: Vec::new(),
         noise: Vec::new(),
@@ -164,9 +169,17 @@ async fn compare(
         admitted: None,
     };
     let mut progress = Progress::begin(list, choice.expected(&plan));
-    let report = audits::run(choice, &plan, report, |name| progress.done(name)).await;
+    let ground = AuditGround { line: PacketCapture::open().map_err(no_line) };
+    let report = audits::run(choice, &plan, &ground, report, |name| progress.done(name)).await;
     progress.bar.finish_and_clear();
     Ok(report)
+}
+
+fn no_line(error: std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "run it as root, or with CAP_NET_RAW, to look at packets".to_owned(),
+        _ => format!("this system does not show them: {error}"),
+    }
 }
 
 /// What a person sees while it runs; hidden where nobody looks.
@@ -251,6 +264,7 @@ fn hand_out(arguments: &Arguments, report: &Report) -> Result<(), Failure> {
             "the proxy can be told from its cover",
             "repeat one difference with the words behind `again:` and the same flags, and report it",
         )),
+        Verdict::Nothing => Err(unusable(report.headline(), "add the flags that the report names")),
         Verdict::NotAdmitted => Err(unusable(
             report.headline(),
             "compare the clocks, the secret and the name with those of the running proxy, or name another --user",

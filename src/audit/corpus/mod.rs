@@ -6,6 +6,7 @@ use super::hello::{self, Key, Parts, ext, push_counted};
 use super::obfuscated::{Header, PADDED};
 use super::probe::{Class, Draw, Needs, Probe, Script, Step};
 
+mod held;
 mod hellos;
 mod jarm;
 mod recorded;
@@ -19,7 +20,7 @@ use Step::{AwaitEnd, AwaitFlight, Finish, Poke, Reset, Send};
 /// Every probe of the table.
 pub fn all() -> Vec<Probe> {
     type Group = fn() -> Vec<Probe>;
-    let groups: [(Class, Group); 15] = [
+    let groups: [(Class, Group); 16] = [
         (Class::Shapes, hellos::classes),
         (Class::Shapes, shapes::shapes),
         (Class::Shapes, ways::wrappings),
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Probe> {
         (Class::Replay, hellos::mutations),
         (Class::Recorded, recorded::pairs),
         (Class::SecondFlight, tampered::tampered),
+        (Class::Held, held::held),
         (Class::Time, strangers::truncated),
         (Class::Time, strangers::silences),
         (Class::Time, tampered::silences),
@@ -164,7 +166,10 @@ mod tests {
         let mut known = HashSet::new();
         assert!(probes.iter().all(|probe| known.insert(probe.name.clone())), "two probes of one name");
         assert!(probes.len() >= 934, "{}", probes.len());
-        let measured = |class: &Class| matches!(class, Class::Latency | Class::Forms | Class::Passive);
+        let measured = |class: &Class| {
+            use Class::*;
+            matches!(class, Segments | Greeting | Ends | Idle | Latency | Forms | Passive)
+        };
         for class in Class::ALL.into_iter().filter(|class| !measured(class)) {
             assert!(probes.iter().any(|probe| probe.class == class), "{class:?}");
         }

@@ -110,7 +110,7 @@ fn late(draw: &mut Draw<'_>) -> Vec<u8> {
 }
 
 /// What a client sends behind the flight, with a header like no other: header and one packet in a record.
-fn second(by: By, draw: &mut Draw<'_>) -> Vec<u8> {
+pub(super) fn second(by: By, draw: &mut Draw<'_>) -> Vec<u8> {
     let (key, dc) = (by.key(draw), draw.subject.dc);
     let mut header = Header::make(key.as_ref(), PADDED, dc, &mut Dice::unseen());
     let mut packet = [&40u32.to_le_bytes()[..], &draw.once.bytes(40)].concat();
