@@ -76,7 +76,7 @@ async fn the_built_in_site_is_not_told_from_itself() {
     assert!(outcome.err.contains("from your cover"), "{}", outcome.err);
     let page = std::fs::read_to_string(page).unwrap();
     well_formed(&page);
-    assert_eq!(page.matches("<svg").count(), 16);
+    assert_eq!(page.matches("<svg").count(), 20);
     assert!(!(page + &outcome.out + &outcome.err).contains(&HEXLOWER.encode(&KEY)), "a secret was printed");
 }
 
