@@ -186,17 +186,27 @@ impl<'w> Tdlib<'w> {
     }
 }
 
-/// Telethon, over the FakeTLS transport that others have made for it.
+/// Telethon, over the FakeTLS transport that others have made for it, and over one such as its users write.
 pub struct Telethon;
 
 impl Telethon {
-    /// Has it connect through the proxy, agree on a key, and ask for things for a while, all over connections that stay.
+    /// Has it connect through the proxy, agree on a key, and ask for things for a while, all over connections that stay;
+    /// with both transports at once.
     pub fn passes(world: &World, link: &Link, telegram: &Telegram) {
+        thread::scope(|scope| {
+            for transport in ["package", "own"] {
+                scope.spawn(move || Self::passes_over(transport, world, link, telegram));
+            }
+        });
+    }
+
+    fn passes_over(transport: &str, world: &World, link: &Link, telegram: &Telegram) {
         let mut command = world.python(Place::Client, "telethon_ping.py");
         command.args(["--server", &link.server, "--port", &link.port, "--secret", &link.secret]);
-        let output = command.arg("--public-key").arg(&telegram.public_key).output().unwrap();
+        command.args(["--transport", transport]).arg("--public-key").arg(&telegram.public_key);
+        let output = command.output().unwrap();
         let [report, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        assert!(output.status.success(), "{report}\n{errors}");
+        assert!(output.status.success(), "{transport}: {report}\n{errors}");
     }
 }
 

@@ -97,7 +97,7 @@ fn tdlib_moves_files_before_nginx() {
     proxy.close();
 }
 
-/// Its transport copies the hello of an old Telegram Desktop, but it takes a NOP frame for an answer that it cannot read.
+/// Its transports pad their hellos as Telegram Desktop does, but it takes a NOP frame for an answer that it cannot read.
 #[test]
 fn telethon_works_at_the_default_setting() {
     let Some(world) = World::create() else { return };
@@ -114,6 +114,21 @@ fn mtcute_works_at_the_default_setting() {
     let telegram = Telegram::open(&world);
     let proxy = Proxy::open(&world, "site", &[]);
     Mtcute::passes(&world, &proxy.link(IPV4), &telegram);
+    proxy.close();
+}
+
+/// And where no client gets NOP frames.
+#[test]
+fn every_client_works_without_fillers() {
+    let Some(world) = World::create() else { return };
+    let telegram = Telegram::open(&world);
+    let file = world.path("none.toml");
+    fs::write(&file, "[session]\nfillers = []\n").unwrap();
+    let proxy = Proxy::open(&world, "site", &["--config", file.to_str().unwrap()]);
+    let link = proxy.link(IPV4);
+    Telethon::passes(&world, &link, &telegram);
+    Mtcute::passes(&world, &link, &telegram);
+    Tdlib::behind(&world, &link, Some(&telegram)).passes("ping,session");
     proxy.close();
 }
 

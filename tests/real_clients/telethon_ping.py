@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Drive Telethon through a proxy, over a FakeTLS transport that is no part of it.
+"""Drive Telethon through a proxy, over one of two FakeTLS transports that are no part of it.
 
 Connects, agrees on a key with the data centre, asks it for its configuration several times, and waits between, so that
 whatever the proxy puts between the data centre's packets has been read. Prints one JSON object and exits 0 if all of it
@@ -19,6 +19,7 @@ from telethon import TelegramClient, functions
 from telethon.crypto import rsa
 from telethon.sessions import MemorySession
 from TelethonFakeTLS import ConnectionTcpMTProxyFakeTLS
+from telethon_transport import FakeTls
 
 
 async def run(args):
@@ -26,9 +27,12 @@ async def run(args):
         rsa.add_key(file.read(), old=False)
     session = MemorySession()
     session.set_dc(args.dc, args.address, 443)
-    secret = args.secret[2:] if args.secret.startswith("ee") else args.secret
+    if args.transport == "own":
+        connection, secret = FakeTls, args.secret
+    else:
+        connection, secret = ConnectionTcpMTProxyFakeTLS, args.secret.removeprefix("ee")
     client = TelegramClient(
-        session, 94575, "a3406de8d171bb422bb6ddf3bbd800e2", connection=ConnectionTcpMTProxyFakeTLS,
+        session, 94575, "a3406de8d171bb422bb6ddf3bbd800e2", connection=connection,
         proxy=(args.server, args.port, secret), connection_retries=1, retry_delay=1, timeout=10, receive_updates=False)
     began = time.monotonic()
     await client.connect()
@@ -46,6 +50,8 @@ def main():
     parser.add_argument("--server", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--secret", required=True, help="hexadecimal, beginning with ee")
+    parser.add_argument("--transport", choices=["package", "own"], default="package",
+                        help="TelethonFakeTLS, or the one in telethon_transport.py")
     parser.add_argument("--public-key", required=True, help="file with the data centre's key")
     parser.add_argument("--dc", type=int, default=2)
     parser.add_argument("--address", default="149.154.167.51", help="of the data centre, which the proxy does not ask for")
