@@ -341,15 +341,8 @@ mod tests {
     async fn the_bytes_of_a_visitor_are_told_when_it_has_left() {
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = site::self_signed(&["site.test"], folder.path()).unwrap();
-        let settings = site::Settings {
-            certificate,
-            key,
-            acme: None,
-            content: Content::Folder(site::default_folder(folder.path()).unwrap()),
-            server_header: None,
-            redirect_from: Vec::new(),
-            trusted_proxies: Vec::new(),
-        };
+        let content = Content::Folder(site::default_folder(folder.path()).unwrap());
+        let settings = site::Settings::new(certificate, key, content);
         let site = Site::open(&settings).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut visitor = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
