@@ -66,7 +66,8 @@ async fn the_built_in_site_is_not_told_from_itself() {
     let idle = found["classes"].as_array().unwrap().iter().find(|class| class["class"] == "idle").unwrap();
     assert_eq!((&idle["probes"], idle["not_looked_at"].as_array().unwrap().len()), (&Value::from(0), 4));
     assert!(outcome.err.contains("Not looked at: time and closing in part, "), "{}", outcome.err);
-    let known: Vec<_> = found["known"].as_array().unwrap().iter().map(|known| &known["probe"]).collect();
+    let known: Vec<_> =
+        found["known"].as_array().unwrap().iter().map(|known| known["probe"].as_str().unwrap()).collect();
     // Where a client would be left waiting behind the ServerHello, its flight is cut elsewhere.
     assert_eq!(
         (&found["admitted"], known),
