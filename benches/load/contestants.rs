@@ -201,6 +201,8 @@ impl Stage {
         text += &user("load", &KEY);
         // Connections that stand ready would be taken for what sessions left behind.
         text += &format!("[telegram]\nwarm = 0\n[telegram.addresses]\n2 = [\"{}\"]\n", self.dc.addr);
+        // Sessions that rest are to be there until they are counted.
+        text += "[session]\nidle = \"1h\"\n";
         match cover {
             Cover::Site => {
                 let [certificate, key, folder] = ["cert.pem", "key.pem", "www"].map(file);

@@ -47,7 +47,7 @@ pub struct Draft {
     pub telegram: telegram::Settings,
     pub ad_tag: Option<AdTag>,
     pub middle: middle::Settings,
-    pub idle: Duration,
+    pub idle: Option<Duration>,
     pub drain: Duration,
     pub handover: Duration,
     pub fillers: Vec<HelloClass>,

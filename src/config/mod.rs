@@ -76,8 +76,8 @@ pub struct Config {
     pub ad_tag: Option<AdTag>,
     /// Middle proxies, through which sessions with a tag go.
     pub middle: middle::Settings,
-    /// A session without a byte in either direction for this long is ended.
-    pub idle: Duration,
+    /// A session without a byte in either direction for this long is ended; `None`: for as long as the cover bears it.
+    pub idle: Option<Duration>,
     /// How long sessions may go on after SIGTERM.
     pub drain: Duration,
     /// How long sessions may go on after another process has taken over.

@@ -479,7 +479,13 @@ pub const REFERENCE: &[Key] = &[
     key("dns.route", Text, Words("directly"), Session, "name of the [route](routes.md) to it"),
     key("dns.ca_file", Path, Words("those that browsers trust"), Session, "PEM file of the roots of its certificate"),
     section("session", Section, "sessions of clients"),
-    key("session.idle", Duration, Value("\"30m\""), Session, "a session without a byte for this long is ended"),
+    key(
+        "session.idle",
+        Duration,
+        Words("as long as the cover bears a visitor who rests, a minute at least"),
+        Session,
+        "a session without a byte for this long is ended; a longer time than the cover's shows to who watches",
+    ),
     key("session.drain", Duration, Value("\"10s\""), AtOnce, "how long sessions may go on after SIGTERM"),
     key(
         "session.handover",

@@ -40,8 +40,6 @@ pub mod defaults {
 
     /// `hello.time_window`
     pub const TIME_WINDOW: Duration = Duration::from_secs(10 * 60);
-    /// `session.idle`
-    pub const IDLE: Duration = Duration::from_secs(30 * 60);
     /// `session.drain`
     pub const DRAIN: Duration = Duration::from_secs(10);
     /// `session.handover`
@@ -158,7 +156,7 @@ impl Resolver<'_> {
             telegram,
             ad_tag: self.value(layer.ad_tag, units::ad_tag),
             middle: self.middle(layer.middle),
-            idle: self.value(layer.idle, units::some_duration).unwrap_or(defaults::IDLE),
+            idle: self.value(layer.idle, units::some_duration),
             drain: self.value(layer.drain, units::duration).unwrap_or(defaults::DRAIN),
             handover: self.value(layer.handover, units::duration).unwrap_or(defaults::HANDOVER),
             fillers: self.fillers(layer.fillers),

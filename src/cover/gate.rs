@@ -28,6 +28,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::profile::Profile;
 use crate::auth::replay::{Entry, Question};
@@ -193,6 +194,15 @@ pub struct Promotion {
     pub record_left: usize,
     /// Whether the flight was the cover's own, and not one in its place.
     pub by_cover: bool,
+    /// Time that a remote cover took to answer the hello, as far as that is known.
+    pub answered: Option<Duration>,
+}
+
+impl Promotion {
+    /// A client that the cover itself has answered.
+    fn new(admission: Admission, permit: Permit, opened: Opened, leftover: Vec<u8>, record_left: usize) -> Self {
+        Self { admission, permit, opened, leftover, record_left, by_cover: true, answered: None }
+    }
 }
 
 impl Gate {
@@ -519,6 +529,10 @@ impl Gate {
         match (*records, fit) {
             // What comes behind the flight in the same piece is no concern of the flight's.
             (Some(expected), _) if flight.encrypted_records() >= expected => self.send_flight(expected),
+            // What an alert is about may come in another segment than its head.
+            (_, Err(_)) if self.owes_flight() && matches!(self.end, FlightEnd::Counted(_)) && flight.begins_alert() => {
+                FromCover::Withhold
+            }
             // Another flight may be had in its place, unless the cover dislikes the hello: then it answers all the same.
             (_, Err(unfit))
                 if self.owes_flight() && matches!(self.end, FlightEnd::Counted(_)) && !flight.is_refusal() =>
@@ -600,8 +614,7 @@ impl Gate {
         match enter(admission, Some(opened), true, now) {
             Ok((admission, permit, opened)) => {
                 self.judge.note_user(self.from);
-                let by_cover = true;
-                FromClient::Promote(Box::new(Promotion { admission, permit, opened, leftover, record_left, by_cover }))
+                FromClient::Promote(Box::new(Promotion::new(admission, permit, opened, leftover, record_left)))
             }
             Err(declined) => {
                 self.stage = declined.into();
@@ -626,8 +639,7 @@ impl Gate {
                 Ok((admission, permit, opened)) => {
                     chunk.drain(..used);
                     self.judge.note_user(self.from);
-                    let promotion =
-                        Promotion { admission, permit, opened, leftover: chunk, record_left, by_cover: true };
+                    let promotion = Promotion::new(admission, permit, opened, chunk, record_left);
                     return Answered::Promote(Box::new(promotion));
                 }
             },

@@ -4,6 +4,8 @@
 //! away, so is the flight.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,10 @@ pub struct Profile {
     pub flights: BTreeMap<String, FlightShape>,
     /// What came in a whole visit with a handshake that was completed; `None` if there was none yet.
     pub visit: Option<VisitShape>,
+    /// Ends of visitors who rest after their first request, by what they offer; learnt on connections of their own, since that
+    /// takes minutes.
+    #[serde(default)]
+    pub rests: ByProtocol<IdleEnd>,
     /// The certificate that visitors are shown; `None` if that is not known.
     #[serde(default)]
     pub certificate: Option<Shown>,
@@ -63,6 +69,13 @@ pub struct VisitShape {
     pub greetings_http1: Vec<GreetingShape>,
     /// How long after the client's Finished the first of them came, in milliseconds.
     pub after_finished_ms: u64,
+    /// Shortest and longest time from the hello to the first byte of the answer, of the visitors who were greeted, in
+    /// microseconds; 0 if it was not measured.
+    #[serde(default)]
+    pub answered_us: (u64, u64),
+    /// Answers to what ends a connection from the visitor's side, by what visitors offer.
+    #[serde(default)]
+    pub endings: ByProtocol<Endings>,
     /// Payload sizes of successive records in the midst of a large answer, over and over; empty if the cover has none to
     /// offer.
     pub bulk: Vec<u16>,
@@ -86,6 +99,70 @@ pub struct GreetingShape {
     pub answer: Vec<u16>,
     /// How long after the preface the first of them came, in microseconds.
     pub answer_delay_us: u64,
+}
+
+/// Two observations: of visitors who offer HTTP/2, and of those who offer HTTP/1.1 alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ByProtocol<T> {
+    /// Of those who offer HTTP/2; `None` if it was not seen.
+    pub http2: Option<T>,
+    /// Of the others.
+    pub http1: Option<T>,
+}
+
+impl<T> Default for ByProtocol<T> {
+    fn default() -> Self {
+        Self { http2: None, http1: None }
+    }
+}
+
+impl<T> ByProtocol<T> {
+    /// What was seen of visitors who offer HTTP/2, or do not; of the others where it was not seen of these.
+    pub fn get(&self, http2: bool) -> Option<&T> {
+        let (same, other) = if http2 { (&self.http2, &self.http1) } else { (&self.http1, &self.http2) };
+        same.as_ref().or(other.as_ref())
+    }
+
+    /// The same with what was seen later.
+    pub(super) fn updated(self, later: Self) -> Self {
+        Self { http2: later.http2.or(self.http2), http1: later.http1.or(self.http1) }
+    }
+}
+
+/// End of a connection as the cover makes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Payload sizes of the records ahead of it.
+    pub records: Vec<u16>,
+    /// Whether it was a reset.
+    pub reset: bool,
+    /// Time from its cause to the first byte, or to the end where there is none, in microseconds.
+    pub delay_us: u64,
+}
+
+/// Ends of connections that visitors cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endings {
+    /// Answer to the end of the visitor's side without a close alert.
+    pub fin: Ending,
+    /// Answer to a record that cannot be decrypted.
+    pub bad_record: Ending,
+}
+
+/// Shortest silence after which sessions are ended as the cover would end them: most apps of Telegram's say something
+/// within that time.
+pub const LEAST_IDLE: Duration = Duration::from_secs(60);
+
+/// End of a connection on which nothing moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleEnd {
+    /// Time without a byte, in milliseconds; `None` if the visitor left first.
+    pub after_ms: Option<u64>,
+    /// The end.
+    pub ending: Ending,
+    /// Time for which data is thrown away behind it, in milliseconds.
+    pub linger_ms: u64,
 }
 
 /// By how many bytes a record may be longer or shorter without being another: ECDSA signatures vary by a few, and
@@ -122,7 +199,40 @@ impl Profile {
         if let (Some(old), Some(new)) = (&self.visit, &later.visit) {
             old.differences(new, &mut found);
         }
+        for (protocol, old, new) in
+            [("HTTP/2", &self.rests.http2, &later.rests.http2), ("HTTP/1.1", &self.rests.http1, &later.rests.http1)]
+        {
+            if let (Some(old), Some(new)) = (old, new) {
+                old.differences(new, protocol, &mut found);
+            }
+        }
         found
+    }
+}
+
+impl IdleEnd {
+    /// Whether the cover leaves a visitor who rests sooner than a session can be left.
+    pub fn is_early(&self) -> bool {
+        self.after_ms.is_some_and(|after| Duration::from_millis(after) < LEAST_IDLE)
+    }
+
+    /// Times vary by what the cover's machine was busy with.
+    fn differences(&self, later: &Self, protocol: &str, found: &mut Vec<String>) {
+        const SECOND: u64 = 1000;
+        let close = |old: u64, new: u64| old.abs_diff(new) <= SECOND.max(old / 10);
+        let seconds = |after: Option<u64>| after.map_or("none".to_owned(), |after| format!("{} s", after / SECOND));
+        let same = match (self.after_ms, later.after_ms) {
+            (Some(old), Some(new)) => close(old, new),
+            (old, new) => old == new,
+        };
+        if !same {
+            let (old, new) = (seconds(self.after_ms), seconds(later.after_ms));
+            found.push(format!("idle limit over {protocol}: {old}, now {new}"));
+        }
+        let (old, new) = (&self.ending.records, &later.ending.records);
+        if same && self.after_ms.is_some() && !alike(old, new) {
+            found.push(format!("records at the idle limit over {protocol}: {}, now {}", sizes(old), sizes(new)));
+        }
     }
 }
 
@@ -190,6 +300,20 @@ impl VisitShape {
         if http2 || self.greetings_http1.is_empty() { &self.greetings_http2 } else { &self.greetings_http1 }
     }
 
+    /// Time that the cover takes for what took it `learnt` microseconds in visits, on a connection on which its answer to the
+    /// hello took so long. Nothing is concluded within the spread of the visits, and nothing comes sooner than an answer can.
+    pub fn delay(&self, learnt: u64, answered: Option<Duration>) -> Duration {
+        let (least, most) = self.answered_us;
+        let greetings = self.greetings_http2.iter().chain(&self.greetings_http1);
+        let quickest = greetings.map(|one| one.delay_us).filter(|delay| *delay > 0).min();
+        let own = answered.map(|time| time.as_micros() as u64).filter(|_| most > 0);
+        Duration::from_micros(match own {
+            Some(own) if own > most => learnt + own - quickest.unwrap_or(least).min(least),
+            Some(own) if own < least => learnt.min(own),
+            _ => learnt,
+        })
+    }
+
     fn differences(&self, later: &Self, found: &mut Vec<String>) {
         let mut compare = |same: bool, what: &str, old: String, new: String| {
             if !same {
@@ -219,6 +343,22 @@ impl VisitShape {
             alert(self.close_alert),
             alert(later.close_alert),
         );
+        for (protocol, old, new) in [
+            ("HTTP/2", &self.endings.http2, &later.endings.http2),
+            ("HTTP/1.1", &self.endings.http1, &later.endings.http1),
+        ] {
+            if let (Some(old), Some(new)) = (old, new) {
+                let (old, new) = (&old.fin, &new.fin);
+                let same = alike(&old.records, &new.records) && old.reset == new.reset;
+                compare(same, &format!("answer to a FIN over {protocol}"), old.to_string(), new.to_string());
+            }
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} and {}", sizes(&self.records), if self.reset { "a reset" } else { "FIN" })
     }
 }
 
@@ -241,7 +381,8 @@ mod tests {
     fn profile() -> Profile {
         let flight = FlightShape { version: 0x0304, records: vec![32, 900, 281, 69], ..FlightShape::default() };
         let visit = VisitShape { flight_records: 4, after_finished: vec![266, 266], ..VisitShape::default() };
-        Profile { flights: [("chrome".to_owned(), flight)].into(), visit: Some(visit), certificate: None, learnt: 1 }
+        let flights = [("chrome".to_owned(), flight)].into();
+        Profile { flights, visit: Some(visit), learnt: 1, ..Profile::default() }
     }
 
     #[test]
@@ -293,6 +434,49 @@ mod tests {
         assert_eq!((visit.greetings(true), visit.greetings(false)), (&one(1)[..], &one(1)[..]));
         visit.greetings_http1 = one(2);
         assert_eq!((visit.greetings(true), visit.greetings(false)), (&one(1)[..], &one(2)[..]));
+    }
+
+    #[test]
+    fn a_connection_is_as_far_away_as_its_own_answer_was() {
+        let mut visit = VisitShape { answered_us: (100_000, 104_000), ..VisitShape::default() };
+        let millis = Duration::from_millis;
+        let delay = |visit: &VisitShape, own| visit.delay(101_000, Some(millis(own)));
+        assert_eq!([100, 102, 104].map(|own| delay(&visit, own)), [millis(101); 3], "as in visits");
+        assert_eq!([90, 105, 400].map(|own| delay(&visit, own)), [90, 106, 401].map(millis));
+        // Handshakes were slow, and the way is not: no greeting comes sooner than an answer could.
+        visit.greetings_http2 = vec![GreetingShape { delay_us: 60_000, ..GreetingShape::default() }];
+        assert_eq!(visit.delay(60_000, Some(millis(200))), millis(200));
+        for (visit, own) in [(&visit, None), (&VisitShape::default(), Some(millis(1)))] {
+            assert_eq!(visit.delay(101_000, own), millis(101));
+        }
+    }
+
+    #[test]
+    fn how_a_cover_ends_is_compared_where_it_is_stable() {
+        let rest = |after_ms, records: &[u16]| IdleEnd {
+            after_ms,
+            ending: Ending { records: records.to_vec(), ..Ending::default() },
+            linger_ms: 0,
+        };
+        let with = |rest, fin: &[u16]| {
+            let fin = Ending { records: fin.to_vec(), ..Ending::default() };
+            let mut profile = profile();
+            let endings = Endings { fin, ..Endings::default() };
+            profile.visit.as_mut().unwrap().endings.http2 = Some(endings);
+            Profile { rests: ByProtocol { http2: Some(rest), http1: None }, ..profile }
+        };
+        let old = with(rest(Some(75_000), &[34, 19]), &[]);
+        for same in [with(rest(Some(75_900), &[34, 19]), &[]), with(rest(Some(70_000), &[34, 19]), &[]), profile()] {
+            assert_eq!(old.differences(&same), [""; 0]);
+        }
+        for (new, found) in [
+            (with(rest(Some(60_000), &[34, 19]), &[]), "idle limit over HTTP/2: 75 s, now 60 s"),
+            (with(rest(None, &[]), &[]), "idle limit over HTTP/2: 75 s, now none"),
+            (with(rest(Some(75_000), &[19]), &[]), "records at the idle limit over HTTP/2: 34 + 19, now 19"),
+            (with(rest(Some(75_000), &[34, 19]), &[19]), "answer to a FIN over HTTP/2: none and FIN, now 19 and FIN"),
+        ] {
+            assert_eq!(old.differences(&new), [found]);
+        }
     }
 
     #[test]

@@ -87,6 +87,9 @@ const FLIGHT_PATIENCE: std::ops::RangeInclusive<u64> = 2_200..=3_200;
 /// Within this time of its first moment no cover ends a connection on which nothing was said.
 const EARLY: Duration = Duration::from_secs(3);
 
+/// Search behind which an answer of the cover that waits may have come at any time of it.
+const SHORT_SEARCH: Duration = Duration::from_millis(1);
+
 /// Most that is kept of a hello: as much as one has that comes in records of a byte each.
 const MAX_SAID: usize = MAX_HELLO * (record::HEADER + 1);
 
@@ -208,8 +211,9 @@ async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outco
     let Caller { client, peer, barred, judge, witness } = caller;
     let gate = Gate::new(Arc::clone(&judge), peer.ip(), FlightEnd::Counted(scout.profile())).barred(barred);
     let (said, due) = (Vec::new(), Instant::now() + EARLY);
-    let mut watch =
-        Watch { client, cover, gate, scout, peer, alive: None, witness: Some(witness), said, due, failed: false };
+    let (witness, asked) = (Some(witness), Instant::now());
+    let (alive, failed, answered) = (None, false, None);
+    let mut watch = Watch { client, cover, gate, scout, peer, alive, witness, said, due, failed, asked, answered };
     let decided = match watch.until_decided().await {
         Err(End::FarBroke) => Box::pin(watch.cover_broke()).await,
         decided => decided,
@@ -220,7 +224,10 @@ async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outco
             let caller = Caller { client: watch.client, peer, barred: None, judge, witness };
             Box::pin(stand_in::answer(caller, admission, flight)).await
         }
-        Ok(Decision::Promote(promotion)) => Outcome::Promoted(watch.client, promotion),
+        Ok(Decision::Promote(mut promotion)) => {
+            promotion.answered = watch.answered.filter(|answered| !answered.is_zero());
+            Outcome::Promoted(watch.client, promotion)
+        }
         Ok(Decision::Visit) => Outcome::PassThrough(Splice::new(watch.client, watch.cover)),
         Err(broke) => {
             // Boxed, so that those who do not break anything do not carry it.
@@ -309,6 +316,10 @@ struct Watch<'a> {
     due: Instant,
     /// Whether the witness has heard that the cover failed this client.
     failed: bool,
+    /// Time at which the last bytes of the hello were handed on.
+    asked: Instant,
+    /// Time that the cover took to answer them; zero where that could not be seen.
+    answered: Option<Duration>,
 }
 
 enum Decision {
@@ -513,6 +524,10 @@ impl Watch<'_> {
         let release = self.gate.searched(search.await);
         // The cover could not be heard meanwhile.
         self.due += begun.elapsed();
+        // Nor is it known when it answered, if that was before the search was over.
+        if begun.elapsed() > SHORT_SEARCH && !sockopt::is_at_rest(&self.cover) {
+            self.answered = Some(Duration::ZERO);
+        }
         self.tell_client(&release).await
     }
 
@@ -582,6 +597,9 @@ impl Watch<'_> {
             self.said.extend_from_slice(&bytes[..room]);
             self.due = Instant::now() + Duration::from_millis(rand::random_range(FLIGHT_PATIENCE));
         }
+        if self.gate.awaits_hello() {
+            self.asked = Instant::now();
+        }
         let forwarded = !self.gate.judges_first();
         // What the cover would not take was said all the same.
         let told = if forwarded { self.tell_cover(bytes).await } else { Ok(()) };
@@ -600,6 +618,9 @@ impl Watch<'_> {
         if bytes.is_empty() {
             let release = self.gate.cover_end();
             return self.tell_client(&release).await;
+        }
+        if self.gate.is_before_flight() {
+            self.answered.get_or_insert_with(|| self.asked.elapsed());
         }
         match self.gate.cover_data(bytes) {
             FromCover::Pass => self.tell_client(bytes).await,

@@ -132,7 +132,7 @@ async fn read_header(caller: &mut Caller, admission: Admission) -> Option<Promot
     match enter(admission, opened, new, SystemTime::now().into()) {
         Ok((admission, permit, opened)) => {
             caller.judge.note_user(caller.peer.ip());
-            Some(Promotion { admission, permit, opened, leftover, record_left, by_cover: false })
+            Some(Promotion { admission, permit, opened, leftover, record_left, by_cover: false, answered: None })
         }
         Err(declined) => {
             caller.witness.declined(caller.peer, &declined);

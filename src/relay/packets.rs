@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::downlink::Downlink;
 use super::meter::Meter;
-use super::stream::{Manner, PIECE, part, with_buffer};
+use super::stream::{Manner, Occasion, PIECE, part, say_to_the_end, with_buffer};
 use super::tariff::Way;
 use super::uplink::{BadRecord, Uplink};
 use super::welcome::Welcome;
@@ -183,26 +183,27 @@ impl<P: Port> Session<P> {
     }
 
     /// Moves packets until either side is done or broke, or nothing moved for `idle`. The counts are those of
-    /// [`super::stream::Session::run`], and so is the end: a close alert and a FIN, whatever ends the session. A client
-    /// that ends its direction expects nothing any more, so that ends the other one too.
+    /// [`super::stream::Session::run`], and so is the end.
     pub async fn run(self, idle: Duration) -> Closed {
         let Self { client, mut up, mut down, manner, welcome, meter, port } = self;
         let mut welcome = welcome.unwrap_or_default();
         let (alive, mut wire) = (Alive::now(), Wire { writes: manner.writes, ..Wire::default() });
         let ways = Ways { client: &client, meter: &meter, port: &port, alive: &alive };
-        let by = tokio::select! {
+        let (by, occasion) = tokio::select! {
             biased;
-            () = poll_fn(|context| if meter.poll_end(context) { Poll::Ready(()) } else { Poll::Pending }) => End::Closed,
+            () = poll_fn(|context| if meter.poll_end(context) { Poll::Ready(()) } else { Poll::Pending }) => {
+                (End::Closed, Occasion::Own)
+            }
             end = ways.up(&mut up) => end,
-            end = ways.down(&mut welcome, &mut down, &mut wire, manner.filler) => end,
-            () = alive.rests_for(idle) => End::Idle,
+            end = ways.down(&mut welcome, &mut down, &mut wire, manner.filler) => (end, Occasion::Own),
+            () = alive.rests_for(idle) => (End::Idle, Occasion::Own),
         };
         drop(port);
-        if by != End::ClientBroke {
-            wire.bytes.extend(welcome.rest());
+        let due = manner.ends_at(occasion, Some(&welcome));
+        if by != End::ClientBroke && say_to_the_end(&client, &mut welcome, due).await {
             wire.bytes.extend(down.down.cut_short());
-            wire.bytes.extend(manner.close_alert(&mut down.down));
-            part(&client, wire.left()).await;
+            wire.bytes.extend(manner.last_records(occasion, &mut down.down));
+            part(&client, wire.left(), manner, occasion).await;
         }
         Closed { by, up: meter.up(), down: meter.down() }
     }
@@ -252,26 +253,27 @@ struct Ways<'s, P> {
 }
 
 impl<P: Port> Ways<'_, P> {
-    async fn up(&self, up: &mut Unpacker) -> End {
+    async fn up(&self, up: &mut Unpacker) -> (End, Occasion) {
         let mut last = Ok(());
         loop {
             loop {
                 match up.packet() {
                     Ok(Some((packet, quick_ack))) => {
                         if let Err(end) = self.port.send(packet, quick_ack).await {
-                            return end;
+                            return (end, Occasion::Own);
                         }
                     }
                     Ok(None) => break,
-                    Err(BadPacket) => return End::BadPacket,
+                    Err(BadPacket) => return (End::BadPacket, Occasion::BadRecord),
                 }
             }
             if let Err(BadRecord) = last {
-                return End::BadRecord;
+                return (End::BadRecord, Occasion::BadRecord);
             }
             last = match self.read(up).await {
                 Ok(outcome) => outcome,
-                Err(end) => return end,
+                Err(End::Finished) => return (End::Finished, Occasion::Fin),
+                Err(end) => return (end, Occasion::Own),
             };
         }
     }
@@ -381,6 +383,7 @@ mod tests {
     use super::*;
     use crate::crypto::kdf::KeyIv;
     use crate::relay::sizing::Pattern;
+    use crate::relay::stream::testing::MANNER;
     use crate::wire::record::{HEADER, Header, MIN_ENCRYPTED};
 
     const ALL: [Framing; 3] = [Framing::Abridged, Framing::Intermediate, Framing::Padded];
@@ -537,6 +540,29 @@ mod tests {
         assert_eq!(unpacker.packet(), Ok(None));
     }
 
+    /// Nothing of a greeting is said ahead of its time, whatever ends the session, and an end of the client's making is
+    /// answered as such.
+    #[tokio::test]
+    async fn an_end_waits_for_the_greeting_and_is_answered_by_its_occasion() {
+        for (sends, expected) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], &[200, 19][..]), (&[], &[200])] {
+            let (session, mut client) = session(&Arc::default(), &Arc::default()).await;
+            let (down, writes) = Downlink::behind_fillers(keys(2), Pattern::default(), &[vec![200]], &[], || 7);
+            let due = Instant::now() + Duration::from_millis(300);
+            let welcome = Some(Box::new(Welcome::new(writes, due, Vec::new(), Duration::ZERO)));
+            let session = Session { down: Packer::new(down, Framing::Padded), ..session }.with_welcome(welcome);
+            tokio::spawn(session.run(Duration::from_secs(1800)));
+            client.write_all(sends).await.unwrap();
+            if sends.is_empty() {
+                client.shutdown().await.unwrap();
+            }
+            let mut last = vec![0];
+            client.read_exact(&mut last).await.unwrap();
+            assert!(Instant::now() + Duration::from_millis(2) >= due, "too early");
+            client.read_to_end(&mut last).await.unwrap();
+            assert_eq!(opened(&last).1, expected);
+        }
+    }
+
     /// A far side in a test's hands.
     #[derive(Debug, Default)]
     struct Desk(Mutex<Papers>);
@@ -581,9 +607,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (ours, _) = listener.accept().await.unwrap();
-        let manner = Manner { close_alert: Some(19), writes: Writes::by_record(), filler: || 7 };
         let (up, down) = (unpacker(Framing::Padded), packer(Framing::Padded));
-        (Session::new(ours, up, down, manner, Arc::clone(meter), Arc::clone(desk)), client)
+        (Session::new(ours, up, down, MANNER, Arc::clone(meter), Arc::clone(desk)), client)
     }
 
     /// What docs/architecture.md says of the memory of sessions rests on this size.
@@ -612,10 +637,10 @@ mod tests {
             }
             client.read_to_end(&mut back).await.unwrap();
             let (stream, sizes) = opened(&back[..]);
-            assert_eq!(*sizes.last().unwrap(), 19);
+            assert_eq!(sizes[sizes.len() - 2..], [34, 19]);
             assert_eq!(replies(Framing::Padded, &stream), [Reply::Packet(packet(1, 10).into())]);
             drop(client);
-            let (up, down) = (sent.len() as u64, (back.len() - HEADER - 19) as u64);
+            let (up, down) = (sent.len() as u64, (back.len() - 2 * HEADER - 34 - 19) as u64);
             assert_eq!(running.await.unwrap(), Closed { by, up, down });
         }
     }
@@ -649,7 +674,7 @@ mod tests {
         let running = tokio::spawn(session.run(Duration::from_secs(60)));
         let mut last = Vec::new();
         client.read_to_end(&mut last).await.unwrap();
-        assert_eq!(last.len(), HEADER + 19);
+        assert_eq!(opened(&last).1, [34, 19]);
         drop(client);
         assert_eq!(running.await.unwrap().by, End::Idle);
     }

@@ -22,32 +22,97 @@ use super::ready;
 use super::tariff::{Leave, Tariff, Way};
 use super::unsent::Unsent;
 use super::uplink::Uplink;
-use super::welcome::Welcome;
+use super::welcome::{Welcome, has_come};
 use super::writes::Writes;
 use super::{Closed, End, attempt, reset_on_close, shut};
 
-/// How long a client may take to end its side after we have ended ours. What it still sends is thrown away: closing with
-/// unread data would be a reset.
-const LINGER: Duration = Duration::from_secs(30);
+/// Longest time for what a receiver has not taken yet when a session ends.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Longest silence behind the FIN of a cover that throws away what comes there: that of the built-in site, and of nginx where
+/// it lingers.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Most that is thrown away ahead of a close, which would be a reset with data unread.
+const MOST_UNREAD: usize = 1 << 20;
+
+/// Longest time for which the data centre is listened to behind the end of a client.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// Most reads in one turn of a session, so that a busy one does not starve the others of its thread.
 const TURNS: usize = 2;
 
-/// How the cover ends a connection, and where random bytes come from.
+/// Payload sizes of the records that end a connection; at most four.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastRecords([u16; 4]);
+
+impl From<&[u16]> for LastRecords {
+    fn from(sizes: &[u16]) -> Self {
+        let mut last = Self::default();
+        last.0.iter_mut().zip(sizes).for_each(|(slot, size)| *slot = *size);
+        last
+    }
+}
+
+/// Ways in which the cover ends a connection, and the source of random bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Manner {
-    /// Payload of the record that the cover's close alert comes in; `None` if it sends none.
-    pub close_alert: Option<u16>,
-    /// How it writes, as visitors see it.
+    /// Writes that visitors get the cover's records in.
     pub writes: Writes,
+    /// Records ahead of the FIN of a cover that ends a connection by itself.
+    pub farewell: LastRecords,
+    /// Records that answer a visitor's FIN, ahead of the cover's own.
+    pub on_fin: LastRecords,
+    /// Whether a visitor's FIN is answered with a reset.
+    pub fin_resets: bool,
+    /// Records that answer a record which cannot be decrypted.
+    pub on_bad_record: LastRecords,
+    /// Time that the cover takes to answer on this connection.
+    pub delay: Duration,
+    /// Time for which data behind the cover's FIN is thrown away; afterwards, and at once where it is zero, such data is
+    /// answered with a reset.
+    pub linger: Duration,
     /// Random bytes for NOP frames.
     pub filler: fn() -> u8,
 }
 
+/// Occasion on which a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The client ended its side.
+    Fin,
+    /// The client sent a record that no TLS server would take.
+    BadRecord,
+    /// None of the client's making.
+    Own,
+}
+
+impl From<End> for Occasion {
+    fn from(end: End) -> Self {
+        match end {
+            End::BadRecord | End::BadPacket => Self::BadRecord,
+            _ => Self::Own,
+        }
+    }
+}
+
 impl Manner {
-    /// What stands in for the close alert, where the stream allows for it.
-    pub(super) fn close_alert(self, down: &mut Downlink) -> Vec<u8> {
-        self.close_alert.and_then(|length| down.nops(length.into(), self.filler)).unwrap_or_default()
+    /// Stand-ins for the cover's last records, as far as the stream allows for them.
+    pub(super) fn last_records(self, occasion: Occasion, down: &mut Downlink) -> Vec<u8> {
+        let LastRecords(sizes) = match occasion {
+            Occasion::Fin => self.on_fin,
+            Occasion::BadRecord => self.on_bad_record,
+            Occasion::Own => self.farewell,
+        };
+        let sizes = sizes.into_iter().filter(|size| *size > 0);
+        sizes.filter_map(|size| down.nops(size.into(), self.filler)).flatten().collect()
+    }
+
+    /// Earliest time of the end for an occasion of now, behind this greeting.
+    pub(super) fn ends_at(self, occasion: Occasion, welcome: Option<&Welcome>) -> Instant {
+        let now = Instant::now();
+        let answer = if occasion == Occasion::Own { now } else { now + self.delay };
+        welcome.and_then(Welcome::ends_at).map_or(answer, |greeted| answer.max(greeted))
     }
 }
 
@@ -58,7 +123,10 @@ pub struct Session {
     dc: TcpStream,
     up: Up,
     down: Down,
-    manner: Manner,
+    /// Needed at the end alone.
+    manner: Box<Manner>,
+    /// Whether the data centre may still have to take what the client sent last.
+    settles: bool,
     /// What the client is still to get of what stands in for tickets, if anything.
     welcome: Option<Box<Welcome>>,
     meter: Arc<Meter>,
@@ -66,8 +134,16 @@ pub struct Session {
     alive: Instant,
     /// When what may not be read yet may be read.
     later: Option<Instant>,
-    /// Why and when the session was ended from our side; what the client still sends is thrown away.
-    ended: Option<(End, Instant)>,
+    /// The end that was decided on; what the client still sends is thrown away.
+    ended: Option<Ended>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    by: End,
+    occasion: Occasion,
+    /// Time at which the client is told.
+    due: Instant,
 }
 
 /// Some of the two directions.
@@ -101,7 +177,8 @@ impl Session {
     ) -> Self {
         let up = Up { transform: up, unsent: Unsent::default(), open: true, room: PIECE };
         let (down, alive) = (Down::new(down, manner.writes), Instant::now());
-        Self { client, dc, up, down, manner, welcome: None, meter, alive, later: None, ended: None }
+        let manner = Box::new(manner);
+        Self { client, dc, up, down, manner, settles: false, welcome: None, meter, alive, later: None, ended: None }
     }
 
     /// The same with what is still to be said to the client by itself.
@@ -112,16 +189,18 @@ impl Session {
     /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`. The counts are of bytes on
     /// the client's side, without those that opened the session: hellos and the header.
     ///
-    /// Half-close is passed on: the end of one direction leaves the other open. Whatever ends a session ends it as the
-    /// cover would, with a close alert and a FIN, and never with a reset that the client did not cause; only a caller
-    /// that drops this future does not wait for that. `in_vain` is called as soon as the data centre's connection breaks
-    /// without ever having brought anything, for the client may take its time to leave.
+    /// Whatever ends a session ends it as the cover would end a connection on the same [`Occasion`]; only a caller that
+    /// drops this future does not wait for that. Half-close is not passed on: a web server answers the end of a visitor's
+    /// side with its own, and no app of Telegram's ends one side alone. What a client sent before its end still goes to
+    /// the data centre. `in_vain` is called as soon as the data centre's connection breaks without ever having brought
+    /// anything, for the client may take its time to leave.
     // Borrows the session: a future that owned it would have room for it twice.
     pub async fn run(&mut self, idle: Duration, in_vain: impl Fn()) -> Closed {
         let mut timer = pin!(sleep_until(self.alive + idle));
         let by = poll_fn(|context| self.poll(context, timer.as_mut(), idle, &in_vain)).await;
-        if by == End::ClientBroke {
-            reset_on_close(&self.dc);
+        match by {
+            End::ClientBroke => reset_on_close(&self.dc),
+            _ => throw_away(&self.client),
         }
         Closed { by, up: self.meter.up(), down: self.meter.down() }
     }
@@ -151,6 +230,10 @@ impl Session {
             if !self.up.open && !self.down.open && self.up.unsent.is_empty() && self.down.unsent.is_empty() {
                 return Poll::Ready(self.reason());
             }
+            // A client that sends without end behind the cover's FIN does not keep it from closing.
+            if self.ended.is_some() && self.deadline(idle) <= Instant::now() && !self.down.open {
+                return Poll::Ready(self.reason());
+            }
             if due != Ways::default() {
                 self.alive = Instant::now();
                 continue;
@@ -162,22 +245,28 @@ impl Session {
             if self.poll_deadline(context, timer.as_mut(), idle).is_pending() {
                 return Poll::Pending;
             }
-            if self.later.is_some_and(|later| later < self.alive + idle) {
+            if self.later.is_some_and(|later| later < self.deadline(idle)) || !self.say_goodbye(End::Idle) {
                 continue;
             }
-            if self.ended.is_some() || !self.down.open {
-                return Poll::Ready(self.reason());
-            }
-            self.say_goodbye(End::Idle);
         }
         context.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Ready when the session has waited for too long. A deadline that moves away moves the timer only when that rings,
-    /// so a busy session leaves it alone.
+    /// Time at which the session has waited for too long.
+    fn deadline(&self, idle: Duration) -> Instant {
+        let Some(Ended { due, .. }) = self.ended else { return self.alive + idle };
+        if self.up.unsent.is_empty() && self.down.unsent.is_empty() {
+            (due + self.manner.linger).min(due.max(self.alive) + QUIET)
+        } else {
+            due + PATIENCE
+        }
+    }
+
+    /// Ready when the session has waited for too long, or for long enough to go on. A deadline that moves away moves the
+    /// timer only when that rings, so a busy session leaves it alone.
     fn poll_deadline(&self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, idle: Duration) -> Poll<()> {
-        let last = self.ended.map_or(self.alive + idle, |(_, since)| since + LINGER);
+        let last = self.deadline(idle);
         let deadline = self.later.map_or(last, |later| later.min(last));
         if deadline < timer.deadline() {
             timer.as_mut().reset(deadline);
@@ -192,7 +281,7 @@ impl Session {
     }
 
     fn reason(&self) -> End {
-        self.ended.map_or(End::Finished, |(end, _)| end)
+        self.ended.map_or(End::Finished, |ended| ended.by)
     }
 
     /// Moves what can be moved now, in the directions that are due, and says in which anything moved. The task is woken
@@ -262,6 +351,7 @@ impl Session {
             if up.unsent.is_empty() {
                 shut(&self.dc);
             }
+            self.end(End::Finished, Occasion::Fin);
         }
         Ok(moved || read.is_some())
     }
@@ -278,11 +368,12 @@ impl Session {
             }
         }
         let goes_on = !welcome.holds_back();
-        if let Some(at) = welcome.wakes_at() {
-            self.later = Some(self.later.map_or(at, |other| other.min(at)));
-        }
+        let wakes_at = welcome.wakes_at();
         if welcome.is_over() || down.heard {
             self.welcome = None;
+        }
+        if let Some(at) = wakes_at {
+            self.wake_at(at);
         }
         Ok(goes_on)
     }
@@ -291,7 +382,8 @@ impl Session {
         if self.down.open && !self.down.is_behind() && !self.say_welcome()? {
             return Ok(false);
         }
-        let (down, mut moved) = (&mut self.down, false);
+        let ended = self.say_end();
+        let (down, mut moved) = (&mut self.down, ended);
         let ends = Ends { client: &self.client, dc: &self.dc };
         let mut taken = |bytes| {
             self.meter.add_down(bytes);
@@ -306,7 +398,7 @@ impl Session {
                 shut(&self.client);
             }
         }
-        if !down.open || self.client.poll_write_ready(context).is_pending() {
+        if !down.open || self.ended.is_some() || self.client.poll_write_ready(context).is_pending() {
             return Ok(moved);
         }
         let tariff = self.meter.tariff();
@@ -322,7 +414,8 @@ impl Session {
         };
         let read = down.pass(ends, context, most, self.manner.filler, taken, charge)?;
         if read == Some(0) {
-            self.end_downlink();
+            self.end(End::Finished, Occasion::Own);
+            self.say_end();
         }
         Ok(moved || read.is_some())
     }
@@ -330,33 +423,77 @@ impl Session {
     /// The session is over for a reason of ours or the data centre's: the client gets the cover's kind of ending, and
     /// what it still sends is thrown away. Says whether that changed anything.
     fn say_goodbye(&mut self, end: End) -> bool {
+        if self.ended.is_none() || end == End::FarBroke {
+            self.up.unsent.clear();
+            shut(&self.dc);
+        }
+        self.end(end, end.into())
+    }
+
+    /// Decides on the end, which the client is told of when that is due. Says whether there was none yet.
+    fn end(&mut self, by: End, occasion: Occasion) -> bool {
         if self.ended.is_some() {
             return false;
         }
-        self.ended = Some((end, Instant::now()));
-        self.up.unsent.clear();
-        shut(&self.dc);
-        if self.down.open {
-            self.end_downlink();
-        }
+        let due = self.manner.ends_at(occasion, self.welcome.as_deref());
+        self.ended = Some(Ended { by, occasion, due });
+        self.settles = occasion == Occasion::Fin;
+        self.wake_at(due);
+        // Nothing more is read from the data centre.
+        self.down.collect(&self.dc);
         true
     }
 
-    fn end_downlink(&mut self) {
+    fn wake_at(&mut self, time: Instant) {
+        self.later = Some(self.later.map_or(time, |other| other.min(time)));
+    }
+
+    /// Tells the client of the end, once that is due; says whether it was told now.
+    fn say_end(&mut self) -> bool {
+        let Some(ended) = self.ended.filter(|_| self.down.open) else { return false };
+        if !has_come(ended.due) {
+            self.wake_at(ended.due);
+            return false;
+        }
+        let resets = ended.occasion == Occasion::Fin && self.manner.fin_resets;
+        if resets {
+            reset_on_close(&self.client);
+        }
         let down = &mut self.down;
         down.open = false;
-        down.collect(&self.dc);
         let first = self.welcome.take().map(|mut welcome| welcome.rest()).unwrap_or_default();
-        let last = [first, down.transform.cut_short(), self.manner.close_alert(&mut down.transform)].concat();
+        let last = [first, down.transform.cut_short(), self.manner.last_records(ended.occasion, &mut down.transform)];
+        let last = last.concat();
         if down.unsent.is_empty() {
             // If the client is gone, its side tells so at the next read.
             self.meter.add_down(down.unsent.write(&self.client, &[IoSlice::new(&last)]).unwrap_or(0));
-            if down.unsent.is_empty() {
+            // A socket that has sent its FIN behind the other's resets nothing any more.
+            if down.unsent.is_empty() && !resets {
                 shut(&self.client);
             }
         } else {
             down.unsent.append(&last);
         }
+        true
+    }
+
+    /// Leaves the client, and has the data centre take what it sent last: a socket that is closed with unread data in it
+    /// forgets what it was still to send.
+    pub async fn settle(self) {
+        let Self { client, dc, settles, .. } = self;
+        drop(client);
+        if !settles {
+            return;
+        }
+        let throw_away = async {
+            while dc.readable().await.is_ok() {
+                let read = with_buffer(|buffer| attempt(dc.try_read(buffer)));
+                if matches!(read, Err(_) | Ok(Some(0))) {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(SETTLE, throw_away).await;
     }
 }
 
@@ -369,17 +506,38 @@ impl Up {
     }
 }
 
-/// Ends a session that has no data centre as the cover would end one: with what is left of its welcome, a close alert and a
-/// FIN. What the client still sends is thrown away.
-pub async fn goodbye(client: TcpStream, mut down: Downlink, manner: Manner, welcome: Option<Box<Welcome>>) {
-    let first = welcome.map(|mut welcome| welcome.rest()).unwrap_or_default();
-    part(&client, &[first, manner.close_alert(&mut down)].concat()).await;
+/// Ends a session that has no data centre as the cover would end a connection on this occasion, behind what is left of its
+/// greeting. What the client still sends is thrown away for as long as the cover does that.
+pub async fn goodbye(
+    client: TcpStream,
+    mut down: Downlink,
+    manner: Manner,
+    welcome: Option<Box<Welcome>>,
+    occasion: Occasion,
+) {
+    let due = manner.ends_at(occasion, welcome.as_deref());
+    let mut welcome = welcome.unwrap_or_default();
+    if say_to_the_end(&client, &mut welcome, due).await {
+        part(&client, &manner.last_records(occasion, &mut down), manner, occasion).await;
+    }
 }
 
-/// Sends these last bytes and a FIN. What the client still sends is thrown away.
-pub(super) async fn part(client: &TcpStream, mut last: &[u8]) {
+/// Says what is left of a greeting, each part at its time, and waits until `due`; whether the client is still there.
+pub(super) async fn say_to_the_end(client: &TcpStream, welcome: &mut Welcome, due: Instant) -> bool {
+    let said = welcome.say(client).await;
+    if !has_come(due) {
+        sleep_until(due).await;
+    }
+    said.is_ok()
+}
+
+/// Sends these last bytes and a FIN.
+pub(super) async fn part(client: &TcpStream, mut last: &[u8], manner: Manner, occasion: Occasion) {
+    if occasion == Occasion::Fin && manner.fin_resets {
+        return reset_on_close(client);
+    }
     let write = async {
-        // If the client is gone already, nobody is left to be told.
+        // If the client is gone already, there is no one left to be told.
         while !last.is_empty() && client.writable().await.is_ok() {
             match attempt(client.try_write(last)) {
                 Ok(taken) => last = &last[taken.unwrap_or(0)..],
@@ -388,15 +546,35 @@ pub(super) async fn part(client: &TcpStream, mut last: &[u8]) {
         }
         shut(client);
     };
-    let throw_away = async {
-        while client.readable().await.is_ok() {
-            let read = with_buffer(|buffer| attempt(client.try_read(buffer)));
-            if matches!(read, Err(_) | Ok(Some(0))) {
-                break;
+    let written = tokio::time::timeout(PATIENCE, write).await.is_ok();
+    let silent = async {
+        loop {
+            throw_away(client);
+            match tokio::time::timeout(QUIET, client.readable()).await {
+                Ok(Ok(())) if !has_left(client) => tokio::task::yield_now().await,
+                _ => break,
             }
         }
     };
-    let _ = tokio::time::timeout(LINGER, async { tokio::join!(write, throw_away) }).await;
+    if written && occasion != Occasion::Fin {
+        let _ = tokio::time::timeout(manner.linger, silent).await;
+    }
+    throw_away(client);
+}
+
+/// Whether the client has ended its side, behind all that was read.
+fn has_left(client: &TcpStream) -> bool {
+    with_buffer(|buffer| attempt(client.try_read(buffer))).map_or(true, |read| read == Some(0))
+}
+
+/// Throws away what has arrived.
+fn throw_away(client: &TcpStream) {
+    let mut left = MOST_UNREAD;
+    while left > 0
+        && let Ok(read @ 1..) = with_buffer(|buffer| client.try_read(buffer))
+    {
+        left = left.saturating_sub(read);
+    }
 }
 
 /// How much may be read now; `None` if nothing may, and then the task is woken when that changes, or at `later`. Not to be
@@ -437,6 +615,23 @@ pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A cover that says goodbye before it ends, and is waited for.
+    pub const MANNER: Manner = Manner {
+        writes: Writes::by_record(),
+        farewell: LastRecords([34, 19, 0, 0]),
+        on_fin: LastRecords([0; 4]),
+        fin_resets: false,
+        on_bad_record: LastRecords([19, 0, 0, 0]),
+        delay: Duration::ZERO,
+        linger: Duration::from_secs(30),
+        filler: || 7,
+    };
+}
+
+#[cfg(test)]
 mod tests {
     use std::sync::Mutex;
     use std::task::Waker;
@@ -444,6 +639,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    use super::testing::MANNER;
     use super::*;
     use crate::crypto::kdf::KeyIv;
     use crate::relay::sizing::Pattern;
@@ -466,8 +662,7 @@ mod tests {
         let ((client, ours), (dc, theirs)) = (pair().await, pair().await);
         let up = Uplink::new(keys().stream(), keys().stream(), 0).without_frames();
         let down = Downlink::new(keys(), Pattern::default());
-        let manner = Manner { close_alert: Some(19), writes: Writes::by_record(), filler: || 7 };
-        (Session::new(ours, theirs, up, down, manner, Arc::clone(meter)), client, dc)
+        (Session::new(ours, theirs, up, down, MANNER, Arc::clone(meter)), client, dc)
     }
 
     #[tokio::test]
@@ -483,10 +678,125 @@ mod tests {
         meter.end();
         let mut last = Vec::new();
         client.read_to_end(&mut last).await.unwrap();
-        assert_eq!(last[..HEADER], Header::application_data(19).encode());
+        assert_eq!(sizes(&last), [34, 19]);
         assert_eq!(dc.read(&mut got).await.unwrap(), 0);
         drop(client);
         assert_eq!(running.await.unwrap(), Closed { by: End::Closed, up: 25, down: last.len() as u64 });
+    }
+
+    /// Payload sizes of the records in what came.
+    fn sizes(mut wire: &[u8]) -> Vec<u16> {
+        let mut sizes = Vec::new();
+        while let Some((header, rest)) = wire.split_first_chunk::<HEADER>() {
+            sizes.push(Header::decode(*header).length);
+            wire = &rest[usize::from(sizes[sizes.len() - 1])..];
+        }
+        sizes
+    }
+
+    fn record() -> Vec<u8> {
+        [&Header::application_data(20).encode()[..], &[9; 20]].concat()
+    }
+
+    /// The data centre has its connection open and says nothing, and may be slow to take what there is.
+    #[tokio::test]
+    async fn the_end_of_a_client_is_answered_at_once_and_what_it_said_before_arrives() {
+        for on_fin in [[0; 4], [19, 0, 0, 0]] {
+            let (mut session, mut client, mut dc) = session(&Arc::default()).await;
+            session.manner.on_fin = LastRecords(on_fin);
+            let running = tokio::spawn(async move {
+                let closed = session.run(IDLE, || ()).await;
+                session.settle().await;
+                closed
+            });
+            client.write_all(&record()).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut last = Vec::new();
+            let answered = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut last)).await;
+            assert!(answered.is_ok(), "the end waits for the data centre");
+            assert_eq!(sizes(&last), on_fin.into_iter().filter(|size| *size > 0).collect::<Vec<_>>());
+            let mut got = Vec::new();
+            dc.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, [9; 20]);
+            drop(dc);
+            assert_eq!(running.await.unwrap().by, End::Finished);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cover_that_resets_at_the_end_of_a_visitor_is_followed() {
+        let (mut session, mut client, _dc) = session(&Arc::default()).await;
+        session.manner.fin_resets = true;
+        tokio::spawn(async move {
+            session.run(IDLE, || ()).await;
+            session.settle().await;
+        });
+        client.shutdown().await.unwrap();
+        let end = client.read(&mut [0]).await.unwrap_err();
+        assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    /// A session that ends before its greeting was due is greeted at its time, and ended behind that; what the client
+    /// causes is answered no sooner than the cover could.
+    #[tokio::test]
+    async fn an_end_waits_for_the_greeting_and_for_the_distance_of_the_cover() {
+        let wait = Duration::from_millis(300);
+        for (greeted, by_meter) in [(true, true), (true, false), (false, false)] {
+            let meter = Arc::default();
+            let (mut session, mut client, _dc) = session(&meter).await;
+            let since = Instant::now();
+            if greeted {
+                let writes = [vec![200], vec![55]];
+                let (down, writes) = Downlink::behind_fillers(keys(), Pattern::default(), &writes, &[], || 7);
+                let welcome = Some(Box::new(Welcome::new(writes, since + wait, Vec::new(), Duration::ZERO)));
+                session = Session { down: Down::new(down, Writes::by_record()), ..session }.with_welcome(welcome);
+            } else {
+                session.manner.delay = wait;
+            }
+            tokio::spawn(async move { session.run(IDLE, || ()).await });
+            if by_meter {
+                meter.end();
+            } else {
+                client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            }
+            let mut first = [0];
+            client.read_exact(&mut first).await.unwrap();
+            assert!(since.elapsed() + Duration::from_millis(2) >= wait, "{greeted} {by_meter}: too early");
+            let mut rest = first.to_vec();
+            client.read_to_end(&mut rest).await.unwrap();
+            let expected: &[u16] = match (greeted, by_meter) {
+                (true, true) => &[200, 55, 34, 19],
+                (true, false) => &[200, 55, 19],
+                (false, _) => &[19],
+            };
+            assert_eq!(sizes(&rest), expected);
+        }
+    }
+
+    /// Like the cover: one swallows what comes behind its end for a while, another resets.
+    #[tokio::test]
+    async fn data_behind_the_end_meets_what_it_meets_at_the_cover() {
+        for linger in [Duration::ZERO, Duration::from_secs(30)] {
+            let (meter, running);
+            let mut client;
+            {
+                meter = Arc::default();
+                let (mut session, near, _dc) = session(&meter).await;
+                (session.manner.linger, client) = (linger, near);
+                running = tokio::spawn(async move { session.run(IDLE, || ()).await });
+            }
+            meter.end();
+            client.read_to_end(&mut Vec::new()).await.unwrap();
+            if linger.is_zero() {
+                assert_eq!(running.await.unwrap().by, End::Closed);
+                let resets = async { while client.write_all(&record()).await.is_ok() {} };
+                tokio::time::timeout(Duration::from_secs(10), resets).await.expect("a reset");
+            } else {
+                client.write_all(&record()).await.unwrap();
+                client.write_all(&record()).await.unwrap();
+                assert!(!running.is_finished(), "what is sent behind the end is thrown away");
+            }
+        }
     }
 
     /// Nothing waits for the greeting but what comes behind it, and the data centre's bytes take along what the client has
@@ -726,7 +1036,7 @@ mod tests {
         waker.wake();
         let mut last = Vec::new();
         client.read_to_end(&mut last).await.unwrap();
-        assert_eq!((last.len(), dc.read(&mut got).await.unwrap()), (HEADER + 19, 0));
+        assert_eq!((sizes(&last), dc.read(&mut got).await.unwrap()), (vec![34, 19], 0));
         drop(client);
         assert_eq!(running.await.unwrap().by, End::Closed);
         assert_eq!(purse.charged.lock().unwrap().len(), charged.len(), "what is thrown away costs nothing");

@@ -20,6 +20,11 @@ use super::downlink::Downlink;
 /// What the runtime's clock cannot tell from now.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
+/// Whether this time has come, as far as the runtime's clock can tell.
+pub(super) fn has_come(due: Instant) -> bool {
+    due <= Instant::now() + AT_ONCE
+}
+
 /// What is still to be said to a client before, or along with, its data centre's first bytes.
 #[derive(Debug, Default)]
 pub struct Welcome {
@@ -67,6 +72,11 @@ impl Welcome {
     /// Whether the data centre's bytes have to wait.
     pub fn holds_back(&self) -> bool {
         !self.writes.is_empty()
+    }
+
+    /// Time at which the last of it is said that depends on nothing but the time, if any is left.
+    pub fn ends_at(&self) -> Option<Instant> {
+        self.due.filter(|_| self.holds_back())
     }
 
     /// Whether there is nothing left to say.

@@ -16,7 +16,7 @@ pub struct Writes {
 
 impl Writes {
     /// Each record by itself, as a web server does.
-    pub fn by_record() -> Self {
+    pub const fn by_record() -> Self {
         Self { by_record: true, full: false }
     }
 

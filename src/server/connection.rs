@@ -112,7 +112,7 @@ pub(super) mod tests {
             telegram: telegram::Settings::default(),
             middle: telegram::middle::Settings::default(),
             ad_tag: None,
-            idle: Duration::from_secs(1800),
+            idle: None,
             drain: Duration::from_secs(10),
             handover: Duration::from_secs(10),
             fillers: Vec::new(),

@@ -55,8 +55,8 @@ pub struct Settings {
     pub middle: middle::Settings,
     /// The tag of those users who have none of their own; sessions of users with a tag go through middle proxies.
     pub ad_tag: Option<AdTag>,
-    /// A session without a byte in either direction for this long is ended.
-    pub idle: Duration,
+    /// A session without a byte in either direction for this long is ended; `None`: for as long as the cover bears it.
+    pub idle: Option<Duration>,
     /// How long connections may go on after the proxy was told to stop.
     pub drain: Duration,
     /// How long they may go on after another process has taken over.

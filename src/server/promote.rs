@@ -20,7 +20,7 @@ use crate::auth::{Permit, Secret, UnixTime};
 use crate::base::summary::{self, Cause};
 use crate::cover::Cover;
 use crate::cover::gate::Promotion;
-use crate::cover::profile::GreetingShape;
+use crate::cover::profile::{Ending, GreetingShape, IdleEnd, LEAST_IDLE, Profile};
 use crate::crypto::Ctr;
 use crate::crypto::kdf::KeyIv;
 use crate::net::sockopt;
@@ -28,7 +28,7 @@ use crate::relay::downlink::Downlink;
 use crate::relay::meter::Meter;
 use crate::relay::packets::{self, Packer, Unpacker};
 use crate::relay::sizing::Pattern;
-use crate::relay::stream::{self, Manner, Session};
+use crate::relay::stream::{self, LastRecords, Manner, Occasion, Session};
 use crate::relay::uplink::{BadRecord, Uplink};
 use crate::relay::welcome::Welcome;
 use crate::relay::writes::Writes;
@@ -49,7 +49,7 @@ pub(super) async fn session(
     peer: SocketAddr,
     promotion: Promotion,
 ) -> Option<Rest> {
-    let Promotion { admission, permit, opened, leftover, record_left, .. } = promotion;
+    let Promotion { admission, permit, opened, leftover, record_left, answered, .. } = promotion;
     let dc = DcId::new(opened.dc);
     // Not before: a visitor's connection has no probes that the cover would not send.
     sockopt::keep_alive(&client);
@@ -59,16 +59,20 @@ pub(super) async fn session(
     let profile = cover.profile();
     // Nothing is known where the cover could not be visited yet.
     let visit = profile.visit.as_ref().filter(|visit| visit.has_greetings());
-    let close_alert = visit.map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert);
+    let http2 = admission.offers_http2();
+    let delay =
+        |learnt| profile.visit.as_ref().map_or(Duration::from_micros(learnt), |visit| visit.delay(learnt, answered));
     // Visitors of a cover elsewhere are shown its records in the writes of our relay.
     let writes = if cover.elsewhere().is_none() { Writes::by_record() } else { Writes::at_once() };
-    let manner = Manner { close_alert, writes, filler: rand::random };
+    let manner = Manner { writes, ..manner(&profile, http2, delay) };
+    let idle = idle_limit(settings.idle, profile.rests.get(http2));
     let pattern = visit.map_or((&[][..], &[][..]), |visit| (&visit.bulk, &visit.bulk_stalled));
     let pattern = server.patterns.seen(pattern.0, pattern.1);
     let (class, fingerprint) = (admission.class(), admission.fingerprint());
-    let fills = server.understanding.gets_fillers(&settings.fillers, class, admission.member().name(), fingerprint);
-    let greetings = visit.filter(|_| fills).map_or(&[][..], |visit| visit.greetings(admission.offers_http2()));
-    let (down, mut welcome) = greet(opened.down, pattern, greetings.choose(&mut rand::rng()));
+    let (name, now) = (admission.member().name(), std::time::Instant::now());
+    let fills = server.understanding.gets_fillers(&settings.fillers, class, name, fingerprint, now);
+    let greetings = visit.filter(|_| fills).map_or(&[][..], |visit| visit.greetings(http2));
+    let (down, mut welcome) = greet(opened.down, pattern, greetings.choose(&mut rand::rng()), delay);
     let greeted = welcome.is_some();
     if let Some(welcome) = welcome.as_mut().filter(|welcome| welcome.is_due(Instant::now()))
         && welcome.say(&client).await.is_err()
@@ -84,7 +88,7 @@ pub(super) async fn session(
         Err(BadRecord) => {
             let user = admission.member().name();
             summary::note(Cause::info("the client sent no data record").of(Some(user)), String::new);
-            return Some(Box::pin(stream::goodbye(client, down, manner, welcome)));
+            return Some(Box::pin(stream::goodbye(client, down, manner, welcome, Occasion::BadRecord)));
         }
     };
     if let Some(welcome) = welcome.as_mut().filter(|_| first.len() > record_left) {
@@ -103,10 +107,10 @@ pub(super) async fn session(
         meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
     });
     // What came along with the header is paid for before it is moved, as everything that follows.
-    if timeout(settings.idle, entry.live().meter.opened_with(came_along)).await != Ok(true) {
-        return Some(Box::pin(stream::goodbye(client, down, manner, welcome)));
+    if timeout(idle, entry.live().meter.opened_with(came_along)).await != Ok(true) {
+        return Some(Box::pin(stream::goodbye(client, down, manner, welcome, Occasion::Own)));
     }
-    let mut entered = Entered { server, client, up, down, manner, welcome, first, entry, permit, idle: settings.idle };
+    let mut entered = Entered { server, client, up, down, manner, welcome, first, entry, permit, idle };
     // Links to middle proxies take plain routes, which must not be a way round others.
     let tag = entered.permit.member().policy().ad_tag.or(settings.ad_tag);
     match tag.filter(|_| settings.telegram.routes.iter().all(Route::is_plain)) {
@@ -150,15 +154,16 @@ impl Entered {
         let opening = |proxy: Option<&Secret>| Opening::new(dc, proxy, &down, &first);
         let reached = tokio::select! {
             biased;
-            reached = reach(&server, dc, permit.member().name(), opening) => reached,
+            reached = reach(&server, dc, permit.member().name(), opening) => reached.map_err(|()| Occasion::Own),
             () = sockopt::peer_gone(&client) => {
                 debug!("the client has left while its data centre was dialled");
-                Err(())
+                Err(Occasion::Fin)
             }
-            () = say(&mut welcome, &client) => Err(()),
+            () = say(&mut welcome, &client) => Err(Occasion::Fin),
         };
-        let Ok((far, opening)) = reached else {
-            return Some(Box::pin(stream::goodbye(client, down, manner, welcome)));
+        let (far, opening) = match reached {
+            Ok(reached) => reached,
+            Err(occasion) => return Some(Box::pin(stream::goodbye(client, down, manner, welcome, occasion))),
         };
         let Reached { stream, by, .. } = far;
         up.encrypt(opening.up);
@@ -188,13 +193,51 @@ impl Entered {
     }
 }
 
-/// The downlink behind what a visitor of the cover would be greeted with, and that.
-fn greet(keys: KeyIv, pattern: Pattern, shape: Option<&GreetingShape>) -> (Downlink, Option<Box<Welcome>>) {
+/// Ends of this connection as the cover would make them. `delay` is the time of this connection for one that visits have
+/// seen, in microseconds.
+fn manner(profile: &Profile, http2: bool, delay: impl Fn(u64) -> Duration) -> Manner {
+    let alert = profile.visit.as_ref().map_or(Some(CLOSE_NOTIFY), |visit| visit.close_alert);
+    let alert = LastRecords::from(alert.as_slice());
+    let endings = profile.visit.as_ref().and_then(|visit| visit.endings.get(http2));
+    let rest = profile.rests.get(http2).filter(|rest| rest.after_ms.is_some());
+    let records = |ending: &Ending| LastRecords::from(&ending.records[..]);
+    Manner {
+        writes: Writes::at_once(),
+        farewell: rest.map_or(alert, |rest| records(&rest.ending)),
+        on_fin: endings.map_or(alert, |endings| records(&endings.fin)),
+        fin_resets: endings.is_some_and(|endings| endings.fin.reset),
+        on_bad_record: endings.map_or(alert, |endings| records(&endings.bad_record)),
+        delay: endings.map_or(Duration::ZERO, |seen| delay(seen.fin.delay_us.min(seen.bad_record.delay_us))),
+        linger: rest.map_or(LINGER, |rest| Duration::from_millis(rest.linger_ms)),
+        filler: rand::random,
+    }
+}
+
+/// Silence after which a session ends: what the operator says, else what the cover bears. No session ends sooner than after
+/// a minute, for most of Telegram's apps say something within that time, and would otherwise connect again all day.
+fn idle_limit(configured: Option<Duration>, rest: Option<&IdleEnd>) -> Duration {
+    let of_cover = || rest.and_then(|rest| rest.after_ms).map(Duration::from_millis);
+    configured.or_else(|| of_cover().map(|limit| limit.max(LEAST_IDLE))).unwrap_or(MOST_IDLE)
+}
+
+/// Time for which data behind the end is thrown away where it is not known yet what the cover does.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Silence after which a session ends where the cover bears any, or it is not known yet what it bears.
+const MOST_IDLE: Duration = Duration::from_secs(30 * 60);
+
+/// The downlink behind what a visitor of the cover would be greeted with, and that, said at the times of this connection.
+fn greet(
+    keys: KeyIv,
+    pattern: Pattern,
+    shape: Option<&GreetingShape>,
+    delay: impl Fn(u64) -> Duration,
+) -> (Downlink, Option<Box<Welcome>>) {
     let Some(shape) = shape else { return (Downlink::new(keys, pattern), None) };
     let (down, writes) = Downlink::behind_fillers(keys, pattern, &shape.writes, &shape.answer, rand::random);
     let answer = if writes.is_empty() && !shape.writes.is_empty() { Vec::new() } else { shape.answer.clone() };
-    let delay = Duration::from_micros(shape.answer_delay_us);
-    let welcome = Welcome::new(writes, Instant::now() + Duration::from_micros(shape.delay_us), answer, delay);
+    let due = Instant::now() + delay(shape.delay_us);
+    let welcome = Welcome::new(writes, due, answer, delay(shape.answer_delay_us));
     (down, (!welcome.is_over()).then(|| Box::new(welcome)))
 }
 
@@ -244,6 +287,8 @@ fn relay(
         let closed = session.run(idle, || server.upstream.broke(by)).await;
         note_understanding(&server, entry.live(), closed, since.elapsed());
         over(&server, &entry, &permit, closed, since);
+        drop((entry, permit));
+        Box::pin(session.settle()).await;
     }
 }
 
@@ -261,7 +306,7 @@ fn note_understanding(server: &Server, live: &Live, closed: Closed, lasted: Dura
             same && other.id != live.id && now.0 - other.since.0 > AT_ONCE.as_secs() as i64
         };
         let went_on = said_more || server.sessions.list().iter().any(goes_on);
-        if server.understanding.note(live.member.name(), fingerprint, went_on) {
+        if server.understanding.note(live.member.name(), fingerprint, went_on, std::time::Instant::now()) {
             let cause = Cause::info("the client ends its sessions at the first filler, so it gets none any more");
             summary::note(cause.of(Some(live.member.name())), String::new);
         }
@@ -362,16 +407,55 @@ mod tests {
     use super::super::connection::tests::{server, socket};
     use super::*;
     use crate::auth::Member;
+    use crate::cover::profile::{ByProtocol, Endings, VisitShape};
     use crate::crypto::kdf::KeyIv;
     use crate::relay::sizing::Pattern;
+    use crate::relay::stream::testing::MANNER;
     use crate::telegram;
+
+    #[test]
+    fn a_session_rests_as_long_as_a_visitor_but_a_minute_at_least() {
+        let seconds = Duration::from_secs;
+        let rest = |after: Option<u64>| IdleEnd { after_ms: after.map(|after| after * 1000), ..IdleEnd::default() };
+        for (configured, of_cover, limit) in [
+            (None, None, MOST_IDLE),
+            (None, Some(None), MOST_IDLE),
+            (None, Some(Some(75)), seconds(75)),
+            (None, Some(Some(300)), seconds(300)),
+            (None, Some(Some(5)), LEAST_IDLE),
+            (Some(3), Some(Some(75)), seconds(3)),
+            (Some(3600), None, seconds(3600)),
+        ] {
+            let rest = of_cover.map(rest);
+            assert_eq!(idle_limit(configured.map(seconds), rest.as_ref()), limit, "{configured:?} {of_cover:?}");
+        }
+    }
+
+    #[test]
+    fn ends_are_those_of_the_protocol_that_the_hello_offers_and_of_this_connection() {
+        let ending = |records: &[u16]| Ending { records: records.to_vec(), reset: false, delay_us: 100_000 };
+        let endings = |alert: u16| Endings { fin: ending(&[]), bad_record: ending(&[alert]) };
+        let rest = |records: &[u16]| IdleEnd { after_ms: Some(75_000), ending: ending(records), linger_ms: 0 };
+        let mut profile = Profile::default();
+        // Until something is known, as nearly all covers.
+        let first = manner(&profile, true, Duration::from_micros);
+        assert_eq!((first.farewell, first.on_fin, first.linger), ([19][..].into(), [19][..].into(), LINGER));
+        let endings = ByProtocol { http2: Some(endings(19)), http1: Some(endings(26)) };
+        profile.visit = Some(VisitShape { close_alert: Some(19), endings, ..VisitShape::default() });
+        profile.rests = ByProtocol { http2: Some(rest(&[34, 19])), http1: Some(rest(&[19])) };
+        for (http2, farewell, bad) in [(true, &[34, 19][..], 19), (false, &[19], 26)] {
+            let manner = manner(&profile, http2, |learnt| Duration::from_micros(2 * learnt));
+            assert_eq!((manner.farewell, manner.on_bad_record), (farewell.into(), [bad][..].into()));
+            assert_eq!((manner.on_fin, manner.linger), (LastRecords::default(), Duration::ZERO));
+            assert_eq!(manner.delay, Duration::from_millis(200));
+        }
+    }
 
     /// What docs/architecture.md says of the memory of sessions rests on this size.
     #[tokio::test]
     async fn a_session_is_small() {
         let keys = KeyIv { key: [1; 32], iv: [2; 16] };
         let up = Uplink::new(keys.stream(), keys.stream(), 0);
-        let manner = Manner { close_alert: None, writes: Writes::at_once(), filler: || 0 };
         let down = Downlink::new(keys, Pattern::default());
         let server = server();
         let from = [192, 0, 2, 2].into();
@@ -392,7 +476,7 @@ mod tests {
             opened_with: 0,
             meter: Arc::default(),
         });
-        let session = Session::new(socket().await, socket().await, up, down, manner, Arc::default());
+        let session = Session::new(socket().await, socket().await, up, down, MANNER, Arc::default());
         let idle = Duration::from_secs(1800);
         let size = size_of_val(&relay(Arc::clone(&server), session, by, entry, permit, idle));
         assert!(size <= 1024, "{size} bytes");

@@ -24,6 +24,9 @@ pub struct Unfit(pub &'static str);
 /// Description of the alert of a server that fails.
 const INTERNAL_ERROR: u8 = 80;
 
+/// Length of the record of an alert in the clear.
+const ALERT_LENGTH: usize = record::HEADER + 2;
+
 /// Collects a cover's answer until its first flight is whole.
 #[derive(Debug, Default)]
 pub struct FlightCollector {
@@ -64,6 +67,11 @@ impl FlightCollector {
     /// Whether the server refuses the hello: an alert (RFC 8446 §6) that is about the hello, and not about the server.
     pub fn is_refusal(&self) -> bool {
         matches!(self.bytes[..], [record::kind::ALERT, _, _, 0, 2, _, about, ..] if about != INTERNAL_ERROR)
+    }
+
+    /// Whether what has come is the beginning of an alert that does not tell yet what it is about.
+    pub fn begins_alert(&self) -> bool {
+        self.bytes.len() < ALERT_LENGTH && self.bytes.first() == Some(&record::kind::ALERT)
     }
 
     /// What has come, untouched.

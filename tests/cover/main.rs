@@ -7,6 +7,7 @@ mod acme;
 mod audit;
 mod bulk;
 mod camouflage;
+mod ends;
 mod memory;
 mod oddities;
 mod scout;

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -223,7 +225,7 @@ const AWAY: Duration = Duration::from_millis(60);
 async fn a_session_is_greeted_when_a_visitor_would_be() {
     let (origin, uploads, dc) = (Origin::make(), Sink::start().await, MockDc::start(Role::Echo).await);
     let Some(nginx) = Nginx::start(&origin, uploads.addr).await else { return };
-    let far = far_away(nginx.addr).await;
+    let far = far_away(nginx.addr, &Arc::new(AtomicU64::new(AWAY.as_millis() as u64))).await;
     let state = tempfile::tempdir().expect("a temporary folder");
     let setup = Setup::new(state.path(), &far.to_string()).usual(&KEY).dc(2, dc.addr);
     let proxy = tokio::task::spawn_blocking(move || setup.start()).await.expect("the program starts");
@@ -241,28 +243,61 @@ async fn a_session_is_greeted_when_a_visitor_would_be() {
     }
 }
 
-/// A way to a server on which everything takes its time.
-async fn far_away(server: SocketAddr) -> SocketAddr {
+/// The way to the cover has become longer since visits were made, for it is loaded or leads elsewhere now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greeting_follows_the_distance_of_its_own_connection() {
+    const LONGER: Duration = Duration::from_millis(250);
+    let (origin, uploads, dc) = (Origin::make(), Sink::start().await, MockDc::start(Role::Echo).await);
+    let Some(nginx) = Nginx::start(&origin, uploads.addr).await else { return };
+    let away = Arc::new(AtomicU64::new(10));
+    let far = far_away(nginx.addr, &away).await;
+    let state = tempfile::tempdir().expect("a temporary folder");
+    let setup = Setup::new(state.path(), &far.to_string()).usual(&KEY).dc(2, dc.addr);
+    let proxy = tokio::task::spawn_blocking(move || setup.start()).await.expect("the program starts");
+    proxy.logged(KNOWN).await;
+    away.store(LONGER.as_millis() as u64, Ordering::SeqCst);
+    let login = Login::of(capture("tdlib-1.8.69-1"), KEY, &mut Dice::unseen());
+    let mut session = login.enter(proxy.addr).await.expect("the proxy admits");
+    let since = Instant::now();
+    session.up.packet(&[7; 40]).await.expect("the proxy takes it");
+    session.down.record().await.expect("a greeting");
+    let greeted = since.elapsed();
+    assert!(greeted >= 2 * LONGER - Duration::from_millis(5), "greeted after {greeted:?}");
+    assert_eq!(session.down.frame().await, Ok(Frame::Packet(vec![7; 40])));
+    // Nor does what ends the session draw an answer sooner.
+    let since = Instant::now();
+    session.up.finish().await.expect("the proxy is there");
+    assert_eq!(session.down.end().await, End::Fin);
+    let ended = since.elapsed();
+    assert!(ended >= 2 * LONGER - Duration::from_millis(100), "ended after {ended:?}");
+}
+
+/// A way to a server on which everything takes so many milliseconds.
+async fn far_away(server: SocketAddr, away: &Arc<AtomicU64>) -> SocketAddr {
+    let away = Arc::clone(away);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let addr = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         while let Ok((near, _)) = listener.accept().await {
             let Ok(far) = TcpStream::connect(server).await else { continue };
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-            tokio::spawn(late(near_in, far_out));
-            tokio::spawn(late(far_in, near_out));
+            tokio::spawn(late(near_in, far_out, Arc::clone(&away)));
+            tokio::spawn(late(far_in, near_out, Arc::clone(&away)));
         }
     });
     addr
 }
 
-async fn late(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+async fn late(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, away: Arc<AtomicU64>) {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut bytes = vec![0; 64 << 10];
         while let Ok(count @ 1..) = from.read(&mut bytes).await {
-            let _ = tell.send((tokio::time::Instant::now() + AWAY, bytes[..count].to_vec()));
+            let due = tokio::time::Instant::now() + Duration::from_millis(away.load(Ordering::SeqCst));
+            let _ = tell.send((due, bytes[..count].to_vec()));
         }
+        // The end takes as long as everything.
+        tokio::time::sleep(Duration::from_millis(away.load(Ordering::SeqCst))).await;
     });
     while let Some((due, bytes)) = told.recv().await {
         tokio::time::sleep_until(due).await;

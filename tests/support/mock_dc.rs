@@ -23,10 +23,13 @@ pub enum Role {
     Echo,
     /// On the first packet sends [`synthetic`] bytes of this seed and count in frames, then FIN.
     Pour(u64, usize),
-    /// Takes everything until FIN, then answers with one packet: count and SHA-256 of the packets' bytes.
+    /// Takes everything until a packet that is [`DONE`] or FIN, then answers with one packet: count and SHA-256 of the
+    /// packets' bytes.
     Sink,
-    /// On the first packet sends one packet and FIN, then takes the rest as [`Role::Sink`] does; the sum is only noted.
-    Half,
+    /// Sends one packet at the first, and takes everything until FIN; the sum is only noted.
+    Note,
+    /// The same, sending small packets all the time.
+    Chatter,
     /// On the first packet closes with FIN.
     Shut,
     /// On the first packet closes with RST.
@@ -51,6 +54,9 @@ pub struct Seen {
     /// Count and SHA-256 of what a sink took, once it has all of it.
     pub sum: Option<Sum>,
 }
+
+/// Beginning of the packet behind which a [`Role::Sink`] answers.
+pub const DONE: &[u8] = b"that was all of it";
 
 /// Count and SHA-256 of bytes.
 pub type Sum = (u64, [u8; 32]);
@@ -227,7 +233,8 @@ impl Peer {
             Role::Echo => self.echo().await?,
             Role::Pour(seed, count) => self.pour(seed, count).await?,
             Role::Sink => return self.sink(true).await.map(Some),
-            Role::Half => return self.half().await.map(Some),
+            Role::Note => return self.note().await.map(Some),
+            Role::Chatter => return self.chatter().await.map(Some),
             Role::Shut => drop(self.frame().await?),
             Role::Abort => {
                 self.frame().await?;
@@ -275,6 +282,9 @@ impl Peer {
         let mut hash = Sha256::new();
         while let Some(frame) = self.frame().await? {
             if let Frame::Packet(packet) = frame {
+                if packet.starts_with(DONE) {
+                    break;
+                }
                 count += packet.len() as u64;
                 hash.update(&packet);
             }
@@ -289,11 +299,34 @@ impl Peer {
         Ok(sum)
     }
 
-    async fn half(&mut self) -> std::io::Result<Sum> {
+    async fn note(&mut self) -> std::io::Result<Sum> {
         self.frame().await?;
         self.send(framed(&[9; 40])).await?;
-        self.stream.shutdown().await?;
         self.sink(false).await
+    }
+
+    async fn chatter(&mut self) -> std::io::Result<Sum> {
+        let (mut count, mut hash) = (0, Sha256::new());
+        let mut tick = tokio::time::interval(Duration::from_millis(1));
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            tokio::select! {
+                read = self.stream.read(&mut chunk) => {
+                    let read = read?;
+                    if read == 0 {
+                        return Ok((count, hash.finalize().into()));
+                    }
+                    self.up.apply(&mut chunk[..read]);
+                    self.frames.push(&chunk[..read]);
+                    while let Some(frame) = self.frames.next() {
+                        let Frame::Packet(packet) = frame else { continue };
+                        count += packet.len() as u64;
+                        hash.update(&packet);
+                    }
+                }
+                _ = tick.tick() => self.send(framed(&[9; 40])).await?,
+            }
+        }
     }
 
     async fn tiny(&mut self) -> std::io::Result<()> {

@@ -134,6 +134,67 @@ impl Visit {
     fn sizes(&self) -> Vec<usize> {
         sizes(&self.records, self.handshake)
     }
+
+    /// A visitor whose first request was answered, and who may go on.
+    pub async fn at_rest(mut self) -> Resting {
+        let two = self.tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let request = if two { head_by_two() } else { format!("HEAD / HTTP/1.1\r\nHost: {NAME}\r\n\r\n").into_bytes() };
+        self.tls.write_all(&request).await.expect("writes");
+        self.listen().await;
+        let Self { tls, records, .. } = self;
+        let said = records.lock().expect("no panic while counting").sizes.len();
+        Resting { stream: tls.into_inner().0, records, said }
+    }
+}
+
+/// The preface and `HEAD /`.
+fn head_by_two() -> Vec<u8> {
+    let fields = [&[0x02, 4][..], b"HEAD", &[0x87, 0x84, 0x01, NAME.len() as u8], NAME.as_bytes()].concat();
+    [PREFACE, &[0, 0, fields.len() as u8, 1, 5, 0, 0, 0, 1], &fields].concat()
+}
+
+/// A visitor who asks for nothing more; what comes is not decrypted.
+pub struct Resting {
+    stream: Tap,
+    records: Arc<Mutex<Records>>,
+    /// How many records had come.
+    said: usize,
+}
+
+impl Resting {
+    /// Ends its side without a word of TLS.
+    pub async fn fin(&mut self) {
+        self.stream.stream.shutdown().await.expect("a socket that is open");
+    }
+
+    /// Sends a record that the server cannot decrypt.
+    pub async fn bad_record(&mut self) {
+        let record = [&[23, 3, 3, 0, 40][..], &[7; 40]].concat();
+        self.stream.stream.write_all(&record).await.expect("a socket that is open");
+    }
+
+    /// Sizes of the records up to the end, and whether that was a FIN.
+    pub async fn end(&mut self) -> (Vec<usize>, bool) {
+        let mut rest = Vec::new();
+        let end = timeout(PATIENCE, self.stream.read_to_end(&mut rest)).await.expect("an end in time");
+        (self.records.lock().expect("no panic while counting").sizes[self.said..].to_vec(), end.is_ok())
+    }
+
+    /// Whether what is sent behind the end is answered with a reset.
+    pub async fn meets_reset(self) -> bool {
+        meets_reset(self.stream.stream).await
+    }
+}
+
+/// Whether what is sent on a connection that the other side has ended is answered with a reset, within a second.
+pub async fn meets_reset(mut stream: TcpStream) -> bool {
+    for _ in 0..10 {
+        if stream.write_all(&[23]).await.is_err() {
+            return true;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    false
 }
 
 fn sizes(records: &Mutex<Records>, handshake: usize) -> Vec<usize> {

@@ -187,6 +187,27 @@ fn a_hello_that_the_cover_refuses_is_answered_by_the_cover() {
     assert!(gate.failure().is_some());
 }
 
+/// A cover's alert says in its last byte what it is about, and that may come in a segment of its own.
+#[test]
+fn a_refusal_in_two_segments_is_the_covers_and_a_failure_in_two_is_one() {
+    for (about, refuses) in [(40, true), (112, true), (80, false)] {
+        let alert = [0x15, 3, 3, 0, 2, 2, about];
+        for cut in 1..alert.len() {
+            let mut gate = gate(Some(1));
+            released(&mut gate, &vector("helloB", "record"));
+            assert_eq!(gate.cover_data(&alert[..cut]), FromCover::Withhold, "{about} {cut}");
+            assert!(gate.failure().is_none() && gate.owes_flight(), "{about} {cut}");
+            let rest = gate.cover_data(&alert[cut..]);
+            let whole = if refuses { FromCover::Send(alert.to_vec()) } else { FromCover::Withhold };
+            assert_eq!((rest, gate.failure().is_none()), (whole, refuses), "{about} {cut}");
+        }
+    }
+    // A stranger gets each segment as it comes.
+    let mut gate = gate(Some(1));
+    released(&mut gate, &stranger());
+    assert_eq!(gate.cover_data(&[0x15, 3]), FromCover::Send(vec![0x15, 3]));
+}
+
 #[test]
 fn a_visit_gets_back_all_that_was_withheld_untouched_and_in_order() {
     let flight = cover_flight();
@@ -331,7 +352,7 @@ fn the_number_of_records_is_that_of_the_class() {
         let flights =
             HelloClass::ALL.map(|any| (any.label().to_owned(), shape(if any == class { own } else { other })));
         let visit = Some(VisitShape { flight_records: other, ..VisitShape::default() });
-        let profile = Profile { flights: flights.into(), visit, certificate: None, learnt: 1 };
+        let profile = Profile { flights: flights.into(), visit, learnt: 1, ..Profile::default() };
         let mut gate = gate_of(FlightEnd::Counted(Arc::new(profile)));
         released(&mut gate, &hello);
         assert!(gate.flight_is_counted());

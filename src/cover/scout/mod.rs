@@ -8,12 +8,15 @@
 //! visit    handshakes that are completed, and silence: records of the flight, certificate, tickets, HTTP/2 settings
 //! flight   one hello of each class, several times: version, cipher, group, record sizes, how stable they are
 //! reading  the front page and something large: record sizes in bulk; another to the end: the close alert
+//!          beside them: the answers to a bare FIN and to a record that cannot be decrypted
 //! ccs      once: how many change_cipher_spec records the cover takes
+//! rest     apart from all this, for up to 330 seconds: how visitors are left who rest
 //! ```
 //!
 //! Before the first client there is a glance: the visits, and beside them the readings as far as they get in a second.
 
 mod ccs;
+mod ends;
 mod examine;
 mod flight;
 mod keep;
@@ -43,7 +46,7 @@ use self::keep::Store;
 use self::reading::{Bulk, Farewell};
 use self::visit::{HTTP1, HTTP2, Heard};
 use super::chain::Shown;
-use super::profile::{FlightShape, GreetingShape, Profile, VisitShape};
+use super::profile::{ByProtocol, Endings, FlightShape, GreetingShape, IdleEnd, Profile, VisitShape};
 use crate::auth::{Domain, UnixTime};
 use crate::base::told::ToldTime;
 use crate::wire::HelloClass;
@@ -121,6 +124,8 @@ pub struct Scout {
     further: Vec<Domain>,
     store: Option<Store>,
     profile: ArcSwap<Profile>,
+    /// Ends of visitors who rest: learnt beside the rounds, and published with what those learn.
+    rests: ArcSwap<ByProtocol<IdleEnd>>,
     stale: Notify,
     changes: AtomicU64,
     told: ToldTime,
@@ -164,6 +169,7 @@ impl Scout {
             further: Vec::new(),
             store,
             profile: ArcSwap::from_pointee(known.clone()),
+            rests: ArcSwap::from_pointee(known.rests.clone()),
             stale: Notify::new(),
             changes: AtomicU64::new(0),
             told: ToldTime::default(),
@@ -225,6 +231,51 @@ impl Scout {
 
     /// Makes rounds for as long as it is polled: at once, every hour or so, and when the cover was not as known.
     pub(super) async fn watch(&self, door: &impl Door) {
+        tokio::join!(self.watch_rounds(door), self.watch_rests(door));
+    }
+
+    /// Learns how visitors are left who rest, which takes longer than a round may. The first that is learnt counts from then
+    /// on; the next round compares it with what was known before, and keeps it.
+    async fn watch_rests(&self, door: &impl Door) {
+        loop {
+            if self.profile().visit.is_none() {
+                sleep(AGAIN).await;
+                continue;
+            }
+            let seen = ends::rests(door, self.name.as_str()).await;
+            let known = seen.http2.is_some() || seen.http1.is_some();
+            if known {
+                self.learn_rests(seen).await;
+            }
+            sleep(if known { pause(true, rand::random()) } else { ends::RESTS }).await;
+        }
+    }
+
+    async fn learn_rests(&self, seen: ByProtocol<IdleEnd>) {
+        // No round is to publish what it knew before.
+        let last = self.last.lock().await;
+        let known = ByProtocol::clone(&self.rests.load());
+        let rests = known.updated(seen);
+        debug!(?rests, "it is known how the cover leaves who rests");
+        let early = |rests: &ByProtocol<IdleEnd>| rests.get(true).filter(|rest| rest.is_early()).cloned();
+        if let (Some(rest), false) = (early(&rests), early(&self.rests.load()).is_some()) {
+            let seconds = rest.after_ms.unwrap_or(0) / 1000;
+            info!(
+                seconds,
+                "the cover leaves visitors who rest sooner than after a minute, and sessions are borne that long: who \
+                 watches can tell. A cover with a longer keep-alive time hides them better"
+            );
+        }
+        self.rests.store(Arc::new(rests));
+        let profile = Profile::clone(&self.profile());
+        self.publish(&profile);
+        if profile.learnt > 0 {
+            self.keep(&self.profile()).await;
+        }
+        drop(last);
+    }
+
+    async fn watch_rounds(&self, door: &impl Door) {
         let mut failing = false;
         loop {
             if let Ok(round) = self.round(door).await {
@@ -256,7 +307,8 @@ impl Scout {
         }
         last.began = Some(Instant::now());
         let mut round = Round::default();
-        let profile = self.learn(door, &mut last, &mut round.failures).await;
+        let mut profile = self.learn(door, &mut last, &mut round.failures).await;
+        profile.rests = ByProtocol::clone(&self.rests.load());
         round.changes = last.profile.differences(&profile);
         if !round.changes.is_empty() {
             self.changes.fetch_add(1, Ordering::Relaxed);
@@ -271,7 +323,8 @@ impl Scout {
     }
 
     fn publish(&self, profile: &Profile) {
-        self.profile.store(Arc::new(profile.clone()));
+        let rests = ByProtocol::clone(&self.rests.load());
+        self.profile.store(Arc::new(Profile { rests, ..profile.clone() }));
     }
 
     /// Sessions have each part as soon as it is there.
@@ -329,11 +382,11 @@ impl Scout {
         door: &impl Door,
         expected: Option<usize>,
         failures: &mut Vec<String>,
-    ) -> BTreeMap<HelloClass, Vec<FlightShape>> {
-        let mut seen: BTreeMap<HelloClass, Vec<FlightShape>> = BTreeMap::new();
-        for template in TEMPLATES.into_iter().flat_map(|template| [template; TIMES]) {
+    ) -> BTreeMap<HelloClass, Vec<(usize, FlightShape)>> {
+        let mut seen: BTreeMap<HelloClass, Vec<(usize, FlightShape)>> = BTreeMap::new();
+        for (number, template) in TEMPLATES.into_iter().enumerate().flat_map(|template| [template; TIMES]) {
             match self.flight(door, template, expected).await {
-                Ok(shape) => seen.entry(template.class).or_default().push(shape),
+                Ok(shape) => seen.entry(template.class).or_default().push((number, shape)),
                 Err(error) => failures.push(format!("{}: {error}", template.class)),
             }
         }
@@ -375,14 +428,15 @@ impl Scout {
     /// Visits that read something, at once.
     async fn readings(&self, door: &impl Door, bulk: Duration, farewell: Duration) -> Readings {
         let name = self.name.as_str();
-        let (bulk, farewell) = tokio::join!(
+        let (bulk, farewell, endings) = tokio::join!(
             within(bulk, async { reading::bulk(door.open().await?, name).await }),
             within(farewell, async { reading::farewell(door.open().await?, name).await }),
+            ends::endings(door, name, farewell),
         );
         if let Some(date) = farewell.as_ref().ok().and_then(|farewell| examine::date(&farewell.head)) {
             self.told.hear(&date, std::time::Instant::now());
         }
-        Readings { bulk, farewell }
+        Readings { bulk, farewell, endings }
     }
 
     async fn keep(&self, profile: &Profile) {
@@ -411,7 +465,9 @@ impl Greeting {
         // Until it is seen, a cover is taken to close as nearly all do.
         let usual = || VisitShape { close_alert: Some(CLOSE_NOTIFY), ..VisitShape::default() };
         let first = self.first.clone();
+        let answered = || self.all.iter().map(|heard| heard.answered_us);
         VisitShape {
+            answered_us: (answered().min().unwrap_or(0), answered().max().unwrap_or(0)),
             flight_records: first.flight.records,
             before_finished: first.before_finished,
             after_finished: first.greeting.records(),
@@ -432,6 +488,7 @@ impl Greeting {
 struct Readings {
     bulk: io::Result<Bulk>,
     farewell: io::Result<Farewell>,
+    endings: ByProtocol<Endings>,
 }
 
 impl Readings {
@@ -444,6 +501,7 @@ impl Readings {
             Ok(farewell) => visit.close_alert = farewell.alert,
             Err(error) => failures.push(format!("close: {error}")),
         }
+        visit.endings = std::mem::take(&mut visit.endings).updated(self.endings);
     }
 }
 
@@ -451,15 +509,16 @@ async fn within<T>(limit: Duration, visit: impl Future<Output = io::Result<T>>) 
     timeout(limit, visit).await.unwrap_or_else(|elapsed| Err(elapsed.into()))
 }
 
-/// Several answers as one: the latest, without the records that come `behind` a flight, and whether all were alike.
-fn merged(mut shapes: Vec<FlightShape>, behind: &[u16]) -> Option<FlightShape> {
-    for shape in &mut shapes {
+/// Several answers, each with the number of its template, as one: the latest, without the records that come `behind` a
+/// flight, and whether those to one template were alike. Templates of one class may offer other protocols.
+fn merged(mut shapes: Vec<(usize, FlightShape)>, behind: &[u16]) -> Option<FlightShape> {
+    for (_, shape) in &mut shapes {
         if !behind.is_empty() && shape.records.len() > behind.len() && shape.records.ends_with(behind) {
             shape.records.truncate(shape.records.len() - behind.len());
         }
     }
-    let stable = shapes.windows(2).all(|pair| pair[0] == pair[1]);
-    shapes.pop().map(|latest| FlightShape { stable, ..latest })
+    let stable = shapes.windows(2).all(|pair| pair[0].0 != pair[1].0 || pair[0].1 == pair[1].1);
+    shapes.pop().map(|(_, latest)| FlightShape { stable, ..latest })
 }
 
 /// Until the next round: an hour, from a fifth less to a fifth more as `dice` falls; half a minute while nothing is known.

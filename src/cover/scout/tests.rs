@@ -131,12 +131,16 @@ fn rounds_are_an_hour_apart_give_or_take_a_fifth() {
 fn records_behind_a_flight_are_none_of_the_flights() {
     let shape = |records: &[u16]| FlightShape { records: records.to_vec(), stable: true, ..FlightShape::default() };
     let flight = |shapes: Vec<FlightShape>, behind: &[u16]| {
-        let merged = merged(shapes, behind).unwrap();
+        let merged = merged(shapes.into_iter().map(|shape| (1, shape)).collect(), behind).unwrap();
         (merged.records, merged.stable)
     };
     assert_eq!(flight(vec![shape(&[32, 900, 130])], &[130]), (vec![32, 900], true));
     assert_eq!(flight(vec![shape(&[32, 900]), shape(&[32, 900, 130])], &[130]), (vec![32, 900], true));
     assert_eq!(flight(vec![shape(&[32, 900]), shape(&[32, 902])], &[]), (vec![32, 902], false));
     assert_eq!(flight(vec![shape(&[130])], &[130]), (vec![130], true));
-    assert_eq!(merged(Vec::new(), &[]), None);
+    // What another template is answered with says nothing of that.
+    let apart = vec![(1, shape(&[900])), (1, shape(&[900])), (2, shape(&[903])), (2, shape(&[903]))];
+    let merged = merged(apart, &[]).unwrap();
+    assert_eq!((merged.records, merged.stable), (vec![903], true));
+    assert_eq!(super::merged(Vec::new(), &[]), None);
 }

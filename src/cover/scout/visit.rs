@@ -33,7 +33,7 @@ pub(super) const HTTP1: &[&[u8]] = &[b"http/1.1"];
 const ROOM: usize = 32 << 10;
 
 /// Connection preface and empty settings (RFC 9113 §3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// What a cover says of its own accord around the end of a handshake.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +43,14 @@ pub(super) struct Heard {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) before_finished: Vec<u16>,
     pub(super) greeting: GreetingShape,
+    /// Time from the hello to the first record of the answer, in microseconds.
+    pub(super) answered_us: u64,
 }
 
 /// Performs a TLS 1.3 handshake as a visitor of the site `name` who offers these protocols, then listens: first before the
 /// client's Finished is sent, then behind it, and where HTTP/2 was agreed on once more behind its preface.
 pub(super) async fn listen(leg: &mut Leg, name: &str, protocols: &[&[u8]]) -> io::Result<Heard> {
-    let (mut tls, flight) = shake_hands(leg, name, protocols).await?;
+    let (mut tls, flight, answered) = shake_hands(leg, name, protocols).await?;
     let chain = tls.peer_certificates().into_iter().flatten().map(|shown| shown.clone().into_owned()).collect();
     let mut ear = Ear { leg, bytes: Vec::new(), within: false };
     let (before_finished, _) = ear.writes_until_silence(BEFORE_FINISHED, BEFORE_FINISHED).await?;
@@ -63,25 +65,32 @@ pub(super) async fn listen(leg: &mut Leg, name: &str, protocols: &[&[u8]]) -> io
             (greeting.answer, greeting.answer_delay_us) = (answer.concat(), micros(asked, first));
         }
     }
-    Ok(Heard { flight, chain, before_finished: before_finished.concat(), greeting })
+    let answered_us = answered.as_micros() as u64;
+    Ok(Heard { flight, chain, before_finished: before_finished.concat(), greeting, answered_us })
 }
 
 fn micros(from: Instant, to: Option<Instant>) -> u64 {
     to.map_or(0, |to| (to - from).as_micros() as u64)
 }
 
-/// Up to the server's Finished; the client's own is not sent yet.
-async fn shake_hands(leg: &mut Leg, name: &str, protocols: &[&[u8]]) -> io::Result<(ClientConnection, SeenFlight)> {
+/// Up to the server's Finished; the client's own is not sent yet. Also tells how long the first record took to come.
+pub(super) async fn shake_hands(
+    leg: &mut Leg,
+    name: &str,
+    protocols: &[&[u8]],
+) -> io::Result<(ClientConnection, SeenFlight, Duration)> {
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     let mut tls =
         ClientConnection::new(visitor::config(protocols, visitor::MODERN)?, name).map_err(io::Error::other)?;
-    let mut flight = SeenFlight::default();
+    let (mut flight, mut answered) = (SeenFlight::default(), None);
     for _ in 0..MAX_RECORDS {
         if !tls.is_handshaking() {
-            return Ok((tls, flight));
+            return Ok((tls, flight, answered.unwrap_or_default()));
         }
         send(&mut tls, leg).await?;
+        let asked = Instant::now();
         let (kind, whole) = read_record(leg).await?;
+        answered.get_or_insert(asked.elapsed());
         take_in(&mut tls, &whole)?;
         if kind == kind::APPLICATION_DATA {
             flight.records += 1;
@@ -102,7 +111,7 @@ fn take_in(tls: &mut ClientConnection, mut record: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-async fn send(tls: &mut ClientConnection, leg: &mut Leg) -> io::Result<()> {
+pub(super) async fn send(tls: &mut ClientConnection, leg: &mut Leg) -> io::Result<()> {
     let mut out = Vec::new();
     while tls.wants_write() {
         tls.write_tls(&mut out)?;
@@ -188,7 +197,7 @@ impl Ear<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use rcgen::{CertificateParams, KeyPair};
@@ -199,7 +208,7 @@ mod tests {
     use super::*;
 
     /// A server whose certificate has about so many bytes, in records of at most so many.
-    fn server(bytes: usize, record: Option<usize>) -> TlsAcceptor {
+    pub(in crate::cover::scout) fn server(bytes: usize, record: Option<usize>) -> TlsAcceptor {
         let names = (0..bytes / 62).map(|number| format!("{number:048}.example.com"));
         let params = CertificateParams::new(["cover.example".to_owned()].into_iter().chain(names).collect::<Vec<_>>());
         let key = KeyPair::generate().unwrap();
