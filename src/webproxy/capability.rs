@@ -437,7 +437,7 @@ mod tests {
         let mut odd = text.clone().into_bytes();
         odd[42] += 1;
         let (longer, padded) = (format!("{text}A"), format!("{}=", &text[..42]));
-        for wrong in [&odd[..], text[..42].as_bytes(), longer.as_bytes(), padded.as_bytes(), b""] {
+        for wrong in [&odd[..], &text.as_bytes()[..42], longer.as_bytes(), padded.as_bytes(), b""] {
             assert_eq!(read_text(wrong), None);
         }
     }
