@@ -14,8 +14,8 @@ use crate::ops::lists;
 /// 555 hellos a minute.
 const FEW: u32 = 20;
 
-/// Keys of one name that may be tried for each hello. Measured, see docs/performance.md: from about so many on the time of
-/// the search is more than the first answers of a built-in site differ by themselves.
+/// Keys of one name that may be tried for each hello. Measured, see docs/threat-model.md: the search for so many takes about as
+/// long as the built-in site by itself takes for its first answer.
 const HIDDEN: usize = 300;
 
 /// Most users that are named in one sentence.
@@ -78,7 +78,7 @@ pub(super) fn crowded_names(draft: &Draft) -> Option<(String, &'static str)> {
         }
     };
     let what = format!(
-        "{name} has {keys} keys of users: every hello is tried with all of them, and above {HIDDEN} that may take longer than the \
+        "{name} has {keys} keys of users: every hello is tried with all of them, and above {HIDDEN} that takes longer than the \
          time of the cover's own answer hides"
     );
     Some((what, next))
