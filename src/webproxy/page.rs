@@ -119,8 +119,8 @@ mod tests {
         assert_eq!(page.body.matches("<script").count(), 1);
         assert_eq!(page.body.matches("</script").count(), 1);
         assert_eq!(page.body.matches(&format!("<script nonce=\"{}\">", BASE64URL_NOPAD.encode(&[3; 18]))).count(), 1);
-        for word in ["src=", "href=", "<link", "<img", "<style", "http:", "<!--"] {
-            assert!(!page.body.replace("http://127.0.0.1:", "").contains(word), "{word}");
+        for word in ["src=", "href=", "<link", "<img", "<style", "http://", "<!--"] {
+            assert!(!page.body.contains(word), "{word}");
         }
         assert!(page.body.len() < 24 << 10, "{} bytes", page.body.len());
     }
