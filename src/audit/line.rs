@@ -97,9 +97,9 @@ impl PacketCapture {
         found
     }
 
-    /// The same once so many bytes have passed; `None` if they were not seen within a second.
+    /// The same once so many bytes have passed; `None` if they were not seen within some seconds.
     pub async fn whole(&self, from: SocketAddr, to: SocketAddr, bytes: usize) -> Option<Vec<TcpSegment>> {
-        let end = Instant::now() + Duration::from_secs(1);
+        let end = Instant::now() + Duration::from_secs(5);
         while Instant::now() < end {
             let found = self.between(from, to);
             if found.iter().map(|segment| segment.length).sum::<usize>() >= bytes {

@@ -39,7 +39,7 @@ pub enum Fault {
     TwoWrites,
     /// Says a record to whatever comes of the client behind its hello, whole or not.
     SpeaksEarly,
-    /// Passes on what follows the first flight 80 ms later.
+    /// Passes on what follows the first flight 400 ms later.
     Late,
     /// Ends a connection on which the client is silent for two seconds.
     Bored,
@@ -163,7 +163,7 @@ async fn copy(from: &TcpStream, to: &TcpStream, fault: Fault, up: bool) -> io::R
             Fault::RefusesStrangers if up && first && bytes[0] != 22 => return Err(io::ErrorKind::InvalidData.into()),
             Fault::ForgetsSession if !up && first && count > 76 => bytes[44..76].fill(1),
             Fault::SpeaksEarly if up && !first => write(from, &[&[23, 3, 3, 0, 19][..], &[7; 19]].concat()).await?,
-            Fault::Late if !up && second => tokio::time::sleep(Duration::from_millis(80)).await,
+            Fault::Late if !up && second => tokio::time::sleep(Duration::from_millis(400)).await,
             _ => {}
         }
         let flight = !up && first && count > 1000;

@@ -179,7 +179,7 @@ async fn flight(
     }
     let mut talk = Conversation::start(target, look.line, Some(announced)).await?;
     talk.send(&record).await;
-    let until = tokio::time::Instant::now() + plan.lineup.limit;
+    let until = tokio::time::Instant::now() + plan.lineup.limit.max(Duration::from_secs(15));
     while !is_whole(&talk.reply) && talk.hear(until).await {}
     // A cover of several records may not have said all of them.
     talk.hear_for(Duration::from_millis(30)).await;
@@ -190,7 +190,7 @@ async fn flight(
     }
     let options = pieces.iter().map(|piece| piece.options).max().unwrap_or(0);
     // Reads do not tell; nearly every system has timestamps, which take twelve bytes.
-    let full = usize::from(announced) - if look.line.is_some() { options } else { 12 };
+    let full = usize::from(announced) - if options > 0 { options } else { 12 };
     let lengths: Vec<usize> = pieces.iter().map(|piece| piece.length).collect();
     let hello = records(&talk.reply).first().map_or(0, |record| record.at + record.length);
     let admitted = record.get(RANDOM).is_some_and(|random| authentic(&talk.reply, &plan.subject.key, random));

@@ -51,7 +51,7 @@ impl ClientSession {
         hello::sign(&mut record, &subject.key, hello::now());
         let mut talk = Conversation::start(target, look.line, None).await?;
         talk.send(&record).await;
-        let until = Instant::now() + look.plan.lineup.limit.max(Duration::from_secs(3));
+        let until = Instant::now() + look.plan.lineup.limit.max(Duration::from_secs(15));
         while records(&talk.reply).len() < 3 && talk.hear(until).await {}
         let flight = records(&talk.reply).get(2).map(|last| last.at + last.length)?;
         let whole = talk.reply.get(..flight)?;

@@ -34,7 +34,7 @@ impl TlsVisit {
         let tls = ClientConnection::new(config(protocols)?, ServerName::try_from(name.clone()).ok()?).ok()?;
         let talk = Conversation::start(target, look.line, None).await?;
         let mut visit = Self { talk, tls, taken: 0, handshake: 0, name };
-        let until = Instant::now() + look.plan.lineup.limit.max(Duration::from_secs(3));
+        let until = Instant::now() + look.plan.lineup.limit.max(Duration::from_secs(15));
         loop {
             // The last of these writes is the Finished.
             visit.handshake = visit.talk.reply.len();
