@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::gate::{Answered, FlightEnd, FromClient, FromCover, Gate, Promotion};
+use super::site::extension::Guest;
 use super::site::{self, Site};
 use super::{Caller, Outcome, Witness};
 use crate::auth::Searched;
@@ -24,8 +25,8 @@ use crate::wire::server_flight::safe_cut;
 
 /// Serves the site to a client through a gate.
 pub(super) async fn receive(site: &Site, caller: Caller) -> Outcome {
-    let peer = caller.peer;
-    match site.serve(Guarded::new(caller), Some(peer)).await {
+    let guest = Guest { peer: Some(caller.peer), extension: caller.extension.clone() };
+    match site.serve(Guarded::new(caller), guest).await {
         Ok(()) => Outcome::Visited,
         Err((_, mut guarded)) => {
             let promotion = guarded.undecided.as_mut().and_then(|undecided| undecided.promotion.take());
@@ -192,7 +193,7 @@ impl Undecided {
 }
 
 impl Guarded {
-    fn new(Caller { client, peer, barred, judge, witness }: Caller) -> Self {
+    fn new(Caller { client, peer, barred, judge, witness, extension: _ }: Caller) -> Self {
         // The site's TLS stack has said all it has to say when it reads again, whatever number of records that took.
         let gate = Gate::new(judge, peer.ip(), FlightEnd::Told).barred(barred);
         let traffic = Traffic { up: 0, down: 0, witness: Arc::clone(&witness) };

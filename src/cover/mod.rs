@@ -30,6 +30,7 @@ use crate::relay::splice::Splice;
 use gate::Promotion;
 use profile::Profile;
 use scout::{Door, Examined, Leg, Round, Scout, SeenFlight, TooSoon, Whose};
+use site::extension::Extension;
 
 /// The site that everybody meets, and what is known of it.
 pub struct Cover {
@@ -54,6 +55,8 @@ pub struct Caller {
     pub judge: Arc<Judge>,
     /// Who hears of it.
     pub witness: Arc<dyn Witness>,
+    /// What is asked for its requests before the built-in site, if anything is.
+    pub extension: Option<Arc<dyn Extension>>,
 }
 
 /// Hears what happens at the door, as it happens.

@@ -208,7 +208,7 @@ impl Remote {
 }
 
 async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outcome {
-    let Caller { client, peer, barred, judge, witness } = caller;
+    let Caller { client, peer, barred, judge, witness, extension: _ } = caller;
     let gate = Gate::new(Arc::clone(&judge), peer.ip(), FlightEnd::Counted(scout.profile())).barred(barred);
     let (said, due) = (Vec::new(), Instant::now() + EARLY);
     let (witness, asked) = (Some(witness), Instant::now());
@@ -221,7 +221,7 @@ async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outco
     match decided {
         Ok(Decision::StandIn(waiting)) => {
             let (Some(witness), (admission, flight)) = (watch.witness, *waiting) else { return Outcome::Visited };
-            let caller = Caller { client: watch.client, peer, barred: None, judge, witness };
+            let caller = Caller { client: watch.client, peer, barred: None, judge, witness, extension: None };
             Box::pin(stand_in::answer(caller, admission, flight)).await
         }
         Ok(Decision::Promote(mut promotion)) => {
@@ -750,7 +750,8 @@ mod tests {
         let (client, peer) = listener.accept().await.unwrap();
         let cover = TcpStream::connect(place).await.unwrap();
         let (outer_cover, _) = listener.accept().await.unwrap();
-        let caller = Caller { client, peer, barred: None, judge: Arc::clone(&judge), witness: Arc::new(Unheard) };
+        let witness = Arc::new(Unheard);
+        let caller = Caller { client, peer, barred: None, judge: Arc::clone(&judge), witness, extension: None };
         let whose = Whose { host: String::new(), port: 0, domain: String::new() };
         let scout = Scout::new("www.example.com".parse().unwrap(), whose, None);
         (outer_client, outer_cover, judge, async move { stand_between(caller, cover, &scout).await })

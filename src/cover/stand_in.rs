@@ -194,7 +194,8 @@ mod tests {
         let window = TimeWindow::new(Duration::from_secs(600));
         let rules = Rules { keyring: Keyring::new([]), window, names: None };
         let judge = Arc::new(Judge::new(rules, ReplayMemory::volatile()));
-        let caller = Caller { client, peer, barred: None, judge, witness: Arc::new(Unheard) };
+        let witness = Arc::new(Unheard);
+        let caller = Caller { client, peer, barred: None, judge, witness, extension: None };
         tokio::spawn(async move { receive(caller, &Profile::default()).await });
         outside
     }

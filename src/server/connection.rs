@@ -52,8 +52,9 @@ async fn begin(server: Arc<Server>, client: TcpStream, peer: SocketAddr, above: 
     sockopt::no_delay(&client);
     server.observer.observe(&Event::Accepted);
     let (judge, witness) = (Arc::clone(&server.judge), Arc::clone(&server.witness));
+    let extension = None;
     let cover = server.cover();
-    let received = Box::pin(cover.receive(Caller { client, peer, barred, judge, witness })).await;
+    let received = Box::pin(cover.receive(Caller { client, peer, barred, judge, witness, extension })).await;
     match received {
         Outcome::Visited => {
             debug!("visit is over");
@@ -140,12 +141,13 @@ pub(super) mod tests {
         let whole = serve(Arc::clone(&server), socket().await, peer, admittance(), Span::none());
         let cover = server.cover();
         let (judge, witness) = (Arc::clone(&server.judge), Arc::clone(&server.witness));
-        let received = cover.receive(Caller { client: socket().await, peer, barred: None, judge, witness });
+        let received =
+            cover.receive(Caller { client: socket().await, peer, barred: None, judge, witness, extension: None });
         let undecided = size_of_val(&begin(Arc::clone(&server), socket().await, peer, None)) + size_of_val(&received);
         let splice = Splice::new(socket().await, socket().await);
         let passing = pass_through(Arc::clone(&server), splice, Instant::now());
         let sizes = [size_of_val(&whole), undecided, size_of_val(&passing)];
-        for (size, most) in sizes.into_iter().zip([144, 2432, 768]) {
+        for (size, most) in sizes.into_iter().zip([144, 2688, 768]) {
             assert!(size <= most, "{sizes:?}");
         }
     }

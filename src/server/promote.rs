@@ -340,11 +340,11 @@ impl Opening {
     fn new(dc: DcId, proxy: Option<&Secret>, down: &Downlink, payload: &[u8]) -> Self {
         let (header, mut up, down) = match proxy {
             None => {
-                let (header, up) = obfuscated::seal_for_dc(dc.number(), down.dc_keys(), rand::random);
+                let (header, up) = obfuscated::seal_for_dc(dc.number(), FRAMING, down.dc_keys(), rand::random);
                 (header, up, None)
             }
             Some(secret) => {
-                let (header, up, keys) = obfuscated::seal_for_proxy(dc.number(), secret.bytes(), rand::random);
+                let (header, up, keys) = obfuscated::seal_for_proxy(dc.number(), FRAMING, secret.bytes(), rand::random);
                 (header, up, Some(keys))
             }
         };

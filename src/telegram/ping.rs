@@ -164,10 +164,10 @@ pub async fn ask(
     let (header, mut up, down) = match proxy {
         None => {
             let down = KeyIv { key: array(random), iv: array(random) };
-            let (header, up) = obfuscated::seal_for_dc(dc.number(), &down, || array(random));
+            let (header, up) = obfuscated::seal_for_dc(dc.number(), Framing::Padded, &down, || array(random));
             (header, up, down)
         }
-        Some(secret) => obfuscated::seal_for_proxy(dc.number(), secret.bytes(), || array(random)),
+        Some(secret) => obfuscated::seal_for_proxy(dc.number(), Framing::Padded, secret.bytes(), || array(random)),
     };
     let mut frame = question.frame(SystemTime::now().into());
     up.apply(&mut frame);

@@ -16,6 +16,7 @@ pub mod record;
 pub mod rpc;
 pub mod server_flight;
 pub mod server_hello;
+pub mod websocket;
 
 pub use class::HelloClass;
 pub use client_hello::{ClientHello, HelloCollector};

@@ -2,15 +2,13 @@
 
 use std::fmt;
 
+use super::packets::Framing;
 use super::record::{self, Header as RecordHeader};
 use crate::crypto::Ctr;
 use crate::crypto::kdf::{Directions, KeyIv, MATERIAL, directions};
 
 /// Length of the header.
 pub const HEADER: usize = 64;
-
-/// The framing tag of padded intermediate, the only transport that clients use inside fake TLS.
-pub const PADDED_INTERMEDIATE: [u8; 4] = [0xdd; 4];
 
 const MATERIAL_RANGE: std::ops::Range<usize> = 8..8 + MATERIAL;
 /// The material is key 32 ‖ counter 16 in one direction and the same backwards in the other, so its middle is in both keys.
@@ -26,6 +24,17 @@ pub struct Opened {
     pub up: Ctr,
     /// Keys of what the client receives, from its first byte.
     pub down: KeyIv,
+    /// How packets are framed behind the header, in both directions.
+    pub framing: Framing,
+}
+
+/// What the header says of the framing.
+fn tag(framing: Framing) -> [u8; 4] {
+    match framing {
+        Framing::Abridged => [0xef; 4],
+        Framing::Intermediate => [0xee; 4],
+        Framing::Padded => [0xdd; 4],
+    }
 }
 
 impl fmt::Debug for Opened {
@@ -34,14 +43,25 @@ impl fmt::Debug for Opened {
     }
 }
 
-/// Opens a client's header; `None` unless it carries the padded intermediate tag under this secret. Four bytes are all
-/// that tells a valid header, so chance passes one in 2^32.
+/// Opens a client's header; `None` unless it carries the padded intermediate tag under this secret, the only one that
+/// clients use inside fake TLS. Four bytes are all that tells a valid header, so chance passes one in 2^32.
 pub fn open(header: &[u8; HEADER], secret: &[u8; 16]) -> Option<Opened> {
+    open_framed(header, secret, &[Framing::Padded])
+}
+
+/// Opens a client's header that carries the tag of any framing; `None` if it is not under this secret. Chance passes three
+/// in 2^32.
+pub fn open_any(header: &[u8; HEADER], secret: &[u8; 16]) -> Option<Opened> {
+    open_framed(header, secret, &[Framing::Abridged, Framing::Intermediate, Framing::Padded])
+}
+
+fn open_framed(header: &[u8; HEADER], secret: &[u8; 16], framings: &[Framing]) -> Option<Opened> {
     let Directions { up, down } = directions(material(header), Some(secret));
     let mut plain = *header;
     let mut stream = up.stream();
     stream.apply(&mut plain);
-    (plain[TAG] == PADDED_INTERMEDIATE).then(|| Opened { dc: dc_number(&plain), up: stream, down })
+    let framing = framings.iter().copied().find(|framing| plain[TAG] == tag(*framing))?;
+    Some(Opened { dc: dc_number(&plain), up: stream, down, framing })
 }
 
 /// The 16 bytes that the keys of both directions have in common, forwards or backwards, the lesser of the two.
@@ -61,10 +81,15 @@ pub fn shared_by_keys(header: &[u8; HEADER]) -> [u8; 16] {
 /// The header's key material is chosen so that the data centre encrypts with the client's own keys (`down`); then what
 /// comes from it can be handed on untouched. `random` fills what is free, and is called again while the outcome would
 /// look like another protocol's first bytes.
-pub fn seal_for_dc(dc: i16, down: &KeyIv, mut random: impl FnMut() -> [u8; 10]) -> ([u8; HEADER], Ctr) {
+pub fn seal_for_dc(
+    dc: i16,
+    framing: Framing,
+    down: &KeyIv,
+    mut random: impl FnMut() -> [u8; 10],
+) -> ([u8; HEADER], Ctr) {
     let mut header = [0; HEADER];
     header[MATERIAL_RANGE].copy_from_slice(&down.as_down_material());
-    header[TAG].copy_from_slice(&PADDED_INTERMEDIATE);
+    header[TAG].copy_from_slice(&tag(framing));
     header[DC].copy_from_slice(&dc.to_le_bytes());
     loop {
         let free = random();
@@ -83,6 +108,7 @@ pub fn seal_for_dc(dc: i16, down: &KeyIv, mut random: impl FnMut() -> [u8; 10]) 
 /// behind it; and the keys of what comes back.
 pub fn seal_for_proxy(
     dc: i16,
+    framing: Framing,
     secret: &[u8; 16],
     mut random: impl FnMut() -> [u8; HEADER],
 ) -> ([u8; HEADER], Ctr, KeyIv) {
@@ -90,7 +116,7 @@ pub fn seal_for_proxy(
     while looks_like_another_protocol(&header) {
         header = random();
     }
-    header[TAG].copy_from_slice(&PADDED_INTERMEDIATE);
+    header[TAG].copy_from_slice(&tag(framing));
     header[DC].copy_from_slice(&dc.to_le_bytes());
     let Directions { up, down } = directions(material(&header), Some(secret));
     let stream = sealed(&mut header, &up);
@@ -244,6 +270,37 @@ mod tests {
     }
 
     #[test]
+    fn every_tag_opens_where_any_is_allowed() {
+        for (group, framing) in [
+            ("O2_plain16_abridged_media", Framing::Abridged),
+            ("O3_dd_padded", Framing::Padded),
+            ("O4_ee_in_tls", Framing::Padded),
+        ] {
+            let mut opened = open_any(&vector_array(group, "wire_init"), &secret(group)).unwrap();
+            assert_eq!(opened.framing, framing, "{group}");
+            let mut up = vector(group, "up_wire");
+            opened.up.apply(&mut up);
+            assert_eq!(up, vector(group, "up_plain"), "{group}");
+        }
+        for framing in [Framing::Abridged, Framing::Intermediate, Framing::Padded] {
+            let (header, mut up, down) = seal_for_proxy(-2, framing, &[1; 16], || [7; HEADER]);
+            let mut opened = open_any(&header, &[1; 16]).unwrap();
+            assert!(opened.framing == framing && opened.dc == -2 && opened.down == down);
+            assert_eq!(open(&header, &[1; 16]).is_some(), framing == Framing::Padded, "inside fake TLS");
+            assert!(open_any(&header, &[2; 16]).is_none(), "another secret");
+            let mut sent = *b"behind it";
+            up.apply(&mut sent);
+            opened.up.apply(&mut sent);
+            assert_eq!(&sent, b"behind it");
+            // A data centre frames as the header that it gets says.
+            let (header, _) = seal_for_dc(2, framing, &down, || [7; 10]);
+            let mut plain = header;
+            directions(material(&header), None).up.stream().apply(&mut plain);
+            assert_eq!(plain[TAG], tag(framing));
+        }
+    }
+
+    #[test]
     fn fast_mode_makes_the_data_centre_use_the_clients_keys() {
         let group = "F1_fast";
         let down = KeyIv { key: vector_array(group, "client_s2c_key"), iv: vector_array(group, "client_s2c_iv") };
@@ -251,7 +308,7 @@ mod tests {
         let mut free = [0; 10];
         free[..8].copy_from_slice(&plain[..8]);
         free[8..].copy_from_slice(&plain[62..]);
-        let (header, mut up) = seal_for_dc(2, &down, || free);
+        let (header, mut up) = seal_for_dc(2, Framing::Padded, &down, || free);
         assert_eq!(header.to_vec(), vector(group, "dc_wire_init"));
         let mut sent = vector(group, "up_plain");
         up.apply(&mut sent);
@@ -265,7 +322,7 @@ mod tests {
     fn forbidden_starts_are_drawn_again() {
         let starts: [&[u8]; 5] = [&[0xef], b"HEAD", &[0xdd; 4], &[1, 2, 3, 4, 0, 0, 0, 0], &[7; 8]];
         let mut draws = starts.iter();
-        let (header, _) = seal_for_dc(2, &KeyIv { key: [1; 32], iv: [2; 16] }, || {
+        let (header, _) = seal_for_dc(2, Framing::Padded, &KeyIv { key: [1; 32], iv: [2; 16] }, || {
             let start = draws.next().unwrap();
             std::array::from_fn(|at| start.get(at).copied().unwrap_or(1))
         });
@@ -275,7 +332,7 @@ mod tests {
     #[test]
     fn a_proxy_opens_what_is_sealed_for_it() {
         let mut draws = [[0xef; HEADER], [7; HEADER]].into_iter();
-        let (header, mut up, down) = seal_for_proxy(-4, &[1; 16], || draws.next().unwrap());
+        let (header, mut up, down) = seal_for_proxy(-4, Framing::Padded, &[1; 16], || draws.next().unwrap());
         assert_eq!(header[..8], [7; 8]);
         let mut opened = open(&header, &[1; 16]).unwrap();
         assert!(opened.dc == -4 && opened.down == down);

@@ -15,6 +15,7 @@ use crate::net::{dial, sockopt};
 use crate::telegram::ping::{Odd, Question};
 use crate::telegram::{DcId, hop};
 use crate::wire::obfuscated::{self, HEADER};
+use crate::wire::packets::Framing;
 use crate::wire::record::{self, Header, kind};
 use crate::wire::{HelloClass, fake_tls};
 
@@ -62,7 +63,8 @@ impl Visitor {
     ) -> Result<Duration, LoginError> {
         let start = Instant::now();
         let mut stream = self.greet_over(front, random).await?;
-        let (header, mut up, down) = obfuscated::seal_for_proxy(dc.number(), self.secret.bytes(), || array(random));
+        let (header, mut up, down) =
+            obfuscated::seal_for_proxy(dc.number(), Framing::Padded, self.secret.bytes(), || array(random));
         let mut down = down.stream();
         let question = Question::new(array(random));
         let mut frame = question.frame(SystemTime::now().into());

@@ -10,6 +10,7 @@ use crate::crypto::Mac;
 use crate::crypto::kdf::KeyIv;
 use crate::fixtures::{vector, vector_array};
 use crate::wire::ClientHello;
+use crate::wire::packets::Framing;
 use crate::wire::record::{CHANGE_CIPHER_SPEC, Header};
 
 const NOW: UnixTime = UnixTime(1_767_225_600);
@@ -481,7 +482,8 @@ impl World {
     fn header(&self, secret: &[u8; 16]) -> Vec<u8> {
         let number = self.headers.get() + 1;
         self.headers.set(number);
-        let (header, ..) = obfuscated::seal_for_proxy(2, secret, || std::array::from_fn(|at| at as u8 ^ number));
+        let (header, ..) =
+            obfuscated::seal_for_proxy(2, Framing::Padded, secret, || std::array::from_fn(|at| at as u8 ^ number));
         in_record(&header)
     }
 
@@ -717,7 +719,7 @@ fn a_hello_that_was_refused_for_its_time_is_spent_for_every_time() {
 fn an_altered_copy_of_a_header_is_the_same_header() {
     for (what, alter) in ALTERATIONS {
         let world = World::new();
-        let (mut header, mut up, down) = obfuscated::seal_for_proxy(2, &OURS, || [3; HEADER]);
+        let (mut header, mut up, down) = obfuscated::seal_for_proxy(2, Framing::Padded, &OURS, || [3; HEADER]);
         let (hello, again) = (world.hello(NOW), world.hello(NOW));
         assert!(world.enters(&hello, &in_record(&header)), "{what}");
         let mut known = [0; 64];

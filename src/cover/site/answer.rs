@@ -67,6 +67,7 @@ impl Handler {
     pub(super) fn fields(&self, head: Head, framing: &[(&'static str, &'static str)]) -> Fields {
         match head {
             Head::Own(own) => own.fields(self.server.as_deref().unwrap_or("nginx"), date::now(), framing),
+            Head::Exact(fields) => framed(fields, framing),
             Head::Theirs(mut fields) => {
                 if let Some(server) = &self.server {
                     let value = Bytes::from(server.clone());

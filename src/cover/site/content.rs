@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
+use super::extension::Socket;
 use super::upstream::Coming;
 
 /// The body of an answer.
@@ -19,6 +20,8 @@ pub(super) enum Content {
     Theirs(Box<Coming>),
     /// Another protocol from here on, with what of it has come already.
     Tunnel(Box<TcpStream>, Bytes),
+    /// The same, for an extension that goes on with the connection itself.
+    Taken(Box<dyn Socket>),
 }
 
 /// A part of a body.
@@ -53,7 +56,7 @@ impl Content {
                 }
             }
             Content::Theirs(coming) => coming.next(most).await,
-            Content::Tunnel(..) => Ok(None),
+            Content::Tunnel(..) | Content::Taken(_) => Ok(None),
         }
     }
 
@@ -62,7 +65,7 @@ impl Content {
         match self {
             Content::Pieces(pieces, _) => pieces.is_empty(),
             Content::Theirs(coming) => coming.is_over(),
-            Content::Tunnel(..) => true,
+            Content::Tunnel(..) | Content::Taken(_) => true,
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,45 +16,50 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::answer::Handler;
 use super::bodies::Body;
 use super::content::Content;
+use super::extension::{self, Guest, Socket};
 use super::fault::Fault;
 use super::framing::{Framing, Taken};
-use super::message::{Broken, Fields, Head, Reply, Request, Version, reason};
+use super::message::{Broken, Fields, Head, Reply, Upload, Version, reason};
 use super::request_head::{HeadReader, Whole};
 
 /// Serves until either side is done and gives the stream back for closing. The first head has to be there by `first`.
-pub(super) async fn serve<T>(stream: T, peer: Option<SocketAddr>, handler: Arc<Handler>, first: Instant) -> Option<T>
+pub(super) async fn serve<T>(stream: T, guest: Guest, handler: Arc<Handler>, first: Instant) -> Option<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (read, write) = split(stream);
     let mut reader = Reader { half: read, bytes: BytesMut::new(), framing: Framing::Over };
     let mut writer = Writer(write);
-    let tunnel = visit(&mut reader, &mut writer, peer, &handler, first).await;
+    let tunnel = visit(&mut reader, &mut writer, &guest, &handler, first).await;
     let (early, mut stream) = (reader.bytes.freeze(), reader.half.unsplit(writer.0));
-    if let Some(tunnel) = tunnel {
-        pass(&mut stream, early, tunnel).await;
+    match tunnel {
+        Some(Tunnel::Upstream { stream: far, said }) => pass(&mut stream, early, *far, said).await,
+        Some(Tunnel::Taken(socket)) => socket.run(&mut stream, early).await,
+        None => {}
     }
     Some(stream)
 }
 
-/// Another protocol, and what of it has come already.
-struct Tunnel {
-    stream: TcpStream,
-    early: Bytes,
+/// Another protocol, and who speaks it.
+enum Tunnel {
+    /// Another server, which has said this already.
+    Upstream { stream: Box<TcpStream>, said: Bytes },
+    /// An extension.
+    Taken(Box<dyn Socket>),
 }
 
 /// Carries both directions of what the connection was upgraded to, until each has ended.
-async fn pass<T: AsyncRead + AsyncWrite + Unpin>(client: &mut T, early: Bytes, mut tunnel: Tunnel) {
-    if tunnel.stream.write_all(&early).await.is_ok() && client.write_all(&tunnel.early).await.is_ok() {
+async fn pass<T: AsyncRead + AsyncWrite + Unpin>(client: &mut T, early: Bytes, mut far: TcpStream, said: Bytes) {
+    if far.write_all(&early).await.is_ok() && client.write_all(&said).await.is_ok() {
         let _ = client.flush().await;
-        let _ = copy_bidirectional(client, &mut tunnel.stream).await;
+        let _ = copy_bidirectional(client, &mut far).await;
     }
 }
 
 async fn visit<T: AsyncRead + AsyncWrite>(
     reader: &mut Reader<T>,
     writer: &mut Writer<T>,
-    peer: Option<SocketAddr>,
+    guest: &Guest,
     handler: &Arc<Handler>,
     first: Instant,
 ) -> Option<Tunnel> {
@@ -66,7 +70,7 @@ async fn visit<T: AsyncRead + AsyncWrite>(
         };
         match head {
             Ok(whole) => {
-                let turn = Turn { whole, peer, handler, last: served + 1 == REQUESTS };
+                let turn = Turn { whole, guest, handler, last: served + 1 == REQUESTS };
                 match turn.take(reader, writer).await {
                     After::Next => {}
                     After::Close => return None,
@@ -100,7 +104,7 @@ enum Ended {
 /// One request and its answer.
 struct Turn<'h> {
     whole: Whole,
-    peer: Option<SocketAddr>,
+    guest: &'h Guest,
     handler: &'h Arc<Handler>,
     /// Whether the connection has served long enough.
     last: bool,
@@ -112,13 +116,23 @@ impl Turn<'_> {
         reader.framing = Framing::of(request.length);
         let stays = stays && !self.last;
         let shape = Shape { version: request.version, silent: request.is_head(), stays };
-        if self.handler.passes_on() {
-            if expects && request.has_body() && writer.say_continue().await.is_err() {
-                return After::Close;
-            }
-            return exchange(request, shape, self.peer, self.handler, reader, writer).await;
+        let claim = self.guest.claim(&request);
+        if (claim.is_some() || self.handler.passes_on())
+            && expects
+            && request.has_body()
+            && writer.say_continue().await.is_err()
+        {
+            return After::Close;
         }
-        let mut reply = self.handler.answer(&request, mpsc::channel(1).1, self.peer).await;
+        let peer = self.guest.peer;
+        if let Some(claim) = claim {
+            return exchange(|upload| extension::answer(claim, upload), shape, self.handler, reader, writer).await;
+        }
+        if self.handler.passes_on() {
+            let answer = |upload| self.handler.answer(&request, upload, peer);
+            return exchange(answer, shape, self.handler, reader, writer).await;
+        }
+        let mut reply = self.handler.answer(&request, mpsc::channel(1).1, peer).await;
         let has_content = matches!(reply.status, 200 | 206 | 304 | 412 | 416);
         if has_content && expects && writer.say_continue().await.is_err() {
             return After::Close;
@@ -140,17 +154,16 @@ impl Turn<'_> {
 }
 
 /// Passes a request on: its body goes up while the answer comes down, and a client that leaves ends both.
-async fn exchange<T: AsyncRead + AsyncWrite>(
-    request: Request,
+async fn exchange<T: AsyncRead + AsyncWrite, A: Future<Output = Reply>>(
+    answer: impl FnOnce(Upload) -> A,
     shape: Shape,
-    peer: Option<SocketAddr>,
     handler: &Arc<Handler>,
     reader: &mut Reader<T>,
     writer: &mut Writer<T>,
 ) -> After {
     let (sender, upload) = mpsc::channel(1);
     let answering = async {
-        let reply = handler.answer(&request, upload, peer).await;
+        let reply = answer(upload).await;
         writer.reply(reply, handler, &shape).await
     };
     let outcome = {
@@ -340,9 +353,9 @@ impl<T: AsyncRead + AsyncWrite> Writer<T> {
 
     /// Writes an answer to its end; gives back what the connection goes on as, if that is something else.
     async fn reply(&mut self, reply: Reply, handler: &Handler, shape: &Shape) -> io::Result<Sent> {
-        let Reply { status, line, head, mut content, last } = reply;
+        let Reply { status, line, head, content, last } = reply;
         let bare = shape.silent || matches!(status, 100..=199 | 204 | 304);
-        let upgrades = matches!(content, Content::Tunnel(..));
+        let upgrades = matches!(content, Content::Tunnel(..) | Content::Taken(_));
         let framed = bare || has_length(&head);
         let chunked = !framed && shape.version == Version::Http11;
         let stays = shape.stays && !last && (framed || chunked);
@@ -364,11 +377,19 @@ impl<T: AsyncRead + AsyncWrite> Writer<T> {
         if shape.version != Version::Http09 {
             start = head_text(status, line.as_deref(), &handler.fields(head, &framing));
         }
-        if let Content::Tunnel(stream, early) = content {
-            self.write(&start).await?;
-            self.flush().await?;
-            return Ok(Sent::Tunnel(Tunnel { stream: *stream, early }));
-        }
+        let tunnel = match content {
+            Content::Tunnel(stream, said) => Ok(Tunnel::Upstream { stream, said }),
+            Content::Taken(socket) => Ok(Tunnel::Taken(socket)),
+            content => Err(content),
+        };
+        let mut content = match tunnel {
+            Ok(tunnel) => {
+                self.write(&start).await?;
+                self.flush().await?;
+                return Ok(Sent::Tunnel(tunnel));
+            }
+            Err(content) => content,
+        };
         if bare {
             self.write(&start).await?;
         } else {
@@ -446,7 +467,7 @@ async fn at_once<F: Future>(future: F) -> Option<F::Output> {
 fn has_length(head: &Head) -> bool {
     match head {
         Head::Own(own) => own.length.is_some(),
-        Head::Theirs(fields) => fields.get("content-length").is_some(),
+        Head::Theirs(fields) | Head::Exact(fields) => fields.get("content-length").is_some(),
     }
 }
 

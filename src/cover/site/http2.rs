@@ -1,7 +1,6 @@
 //! One connection of HTTP/2, with the settings, habits and deadlines of nginx.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +18,14 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::answer::Handler;
 use super::bodies::Body;
 use super::content::Content;
+use super::extension::{self, Guest};
 use super::fault::Fault;
 use super::frames::{self, Lent, Shared};
 use super::message::{Broken, Fields, Reply, Request, Version};
 use super::{forward, request_head, target};
 
 /// Serves until either side is done and gives the stream back for closing. The first request has to be there by `first`.
-pub(super) async fn serve<T>(stream: T, peer: Option<SocketAddr>, handler: Arc<Handler>, first: Instant) -> Option<T>
+pub(super) async fn serve<T>(stream: T, guest: Guest, handler: Arc<Handler>, first: Instant) -> Option<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -33,7 +33,7 @@ where
     let greeting = timeout_at(first, builder().handshake(Lent::new(&shared))).await;
     match greeting {
         Ok(Ok(connection)) => {
-            visit(connection, &shared, peer, &handler, first).await;
+            visit(connection, &shared, &guest, &handler, first).await;
             shared.back()
         }
         Ok(Err(error)) => {
@@ -67,7 +67,7 @@ fn builder() -> server::Builder {
 async fn visit<T: AsyncRead + AsyncWrite + Unpin>(
     mut connection: Connection<Lent<T>, Bytes>,
     shared: &Arc<Shared<T>>,
-    peer: Option<SocketAddr>,
+    guest: &Guest,
     handler: &Arc<Handler>,
     first: Instant,
 ) {
@@ -82,7 +82,7 @@ async fn visit<T: AsyncRead + AsyncWrite + Unpin>(
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     let (parts, body) = request.into_parts();
-                    let turn = Turn { peer, handler: Arc::clone(handler), respond };
+                    let turn = Turn { guest: guest.clone(), handler: Arc::clone(handler), respond };
                     open.spawn(turn.take(parts, body));
                 }
                 Some(Err(_)) | None => break,
@@ -106,7 +106,7 @@ async fn visit<T: AsyncRead + AsyncWrite + Unpin>(
 
 /// One request and its answer.
 struct Turn {
-    peer: Option<SocketAddr>,
+    guest: Guest,
     handler: Arc<Handler>,
     respond: SendResponse<Bytes>,
 }
@@ -122,8 +122,12 @@ impl Turn {
                 return;
             }
         };
+        if let Some(claim) = self.guest.claim(&request) {
+            return self.take_claimed(claim, request, body, silent).await;
+        }
+        let peer = self.guest.peer;
         if !self.handler.passes_on() {
-            let reply = self.handler.answer(&request, mpsc::channel(1).1, self.peer).await;
+            let reply = self.handler.answer(&request, mpsc::channel(1).1, peer).await;
             self.reply(reply, silent).await;
             return;
         }
@@ -131,13 +135,26 @@ impl Turn {
         let handler = Arc::clone(&self.handler);
         let counted = request.has_body().then(|| handler.body());
         let answering = async {
-            let reply = handler.answer(&request, upload, self.peer).await;
+            let reply = handler.answer(&request, upload, peer).await;
             self.reply(reply, silent).await;
         };
         tokio::select! {
             () = answering => {}
             () = pump(body, counted, sender) => {}
         }
+    }
+
+    /// A request that the extension answers. A client that resets it ends it.
+    async fn take_claimed(mut self, claim: extension::Claim, request: Request, body: RecvStream, silent: bool) {
+        let (sender, upload) = mpsc::channel(1);
+        let handler = Arc::clone(&self.handler);
+        let counted = request.has_body().then(|| handler.body());
+        let reply = tokio::select! {
+            reply = extension::answer(claim, upload) => reply,
+            () = pump(body, counted, sender) => return,
+            _ = poll_fn(|context| self.respond.poll_reset(context)) => return,
+        };
+        self.reply(reply, silent).await;
     }
 
     /// Sends an answer, each piece when there is room for it.

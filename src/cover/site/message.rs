@@ -103,6 +103,8 @@ pub(super) enum Head {
     Own(Box<Own>),
     /// Those of another server, in its order.
     Theirs(Fields),
+    /// Those of an extension, to which the site adds nothing of its own.
+    Exact(Fields),
 }
 
 /// The fields that a server of its own sends, in the order in which it does.
@@ -148,6 +150,7 @@ pub(super) fn reason(status: u16) -> &'static str {
         100 => "Continue",
         101 => "Switching Protocols",
         200 => "OK",
+        204 => "No Content",
         206 => "Partial Content",
         301 => "Moved Permanently",
         304 => "Not Modified",
@@ -163,6 +166,7 @@ pub(super) fn reason(status: u16) -> &'static str {
         500 => "Internal Server Error",
         501 => "Not Implemented",
         502 => "Bad Gateway",
+        503 => "Service Temporarily Unavailable",
         504 => "Gateway Time-out",
         505 => "HTTP Version Not Supported",
         _ => "",

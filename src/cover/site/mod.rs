@@ -27,6 +27,7 @@ mod conditional;
 mod content;
 mod date;
 mod error;
+pub mod extension;
 mod fault;
 mod files;
 mod forward;
@@ -61,6 +62,7 @@ use tokio_rustls::TlsAcceptor;
 
 use self::acme::{Answering, Challenges};
 use self::answer::{Handler, Source};
+use self::extension::Guest;
 use self::files::Folder;
 use self::upstream::Upstream;
 use crate::auth::UnixTime;
@@ -156,20 +158,21 @@ impl Site {
     /// Serves one connection from its first byte to its last, and says `Ok` whatever happened after the handshake.
     ///
     /// A handshake that fails hands the stream back, the alert already written, and the caller closes it (see
-    /// [`linger`]). Dropping the future ends the connection: no task of its own holds the stream.
-    pub async fn serve<S>(&self, stream: S, peer: Option<SocketAddr>) -> Result<(), (io::Error, S)>
+    /// [`linger`]). Dropping the future ends the connection: no task of its own holds the stream. The guest may bring an
+    /// [`extension::Extension`], which is asked before the site.
+    pub async fn serve<S>(&self, stream: S, guest: impl Into<Guest>) -> Result<(), (io::Error, S)>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // Both parts are boxed, so that a connection that only sits there carries no more than a handshake.
-        if let Some(visit) = Box::pin(self.greet(stream, peer)).await? {
+        if let Some(visit) = Box::pin(self.greet(stream, guest.into())).await? {
             visit.await;
         }
         Ok(())
     }
 
     /// The handshake, and then what is to be done after it; `None` if the client took too long.
-    async fn greet<S>(&self, stream: S, peer: Option<SocketAddr>) -> Result<Option<Whole>, (io::Error, S)>
+    async fn greet<S>(&self, stream: S, guest: Guest) -> Result<Option<Whole>, (io::Error, S)>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -186,9 +189,9 @@ impl Site {
         let (newer, handler) = (agreed == Some(b"h2"), Arc::clone(&self.content));
         Ok(Some(Box::pin(async move {
             let stream = match newer {
-                true => http2::serve(stream, peer, handler, first).await,
+                true => http2::serve(stream, guest, handler, first).await,
                 // Without an agreement it is the older one, as everywhere.
-                false => http1::serve(stream, peer, handler, first).await,
+                false => http1::serve(stream, guest, handler, first).await,
             };
             if let Some(stream) = stream {
                 tls::close(stream).await;

@@ -15,7 +15,7 @@ use super::{HANDSHAKE, closing, http1, page};
 /// Answers one client to the end.
 pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, handler: &Arc<Handler>) {
     let first = Instant::now() + HANDSHAKE;
-    if let Some(stream) = http1::serve(stream, Some(peer), Arc::clone(handler), first).await {
+    if let Some(stream) = http1::serve(stream, Some(peer).into(), Arc::clone(handler), first).await {
         closing::linger(stream).await;
     }
 }

@@ -1,7 +1,9 @@
 //! Deadlines and closing, over in-memory pipes and with a clock that does not wait.
 
+use super::extension::{Answer, Asked, Claim, Duplex, Extension, Socket};
 use super::*;
 use crate::cover::scout::AnyCertificate;
+use bytes::Bytes;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
@@ -338,4 +340,158 @@ async fn the_authority_is_let_go_when_it_has_seen_the_challenge() {
     assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0, "a close alert and nothing else");
     drop(stream);
     assert!(serving.await.unwrap());
+}
+
+/// Claims what is below a folder of its own.
+struct Apart;
+
+impl Extension for Apart {
+    fn claim(&self, asked: &Asked<'_>) -> Option<Claim> {
+        let (method, target) = (asked.method.to_vec(), asked.target.strip_prefix(b"/apart/")?.to_vec());
+        let wants_socket = asked.all("upgrade").next().is_some();
+        Some(Box::new(move |body| {
+            Box::pin(async move {
+                if wants_socket {
+                    let fields = vec![("Upgrade", "websocket".into()), ("Sec-WebSocket-Protocol", "own".into())];
+                    return Answer::Socket { fields, socket: Box::new(Echo) };
+                }
+                if target == b"never" {
+                    std::future::pending::<()>().await;
+                }
+                let Some(body) = body.whole(100).await else {
+                    return Answer::Reply { status: 204, fields: vec![("X-Own", "too long".into())], content: vec![] };
+                };
+                let content = vec![Bytes::from(method), Bytes::from_static(b" "), Bytes::from(target), body];
+                Answer::Reply { status: 200, fields: vec![("X-Own", "yes".into())], content }
+            })
+        }))
+    }
+}
+
+/// Says again what it hears, until it hears the end.
+struct Echo;
+
+impl Socket for Echo {
+    fn run<'s>(
+        self: Box<Self>,
+        stream: &'s mut dyn Duplex,
+        early: Bytes,
+    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + 's>> {
+        Box::pin(async move {
+            let mut heard = early.to_vec();
+            while !heard.ends_with(b"!") && stream.read_buf(&mut heard).await.is_ok_and(|read| read > 0) {}
+            stream.write_all(&heard).await.unwrap();
+            stream.flush().await.unwrap();
+        })
+    }
+}
+
+impl Scene {
+    /// A visitor whose requests an extension is asked for first.
+    async fn extended(&self, alpn: &[u8]) -> TlsStream<DuplexStream> {
+        let (theirs, ours) = duplex(64 * 1024);
+        let site = Arc::clone(&self.site);
+        let peer = Some(([192, 0, 2, 1], 1).into());
+        tokio::spawn(async move { site.serve(ours, Guest { peer, extension: Some(Arc::new(Apart)) }).await.is_ok() });
+        self.connect(theirs, alpn).await
+    }
+}
+
+/// Sends a request and reads to the end of its connection.
+async fn closing(mut stream: TlsStream<DuplexStream>, head: &str, body: &str) -> String {
+    let request = format!("{head}\r\nHost: site.test\r\nConnection: close\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn an_extension_answers_what_it_claims_and_nothing_of_the_site_lands_on_it() {
+    let (upstream, _listener) = Scene::upstream();
+    for scene in [Scene::new(b"It works!"), upstream] {
+        for (head, body, expected) in [
+            (
+                "GET /apart/x?y HTTP/1.1",
+                "",
+                "HTTP/1.1 200 OK\r\nX-Own: yes\r\nContent-Length: 7\r\nConnection: close\r\n\r\nGET x?y",
+            ),
+            (
+                "POST /apart/ HTTP/1.1\r\nContent-Length: 4",
+                "body",
+                "HTTP/1.1 200 OK\r\nX-Own: yes\r\nContent-Length: 9\r\nConnection: close\r\n\r\nPOST body",
+            ),
+            (
+                "POST /apart/ HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked",
+                "4\r\nbody\r\n0\r\n\r\n",
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nX-Own: yes\r\nContent-Length: 9\r\nConnection: close\r\n\r\nPOST body",
+            ),
+            (
+                "HEAD /apart/ HTTP/1.1",
+                "",
+                "HTTP/1.1 200 OK\r\nX-Own: yes\r\nContent-Length: 5\r\nConnection: close\r\n\r\n",
+            ),
+        ] {
+            assert_eq!(closing(scene.extended(b"http/1.1").await, head, body).await, expected);
+        }
+        let long = "x".repeat(101);
+        let head = "POST /apart/ HTTP/1.1\r\nContent-Length: 101";
+        let answer = closing(scene.extended(b"http/1.1").await, head, &long).await;
+        assert_eq!(answer, "HTTP/1.1 204 No Content\r\nX-Own: too long\r\nConnection: close\r\n\r\n");
+    }
+}
+
+#[tokio::test]
+async fn what_no_extension_claims_is_answered_as_without_one() {
+    let scene = Scene::new(b"It works!");
+    for (head, body) in [
+        ("GET / HTTP/1.1", ""),
+        ("GET /apart HTTP/1.1", ""),
+        ("POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4", "body"),
+        ("GET / HTTP/1.1\r\nUpgrade: websocket", ""),
+        ("OPTIONS * HTTP/1.1", ""),
+        ("CONNECT /apart/ HTTP/1.1", ""),
+    ] {
+        let (plain, _serving) = scene.visitor(64 * 1024, b"http/1.1").await;
+        let dateless =
+            |answer: String| answer.lines().filter(|line| !line.starts_with("Date: ")).collect::<Vec<_>>().join("\n");
+        let expected = dateless(closing(plain, head, body).await);
+        assert_eq!(dateless(closing(scene.extended(b"http/1.1").await, head, body).await), expected, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn an_extension_goes_on_with_a_connection_as_a_socket() {
+    let scene = Scene::new(b"It works!");
+    let mut stream = scene.extended(b"http/1.1").await;
+    let request = b"GET /apart/ HTTP/1.1\r\nHost: site.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly ";
+    stream.write_all(request).await.unwrap();
+    let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: own\r\nConnection: upgrade\r\n\r\n";
+    let mut answer = vec![0; head.len()];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), String::from_utf8_lossy(head));
+    stream.write_all(b"and late!").await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"early and late!", "and then the close alert of TLS");
+}
+
+#[tokio::test]
+async fn an_extension_answers_over_http2_and_learns_of_a_reset() {
+    let scene = Scene::new(b"It works!");
+    let (mut client, connection) = h2::client::handshake(scene.extended(b"h2").await).await.unwrap();
+    tokio::spawn(connection);
+    let request = |path: &str| hyper::Request::post(format!("https://site.test{path}")).body(()).unwrap();
+    let (response, mut body) = client.send_request(request("/apart/a"), false).unwrap();
+    body.send_data(Bytes::from_static(b" body"), true).unwrap();
+    let response = response.await.unwrap();
+    let names: Vec<_> = response.headers().keys().map(|name| name.as_str()).collect();
+    assert_eq!((response.status().as_u16(), names), (200, vec!["x-own", "content-length"]));
+    let answer = response.into_body().data().await.unwrap().unwrap();
+    assert!(b"POST a body".starts_with(&answer), "{answer:?}");
+    let (response, mut never) = client.send_request(request("/apart/never"), true).unwrap();
+    never.send_reset(h2::Reason::CANCEL);
+    assert!(response.await.is_err());
+    let (response, _) = client.send_request(request("/elsewhere"), true).unwrap();
+    assert_eq!(response.await.unwrap().headers()["server"], "nginx", "the site's own");
 }

@@ -1,0 +1,204 @@
+//! A part beside the site that takes some requests before the site answers them.
+//!
+//! An [`Extension`] is shown the head of each request as soon as it has been read, before anything depends on it. What it
+//! leaves is answered by the very code that answers without one. What it takes is its own: it gets the body as it comes, and
+//! says status, header fields and content of the answer, to which nothing of the site is added; or it takes over the
+//! connection of HTTP/1.1, or the stream of HTTP/2, as a socket.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::content::{Content, Piece};
+use super::message::{Broken, Fields, Head, Reply, Request, Upload, Version};
+
+/// Takes requests, or leaves them to the site.
+pub trait Extension: Send + Sync {
+    /// Takes this request, or `None` if it is one for the site. Asked once for each request, so it must be quick, and the
+    /// time that it takes for those that it leaves must tell nothing.
+    fn claim(&self, asked: &Asked<'_>) -> Option<Claim>;
+}
+
+/// The head of a request, as it is shown to an [`Extension`].
+#[derive(Clone, Copy)]
+pub struct Asked<'r> {
+    /// The method.
+    pub method: &'r [u8],
+    /// Path and query as they were sent, nothing resolved.
+    pub target: &'r [u8],
+    /// The header fields in their order. The authority of HTTP/2 is the first, as `host`.
+    pub fields: &'r [(Bytes, Bytes)],
+    /// Whether it came over HTTP/2.
+    pub http2: bool,
+    /// The length of the body; `None` if it is not told beforehand.
+    pub length: Option<u64>,
+    /// Whom it comes from, if that is known.
+    pub peer: Option<SocketAddr>,
+}
+
+impl<'r> Asked<'r> {
+    /// All values of a header field.
+    pub fn all(&self, name: &'r str) -> impl Iterator<Item = &'r [u8]> + use<'r> {
+        let found = move |field: &&(Bytes, Bytes)| field.0.eq_ignore_ascii_case(name.as_bytes());
+        self.fields.iter().filter(found).map(|(_, value)| &value[..])
+    }
+}
+
+impl fmt::Debug for Asked<'_> {
+    /// Without target and fields, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asked").field("http2", &self.http2).field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+/// A request that was taken: given its body, the answer. Dropped when the client has left.
+pub type Claim = Box<dyn FnOnce(Incoming) -> Answering + Send>;
+
+/// An answer under way.
+pub type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// The body of a request that was taken, as it comes.
+pub struct Incoming(Upload);
+
+impl Incoming {
+    pub(super) fn new(upload: Upload) -> Self {
+        Self(upload)
+    }
+
+    /// The next piece; `None` at the end. An error means that the body has broken off.
+    pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        let piece = self.0.recv().await?;
+        Some(piece.map_err(|Broken| io::ErrorKind::UnexpectedEof.into()))
+    }
+
+    /// The whole body, if it has no more than so many bytes; `None` if it has, or breaks off.
+    pub async fn whole(mut self, most: usize) -> Option<Bytes> {
+        let mut first = Bytes::new();
+        let mut all = BytesMut::new();
+        while let Some(piece) = self.next().await {
+            let piece = piece.ok()?;
+            if first.len() + all.len() + piece.len() > most {
+                return None;
+            }
+            // What comes in one piece is not copied.
+            if first.is_empty() && all.is_empty() {
+                first = piece;
+                continue;
+            }
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&piece);
+        }
+        Some(if all.is_empty() { first } else { all.freeze() })
+    }
+}
+
+/// The answer to a request that was taken.
+pub enum Answer {
+    /// Status, header fields and content. The length of the content is added, where there may be one.
+    Reply {
+        /// The status.
+        status: u16,
+        /// The header fields.
+        fields: Vec<(&'static str, Cow<'static, str>)>,
+        /// The content in pieces, none of them empty.
+        content: Vec<Bytes>,
+    },
+    /// The connection becomes a socket: `101` and these fields over HTTP/1.1, `200` over HTTP/2.
+    Socket {
+        /// The header fields.
+        fields: Vec<(&'static str, Cow<'static, str>)>,
+        /// What goes on with it.
+        socket: Box<dyn Socket>,
+    },
+}
+
+/// What a connection was handed over to.
+pub trait Socket: Send {
+    /// Goes on with the stream, of which `early` has come already, to the end of either side. Dropped when the connection
+    /// is.
+    fn run<'s>(
+        self: Box<Self>,
+        stream: &'s mut dyn Duplex,
+        early: Bytes,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 's>>;
+}
+
+/// A stream in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// Who visits, and who is asked before the site.
+#[derive(Clone, Default)]
+pub struct Guest {
+    /// The address, if it is known.
+    pub peer: Option<SocketAddr>,
+    /// The extension that is asked for the requests of this visit, if there is one.
+    pub extension: Option<Arc<dyn Extension>>,
+}
+
+impl From<Option<SocketAddr>> for Guest {
+    /// A guest of the site alone.
+    fn from(peer: Option<SocketAddr>) -> Self {
+        Self { peer, extension: None }
+    }
+}
+
+impl Guest {
+    /// Asks the extension for a request.
+    pub(super) fn claim(&self, request: &Request) -> Option<Claim> {
+        self.extension.as_ref()?.claim(&Asked {
+            method: &request.method,
+            target: &request.target.raw,
+            fields: &request.fields.0,
+            http2: request.version == Version::Http2,
+            length: request.length,
+            peer: self.peer,
+        })
+    }
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guest").field("extended", &self.extension.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Has a request answered that was taken.
+pub(super) async fn answer(claim: Claim, body: Upload) -> Reply {
+    match claim(Incoming::new(body)).await {
+        Answer::Reply { status, fields, content } => {
+            let mut head = exact(fields);
+            if !matches!(status, 100..=199 | 204 | 304) {
+                let length: usize = content.iter().map(Bytes::len).sum();
+                head.push("Content-Length", length.to_string());
+            }
+            let pieces = content.into_iter().map(Piece::Bytes).collect();
+            Reply { status, line: None, head: Head::Exact(head), content: Content::Pieces(pieces, None), last: false }
+        }
+        Answer::Socket { fields, socket } => Reply {
+            status: 101,
+            line: None,
+            head: Head::Exact(exact(fields)),
+            content: Content::Taken(socket),
+            last: false,
+        },
+    }
+}
+
+fn exact(fields: Vec<(&'static str, Cow<'static, str>)>) -> Fields {
+    let mut exact = Fields(Vec::with_capacity(fields.len() + 2));
+    for (name, value) in fields {
+        match value {
+            Cow::Borrowed(value) => exact.push(name, value),
+            Cow::Owned(value) => exact.push(name, value),
+        }
+    }
+    exact
+}
