@@ -144,6 +144,7 @@ as_root() {
 
 telegram() {
     bash tests/real_clients/venv.sh "$TARGET/venv"
+    bash tests/webproxy/venv.sh "$TARGET/webvenv"
 }
 
 # A package of its own, so that nobody else compiles BoringSSL. It takes minutes the first time.

@@ -58,7 +58,7 @@ impl Key {
     }
 
     /// Whether the member may enter with this key now, from this address.
-    pub(super) fn admit(&self, from: IpAddr, now: UnixTime) -> Result<Permit, Refusal> {
+    pub fn admit(&self, from: IpAddr, now: UnixTime) -> Result<Permit, Refusal> {
         self.standing(now)?;
         Ok(self.member.admit(from, now)?.for_key(self.tag))
     }
@@ -67,6 +67,12 @@ impl Key {
     pub(super) fn would_admit(&self, from: IpAddr, now: UnixTime) -> Result<(), Refusal> {
         self.standing(now)?;
         self.member.would_admit(from, now)
+    }
+
+    /// Whether one who came with this key from this address may be here.
+    pub fn stands(&self, from: IpAddr, now: UnixTime) -> Result<(), Refusal> {
+        self.standing(now)?;
+        self.member.standing(from, now)
     }
 
     /// Whose key it is.
@@ -144,6 +150,11 @@ impl Keyring {
         let ended = |key: &Arc<Key>| key.standing(now).is_err();
         self.next_end.filter(|end| now >= *end)?;
         Some(Self::of(self.keys.iter().filter(|key| !ended(key)).cloned().collect(), self.names.clone()))
+    }
+
+    /// All of them.
+    pub fn keys(&self) -> &[Arc<Key>] {
+        &self.keys
     }
 
     /// What the replay memory has to remember for.

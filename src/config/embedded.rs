@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{error, fmt};
 
+use data_encoding::HEXLOWER;
 use ipnet::IpNet;
 use rand::CryptoRng;
 
 use super::layer::Environment;
 use super::misuse::Misuse;
 use super::resolve::read_secret_file;
-use super::{Config, Cover, LinkTarget, Listen, Log, MadeUp, Proxied, User};
+use super::{Config, Cover, LinkTarget, Listen, Log, MadeUp, Proxied, User, WebChoice};
 use crate::auth::{Domain, SecretText};
 use crate::auth::{DomainError, Secret};
 use crate::base::files::{self, Access};
@@ -24,6 +25,7 @@ use crate::cover::site::acme::{self, Authority};
 use crate::cover::{remote, site};
 use crate::ops::{admin, sandbox};
 use crate::telegram::{self, middle};
+use crate::webproxy::service::TokenSeed;
 use crate::wire::HelloClass;
 use crate::wire::rpc::AdTag;
 
@@ -44,6 +46,7 @@ pub struct Draft {
     pub link: LinkTarget,
     pub time_window: Duration,
     pub cover: CoverDraft,
+    pub web: Option<WebChoice>,
     pub telegram: telegram::Settings,
     pub ad_tag: Option<AdTag>,
     pub middle: middle::Settings,
@@ -118,6 +121,7 @@ impl Draft {
         };
         let names = [std::slice::from_ref(&domain), &self.names].concat();
         let cover = settle_cover(self.cover, &names, &folder, &mut made_up)?;
+        let web_key = self.web.as_ref().map(|_| kept_key(&folder, random)).transpose()?;
         Ok(Config {
             state_dir: self.state_dir,
             admin: self.admin,
@@ -130,6 +134,7 @@ impl Draft {
             link: self.link,
             time_window: self.time_window,
             cover,
+            web: self.web.zip(web_key),
             telegram: self.telegram,
             ad_tag: self.ad_tag,
             middle: self.middle,
@@ -262,6 +267,16 @@ fn kept_secret(folder: &Path, random: &mut impl CryptoRng) -> Result<Secret, Sta
     let text = kept(&path, &fresh).map_err(|error| trouble(&path, error))?;
     let read = SecretText::parse(&text).map(|text| text.secret);
     read.map_err(|_| StateError { path, trouble: StateTrouble::Content })
+}
+
+/// Key that tokens of WEB proxies are made with: those of an earlier start are to be recognised.
+fn kept_key(folder: &Path, random: &mut impl CryptoRng) -> Result<TokenSeed, StateError> {
+    let mut fresh = [0; 32];
+    random.fill_bytes(&mut fresh);
+    let path = folder.join("web-key");
+    let text = kept(&path, &HEXLOWER.encode(&fresh)).map_err(|error| trouble(&path, error))?;
+    let key = HEXLOWER.decode(text.as_bytes()).ok().and_then(|key| key.try_into().ok());
+    key.map(TokenSeed::new).ok_or(StateError { path, trouble: StateTrouble::Content })
 }
 
 fn kept_domain(folder: &Path, random: &mut impl CryptoRng) -> Result<Domain, StateError> {

@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{FREE_TABLES, KEYS, suggestion};
 use super::layer::{
     AcmeWritten, AdminWritten, CoverWritten, DnsWritten, Layer, LimitsWritten, MiddleWritten, NamesWritten,
-    PreviousWritten, ProxiedWritten, RouteWritten, SiteWritten, TelegramWritten, TokenWritten, UserWritten, Written,
+    PreviousWritten, ProxiedWritten, RouteWritten, SiteWritten, TelegramWritten, TokenWritten, UserWritten, WebWritten,
+    Written,
 };
 use super::misuse::MisuseWritten;
 use super::redact;
@@ -109,6 +110,7 @@ impl Reader {
             listen: self.texts(top, "listen"),
             users: self.users(top),
             site: self.site(top),
+            web: self.web(top),
             admin: self.admin(top),
             cover: self.cover(top),
             dns: self.dns(top),
@@ -379,6 +381,16 @@ impl Reader {
             server_header: self.text(site, "server_header"),
             redirect_from: self.texts(site, "redirect_from").unwrap_or_default(),
             trusted_proxies: self.texts(site, "trusted_proxies").unwrap_or_default(),
+            at,
+        })
+    }
+
+    fn web(&mut self, top: Table<'_, '_>) -> Option<WebWritten> {
+        let (web, at) = self.section(top, "web")?;
+        Some(WebWritten {
+            enabled: self.switch(web, "enabled"),
+            carrier: self.text(web, "carrier"),
+            path: self.text(web, "path"),
             at,
         })
     }

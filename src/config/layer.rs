@@ -67,6 +67,7 @@ pub struct Layer {
     pub client_addresses: Option<Written<bool>>,
     pub misuse: MisuseWritten,
     pub sandbox: SandboxWritten,
+    pub web: Option<WebWritten>,
 }
 
 /// One `[[users]]` section or one `NAME=SECRET`.
@@ -115,6 +116,15 @@ pub struct LimitsWritten {
 pub struct SandboxWritten {
     pub enabled: Option<Written<bool>>,
     pub read: Vec<Written<PathBuf>>,
+}
+
+/// The section `[web]`.
+#[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
+pub struct WebWritten {
+    pub enabled: Option<Written<bool>>,
+    pub carrier: Option<Written<String>>,
+    pub path: Option<Written<String>>,
+    pub at: Origin,
 }
 
 /// The two shapes of `hello.accept_names`.
@@ -296,6 +306,7 @@ impl Layer {
             middle: below.middle,
             misuse: below.misuse,
             sandbox: below.sandbox,
+            web: below.web,
             dns: below.dns,
             routes: below.routes,
         }

@@ -42,6 +42,8 @@ use crate::net::listen::Address;
 pub use crate::ops::logging::{Format as LogFormat, Settings as Log};
 use crate::ops::{admin, sandbox};
 use crate::telegram::{self, middle};
+use crate::webproxy::session::Mode;
+use crate::webproxy::{BasePath, service};
 use crate::wire::HelloClass;
 use crate::wire::rpc::AdTag;
 
@@ -70,6 +72,8 @@ pub struct Config {
     pub time_window: Duration,
     /// The site that everyone else meets.
     pub cover: Cover,
+    /// What the built-in site serves of WEB proxies, and the key of their tokens.
+    pub web: Option<(WebChoice, service::TokenSeed)>,
     /// Data centres.
     pub telegram: telegram::Settings,
     /// The tag of those users who have none of their own.
@@ -181,6 +185,15 @@ pub enum Cover {
     Site(site::Settings),
     /// A web server elsewhere.
     Remote(remote::Settings),
+}
+
+/// What the built-in site serves of Telegram's WEB proxies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebChoice {
+    /// The carrier that pages are made for.
+    pub carrier: Mode,
+    /// The path besides the root; empty for none.
+    pub path: BasePath,
 }
 
 /// What the program made up because nobody configured it: good for trying out, not for real use.

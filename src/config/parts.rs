@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::embedded::{CoverDraft, Draft};
 use super::{Config, Listen, User};
-use crate::auth::{Enrolment, People, Rules, Secret, SecretTag, TimeWindow, UnixTime};
+use crate::auth::{Domain, Enrolment, People, Rules, Secret, SecretTag, TimeWindow, UnixTime};
 use crate::cover::grade::IOS_FLIGHT;
 use crate::cover::remote::{Remote, Unusable};
 use crate::cover::site::{self, Site, SiteError};
@@ -26,6 +26,7 @@ use crate::server::event::Observer;
 use crate::server::handle::Handle;
 use crate::server::{self, Purpose, Wanted};
 use crate::telegram::middle;
+use crate::webproxy::{Host, service};
 
 /// A part that could not be made.
 #[derive(Debug)]
@@ -132,8 +133,20 @@ pub fn settings(config: &Config) -> server::Settings {
         fillers: config.fillers.clone(),
         log_addresses: config.log.client_addresses,
         limits: config.misuse.limits.clone(),
+        web: web(config),
         believed: config.proxied.from.clone(),
     }
+}
+
+/// Settings of WEB proxies, under the names of the site.
+fn web(config: &Config) -> Option<service::Settings> {
+    let (web, key) = config.web.as_ref()?;
+    let host = |name: &Domain| {
+        let host = Host::lowered(name.as_str());
+        host.inspect_err(|error| warn!(%name, "WEB proxies are not served under a name that apps refuse: {error}")).ok()
+    };
+    let hosts = config.all_names().iter().filter_map(host).collect();
+    Some(service::Settings { mode: web.carrier, hosts, base: web.path.clone(), key: key.clone() })
 }
 
 /// Settings for middle proxies, with what other sections say about the same things.

@@ -336,6 +336,33 @@ pub const REFERENCE: &[Key] = &[
         "identifier of an account made elsewhere, which some authorities ask for",
     ),
     key("site.acme.eab_key_file", Path, Words("none"), AtOnce, "file with its key in base64"),
+    section(
+        "web",
+        Section,
+        "Telegram's [WEB proxies](web.md): apps come through the pages of the built-in site, in a browser of their own",
+    ),
+    key(
+        "web.enabled",
+        Switch,
+        Value("false"),
+        Connection,
+        "whether the built-in site serves them; its certificate has to be one that browsers believe",
+    ),
+    key(
+        "web.carrier",
+        OneOf(&["https", "https-lanes", "websocket", "websocket-lanes"]),
+        Value("\"websocket\""),
+        Session,
+        "what the page carries an app's connections in: requests, or WebSockets; with `-lanes` each connection in its own",
+    ),
+    key(
+        "web.path",
+        Text,
+        Words("none"),
+        Connection,
+        "a path below which the site serves them as well, as in `\"pages/team\"`; links that name it are for apps that know of \
+         such paths",
+    ),
     section("telegram", Section, "how to reach Telegram"),
     key("telegram.prefer", OneOf(&["ipv4", "ipv6"]), Value("\"ipv4\""), Session, "family that is tried first"),
     key(

@@ -469,6 +469,7 @@ fn at_once(old: &Config, new: &Config) -> Vec<(&'static str, bool)> {
         ("hello.time_window", old.time_window != new.time_window),
         ("link", old.link != new.link),
         ("cover", old.cover != new.cover),
+        ("web", old.web != new.web),
         ("telegram", old.telegram != new.telegram),
         ("ad_tag", old.ad_tag != new.ad_tag),
         ("middle", old.middle != new.middle),

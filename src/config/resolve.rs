@@ -7,6 +7,7 @@ mod middle;
 mod routes;
 mod telegram;
 mod users;
+mod web;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -152,6 +153,7 @@ impl Resolver<'_> {
                 port: self.value(layer.link_port, units::port),
             },
             time_window: self.value(layer.time_window, units::some_duration).unwrap_or(defaults::TIME_WINDOW),
+            web: self.web(layer.web, &cover),
             cover,
             telegram,
             ad_tag: self.value(layer.ad_tag, units::ad_tag),

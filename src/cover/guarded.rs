@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::gate::{Answered, FlightEnd, FromClient, FromCover, Gate, Promotion};
-use super::site::extension::Guest;
+use super::site::extension::SiteVisitor;
 use super::site::{self, Site};
 use super::{Caller, Outcome, Witness};
 use crate::auth::Searched;
@@ -25,7 +25,7 @@ use crate::wire::server_flight::safe_cut;
 
 /// Serves the site to a client through a gate.
 pub(super) async fn receive(site: &Site, caller: Caller) -> Outcome {
-    let guest = Guest { peer: Some(caller.peer), extension: caller.extension.clone() };
+    let guest = SiteVisitor { peer: Some(caller.peer), extension: caller.extension.clone() };
     match site.serve(Guarded::new(caller), guest).await {
         Ok(()) => Outcome::Visited,
         Err((_, mut guarded)) => {
@@ -351,7 +351,14 @@ mod tests {
         let window = TimeWindow::new(Duration::from_secs(600));
         let judge = Judge::new(Rules { keyring: Keyring::new([]), window, names: None }, ReplayMemory::volatile());
         let told = Arc::new(Told::default());
-        let caller = Caller { client, peer, barred: None, judge: Arc::new(judge), witness: Arc::clone(&told) as _ };
+        let caller = Caller {
+            client,
+            peer,
+            barred: None,
+            judge: Arc::new(judge),
+            witness: Arc::clone(&told) as _,
+            extension: None,
+        };
         let visit = async {
             visitor.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
             let mut answer = Vec::new();

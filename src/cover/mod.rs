@@ -30,7 +30,7 @@ use crate::relay::splice::Splice;
 use gate::Promotion;
 use profile::Profile;
 use scout::{Door, Examined, Leg, Round, Scout, SeenFlight, TooSoon, Whose};
-use site::extension::Extension;
+use site::extension::SiteExtension;
 
 /// The site that everybody meets, and what is known of it.
 pub struct Cover {
@@ -56,7 +56,7 @@ pub struct Caller {
     /// Who hears of it.
     pub witness: Arc<dyn Witness>,
     /// What is asked for its requests before the built-in site, if anything is.
-    pub extension: Option<Arc<dyn Extension>>,
+    pub extension: Option<Arc<dyn SiteExtension>>,
 }
 
 /// Hears what happens at the door, as it happens.

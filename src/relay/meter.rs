@@ -82,7 +82,7 @@ impl Meter {
     }
 
     /// Waits until bytes may be moved this way, and says how many at most; `None` if none may any more.
-    pub(super) async fn leave(&self, way: Way) -> Option<usize> {
+    pub(crate) async fn leave(&self, way: Way) -> Option<usize> {
         loop {
             let Some(tariff) = self.tariff() else { return Some(usize::MAX) };
             let leave = poll_fn(|context| match tariff.ask(way, Instant::now().into_std(), context.waker()) {
@@ -99,7 +99,7 @@ impl Meter {
     }
 
     /// So many bytes were moved this way.
-    pub(super) fn charge(&self, way: Way, bytes: usize) {
+    pub(crate) fn charge(&self, way: Way, bytes: usize) {
         if let Some(tariff) = self.tariff() {
             tariff.charge(way, bytes, Instant::now().into_std());
         }
@@ -111,7 +111,7 @@ impl Meter {
     }
 
     /// Whether the session shall end; if not, the task is woken once it shall.
-    pub(super) fn poll_end(&self, context: &Context<'_>) -> bool {
+    pub(crate) fn poll_end(&self, context: &Context<'_>) -> bool {
         let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
         match &*waker {
             Some(known) if known.will_wake(context.waker()) => {}

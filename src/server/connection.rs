@@ -14,7 +14,7 @@ use tracing::{Instrument, Level, Span, debug, enabled};
 
 use super::event::Event;
 use super::limits::{Admittance, Limit};
-use super::{Server, promote};
+use super::{Server, promote, web};
 use crate::auth::Reason;
 use crate::cover::{Caller, Outcome};
 use crate::net::sockopt;
@@ -52,7 +52,7 @@ async fn begin(server: Arc<Server>, client: TcpStream, peer: SocketAddr, above: 
     sockopt::no_delay(&client);
     server.observer.observe(&Event::Accepted);
     let (judge, witness) = (Arc::clone(&server.judge), Arc::clone(&server.witness));
-    let extension = None;
+    let extension = web::entrance(&server, barred.is_some());
     let cover = server.cover();
     let received = Box::pin(cover.receive(Caller { client, peer, barred, judge, witness, extension })).await;
     match received {
@@ -119,6 +119,7 @@ pub(super) mod tests {
             fillers: Vec::new(),
             log_addresses: false,
             limits: limits::Settings::default(),
+            web: None,
             believed: Vec::new(),
         };
         let dialer = crate::net::route::Dialer::default();

@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::doors::{Bound, CannotListen, Listening, Passed, Wanted};
 use super::sessions::Sessions;
-use super::{Server, Settings, keeper};
+use super::{Server, Settings, keeper, web};
 use crate::auth::{Judge, People, Rules, UnixTime};
 use crate::base::summary;
 use crate::cover::site::acme::Standing;
@@ -77,6 +77,7 @@ pub struct CoverStatus {
 
 impl Handle {
     pub(super) fn new(server: Server) -> Self {
+        web::offer(&server);
         Self(Arc::new(server))
     }
 
@@ -152,6 +153,7 @@ impl Handle {
         if changed {
             server.changed.send_replace(());
         }
+        web::offer(server);
         keeper::end_unwanted(server);
         keeper::ask_for_lists(server);
     }
@@ -160,6 +162,7 @@ impl Handle {
     /// have been learnt before.
     pub fn enrol(&self, rules: Rules) {
         self.0.judge.replace_rules(rules);
+        web::offer(&self.0);
         keeper::end_unwanted(&self.0);
     }
 
@@ -246,6 +249,8 @@ impl Handle {
         }
         drop(warm);
         server.doors.shut().await;
+        // What goes on in this process is lost to apps anyway: the sooner they come again the better.
+        server.web.close();
         if !server.stop.is_cancelled() {
             let grace = server.settings().handover;
             info!(connections = server.connections.len(), grace_seconds = grace.as_secs(), "leaving");

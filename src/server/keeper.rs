@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
-use super::Server;
+use super::{Server, web};
 use crate::auth::{Member, Refusal};
 use crate::base::summary::{self, Cause};
 use crate::telegram::Need;
@@ -84,6 +84,7 @@ async fn sweep(server: &Server) {
         }
         server.judge.forget_ended(SystemTime::now().into());
         end_unwanted(server);
+        web::sweep(server);
         server.limits.load().tidy();
         let _ = (server.doors.list(), server.connections.len());
         server.beats.send_replace(());

@@ -11,6 +11,7 @@ pub mod sessions;
 mod tariff;
 mod tasks;
 mod understanding;
+mod web;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -36,6 +37,8 @@ use crate::net::proxy_protocol::{self, NoHeader};
 use crate::relay::sizing::Patterns;
 use crate::telegram::middle::{self, Middle};
 use crate::telegram::{self, Upstream};
+use crate::webproxy::WebProxy;
+use crate::webproxy::service;
 use crate::wire::HelloClass;
 use crate::wire::rpc::AdTag;
 use doors::Doors;
@@ -67,6 +70,8 @@ pub struct Settings {
     pub log_addresses: bool,
     /// Limits on connections.
     pub limits: limits::Settings,
+    /// Telegram's WEB proxies, if the built-in site serves them.
+    pub web: Option<service::Settings>,
     /// Where the programs are whose PROXY protocol headers count, on listeners that are meant for them. To others such a
     /// listener is like any other.
     pub believed: Vec<IpNet>,
@@ -83,6 +88,7 @@ pub struct Server {
     patterns: Patterns,
     understanding: Understanding,
     middle: Arc<Middle>,
+    web: Arc<WebProxy>,
     observer: Arc<dyn Observer>,
     witness: Arc<dyn Witness>,
     limits: ArcSwap<Limits>,
@@ -157,6 +163,7 @@ impl Server {
             barrier,
             middle: Arc::new(Middle::new(settings.middle.clone(), upstream.clone())),
             upstream,
+            web: Arc::default(),
             settings: ArcSwap::from_pointee(settings),
             cover: ArcSwap::from_pointee(cover),
             judge: Arc::new(judge),

@@ -313,7 +313,7 @@ fn note_understanding(server: &Server, live: &Live, closed: Closed, lasted: Dura
     }
 }
 
-fn over(server: &Server, entry: &Entry, permit: &Permit, closed: Closed, since: Instant) {
+pub(super) fn over(server: &Server, entry: &Entry, permit: &Permit, closed: Closed, since: Instant) {
     debug!(by = closed.by.label(), up = closed.up, down = closed.down, "session is over");
     let (member, dc) = (permit.member(), entry.live().dc);
     server.observer.observe(&Event::SessionOver { member, dc, closed, lasted: since.elapsed() });
@@ -326,25 +326,30 @@ fn first_payload(up: &mut Uplink, mut leftover: Vec<u8>) -> Result<Vec<u8>, BadR
 }
 
 /// What opens the stream to the far side.
-struct Opening {
+pub(super) struct Opening {
     /// The header and what the client sent along with its own.
     bytes: Vec<u8>,
     /// The keystream of what follows.
-    up: Ctr,
+    pub up: Ctr,
     /// The keys of what comes back, where the far side does not use the client's.
-    down: Option<KeyIv>,
+    pub down: Option<KeyIv>,
 }
 
 impl Opening {
     /// For a data centre, or for another proxy with this secret.
     fn new(dc: DcId, proxy: Option<&Secret>, down: &Downlink, payload: &[u8]) -> Self {
+        Self::keyed((dc, FRAMING), proxy, down.dc_keys(), payload)
+    }
+
+    /// The same for a client of this framing with these keys.
+    pub(super) fn keyed((dc, framing): (DcId, Framing), proxy: Option<&Secret>, down: &KeyIv, payload: &[u8]) -> Self {
         let (header, mut up, down) = match proxy {
             None => {
-                let (header, up) = obfuscated::seal_for_dc(dc.number(), FRAMING, down.dc_keys(), rand::random);
+                let (header, up) = obfuscated::seal_for_dc(dc.number(), framing, down, rand::random);
                 (header, up, None)
             }
             Some(secret) => {
-                let (header, up, keys) = obfuscated::seal_for_proxy(dc.number(), FRAMING, secret.bytes(), rand::random);
+                let (header, up, keys) = obfuscated::seal_for_proxy(dc.number(), framing, secret.bytes(), rand::random);
                 (header, up, Some(keys))
             }
         };
@@ -355,7 +360,7 @@ impl Opening {
 }
 
 /// Connects and sends the first bytes. Failures are for the operator: the client only sees a session that ends.
-async fn reach(
+pub(super) async fn reach(
     server: &Server,
     dc: DcId,
     user: &str,

@@ -23,6 +23,15 @@ pub mod session;
 mod stream;
 pub mod token;
 
+// What moves bytes.
+mod https;
+pub mod live;
+pub mod registry;
+mod reply;
+pub mod service;
+mod socket;
+
 pub use capability::{BasePath, Capability, Form, Host};
+pub use service::WebProxy;
 pub use session::Session;
 pub use token::{Token, TokenKey, TokenKind};

@@ -25,9 +25,9 @@ pub fn accept(key: &[u8]) -> String {
     BASE64.encode(&Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
-/// Kind of a frame that a server sends.
+/// ServerFrame of a frame that a server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ServerFrame {
     /// A whole binary message.
     Binary = 2,
     /// The end.
@@ -39,7 +39,7 @@ pub enum Kind {
 }
 
 /// Appends the head of a frame with so much payload.
-pub fn write_head(kind: Kind, length: usize, out: &mut Vec<u8>) {
+pub fn write_head(kind: ServerFrame, length: usize, out: &mut Vec<u8>) {
     out.push(FIN | kind as u8);
     match (u8::try_from(length), u16::try_from(length)) {
         (Ok(short @ ..LENGTH_16), _) => out.push(short),
@@ -54,9 +54,9 @@ pub fn write_head(kind: Kind, length: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// What a client sent.
+/// Message or control frame of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Received {
+pub enum ClientMessage {
     /// A binary message, put together from its fragments.
     Message(Bytes),
     /// A ping, to be answered with the same payload.
@@ -69,7 +69,7 @@ pub enum Received {
 
 /// A frame that ends the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum FrameFault {
     /// A text message.
     Text,
     /// A message longer than it may be.
@@ -80,15 +80,15 @@ pub enum Fault {
 
 /// Reads a client's frames.
 #[derive(Debug)]
-pub struct Reader {
+pub struct FrameReader {
     /// Longest message.
     most: usize,
     /// Fragments of a message whose end has not come.
     fragments: Option<BytesMut>,
 }
 
-/// Head of a client's frame.
-struct Head {
+/// FrameHead of a client's frame.
+struct FrameHead {
     fin: bool,
     opcode: u8,
     mask: [u8; 4],
@@ -97,13 +97,13 @@ struct Head {
     payload: usize,
 }
 
-impl Reader {
+impl FrameReader {
     /// A reader of messages of so many bytes at most.
     pub fn new(most: usize) -> Self {
         Self { most, fragments: None }
     }
 
-    /// How many bytes the frame at the front of `bytes` still lacks, as far as that is known: at least one.
+    /// Number of bytes that the frame at the front of `bytes` still lacks, as far as that is known: at least one.
     pub fn wants(&self, bytes: &[u8]) -> usize {
         match self.head(bytes) {
             Ok(Some(head)) => (head.size + head.payload).saturating_sub(bytes.len()).max(1),
@@ -112,7 +112,7 @@ impl Reader {
     }
 
     /// Takes frames from the front of `bytes` until one says something; `None` if the next has not come whole.
-    pub fn read(&mut self, bytes: &mut BytesMut) -> Result<Option<Received>, Fault> {
+    pub fn read(&mut self, bytes: &mut BytesMut) -> Result<Option<ClientMessage>, FrameFault> {
         loop {
             let Some(head) = self.head(bytes)? else { return Ok(None) };
             if bytes.len() < head.size + head.payload {
@@ -127,35 +127,35 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, head: &Head, payload: BytesMut) -> Result<Option<Received>, Fault> {
+    fn take(&mut self, head: &FrameHead, payload: BytesMut) -> Result<Option<ClientMessage>, FrameFault> {
         match (head.opcode, &mut self.fragments) {
             (CONTINUATION, Some(fragments)) => {
                 fragments.extend_from_slice(&payload);
                 let whole = if head.fin { self.fragments.take() } else { None };
-                Ok(whole.map(|whole| Received::Message(whole.freeze())))
+                Ok(whole.map(|whole| ClientMessage::Message(whole.freeze())))
             }
-            (BINARY, None) if head.fin => Ok(Some(Received::Message(payload.freeze()))),
+            (BINARY, None) if head.fin => Ok(Some(ClientMessage::Message(payload.freeze()))),
             (BINARY, None) => {
                 self.fragments = Some(payload);
                 Ok(None)
             }
-            (CLOSE, _) => Ok(Some(Received::Close)),
-            (PING, _) => Ok(Some(Received::Ping(payload.freeze()))),
-            (PONG, _) => Ok(Some(Received::Pong)),
-            _ => Err(Fault::Protocol),
+            (CLOSE, _) => Ok(Some(ClientMessage::Close)),
+            (PING, _) => Ok(Some(ClientMessage::Ping(payload.freeze()))),
+            (PONG, _) => Ok(Some(ClientMessage::Pong)),
+            _ => Err(FrameFault::Protocol),
         }
     }
 
     /// The head at the front of `bytes`, as soon as it is whole; what is wrong with it is known by then.
-    fn head(&self, bytes: &[u8]) -> Result<Option<Head>, Fault> {
+    fn head(&self, bytes: &[u8]) -> Result<Option<FrameHead>, FrameFault> {
         let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
         let (fin, opcode, control) = (first & FIN != 0, first & OPCODE, first & CONTROL != 0);
         let masked = second & MASK != 0;
         if first & RESERVED != 0 || !masked {
-            return Err(Fault::Protocol);
+            return Err(FrameFault::Protocol);
         }
         if opcode == TEXT {
-            return Err(Fault::Text);
+            return Err(FrameFault::Text);
         }
         let (extra, length) = match second & !MASK {
             LENGTH_16 => (2, rest.first_chunk().map(|length| u64::from(u16::from_be_bytes(*length)))),
@@ -165,13 +165,13 @@ impl Reader {
         let Some(length) = length else { return Ok(None) };
         let least = [(2, u64::from(LENGTH_16)), (8, 1 << 16)].iter().find(|(size, _)| *size == extra).map(|row| row.1);
         if least.is_some_and(|least| length < least) || (control && (!fin || length > LONGEST_CONTROL as u64)) {
-            return Err(Fault::Protocol);
+            return Err(FrameFault::Protocol);
         }
         let before = self.fragments.as_ref().map_or(0, |fragments| fragments.len());
         let most = if control { LONGEST_CONTROL } else { self.most.saturating_sub(before) };
-        let payload = usize::try_from(length).ok().filter(|length| *length <= most).ok_or(Fault::TooLong)?;
+        let payload = usize::try_from(length).ok().filter(|length| *length <= most).ok_or(FrameFault::TooLong)?;
         let mask = rest.get(extra..).and_then(|rest| rest.first_chunk::<4>());
-        Ok(mask.map(|mask| Head { fin, opcode, mask: *mask, size: 2 + extra + 4, payload }))
+        Ok(mask.map(|mask| FrameHead { fin, opcode, mask: *mask, size: 2 + extra + 4, payload }))
     }
 }
 
@@ -208,7 +208,7 @@ mod tests {
     /// A frame as a client sends it.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut head = Vec::new();
-        write_head(Kind::Binary, payload.len(), &mut head);
+        write_head(ServerFrame::Binary, payload.len(), &mut head);
         (head[0], head[1]) = (first, head[1] | MASK);
         let mask = [1, 0x80, 7, 0xff];
         let mut masked = payload.to_vec();
@@ -216,8 +216,8 @@ mod tests {
         [&head[..], &mask, &masked].concat()
     }
 
-    fn all(most: usize, wire: &[u8], step: usize) -> Result<Vec<Received>, Fault> {
-        let (mut reader, mut bytes, mut out) = (Reader::new(most), BytesMut::new(), Vec::new());
+    fn all(most: usize, wire: &[u8], step: usize) -> Result<Vec<ClientMessage>, FrameFault> {
+        let (mut reader, mut bytes, mut out) = (FrameReader::new(most), BytesMut::new(), Vec::new());
         for piece in wire.chunks(step.max(1)) {
             bytes.extend_from_slice(piece);
             while let Some(received) = reader.read(&mut bytes)? {
@@ -248,14 +248,14 @@ mod tests {
         ]
         .concat();
         for step in [1, 3, 4096, wire.len()] {
-            let message = |bytes: &[u8]| Received::Message(Bytes::copy_from_slice(bytes));
+            let message = |bytes: &[u8]| ClientMessage::Message(Bytes::copy_from_slice(bytes));
             let expected = [
                 message(b"whole"),
-                Received::Ping(Bytes::from_static(b"there?")),
-                Received::Pong,
+                ClientMessage::Ping(Bytes::from_static(b"there?")),
+                ClientMessage::Pong,
                 message(b"in three parts"),
                 message(&long),
-                Received::Close,
+                ClientMessage::Close,
             ];
             assert_eq!(all(70_000, &wire, step).unwrap(), expected, "in pieces of {step}");
         }
@@ -268,19 +268,19 @@ mod tests {
         let padded_64 = vec![0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
         let endless = vec![0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0];
         for (what, wire, fault) in [
-            ("text", frame(0x81, b"text"), Fault::Text),
-            ("compressed", frame(0xc2, b"x"), Fault::Protocol),
-            ("not masked", unmasked, Fault::Protocol),
-            ("a continuation of nothing", frame(0x80, b"x"), Fault::Protocol),
-            ("a message within another", [frame(0x02, b"x"), frame(0x82, b"y")].concat(), Fault::Protocol),
-            ("a ping in fragments", frame(0x09, b"x"), Fault::Protocol),
-            ("a long ping", frame(0x89, &[0; 126]), Fault::Protocol),
-            ("an unknown kind", frame(0x83, b"x"), Fault::Protocol),
-            ("a length that needs no two bytes", padded_16, Fault::Protocol),
-            ("a length that needs no eight bytes", padded_64, Fault::Protocol),
-            ("an endless length", endless, Fault::TooLong),
-            ("too long", frame(0x82, &[0; 201]), Fault::TooLong),
-            ("too long in all", [frame(0x02, &[0; 100]), frame(0x80, &[0; 101])].concat(), Fault::TooLong),
+            ("text", frame(0x81, b"text"), FrameFault::Text),
+            ("compressed", frame(0xc2, b"x"), FrameFault::Protocol),
+            ("not masked", unmasked, FrameFault::Protocol),
+            ("a continuation of nothing", frame(0x80, b"x"), FrameFault::Protocol),
+            ("a message within another", [frame(0x02, b"x"), frame(0x82, b"y")].concat(), FrameFault::Protocol),
+            ("a ping in fragments", frame(0x09, b"x"), FrameFault::Protocol),
+            ("a long ping", frame(0x89, &[0; 126]), FrameFault::Protocol),
+            ("an unknown kind", frame(0x83, b"x"), FrameFault::Protocol),
+            ("a length that needs no two bytes", padded_16, FrameFault::Protocol),
+            ("a length that needs no eight bytes", padded_64, FrameFault::Protocol),
+            ("an endless length", endless, FrameFault::TooLong),
+            ("too long", frame(0x82, &[0; 201]), FrameFault::TooLong),
+            ("too long in all", [frame(0x02, &[0; 100]), frame(0x80, &[0; 101])].concat(), FrameFault::TooLong),
         ] {
             assert_eq!(all(200, &wire, 1), Err(fault), "{what}");
         }
@@ -297,7 +297,7 @@ mod tests {
             (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
         ] {
             let mut out = Vec::new();
-            write_head(Kind::Binary, length, &mut out);
+            write_head(ServerFrame::Binary, length, &mut out);
             assert_eq!(out, head);
             assert!(out.len() <= LONGEST_HEAD);
         }
@@ -307,8 +307,8 @@ mod tests {
         #[test]
         fn arbitrary_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..400), step in 1usize..50) {
             if let Ok(received) = all(100, &bytes, step) {
-                let message = |received: &Received| match received {
-                    Received::Message(bytes) | Received::Ping(bytes) => bytes.len(),
+                let message = |received: &ClientMessage| match received {
+                    ClientMessage::Message(bytes) | ClientMessage::Ping(bytes) => bytes.len(),
                     _ => 0,
                 };
                 prop_assert!(received.iter().all(|received| message(received) <= 125));

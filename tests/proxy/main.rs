@@ -19,3 +19,4 @@ mod stand_in;
 mod upgrade;
 mod upstream;
 mod users;
+mod web;

@@ -21,6 +21,10 @@ use super::obfuscated::{Frame, Frames, Header, Stream, framed};
 pub enum Role {
     /// Sends every packet back; FIN follows FIN.
     Echo,
+    /// Sends every byte back, however it is framed; FIN follows FIN.
+    Mirror,
+    /// Answers every request for a key with as much of an answer as clients look at, in the framing of the header.
+    Keys,
     /// On the first packet sends [`synthetic`] bytes of this seed and count in frames, then FIN.
     Pour(u64, usize),
     /// Takes everything until a packet that is [`DONE`] or FIN, then answers with one packet: count and SHA-256 of the
@@ -223,14 +227,16 @@ impl Peer {
         let header = Header::open(wire, key.as_ref());
         let index = log.add(Seen { tag: header.tag, dc: header.dc, sum: None });
         let mut peer = Self { stream, up: header.up, down: header.down, frames: Frames::default() };
-        let sum = peer.play(role).await?;
+        let sum = peer.play(role, header.tag).await?;
         log.sum(index, sum);
         Ok(())
     }
 
-    async fn play(&mut self, role: Role) -> std::io::Result<Option<Sum>> {
+    async fn play(&mut self, role: Role, tag: [u8; 4]) -> std::io::Result<Option<Sum>> {
         match role {
             Role::Echo => self.echo().await?,
+            Role::Mirror => self.mirror().await?,
+            Role::Keys => self.keys(tag).await?,
             Role::Pour(seed, count) => self.pour(seed, count).await?,
             Role::Sink => return self.sink(true).await.map(Some),
             Role::Note => return self.note().await.map(Some),
@@ -260,6 +266,48 @@ impl Peer {
             }
         }
         self.stream.shutdown().await
+    }
+
+    async fn mirror(&mut self) -> std::io::Result<()> {
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            let count = self.stream.read(&mut chunk).await?;
+            if count == 0 {
+                return self.stream.shutdown().await;
+            }
+            let mut bytes = chunk[..count].to_vec();
+            self.up.apply(&mut bytes);
+            self.send(bytes).await?;
+        }
+    }
+
+    async fn keys(&mut self, tag: [u8; 4]) -> std::io::Result<()> {
+        const NONCE: std::ops::Range<usize> = 24..40;
+        let head = if tag == [0xef; 4] { 1 } else { 4 };
+        let (mut chunk, mut plain) = (vec![0; 4 << 10], Vec::new());
+        loop {
+            let count = self.stream.read(&mut chunk).await?;
+            if count == 0 {
+                return self.stream.shutdown().await;
+            }
+            self.up.apply(&mut chunk[..count]);
+            plain.extend_from_slice(&chunk[..count]);
+            while let Some(length) = plain.get(..head).map(|bytes| match *bytes {
+                [words] => usize::from(words) * 4,
+                _ => u32::from_le_bytes(bytes.try_into().expect("four bytes")) as usize,
+            }) && plain.len() >= head + length
+            {
+                let rest = plain.split_off(head + length);
+                let request = std::mem::replace(&mut plain, rest).split_off(head);
+                let mut answer = vec![0; 84];
+                answer[16..20].copy_from_slice(&64u32.to_le_bytes());
+                answer[20..24].copy_from_slice(&0x0516_2463_u32.to_le_bytes());
+                answer[NONCE].copy_from_slice(&request[NONCE]);
+                let length = answer.len() as u32;
+                let framed = if head == 1 { vec![(length / 4) as u8] } else { length.to_le_bytes().to_vec() };
+                self.send([framed, answer].concat()).await?;
+            }
+        }
     }
 
     async fn pour(&mut self, seed: u64, count: usize) -> std::io::Result<()> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::extension::Socket;
+use super::socket::SocketHandler;
 use super::upstream::Coming;
 
 /// The body of an answer.
@@ -21,7 +21,7 @@ pub(super) enum Content {
     /// Another protocol from here on, with what of it has come already.
     Tunnel(Box<TcpStream>, Bytes),
     /// The same, for an extension that goes on with the connection itself.
-    Taken(Box<dyn Socket>),
+    Taken(Box<dyn SocketHandler>),
 }
 
 /// A part of a body.

@@ -1,6 +1,6 @@
 //! A part beside the site that takes some requests before the site answers them.
 //!
-//! An [`Extension`] is shown the head of each request as soon as it has been read, before anything depends on it. What it
+//! A [`SiteExtension`] is shown the head of each request as soon as it has been read, before anything depends on it. What it
 //! leaves is answered by the very code that answers without one. What it takes is its own: it gets the body as it comes, and
 //! says status, header fields and content of the answer, to which nothing of the site is added; or it takes over the
 //! connection of HTTP/1.1, or the stream of HTTP/2, as a socket.
@@ -13,21 +13,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::content::{Content, Piece};
 use super::message::{Broken, Fields, Head, Reply, Request, Upload, Version};
+use super::socket::SocketHandler;
 
 /// Takes requests, or leaves them to the site.
-pub trait Extension: Send + Sync {
+pub trait SiteExtension: Send + Sync {
     /// Takes this request, or `None` if it is one for the site. Asked once for each request, so it must be quick, and the
     /// time that it takes for those that it leaves must tell nothing.
-    fn claim(&self, asked: &Asked<'_>) -> Option<Claim>;
+    fn claim(&self, asked: &VisitorRequest<'_>) -> Option<Claim>;
 }
 
-/// The head of a request, as it is shown to an [`Extension`].
+/// The head of a request, as it is shown to a [`SiteExtension`].
 #[derive(Clone, Copy)]
-pub struct Asked<'r> {
+pub struct VisitorRequest<'r> {
     /// The method.
     pub method: &'r [u8],
     /// Path and query as they were sent, nothing resolved.
@@ -42,7 +42,7 @@ pub struct Asked<'r> {
     pub peer: Option<SocketAddr>,
 }
 
-impl<'r> Asked<'r> {
+impl<'r> VisitorRequest<'r> {
     /// All values of a header field.
     pub fn all(&self, name: &'r str) -> impl Iterator<Item = &'r [u8]> + use<'r> {
         let found = move |field: &&(Bytes, Bytes)| field.0.eq_ignore_ascii_case(name.as_bytes());
@@ -50,23 +50,26 @@ impl<'r> Asked<'r> {
     }
 }
 
-impl fmt::Debug for Asked<'_> {
+impl fmt::Debug for VisitorRequest<'_> {
     /// Without target and fields, which may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asked").field("http2", &self.http2).field("length", &self.length).finish_non_exhaustive()
+        f.debug_struct("VisitorRequest")
+            .field("http2", &self.http2)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
     }
 }
 
 /// A request that was taken: given its body, the answer. Dropped when the client has left.
-pub type Claim = Box<dyn FnOnce(Incoming) -> Answering + Send>;
+pub type Claim = Box<dyn FnOnce(RequestBody) -> Answering + Send>;
 
 /// An answer under way.
-pub type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+pub type Answering = Pin<Box<dyn Future<Output = ExtensionAnswer> + Send>>;
 
 /// The body of a request that was taken, as it comes.
-pub struct Incoming(Upload);
+pub struct RequestBody(Upload);
 
-impl Incoming {
+impl RequestBody {
     pub(super) fn new(upload: Upload) -> Self {
         Self(upload)
     }
@@ -99,7 +102,7 @@ impl Incoming {
 }
 
 /// The answer to a request that was taken.
-pub enum Answer {
+pub enum ExtensionAnswer {
     /// Status, header fields and content. The length of the content is added, where there may be one.
     Reply {
         /// The status.
@@ -113,47 +116,31 @@ pub enum Answer {
     Socket {
         /// The header fields.
         fields: Vec<(&'static str, Cow<'static, str>)>,
-        /// What goes on with it.
-        socket: Box<dyn Socket>,
+        /// Part that goes on with it.
+        socket: Box<dyn SocketHandler>,
     },
 }
 
-/// What a connection was handed over to.
-pub trait Socket: Send {
-    /// Goes on with the stream, of which `early` has come already, to the end of either side. Dropped when the connection
-    /// is.
-    fn run<'s>(
-        self: Box<Self>,
-        stream: &'s mut dyn Duplex,
-        early: Bytes,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send + 's>>;
-}
-
-/// A stream in both directions.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
-
-/// Who visits, and who is asked before the site.
+/// Visitor of a site, and the extension that is asked before it.
 #[derive(Clone, Default)]
-pub struct Guest {
+pub struct SiteVisitor {
     /// The address, if it is known.
     pub peer: Option<SocketAddr>,
     /// The extension that is asked for the requests of this visit, if there is one.
-    pub extension: Option<Arc<dyn Extension>>,
+    pub extension: Option<Arc<dyn SiteExtension>>,
 }
 
-impl From<Option<SocketAddr>> for Guest {
+impl From<Option<SocketAddr>> for SiteVisitor {
     /// A guest of the site alone.
     fn from(peer: Option<SocketAddr>) -> Self {
         Self { peer, extension: None }
     }
 }
 
-impl Guest {
+impl SiteVisitor {
     /// Asks the extension for a request.
     pub(super) fn claim(&self, request: &Request) -> Option<Claim> {
-        self.extension.as_ref()?.claim(&Asked {
+        self.extension.as_ref()?.claim(&VisitorRequest {
             method: &request.method,
             target: &request.target.raw,
             fields: &request.fields.0,
@@ -164,16 +151,16 @@ impl Guest {
     }
 }
 
-impl fmt::Debug for Guest {
+impl fmt::Debug for SiteVisitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guest").field("extended", &self.extension.is_some()).finish_non_exhaustive()
+        f.debug_struct("SiteVisitor").field("extended", &self.extension.is_some()).finish_non_exhaustive()
     }
 }
 
 /// Has a request answered that was taken.
 pub(super) async fn answer(claim: Claim, body: Upload) -> Reply {
-    match claim(Incoming::new(body)).await {
-        Answer::Reply { status, fields, content } => {
+    match claim(RequestBody::new(body)).await {
+        ExtensionAnswer::Reply { status, fields, content } => {
             let mut head = exact(fields);
             if !matches!(status, 100..=199 | 204 | 304) {
                 let length: usize = content.iter().map(Bytes::len).sum();
@@ -182,7 +169,7 @@ pub(super) async fn answer(claim: Claim, body: Upload) -> Reply {
             let pieces = content.into_iter().map(Piece::Bytes).collect();
             Reply { status, line: None, head: Head::Exact(head), content: Content::Pieces(pieces, None), last: false }
         }
-        Answer::Socket { fields, socket } => Reply {
+        ExtensionAnswer::Socket { fields, socket } => Reply {
             status: 101,
             line: None,
             head: Head::Exact(exact(fields)),

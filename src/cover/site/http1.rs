@@ -16,14 +16,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::answer::Handler;
 use super::bodies::Body;
 use super::content::Content;
-use super::extension::{self, Guest, Socket};
+use super::extension::{self, SiteVisitor};
 use super::fault::Fault;
 use super::framing::{Framing, Taken};
 use super::message::{Broken, Fields, Head, Reply, Upload, Version, reason};
 use super::request_head::{HeadReader, Whole};
+use super::socket::SocketHandler;
 
 /// Serves until either side is done and gives the stream back for closing. The first head has to be there by `first`.
-pub(super) async fn serve<T>(stream: T, guest: Guest, handler: Arc<Handler>, first: Instant) -> Option<T>
+pub(super) async fn serve<T>(stream: T, guest: SiteVisitor, handler: Arc<Handler>, first: Instant) -> Option<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -45,7 +46,7 @@ enum Tunnel {
     /// Another server, which has said this already.
     Upstream { stream: Box<TcpStream>, said: Bytes },
     /// An extension.
-    Taken(Box<dyn Socket>),
+    Taken(Box<dyn SocketHandler>),
 }
 
 /// Carries both directions of what the connection was upgraded to, until each has ended.
@@ -59,7 +60,7 @@ async fn pass<T: AsyncRead + AsyncWrite + Unpin>(client: &mut T, early: Bytes, m
 async fn visit<T: AsyncRead + AsyncWrite>(
     reader: &mut Reader<T>,
     writer: &mut Writer<T>,
-    guest: &Guest,
+    guest: &SiteVisitor,
     handler: &Arc<Handler>,
     first: Instant,
 ) -> Option<Tunnel> {
@@ -104,7 +105,7 @@ enum Ended {
 /// One request and its answer.
 struct Turn<'h> {
     whole: Whole,
-    guest: &'h Guest,
+    guest: &'h SiteVisitor,
     handler: &'h Arc<Handler>,
     /// Whether the connection has served long enough.
     last: bool,

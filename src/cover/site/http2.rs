@@ -18,14 +18,14 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::answer::Handler;
 use super::bodies::Body;
 use super::content::Content;
-use super::extension::{self, Guest};
+use super::extension::{self, SiteVisitor};
 use super::fault::Fault;
 use super::frames::{self, Lent, Shared};
 use super::message::{Broken, Fields, Reply, Request, Version};
 use super::{forward, request_head, target};
 
 /// Serves until either side is done and gives the stream back for closing. The first request has to be there by `first`.
-pub(super) async fn serve<T>(stream: T, guest: Guest, handler: Arc<Handler>, first: Instant) -> Option<T>
+pub(super) async fn serve<T>(stream: T, guest: SiteVisitor, handler: Arc<Handler>, first: Instant) -> Option<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -67,7 +67,7 @@ fn builder() -> server::Builder {
 async fn visit<T: AsyncRead + AsyncWrite + Unpin>(
     mut connection: Connection<Lent<T>, Bytes>,
     shared: &Arc<Shared<T>>,
-    guest: &Guest,
+    guest: &SiteVisitor,
     handler: &Arc<Handler>,
     first: Instant,
 ) {
@@ -106,7 +106,7 @@ async fn visit<T: AsyncRead + AsyncWrite + Unpin>(
 
 /// One request and its answer.
 struct Turn {
-    guest: Guest,
+    guest: SiteVisitor,
     handler: Arc<Handler>,
     respond: SendResponse<Bytes>,
 }

@@ -42,6 +42,7 @@ mod page;
 mod redirect;
 mod request_head;
 mod request_line;
+pub mod socket;
 mod target;
 mod tls;
 mod upstream;
@@ -62,7 +63,7 @@ use tokio_rustls::TlsAcceptor;
 
 use self::acme::{Answering, Challenges};
 use self::answer::{Handler, Source};
-use self::extension::Guest;
+use self::extension::SiteVisitor;
 use self::files::Folder;
 use self::upstream::Upstream;
 use crate::auth::UnixTime;
@@ -159,8 +160,8 @@ impl Site {
     ///
     /// A handshake that fails hands the stream back, the alert already written, and the caller closes it (see
     /// [`linger`]). Dropping the future ends the connection: no task of its own holds the stream. The guest may bring an
-    /// [`extension::Extension`], which is asked before the site.
-    pub async fn serve<S>(&self, stream: S, guest: impl Into<Guest>) -> Result<(), (io::Error, S)>
+    /// [`extension::SiteExtension`], which is asked before the site.
+    pub async fn serve<S>(&self, stream: S, guest: impl Into<SiteVisitor>) -> Result<(), (io::Error, S)>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -172,7 +173,7 @@ impl Site {
     }
 
     /// The handshake, and then what is to be done after it; `None` if the client took too long.
-    async fn greet<S>(&self, stream: S, guest: Guest) -> Result<Option<Whole>, (io::Error, S)>
+    async fn greet<S>(&self, stream: S, guest: SiteVisitor) -> Result<Option<Whole>, (io::Error, S)>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

@@ -1,6 +1,7 @@
 //! Deadlines and closing, over in-memory pipes and with a clock that does not wait.
 
-use super::extension::{Answer, Asked, Claim, Duplex, Extension, Socket};
+use super::extension::{Claim, ExtensionAnswer, SiteExtension, VisitorRequest};
+use super::socket::SocketHandler;
 use super::*;
 use crate::cover::scout::AnyCertificate;
 use bytes::Bytes;
@@ -345,24 +346,28 @@ async fn the_authority_is_let_go_when_it_has_seen_the_challenge() {
 /// Claims what is below a folder of its own.
 struct Apart;
 
-impl Extension for Apart {
-    fn claim(&self, asked: &Asked<'_>) -> Option<Claim> {
+impl SiteExtension for Apart {
+    fn claim(&self, asked: &VisitorRequest<'_>) -> Option<Claim> {
         let (method, target) = (asked.method.to_vec(), asked.target.strip_prefix(b"/apart/")?.to_vec());
         let wants_socket = asked.all("upgrade").next().is_some();
         Some(Box::new(move |body| {
             Box::pin(async move {
                 if wants_socket {
                     let fields = vec![("Upgrade", "websocket".into()), ("Sec-WebSocket-Protocol", "own".into())];
-                    return Answer::Socket { fields, socket: Box::new(Echo) };
+                    return ExtensionAnswer::Socket { fields, socket: Box::new(Echo) };
                 }
                 if target == b"never" {
                     std::future::pending::<()>().await;
                 }
                 let Some(body) = body.whole(100).await else {
-                    return Answer::Reply { status: 204, fields: vec![("X-Own", "too long".into())], content: vec![] };
+                    return ExtensionAnswer::Reply {
+                        status: 204,
+                        fields: vec![("X-Own", "too long".into())],
+                        content: vec![],
+                    };
                 };
                 let content = vec![Bytes::from(method), Bytes::from_static(b" "), Bytes::from(target), body];
-                Answer::Reply { status: 200, fields: vec![("X-Own", "yes".into())], content }
+                ExtensionAnswer::Reply { status: 200, fields: vec![("X-Own", "yes".into())], content }
             })
         }))
     }
@@ -371,10 +376,10 @@ impl Extension for Apart {
 /// Says again what it hears, until it hears the end.
 struct Echo;
 
-impl Socket for Echo {
+impl SocketHandler for Echo {
     fn run<'s>(
         self: Box<Self>,
-        stream: &'s mut dyn Duplex,
+        stream: &'s mut dyn socket::DuplexStream,
         early: Bytes,
     ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + 's>> {
         Box::pin(async move {
@@ -392,7 +397,9 @@ impl Scene {
         let (theirs, ours) = duplex(64 * 1024);
         let site = Arc::clone(&self.site);
         let peer = Some(([192, 0, 2, 1], 1).into());
-        tokio::spawn(async move { site.serve(ours, Guest { peer, extension: Some(Arc::new(Apart)) }).await.is_ok() });
+        tokio::spawn(
+            async move { site.serve(ours, SiteVisitor { peer, extension: Some(Arc::new(Apart)) }).await.is_ok() },
+        );
         self.connect(theirs, alpn).await
     }
 }

@@ -1,0 +1,351 @@
+//! StreamSpawner of Telegram's WEB proxies: what comes out of a browser is carried on to a data centre here, as the sessions of
+//! other clients are.
+//!
+//! ```text
+//! stream ─▶ 64-byte header ─▶ under the key of its session? ─▶ never seen? ─▶ a place inside? ─▶ data centre
+//!                                        │ no to any of these
+//!                                        ▼ the stream is closed
+//! ```
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, field};
+
+use super::Server;
+use super::event::Event;
+use super::promote::{Opening, over, reach};
+use super::sessions::{Entry, Live};
+use super::tariff::Charges;
+use crate::auth::{Key, Permit, Secret, UnixTime, replay};
+use crate::base::summary::{self, Cause};
+use crate::cover::site::extension::{Claim, SiteExtension, VisitorRequest};
+use crate::crypto::Ctr;
+use crate::relay::meter::Meter;
+use crate::relay::tariff::Way;
+use crate::relay::{Closed, End, attempt};
+use crate::telegram::{DcId, Reached};
+use crate::webproxy::live::{StreamBackend, StreamHandle, WebStream};
+use crate::wire::HelloClass;
+use crate::wire::obfuscated::{self, HEADER, Opened};
+
+/// Time for a stream to show its header.
+const HEADER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Silence after which a stream ends where the operator says nothing of it: no connection of its own shows it.
+const IDLE: Duration = Duration::from_secs(30 * 60);
+
+/// Most that is read from a data centre at once: what a frame takes.
+const MOST: usize = 64 << 10;
+
+/// Least room that is made for what a data centre says.
+const PIECE: usize = 4 << 10;
+
+/// From now on WEB is offered as the settings have it, to all who may enter.
+pub(super) fn offer(server: &Server) {
+    let rules = server.judge.rules();
+    let offer = server.settings().web.as_ref().map(|settings| settings.offer(rules.keyring.keys(), rand::random()));
+    server.web.replace(offer);
+}
+
+/// Ends the sessions of browsers that are not used, and of those who may not enter any more.
+pub(super) fn sweep(server: &Server) {
+    let (now, rules) = (SystemTime::now().into(), server.judge.rules());
+    let stays = |from: SocketAddr, key: &Key| {
+        let stands = rules.keyring.standing(key.tag(), now).is_ok() && key.member().standing(from.ip(), now).is_ok();
+        stands && server.barrier.bars(from.ip()).is_none()
+    };
+    server.web.sweep(Instant::now().into_std(), stays);
+}
+
+/// The extension that is asked for the requests of a connection, if WEB is offered to whom it comes from.
+pub(super) fn entrance(server: &Arc<Server>, barred: bool) -> Option<Arc<dyn SiteExtension>> {
+    let open = !barred && server.web.is_offered();
+    open.then(|| Arc::new(WebEntrance(Arc::clone(server))) as Arc<dyn SiteExtension>)
+}
+
+/// Stands before the site for the visitors of a connection.
+struct WebEntrance(Arc<Server>);
+
+impl SiteExtension for WebEntrance {
+    fn claim(&self, asked: &VisitorRequest<'_>) -> Option<Claim> {
+        self.0.web.claim(asked, || Arc::new(StreamSpawner(Arc::clone(&self.0))))
+    }
+}
+
+/// Carries streams on.
+struct StreamSpawner(Arc<Server>);
+
+impl StreamBackend for StreamSpawner {
+    fn open(&self, stream: WebStream) {
+        let server = Arc::clone(&self.0);
+        self.0.connections.spawn(async move { serve(server, stream).await });
+    }
+}
+
+/// Serves one stream to the end.
+async fn serve(server: Arc<Server>, mut stream: WebStream) {
+    let since = Instant::now();
+    let header = timeout(HEADER_PATIENCE, header(&mut stream.uplink)).await;
+    let Ok(Some((header, rest))) = header else { return };
+    let Some((opened, permit)) = admit(&server, &stream.handle, &header).await else { return };
+    let (peer, member) = (stream.handle.peer(), permit.member());
+    let (class, took) = (HelloClass::Other, since.elapsed());
+    server.observer.observe(&Event::Admitted { from: peer, member, class, took, by_cover: false });
+    let entry = enter(&server, &permit, &opened, peer, rest.len());
+    AdmittedStream { server, stream, opened, permit, entry, rest }.carry().await;
+}
+
+/// The header and what came along with it; `None` if the stream is over before.
+async fn header(uplink: &mut UnboundedReceiver<Bytes>) -> Option<([u8; HEADER], BytesMut)> {
+    let mut bytes = BytesMut::new();
+    loop {
+        bytes.extend_from_slice(&uplink.recv().await?);
+        if let Some(header) = bytes.first_chunk::<HEADER>().copied() {
+            let rest = bytes.split_off(HEADER);
+            return Some((header, rest));
+        }
+    }
+}
+
+/// Lets a stream in whose header is under the key of its session and new, if there is a place for it.
+async fn admit(server: &Server, handle: &StreamHandle, header: &[u8; HEADER]) -> Option<(Opened, Permit)> {
+    let key = handle.key();
+    let user = Some(key.member().name());
+    let opened = obfuscated::open_any(header, key.secret().bytes())?;
+    // Whatever is decided afterwards, it is spent.
+    let question = replay::Question::Spend(replay::Entry::of_header(key.tag(), header));
+    if !server.judge.replay.ask(question).await {
+        let cause = Cause::info("a stream of a WEB session began with a header that was seen before");
+        summary::note(cause.of(user), String::new);
+        return None;
+    }
+    match key.admit(handle.peer().ip(), SystemTime::now().into()) {
+        Ok(permit) => Some((opened, permit)),
+        Err(refusal) => {
+            let cause = Cause::info("a stream of a WEB session was refused");
+            summary::note(cause.of(user).because(refusal.label()), String::new);
+            None
+        }
+    }
+}
+
+fn enter(server: &Server, permit: &Permit, opened: &Opened, peer: SocketAddr, came_along: usize) -> Entry {
+    server.sessions.enter(Live {
+        id: server.sessions.number(),
+        member: Arc::clone(permit.member()),
+        dc: DcId::new(opened.dc),
+        class: HelloClass::Other,
+        since: UnixTime::from(SystemTime::now()),
+        from: peer.ip().to_canonical(),
+        key: permit.key(),
+        greeted: None,
+        opened_with: came_along as u64,
+        meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
+    })
+}
+
+/// A stream that is inside, with everything that it needs but a far side.
+struct AdmittedStream {
+    server: Arc<Server>,
+    stream: WebStream,
+    opened: Opened,
+    permit: Permit,
+    entry: Entry,
+    /// Bytes that came along with the header.
+    rest: BytesMut,
+}
+
+impl AdmittedStream {
+    /// Carries the stream to its data centre until either side ends it.
+    async fn carry(self) {
+        let Self { server, mut stream, opened, permit, entry, mut rest } = self;
+        let Opened { dc, up: mut from_app, down: keys, framing } = opened;
+        let (dc, meter) = (DcId::new(dc), &entry.live().meter);
+        let idle = server.settings().idle.unwrap_or(IDLE);
+        if timeout(idle, meter.opened_with(rest.len())).await != Ok(true) {
+            return;
+        }
+        from_app.apply(&mut rest);
+        let opening = |proxy: Option<&Secret>| Opening::keyed((dc, framing), proxy, &keys, &rest);
+        // A stream that is closed meanwhile is noticed by what its uplink says; more data waits.
+        let mut waiting = Vec::new();
+        let reached = tokio::select! {
+            biased;
+            reached = reach(&server, dc, permit.member().name(), opening) => reached.ok(),
+            () = closed(&mut stream.uplink, &mut waiting) => None,
+            () = ending(meter) => None,
+        };
+        let Some((Reached { stream: far, by, .. }, opening)) = reached else { return };
+        debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "stream");
+        stream.handle.consumed(HEADER + rest.len());
+        let recoded = opening.down.map(|theirs| (theirs.stream(), keys.stream()));
+        let relay = StreamRelay { far, handle: &stream.handle, meter, up: (from_app, opening.up), down: recoded };
+        let since = Instant::now();
+        let (by_end, heard) = relay.run(&mut stream.uplink, waiting, idle).await;
+        if by_end == End::FarBroke && !heard {
+            server.upstream.broke(by);
+        }
+        let closed = Closed { by: by_end, up: meter.up(), down: meter.down() };
+        over(&server, &entry, &permit, closed, since);
+        // What was revoked, or has used up its quota, gets nothing that waits.
+        if by_end == End::Closed {
+            stream.handle.abort();
+        }
+    }
+}
+
+/// Gathers what comes until the stream is closed.
+async fn closed(uplink: &mut UnboundedReceiver<Bytes>, waiting: &mut Vec<Bytes>) {
+    while let Some(bytes) = uplink.recv().await {
+        waiting.push(bytes);
+    }
+}
+
+/// Done when the session shall end.
+async fn ending(meter: &Meter) {
+    poll_fn(|context| if meter.poll_end(context) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+/// A stream and its data centre. Bytes of the data centre are under the client's own keys and pass as they are, unless
+/// another proxy is between; they are read only as far as the app has given credit and its carrier takes them, so the
+/// back-pressure is the kernel's.
+struct StreamRelay<'s> {
+    far: TcpStream,
+    handle: &'s StreamHandle,
+    meter: &'s Meter,
+    /// Of the app's bytes: theirs and ours.
+    up: (Ctr, Ctr),
+    /// Of the far side's bytes, where they are not under the app's keys: theirs and the app's.
+    down: Option<(Ctr, Ctr)>,
+}
+
+impl StreamRelay<'_> {
+    /// Moves bytes until either side is done, nothing moves for `idle`, or the session shall end. Says whether the far side
+    /// has said anything.
+    async fn run(self, uplink: &mut UnboundedReceiver<Bytes>, waiting: Vec<Bytes>, idle: Duration) -> (End, bool) {
+        let Self { far, handle, meter, up, down } = self;
+        let before = meter.down();
+        let by = {
+            let up = pass_up(&far, handle, meter, up, uplink, waiting);
+            let down = pass_down(&far, handle, meter, down);
+            let mut up = pin!(up);
+            let mut down = pin!(down);
+            let mut over = pin!(ending(meter));
+            let mut late = pin!(silence(meter, idle));
+            poll_fn(|context| {
+                if over.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(End::Closed);
+                }
+                for direction in [up.as_mut().poll(context), down.as_mut().poll(context)] {
+                    if let Poll::Ready(end) = direction {
+                        return Poll::Ready(end);
+                    }
+                }
+                late.as_mut().poll(context).map(|()| End::Idle)
+            })
+            .await
+        };
+        (by, meter.down() > before)
+    }
+}
+
+/// Done when nothing has moved for so long.
+async fn silence(meter: &Meter, idle: Duration) {
+    let moved = || meter.up().wrapping_add(meter.down());
+    let (mut before, mut alive) = (moved(), Instant::now());
+    while alive.elapsed() < idle {
+        sleep(idle / 8).await;
+        let now = moved();
+        if now != before {
+            (before, alive) = (now, Instant::now());
+        }
+    }
+}
+
+/// From the app to the data centre. Each piece gives the app credit for as much when it has been passed on.
+async fn pass_up(
+    far: &TcpStream,
+    handle: &StreamHandle,
+    meter: &Meter,
+    (mut from_app, mut to_far): (Ctr, Ctr),
+    uplink: &mut UnboundedReceiver<Bytes>,
+    waiting: Vec<Bytes>,
+) -> End {
+    let mut waiting = waiting.into_iter();
+    loop {
+        let next = match waiting.next() {
+            Some(bytes) => Some(bytes),
+            None => uplink.recv().await,
+        };
+        let Some(bytes) = next else { return End::Finished };
+        let size = bytes.len();
+        if !meter.opened_with(size).await {
+            return End::Closed;
+        }
+        let mut bytes = bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        from_app.apply(&mut bytes);
+        to_far.apply(&mut bytes);
+        if write_all(far, &bytes).await.is_err() {
+            return End::FarBroke;
+        }
+        handle.consumed(size);
+    }
+}
+
+async fn write_all(far: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        far.writable().await?;
+        bytes = &bytes[attempt(far.try_write(bytes))?.unwrap_or(0)..];
+    }
+    Ok(())
+}
+
+/// From the data centre to the app.
+async fn pass_down(far: &TcpStream, handle: &StreamHandle, meter: &Meter, mut recode: Option<(Ctr, Ctr)>) -> End {
+    let mut usual = PIECE;
+    loop {
+        let room = room(handle).await;
+        if far.readable().await.is_err() {
+            return End::FarBroke;
+        }
+        let Some(leave) = meter.leave(Way::Down).await else { return End::Closed };
+        let most = room.min(leave).min(usual);
+        let mut bytes = BytesMut::with_capacity(most);
+        // Capacities are rounded up, and no more than this may be read.
+        let read = attempt(far.try_read_buf(&mut bytes::BufMut::limit(&mut bytes, most)));
+        match read {
+            Ok(None) => continue,
+            Ok(Some(0)) => return End::Finished,
+            Err(_) => return End::FarBroke,
+            Ok(Some(read)) => {
+                meter.add_down(read);
+                meter.charge(Way::Down, read);
+                if let Some((theirs, ours)) = &mut recode {
+                    theirs.apply(&mut bytes);
+                    ours.apply(&mut bytes);
+                }
+                handle.push(if read < most / 2 { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() });
+                usual = (2 * read).clamp(PIECE, MOST);
+            }
+        }
+    }
+}
+
+/// Waits until the app and its carrier take more, and says how much.
+async fn room(handle: &StreamHandle) -> usize {
+    loop {
+        match handle.room() {
+            0 => handle.has_room().await,
+            room => return room,
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A session of the carriers and its streams: what the pure [`Session`] decides is carried out here.
+//!
+//! Requests, sockets and streams call it from their own tasks, one at a time. What it decides are events, which go to the
+//! streams while it is still locked, so that they arrive in their order.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, mpsc};
+
+use super::session::{End, Event, Session};
+use super::token::Token;
+use crate::auth::Key;
+
+/// Carries streams on to their data centres.
+pub trait StreamBackend: Send + Sync {
+    /// A stream was opened. It lasts until the backend drops it, or learns from it that it is over. To be quick: it is only
+    /// to be started here.
+    fn open(&self, stream: WebStream);
+}
+
+/// A session that is going on.
+pub struct LiveSession {
+    token: Token,
+    /// Token of the page that began it.
+    page: Token,
+    key: Arc<Key>,
+    place: usize,
+    backend: Arc<dyn StreamBackend>,
+    state: Mutex<SessionState>,
+    /// Tells polls and sockets that there may be something for them.
+    changed: Notify,
+}
+
+/// Origin of a session.
+pub struct SessionOrigin {
+    /// Its token.
+    pub token: Token,
+    /// The token of the page.
+    pub page: Token,
+    /// The key whose capability was shown.
+    pub key: Arc<Key>,
+    /// The place that the page was made for.
+    pub place: usize,
+    /// Address that it was asked for from.
+    pub peer: SocketAddr,
+}
+
+struct SessionState {
+    session: Session,
+    streams: HashMap<u32, StreamFeed>,
+    /// Address that the latest frames came from.
+    peer: SocketAddr,
+}
+
+/// The session's end of a stream.
+struct StreamFeed {
+    data: mpsc::UnboundedSender<Bytes>,
+    room: Arc<Notify>,
+}
+
+impl LiveSession {
+    /// A session that was not used yet.
+    pub fn new(session: Session, begun: SessionOrigin, backend: Arc<dyn StreamBackend>) -> Arc<Self> {
+        let SessionOrigin { token, page, key, place, peer } = begun;
+        let state = Mutex::new(SessionState { session, streams: HashMap::new(), peer });
+        Arc::new(Self { token, page, key, place, backend, state, changed: Notify::new() })
+    }
+
+    /// Its token.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// The token of the page that began it.
+    pub fn page(&self) -> &Token {
+        &self.page
+    }
+
+    /// The key whose capability opened it.
+    pub fn key(&self) -> &Arc<Key> {
+        &self.key
+    }
+
+    /// The place that its page was made for.
+    pub fn place(&self) -> usize {
+        self.place
+    }
+
+    /// Has the session decide something, and carries that out.
+    pub fn act<R>(self: &Arc<Self>, decide: impl FnOnce(&mut Session) -> R) -> R {
+        let outcome = self.take(decide);
+        self.tell();
+        outcome
+    }
+
+    /// Frames come from there.
+    pub fn heard_from(&self, peer: SocketAddr) {
+        self.lock().peer = peer;
+    }
+
+    /// Address that the latest frames came from.
+    pub fn peer(&self) -> SocketAddr {
+        self.lock().peer
+    }
+
+    /// Tells polls and sockets that there may be something for them.
+    pub fn tell(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Asks the session something that changes nothing.
+    pub fn ask<R>(&self, question: impl FnOnce(&Session) -> R) -> R {
+        question(&self.lock().session)
+    }
+
+    /// Takes something out of the session, which no poll or socket has to hear of.
+    pub fn take<R>(self: &Arc<Self>, decide: impl FnOnce(&mut Session) -> R) -> R {
+        let mut state = self.lock();
+        let outcome = decide(&mut state.session);
+        self.carry_out(state);
+        outcome
+    }
+
+    /// Ends the session and all its streams.
+    pub fn end(self: &Arc<Self>, why: End) {
+        self.act(|session| session.end(why));
+    }
+
+    /// Waits for the next change from when the future is enabled on.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Cause of the session's end, if it is over: by itself, or since it was not used after `before`.
+    pub fn is_over(&self, before: Option<Instant>) -> Option<End> {
+        let state = self.lock();
+        let idle = || before.zip(state.session.idle_since()).is_some_and(|(before, since)| since <= before);
+        state.session.ended().or_else(|| idle().then_some(End::Idle))
+    }
+
+    /// Tells the streams what was decided.
+    fn carry_out(self: &Arc<Self>, mut state: MutexGuard<'_, SessionState>) {
+        let mut opened = Vec::new();
+        while let Some(event) = state.session.next_event() {
+            match event {
+                Event::Open(id) => {
+                    let (data, uplink) = mpsc::unbounded_channel();
+                    let room = Arc::new(Notify::new());
+                    state.streams.insert(id, StreamFeed { data, room: Arc::clone(&room) });
+                    let handle = StreamHandle { live: Arc::clone(self), id, room, peer: state.peer };
+                    opened.push(WebStream { uplink, handle });
+                }
+                Event::Data(id, bytes) => {
+                    // One that was dropped by its backend is closed by that.
+                    if let Some(feed) = state.streams.get(&id) {
+                        let _ = feed.data.send(bytes);
+                    }
+                }
+                Event::Room(id) => {
+                    if let Some(feed) = state.streams.get(&id) {
+                        feed.room.notify_one();
+                    }
+                }
+                Event::Close(id) => _ = state.streams.remove(&id),
+            }
+        }
+        drop(state);
+        // Whatever the backend does with it, even drop it, asks for the lock.
+        opened.into_iter().for_each(|stream| self.backend.open(stream));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SessionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream, as its backend holds it.
+pub struct WebStream {
+    /// Bytes that the app sends, as far as its credit goes; the end tells that the stream is over, both ways.
+    pub uplink: mpsc::UnboundedReceiver<Bytes>,
+    /// The way back.
+    pub handle: StreamHandle,
+}
+
+/// The way back of a stream. Dropped, the stream is closed behind what was pushed.
+pub struct StreamHandle {
+    live: Arc<LiveSession>,
+    id: u32,
+    room: Arc<Notify>,
+    peer: SocketAddr,
+}
+
+impl StreamHandle {
+    /// The key whose capability opened the session.
+    pub fn key(&self) -> &Arc<Key> {
+        self.live.key()
+    }
+
+    /// Address of the app.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// So many bytes of the app were passed on, which gives it credit for others.
+    pub fn consumed(&self, bytes: usize) {
+        self.act(|session, id| session.consumed(id, bytes));
+    }
+
+    /// Number of bytes that may be pushed now.
+    pub fn room(&self) -> usize {
+        let state = self.live.lock();
+        if self.is_open(&state) { state.session.room(self.id) } else { 0 }
+    }
+
+    /// Waits until there may be room again.
+    pub fn has_room(&self) -> impl Future<Output = ()> + '_ {
+        self.room.notified()
+    }
+
+    /// Bytes for the app, at most as many as there is room for.
+    pub fn push(&self, bytes: Bytes) {
+        self.act(|session, id| session.push(id, bytes));
+    }
+
+    /// Ends the stream without what was pushed and has not left.
+    pub fn abort(self) {
+        self.act(|session, id| session.abort(id));
+    }
+
+    fn act(&self, decide: impl FnOnce(&mut Session, u32)) {
+        let mut state = self.live.lock();
+        if self.is_open(&state) {
+            decide(&mut state.session, self.id);
+            self.live.carry_out(state);
+            self.live.tell();
+        }
+    }
+
+    /// Whether this is still the stream of its number.
+    fn is_open(&self, state: &SessionState) -> bool {
+        state.streams.get(&self.id).is_some_and(|feed| Arc::ptr_eq(&feed.room, &self.room))
+    }
+}
+
+impl Drop for StreamHandle {
+    fn drop(&mut self) {
+        self.act(|session, id| session.close(id));
+        let mut state = self.live.lock();
+        if self.is_open(&state) {
+            state.streams.remove(&self.id);
+        }
+    }
+}
