@@ -232,7 +232,9 @@ fn a_tag_beside_routes_that_it_has_no_meaning_on_is_warned_of() {
 fn the_defaults_in_the_example_are_the_defaults() {
     let all = load_example(&example_uncommented()).unwrap().draft;
     let none = load_example("").unwrap().draft;
-    assert_eq!((all.time_window, all.idle, all.drain), (none.time_window, none.idle, none.drain));
+    assert_eq!((all.time_window, all.drain), (none.time_window, none.drain));
+    // Its default is the cover's time.
+    assert_eq!((all.idle.is_some(), none.idle), (true, None));
     assert_eq!((all.handover, all.sandbox.enabled), (none.handover, none.sandbox.enabled));
     let (all_alarms, none_alarms) = (all.misuse.alarms, none.misuse.alarms);
     assert!(all_alarms.webhook.is_some());
