@@ -16,7 +16,8 @@
 //! users are distributed so that they become that.
 //!
 //! Hellos without a name, or with one that is not the site's, are tried with the keys of the first name: it has the users
-//! that were there before there were more names, whose links go on working whatever their hellos say.
+//! that were there before there were more names, whose links go on working whatever their hellos say, but for those that
+//! [`super::past`] turns away.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ use subtle::ConditionallySelectable;
 
 use super::digest::Claim;
 use super::member::{Member, Permit, Refusal};
+use super::past::PastNames;
 use super::replay::SecretTag;
 use super::secret::{Domain, Secret};
 use super::window::UnixTime;
@@ -106,6 +108,8 @@ pub struct Keyring {
     keys: Vec<Arc<Key>>,
     /// Names of the site; none where all keys are of one.
     names: Vec<Domain>,
+    /// Those that it had.
+    past: PastNames,
     /// Keys of each name.
     buckets: Vec<Range<usize>>,
     /// Keys that every search tries.
@@ -121,15 +125,30 @@ pub struct Keyring {
 impl Keyring {
     /// A keyring of these keys.
     pub fn new(keys: impl IntoIterator<Item = Key>) -> Self {
-        Self::of(keys.into_iter().map(Arc::new).collect(), Vec::new())
+        Self::of(keys.into_iter().map(Arc::new).collect(), Vec::new(), PastNames::default())
     }
 
     /// The same keys, spread over the names of the site. Those of no name, or of one that is not among them, are of the first.
     pub fn over(self, names: Vec<Domain>) -> Self {
-        Self::of(self.keys, names)
+        Self::of(self.keys, names, self.past)
     }
 
-    fn of(mut keys: Vec<Arc<Key>>, names: Vec<Domain>) -> Self {
+    /// The same at a site that had these names.
+    pub fn after(self, past: PastNames) -> Self {
+        Self { past, ..self }
+    }
+
+    /// Names that the site had.
+    pub fn past(&self) -> &PastNames {
+        &self.past
+    }
+
+    /// Whether a hello with this name is declined whatever key made it, for the names that the site had.
+    pub(super) fn turns_away(&self, name: Option<&[u8]>) -> bool {
+        self.past.turn_away(name, &self.names)
+    }
+
+    fn of(mut keys: Vec<Arc<Key>>, names: Vec<Domain>, past: PastNames) -> Self {
         let by_name: HashMap<&Domain, usize> = names.iter().enumerate().map(|(bucket, name)| (name, bucket)).collect();
         let bucket = |key: &Arc<Key>| key.domain.as_ref().and_then(|name| by_name.get(name)).copied().unwrap_or(0);
         keys.sort_by_cached_key(bucket);
@@ -141,7 +160,7 @@ impl Keyring {
             keys.iter().enumerate().partition::<Vec<(usize, &Arc<Key>)>, _>(|(_, key)| key.until.is_some());
         let places = ending.into_iter().chain(lasting).map(|(place, key)| (key.tag, place)).collect();
         let next_end = keys.iter().filter_map(|key| key.until).min();
-        Self { keys, names, buckets, widest, places, next_end, nobody: Mac::new(&[]) }
+        Self { keys, names, past, buckets, widest, places, next_end, nobody: Mac::new(&[]) }
     }
 
     /// The keyring without the keys whose time is over, if there are any. What a search takes then is less for everybody,
@@ -149,7 +168,11 @@ impl Keyring {
     pub(super) fn without_ended(&self, now: UnixTime) -> Option<Self> {
         let ended = |key: &Arc<Key>| key.standing(now).is_err();
         self.next_end.filter(|end| now >= *end)?;
-        Some(Self::of(self.keys.iter().filter(|key| !ended(key)).cloned().collect(), self.names.clone()))
+        Some(Self::of(
+            self.keys.iter().filter(|key| !ended(key)).cloned().collect(),
+            self.names.clone(),
+            self.past.clone(),
+        ))
     }
 
     /// All of them.

@@ -5,6 +5,7 @@ mod digest;
 mod keyring;
 mod ledger;
 mod member;
+mod past;
 mod people;
 mod period;
 mod policy;
@@ -16,6 +17,7 @@ mod window;
 
 pub use keyring::{Key, Keyring};
 pub use member::{Bank, Leave, Member, Permit, Refusal, Usage, Way};
+pub use past::PastNames;
 pub use people::{Enrolment, Page, People};
 pub use period::Period;
 pub use policy::{Policy, Quota, Tagging};

@@ -45,7 +45,7 @@ pub struct Rules {
     pub keyring: Keyring,
     /// How far clocks may be off.
     pub window: TimeWindow,
-    /// Names that a hello may carry; `None`: any. A hello without a name may always enter.
+    /// Names that a hello may carry; `None`: any. A hello without a name may always enter, but for what the keyring turns away.
     pub names: Option<Vec<Domain>>,
 }
 
@@ -414,6 +414,9 @@ impl Judge {
 
 impl Rules {
     fn accepts_name(&self, name: Option<&[u8]>) -> bool {
+        if self.keyring.turns_away(name) {
+            return false;
+        }
         let (Some(names), Some(name)) = (&self.names, name) else { return true };
         names.iter().any(|accepted| accepted.as_str().as_bytes().eq_ignore_ascii_case(name))
     }
@@ -425,6 +428,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::auth::PastNames;
     use crate::auth::replay::ReplayMemory;
     use crate::auth::secret::Secret;
     use crate::fixtures::{captured, vector, vector_array};
@@ -550,6 +554,29 @@ mod tests {
         assert_eq!(verdict(&judge), Some(Reason::Replay));
         let further = [&names[..], &[hello.server_name.as_deref().unwrap()]].concat();
         assert_eq!(verdict(&judge_of_names(&names, key, None, Some(&further))), None);
+    }
+
+    /// The hello is one of a user whose name it does not carry, and its copy is shown when other names hold.
+    #[test]
+    fn a_hello_that_was_not_spent_under_several_names_enters_under_no_others() {
+        let hello = captured().into_iter().find(|hello| hello.signed.is_some() && hello.server_name.is_some()).unwrap();
+        let ((key, time), carried) = (hello.signed.unwrap(), hello.server_name.as_deref().unwrap());
+        for (user, before, after) in [
+            (Some("first.example"), &["first.example", carried][..], &["first.example"][..]),
+            (Some("second.example"), &["first.example", "second.example"], &["second.example", "first.example"]),
+            (Some("second.example"), &["first.example", "second.example"], &["second.example"]),
+            (Some("second.example"), &[carried, "second.example"], &["second.example"]),
+        ] {
+            let past = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<Domain>>();
+            let past = PastNames::default().and(&past(before)).and(&past(after));
+            let verdict = |judge: &Judge| reason(judge.judge(&hello.record, HERE, time));
+            assert_eq!(verdict(&judge_of_names(before, key, user, None)), Some(Reason::Digest), "{before:?}");
+            let judge = judge_of_names(after, key, user, None);
+            let Rules { keyring, window, names } = Arc::into_inner(judge.rules.swap(Arc::new(rules_of(None)))).unwrap();
+            judge.replace_rules(Rules { keyring: keyring.after(past), window, names });
+            assert_eq!(verdict(&judge), Some(Reason::Name), "{before:?} {after:?}");
+            assert_eq!(verdict(&judge), Some(Reason::Replay), "it is spent: {before:?} {after:?}");
+        }
     }
 
     #[test]

@@ -334,14 +334,16 @@ impl Control for House {
     }
 
     fn change(&self, user: &str, settings: &Settings) -> Result<Changed, Trouble> {
-        let mut moved = false;
+        let mut moved = None;
         let outcome = self.edit(format!("user {user} changed"), None, |file| {
-            moved = edit::change(file, user, settings)?;
+            moved = edit::change(file, user, settings, || Secret::generate(&mut rand::rng()))?;
             Ok(())
         });
-        let said = format!("user {user} has another link now, and the old one does not work any more: hand it out");
+        let said = format!(
+            "user {user} has a new secret and another link now, and the old ones do not work any more: hand it out"
+        );
         outcome.map(|mut changed| {
-            changed.changed.extend(moved.then_some(said));
+            changed.changed.extend(moved.map(|_| said));
             changed
         })
     }

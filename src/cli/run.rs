@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use super::handover::{self, Departure, Front};
 use super::{Failure, desk, greeting};
-use crate::auth::{Judge, ReplayMemory, SecretTag};
+use crate::auth::{Judge, PastNames, ReplayMemory, SecretTag};
 use crate::config::embedded;
 use crate::config::parts::{self, Demand, Misuse, PartError};
 use crate::config::reload::{Origin, Reloader};
@@ -134,7 +134,8 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
     let names: HashSet<&str> = config.users.iter().map(|user| user.name.as_str()).collect();
     let is_user = |name: &str| names.contains(name);
     let (people, books) = Books::open(&config.state_dir, is_user, SystemTime::now().into());
-    let judge = Judge::new(parts::rules(&config, &people, SystemTime::now().into()), replay);
+    let past = embedded::remember_names(&config.state_dir, &PastNames::default(), &config.all_names())?;
+    let judge = Judge::new(parts::rules(&config, &people, past, SystemTime::now().into()), replay);
     let (counts, events) = (Arc::new(Counts::default()), Arc::new(Events::default()));
     let mut observers = misuse.observers();
     if config.admin.is_some() {

@@ -240,13 +240,16 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
             show_links(&[new.name], &place, environment);
         }
         Wish::Change { name, limits, place } => {
-            let moved = edit::change(&place.file(environment)?, &name, &limits.into())?;
+            let fresh = || Secret::generate(&mut rand::rng());
+            let moved = edit::change(&place.file(environment)?, &name, &limits.into(), fresh)?;
             after_edit(&place.flags(), environment, None)?;
             output::print(format!("changed {name}"));
-            if moved {
+            if let Some(secret) = moved {
                 output::print(
-                    "the link is another one now, and the old one does not work any more; hand this one out:\n",
+                    "the secret and the link are new, for no secret is good under two names of the site; the old ones do not \
+                     work any more, so hand this link out:",
                 );
+                output::print(format!("secret: {}", secret.hex()));
                 show_links(&[name], &place, environment);
             }
         }

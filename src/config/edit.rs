@@ -143,10 +143,15 @@ pub fn add_all(file: &Path, new: &[UserToAdd], changes: &Changes) -> Result<(), 
     })
 }
 
-/// Changes what a user may do. Says whether the user has another link now, with another name of the site.
-pub fn change(file: &Path, name: &str, changes: &Changes) -> Result<bool, EditError> {
-    let mut moved = false;
-    edit(file, |document, _| {
+/// Changes what a user may do. One who is moved to another name of the site gets a new secret, which is returned, and the old
+/// ones end: under other names their hellos were not spent. `fresh` makes the secret.
+pub fn change(
+    file: &Path,
+    name: &str,
+    changes: &Changes,
+    fresh: impl FnOnce() -> Secret,
+) -> Result<Option<Secret>, EditError> {
+    let changed = |document: &mut DocumentMut, folder: &Path| {
         let first = document.get("domain").and_then(Item::as_str).map(str::to_ascii_lowercase);
         let table = user(document, name)?;
         let before = spread::name_of(table).or_else(|| first.clone());
@@ -158,20 +163,36 @@ pub fn change(file: &Path, name: &str, changes: &Changes) -> Result<bool, EditEr
                 set(table, "secret", Some(text.secret.hex().into()));
             }
         }
-        moved = spread::name_of(table).or(first) != before;
-        Ok(())
+        if spread::name_of(table).or(first) == before {
+            return Ok(None);
+        }
+        let secret = fresh();
+        let path = spread::renew(table, &secret).map(|written| folder.join(written));
+        Ok(Some((secret, path)))
+    };
+    // Before the configuration says so: with the old secret nobody must have the new name, not for a moment.
+    let moved = edit_with(file, changed, |moved| match moved {
+        Some((secret, Some(path))) => write(path, secret, Access::Kept),
+        _ => Ok(()),
     })?;
-    Ok(moved)
+    Ok(moved.map(|(secret, _)| secret))
 }
 
 /// Lets a user in again.
 pub fn enable(file: &Path, name: &str) -> Result<(), EditError> {
-    change(file, name, &Changes { enabled: Some(true), ..Changes::default() }).map(drop)
+    switch(file, name, true)
 }
 
 /// Keeps a user out.
 pub fn disable(file: &Path, name: &str) -> Result<(), EditError> {
-    change(file, name, &Changes { enabled: Some(false), ..Changes::default() }).map(drop)
+    switch(file, name, false)
+}
+
+fn switch(file: &Path, name: &str, enabled: bool) -> Result<(), EditError> {
+    edit(file, |document, _| {
+        change_table(user(document, name)?, &Changes { enabled: Some(enabled), ..Changes::default() });
+        Ok(())
+    })
 }
 
 /// Gives a user another secret; the present one is good until then. A secret in a file of its own stays in one.
@@ -251,10 +272,11 @@ fn rotate_in(
 
 /// Takes a user out of the file, with the comments in the section and directly above it.
 pub fn remove(file: &Path, name: &str) -> Result<(), EditError> {
-    edit_text(file, |text, _| {
+    let without = |text: &str, _: &Path| {
         let index = position(&parse(text)?, name)?;
-        section::without(text, index).ok_or_else(|| EditError::Tangled(name.to_owned()))
-    })
+        Ok((section::without(text, index).ok_or_else(|| EditError::Tangled(name.to_owned()))?, ()))
+    };
+    edit_text(file, without, |()| Ok(()))
 }
 
 fn change_table(table: &mut Table, changes: &Changes) {
@@ -356,11 +378,21 @@ fn parse(text: &str) -> Result<DocumentMut, EditError> {
 }
 
 fn edit(file: &Path, change: impl FnOnce(&mut DocumentMut, &Path) -> Result<(), EditError>) -> Result<(), EditError> {
-    edit_text(file, |text, folder| {
+    edit_with(file, change, |()| Ok(()))
+}
+
+/// The same; `ready` is done once it is known that nothing is wrong with the change, and before it is written.
+fn edit_with<T>(
+    file: &Path,
+    change: impl FnOnce(&mut DocumentMut, &Path) -> Result<T, EditError>,
+    ready: impl FnOnce(&T) -> Result<(), EditError>,
+) -> Result<T, EditError> {
+    let change = |text: &str, folder: &Path| {
         let mut document = parse(text)?;
-        change(&mut document, folder)?;
-        Ok(document.to_string())
-    })
+        let outcome = change(&mut document, folder)?;
+        Ok((document.to_string(), outcome))
+    };
+    edit_text(file, change, ready)
 }
 
 /// Puts a secret into a file of its own.
@@ -369,7 +401,11 @@ fn write(path: &Path, secret: &Secret, access: Access) -> Result<(), EditError> 
     written.map_err(|error| EditError::File { path: path.to_owned(), error })
 }
 
-fn edit_text(file: &Path, change: impl FnOnce(&str, &Path) -> Result<String, EditError>) -> Result<(), EditError> {
+fn edit_text<T>(
+    file: &Path,
+    change: impl FnOnce(&str, &Path) -> Result<(String, T), EditError>,
+    ready: impl FnOnce(&T) -> Result<(), EditError>,
+) -> Result<T, EditError> {
     let failed = |error| EditError::File { path: file.to_owned(), error };
     // A link to the file shall go on leading to it.
     let (folder, name) = Folder::of(file).map_err(failed)?;
@@ -378,7 +414,7 @@ fn edit_text(file: &Path, change: impl FnOnce(&str, &Path) -> Result<String, Edi
     let text = folder.read(&name, LONGEST).map_err(failed)?;
     let text = String::from_utf8(text).map_err(|_| EditError::NotToml)?;
     // Relative paths start where the file was named, be it a link.
-    let changed = change(&text, file.parent().unwrap_or(Path::new("")))?;
+    let (changed, outcome) = change(&text, file.parent().unwrap_or(Path::new("")))?;
     let mut new = mistakes(&changed, file);
     // To read a file of many users takes time, so the old one is read only if there is something to compare.
     if !new.is_empty() {
@@ -388,7 +424,9 @@ fn edit_text(file: &Path, change: impl FnOnce(&str, &Path) -> Result<String, Edi
     if !new.is_empty() {
         return Err(EditError::Mistakes(new));
     }
-    folder.replace(&name, changed.as_bytes(), Access::Kept).map_err(failed)
+    ready(&outcome)?;
+    folder.replace(&name, changed.as_bytes(), Access::Kept).map_err(failed)?;
+    Ok(outcome)
 }
 
 /// What is wrong with a text, without the places, which move.
@@ -447,6 +485,11 @@ level = \"debug\"
         Secret::new([byte; 16])
     }
 
+    /// Where no secret is made.
+    fn none() -> Secret {
+        panic!("a secret was made")
+    }
+
     fn text(path: &Path) -> String {
         fs::read_to_string(path).unwrap()
     }
@@ -455,12 +498,12 @@ level = \"debug\"
     fn a_change_leaves_everything_else_as_it_was() {
         let (_folder, path) = folder();
         let changes = Changes { quota: Some("7GB/day".into()), max_sessions: Some(40), ..Changes::default() };
-        change(&path, "alice", &changes).unwrap();
+        change(&path, "alice", &changes, none).unwrap();
         let expected = FILE.replace("\"5GB/month\"   # enough\n", "\"7GB/day\"   # enough\nmax_sessions = 40\n");
         assert_eq!(text(&path), expected);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         let changes = Changes { quota: Some("none".into()), max_sessions: Some(0), ..Changes::default() };
-        change(&path, "alice", &changes).unwrap();
+        change(&path, "alice", &changes, none).unwrap();
         assert_eq!(text(&path), FILE.replace("quota = \"5GB/month\"   # enough\n", ""));
         enable(&path, "bob").unwrap();
         assert!(text(&path).contains("# may come back\nenabled = true\n"));
@@ -515,25 +558,38 @@ secret = \"00112233445566778899aabbccddeeff\"
     }
 
     #[test]
-    fn a_user_who_is_moved_has_another_link_and_one_who_is_not_has_not() {
-        let (_folder, path) = folder();
+    fn a_user_who_is_moved_has_a_new_secret_alone_and_one_who_is_not_has_the_old_one() {
+        let (folder, path) = folder();
         fs::write(&path, SPREAD).unwrap();
         let to = |name: &str| Changes { domain: Some(name.into()), ..Changes::default() };
+        rotate(&path, "alice", &secret(0x20), UnixTime(4_000_000_000)).unwrap();
         for (name, moved, stands) in [
-            ("a.example", false, Some("a.example")),
-            ("B.example", true, Some("B.example")),
-            ("b.example", false, Some("b.example")),
-            ("none", true, None),
+            ("a.example", None, Some("a.example")),
+            ("B.example", Some(secret(0x21)), Some("B.example")),
+            ("b.example", None, Some("b.example")),
+            ("none", Some(secret(0x22)), None),
         ] {
-            assert_eq!(change(&path, "alice", &to(name)).unwrap(), moved, "{name}");
+            let fresh = || moved.clone().unwrap();
+            assert_eq!(change(&path, "alice", &to(name), fresh).unwrap(), moved, "{name}");
             assert_eq!(domains(&path)[0].as_deref(), stands);
+            let holds = |secret: &Secret| text(&path).contains(&format!("secret = \"{}\"", secret.hex()));
+            assert!(moved.as_ref().is_none_or(holds), "{}", text(&path));
+            assert_eq!(text(&path).contains("previous_"), name == "a.example", "{}", text(&path));
         }
         let note = Changes { note: Some("x".into()), ..Changes::default() };
-        assert!(!change(&path, "alice", &note).unwrap());
+        assert!(change(&path, "alice", &note, none).unwrap().is_none());
         let inside = format!("ee{}622e6578616d706c65", "07".repeat(16));
         fs::write(&path, SPREAD.replace("00112233445566778899aabbccddeeff", &inside)).unwrap();
-        assert!(change(&path, "alice", &to("a.example")).unwrap());
-        assert!(text(&path).contains(&format!("\"{}\"", "07".repeat(16))), "{}", text(&path));
+        assert!(change(&path, "alice", &to("a.example"), || secret(0x23)).unwrap().is_some());
+        assert!(text(&path).contains(&format!("\"{}\"", "23".repeat(16))), "{}", text(&path));
+        let own = folder.path().join("alice.secret");
+        fs::write(&own, "07".repeat(16)).unwrap();
+        let in_a_file = "secret_file = \"alice.secret\"";
+        fs::write(&path, SPREAD.replace("secret = \"00112233445566778899aabbccddeeff\"", in_a_file)).unwrap();
+        let wrong = change(&path, "alice", &to("c.example"), || secret(0x24));
+        assert!(matches!(wrong, Err(EditError::Mistakes(_))) && text(&own) == "07".repeat(16), "nothing was changed");
+        change(&path, "alice", &to("b.example"), || secret(0x25)).unwrap();
+        assert_eq!(text(&own), format!("{}\n", "25".repeat(16)));
     }
 
     #[test]
@@ -625,7 +681,7 @@ secret = \"00112233445566778899aabbccddeeff\"
     fn a_change_that_would_be_a_mistake_is_refused_and_old_mistakes_are_not_in_the_way() {
         let (_folder, path) = folder();
         let changes = Changes { quota: Some("lots".into()), ..Changes::default() };
-        let Err(EditError::Mistakes(mistakes)) = change(&path, "alice", &changes) else { panic!("it was taken") };
+        let Err(EditError::Mistakes(mistakes)) = change(&path, "alice", &changes, none) else { panic!("it was taken") };
         assert!(mistakes.len() == 1 && mistakes[0].contains("not a quota"), "{mistakes:?}");
         assert!(matches!(
             add(&path, UserToAdd::new("a b", secret(5)), &Changes::default()),

@@ -17,7 +17,7 @@ use super::layer::Environment;
 use super::misuse::Misuse;
 use super::resolve::read_secret_file;
 use super::{Config, Cover, LinkTarget, Listen, Log, MadeUp, Proxied, User, WebChoice};
-use crate::auth::{Domain, SecretText};
+use crate::auth::{Domain, PastNames, SecretText};
 use crate::auth::{DomainError, Secret};
 use crate::base::files::{self, Access};
 use crate::cover::site::Content;
@@ -234,6 +234,28 @@ pub fn note_users(config: &Config) -> Result<(), StateError> {
     let path = config.state_dir.join(HAD_USERS);
     let text = b"Users were configured, so none is made up any more. Remove this file to change that.\n";
     files::create_file(&path, text, Access::Private).map(drop).map_err(|error| trouble(&path, error))
+}
+
+/// File in the state directory with the names that the site had, for what [`PastNames`] says.
+const PAST_NAMES: &str = "names";
+
+/// More than that file has.
+const LONGEST_NAMES: u64 = 1 << 20;
+
+/// Notes that a proxy serves these names, and returns all that it ever did. Call it before they hold. `known` is what is known
+/// of them without the state directory.
+pub fn remember_names(state_dir: &Path, known: &PastNames, names: &[Domain]) -> Result<PastNames, StateError> {
+    let path = state_dir.join(PAST_NAMES);
+    let text = match files::read_file(&path, LONGEST_NAMES) {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(trouble(&path, error)),
+    };
+    let all = PastNames::parse(&format!("{text}\n{}", known.text())).and(names);
+    if all != PastNames::parse(&text) {
+        files::replace_file(&path, all.text().as_bytes(), Access::Private).map_err(|error| trouble(&path, error))?;
+    }
+    Ok(all)
 }
 
 /// Name of the user that is made up when none was ever configured.

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::embedded::{CoverDraft, Draft};
 use super::{Config, Listen, User};
-use crate::auth::{Domain, Enrolment, People, Rules, Secret, SecretTag, TimeWindow, UnixTime};
+use crate::auth::{Domain, Enrolment, PastNames, People, Rules, Secret, SecretTag, TimeWindow, UnixTime};
 use crate::cover::grade::IOS_FLIGHT;
 use crate::cover::remote::{Remote, Unusable};
 use crate::cover::site::{self, Site, SiteError};
@@ -99,13 +99,14 @@ pub fn lists(draft: &Draft) -> Result<lists::State, PartError> {
 }
 
 /// Who may enter: from now on exactly these, and running sessions hear of it. Secrets whose time is over are left out.
-pub fn rules(config: &Config, people: &People, now: UnixTime) -> Rules {
+/// `past` are the names that the site had, with those of this configuration ([`super::embedded::remember_names`]).
+pub fn rules(config: &Config, people: &People, past: PastNames, now: UnixTime) -> Rules {
     let enrolment = |user: &User| Enrolment {
         name: user.name.clone(),
         policy: user.policy.clone(),
         secrets: secrets(user, now).map(|(secret, until)| (secret.clone(), until)).collect(),
     };
-    let keyring = people.enrol(config.users.iter().map(enrolment)).over(config.all_names());
+    let keyring = people.enrol(config.users.iter().map(enrolment)).over(config.all_names()).after(past);
     let names = config.accepted_names.clone().map(|further| [config.all_names(), further].concat());
     Rules { keyring, window: TimeWindow::new(config.time_window), names }
 }

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::embedded::{self, Draft};
 use super::parts::{self, Demand, Misuse};
 use super::{Config, Cover, Environment, Flags, LoadError, Loaded, User, UsersAlone, places};
-use crate::auth::SecretTag;
+use crate::auth::{PastNames, SecretTag};
 use crate::ops::admin::{self, Keys};
 use crate::ops::files::{Files, Touched};
 use crate::ops::lists;
@@ -243,7 +243,8 @@ impl Reloader {
             return Refused { complaints: [refused.complaints, unread.complaints].concat(), users: None };
         }
         self.config.made_up.user = false;
-        self.handle.enrol(parts::rules(&self.config, self.handle.people(), now));
+        let past = self.handle.judge().rules().keyring.past().clone();
+        self.handle.enrol(parts::rules(&self.config, self.handle.people(), past, now));
         self.note_users();
         Refused { users: Some(changed), ..refused }
     }
@@ -261,6 +262,16 @@ impl Reloader {
             .map_err(|panic| Refused::for_reason(panic.to_string()))?
             .map_err(|error| Refused::for_reason(format!("spent hellos of new users cannot be read: {error}")))?;
         Ok(())
+    }
+
+    /// Notes the names of the site before they hold.
+    async fn remember_names(&self, config: &Config) -> Result<PastNames, Refused> {
+        let (folder, names) = (self.config.state_dir.clone(), config.all_names());
+        let known = self.handle.judge().rules().keyring.past().clone();
+        tokio::task::spawn_blocking(move || embedded::remember_names(&folder, &known, &names))
+            .await
+            .map_err(|panic| Refused::for_reason(panic.to_string()))?
+            .map_err(|error| Refused::for_reason(format!("{error}; {}", error.mend())))
     }
 
     fn note_users(&self) {
@@ -291,6 +302,7 @@ impl Reloader {
             _ => Ok(None),
         };
         let fresh = fresh.map_err(|error| Refused::for_reason(format!("{error}; {}", error.mend())))?;
+        let past = self.remember_names(&config).await?;
         // The last that can fail: a listener that is in the way of another may be closed for it.
         let wanted = parts::listeners(&config, self.automatic());
         let listeners = self.handle.bind(&wanted).await;
@@ -299,7 +311,7 @@ impl Reloader {
 
         self.misuse.lists.replace(lists);
         self.misuse.alarms.replace(config.misuse.alarms.clone());
-        let rules = parts::rules(&config, self.handle.people(), now);
+        let rules = parts::rules(&config, self.handle.people(), past, now);
         self.handle.apply(Change { settings: parts::settings(&config), rules, cover, listeners });
         logging::set_level(config.log.level);
         if let (Some(keys), Some(admin)) = (&self.keys, &config.admin)

@@ -704,7 +704,7 @@ async fn users_get_names_of_the_site_and_are_moved_between_them() {
     let to = |name: &str| json!({ "domain": name }).to_string();
     let change = async |body: String| stage.ask("PATCH", "/api/v1/users/bob", TokenRole::Operator, &body).await;
     let (status, answer) = change(to("none")).await;
-    assert!(status == 200 && answer.contains("has another link now"), "{answer}");
+    assert!(status == 200 && answer.contains("has a new secret and another link now"), "{answer}");
     assert!(domain().await.is_null() && !link("bob").await.contains(&two));
     let (status, answer) = change(to("three.example.com")).await;
     assert!(status == 422 && answer.contains("not one of the site"), "{status} {answer}");

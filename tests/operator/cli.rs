@@ -746,7 +746,7 @@ fn users_are_spread_over_the_names_of_the_site_and_moved() {
     assert!(code != 0 && err.contains("has no name before it") && !err.contains("1011"), "{err}");
 
     let (code, out, _) = user(&["change", "alice", "--domain", "two.example.com"]);
-    assert!(code == 0 && out.contains("the link is another one now") && out.contains(&second), "{out}");
+    assert!(code == 0 && out.contains("the secret and the link are new") && out.contains(&second), "{out}");
     let (_, out, _) = user(&["change", "alice", "--note", "moved"]);
     assert!(!out.contains("link"), "{out}");
     assert!(user(&["show", "alice"]).1.contains("two.example.com"));

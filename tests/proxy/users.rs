@@ -161,7 +161,8 @@ async fn sessions_end_soon_when_their_user_may_not_be_inside_any_more() {
     }
     edit::disable(&file, "user60").unwrap();
     edit::remove(&file, "user61").unwrap();
-    let change = |changes: Changes, name| edit::change(&file, name, &changes).unwrap();
+    let change =
+        |changes: Changes, name| edit::change(&file, name, &changes, || unreachable!("nobody is moved")).unwrap();
     change(Changes { expires: Some("2020-01-01".into()), ..Changes::default() }, "user62");
     change(Changes { deny: Some(vec!["127.0.0.1".into()]), ..Changes::default() }, "user63");
     for byte in 60..=63 {

@@ -2,6 +2,7 @@
 
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table};
 
+use super::set;
 use crate::auth::{Domain, Secret, SecretText};
 
 /// Names of the site with the number of their users.
@@ -57,6 +58,18 @@ pub(super) fn name_of(user: &Table) -> Option<String> {
     // Most are bare keys, which need not be read.
     let secret = text("secret").filter(|secret| secret.len() > 2 * Secret::LENGTH)?;
     Some(SecretText::parse(secret.trim()).ok()?.domain?.to_string())
+}
+
+/// Gives a user this secret in the place of all. Returns the file that it has to be written to, if it is to stand in one.
+pub(super) fn renew(user: &mut Table, secret: &Secret) -> Option<String> {
+    for key in ["previous_secret", "previous_secret_file", "previous_until"] {
+        user.remove(key);
+    }
+    let file = user.get("secret_file").and_then(Item::as_str).map(str::to_owned);
+    if file.is_none() {
+        set(user, "secret", Some(secret.hex().into()));
+    }
+    file
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ pub struct Settings {
     /// Tag of a promoted channel, 32 hexadecimal digits; `none`: none for this user; empty: that of everybody.
     pub ad_tag: Option<String>,
     /// Name of the site that the user's link carries; `none`: the first. A new user without one gets the name that has the
-    /// fewest users. Another name makes another link.
+    /// fewest users. Another name makes a new secret and another link.
     pub domain: Option<String>,
     /// What to remember; empty: nothing.
     pub note: Option<String>,
