@@ -63,7 +63,7 @@ impl PastNames {
     }
 
     /// Whether none may enter with a hello that carries this name, at a site that has these names now.
-    pub(super) fn turn_away(&self, name: Option<&[u8]>, names: &[Domain]) -> bool {
+    pub fn turn_away(&self, name: Option<&[u8]>, names: &[Domain]) -> bool {
         let is = |known: &Domain| name.is_some_and(|name| known.as_str().as_bytes().eq_ignore_ascii_case(name));
         let Some(first) = names.first() else { return false };
         let all = self.known.get(first) == Some(&true) || self.known.len() >= MOST;

@@ -414,9 +414,9 @@ fn foreign_links(new: &[UserToAdd], place: &Place, environment: &Environment) {
             count => format!("{} and {} more", users[..NAMED].join(", "), count - NAMED),
         };
         output::complain(format!(
-            "warning: the given link of {users} carries {domain}, which is not the name that the user has here: apps enter with \
-             it only while hello.accept_names lets them; hand out the new link, or add that name to `names` if it is one of \
-             your site"
+            "warning: the given link of {users} carries {domain}, which is not the name that the user has here: hand out the new \
+             link; with the old one apps enter only as far as hello.accept_names lets them, and never if {domain} is or was \
+             one of this site's names"
         ));
     }
 }

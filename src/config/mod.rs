@@ -14,6 +14,7 @@ pub mod file;
 pub mod import;
 pub mod keys;
 pub mod layer;
+mod losses;
 pub mod misuse;
 pub mod parts;
 pub mod places;

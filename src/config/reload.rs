@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::embedded::{self, Draft};
+use super::losses::{self, Losses, Standing, losses};
 use super::parts::{self, Demand, Misuse};
 use super::{Config, Cover, Environment, Flags, LoadError, Loaded, User, UsersAlone, places};
-use crate::auth::{PastNames, SecretTag};
+use crate::auth::{Domain, PastNames, SecretTag};
 use crate::ops::admin::{self, Keys};
 use crate::ops::files::{Files, Touched};
 use crate::ops::lists;
@@ -187,11 +188,12 @@ impl Reloader {
         let loading = tokio::task::spawn_blocking(move || settle(&flags, &environment, running));
         let Read { outcome, users } = loading.await.map_err(|panic| Refused::for_reason(panic.to_string()))?;
         match outcome {
-            Ok(fresh) => {
+            Ok(mut fresh) => {
                 if fresh.sets_nothing && !self.sets_nothing && *removals != Removals::All {
                     return Err(Refused::for_reason(format!("the configuration file sets nothing; {MEANT}")));
                 }
-                self.refuse_losses(&fresh.config.users, removals)?;
+                let lost = self.refuse_losses(&fresh.config.users, &fresh.config.all_names(), removals)?;
+                fresh.warnings.extend(Some(lost).filter(|lost| !lost.is_empty()).map(|lost| losses::cut_off(&lost)));
                 let users = fresh.config.users.clone();
                 match Box::pin(self.take(fresh)).await {
                     Ok(applied) => Ok(applied),
@@ -204,7 +206,7 @@ impl Reloader {
                 // With whom something is wrong stays as before.
                 let before = |user: &&User| broken.binary_search(&user.name).is_ok();
                 users.extend(self.config.users.iter().filter(before).cloned());
-                self.refuse_losses(&users, removals).map_err(|losses| Refused {
+                self.refuse_losses(&users, &self.config.all_names(), removals).map_err(|losses| Refused {
                     complaints: [losses.complaints, refused.complaints.clone()].concat(),
                     users: None,
                 })?;
@@ -213,21 +215,29 @@ impl Reloader {
         }
     }
 
-    /// Refuses what takes away the last user or more than half of them and was not asked for.
-    fn refuse_losses(&self, users: &[User], removals: &Removals) -> Result<(), Refused> {
+    /// Refuses what takes away the last user or more than half of them, or the links of so many, and was not asked for. Returns
+    /// whose link is taken away.
+    fn refuse_losses(&self, users: &[User], names: &[Domain], removals: &Removals) -> Result<Vec<String>, Refused> {
         // The one that was made up goes when the first is configured.
         if self.config.made_up.user || *removals == Removals::All {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let left: HashSet<&str> = users.iter().map(|user| user.name.as_str()).collect();
-        let named = |name: &str| matches!(removals, Removals::Named(named) if named == name);
-        let old = &self.config.users;
-        let lost = old.iter().filter(|user| !left.contains(user.name.as_str()) && !named(&user.name)).count();
+        let named = match removals {
+            Removals::Named(named) => Some(named.as_str()),
+            _ => None,
+        };
+        let past = self.handle.judge().rules().keyring.past().and(names);
+        let (old, had) = (&self.config.users, self.config.all_names());
+        let Losses { removed, cut_off } =
+            losses(&Standing { users: old, names: &had }, &Standing { users, names }, &past, named);
+        let lost = removed + cut_off.len();
         if lost > 0 && (users.is_empty() || lost * 2 > old.len()) {
-            let what = format!("{lost} of {} users would be taken away", old.len());
-            return Err(Refused::for_reason(format!("{what}; {MEANT}")));
+            let removed = (removed > 0).then(|| format!("{removed} of {} users would be taken away", old.len()));
+            let cut_off = (!cut_off.is_empty()).then(|| losses::cut_off(&cut_off));
+            let what: Vec<_> = removed.into_iter().chain(cut_off).collect();
+            return Err(Refused::for_reason(format!("{}; {MEANT}", what.join("; "))));
         }
-        Ok(())
+        Ok(cut_off)
     }
 
     /// Lets exactly these users enter, while the rest of the configuration was refused.

@@ -120,8 +120,9 @@ impl Resolver<'_> {
         let state_dir = self.state_dir(layer.state_dir, environment);
         let given = layer.listen.is_some() || layer.proxied.as_ref().is_some_and(|proxied| proxied.listen.is_some());
         let (listen, proxied, listeners) = self.listeners(layer.listen, layer.proxied);
+        let has_first = layer.domain.is_some();
         let stated = layer.domain.and_then(|domain| self.domain(&domain).map(|name| (name, domain.at)));
-        let further = self.site_names(layer.names.unwrap_or_default(), stated.as_ref());
+        let further = self.site_names(layer.names.unwrap_or_default(), stated.as_ref(), has_first);
         let (read, domain) = self.users(layer.users.unwrap_or_default(), stated, &further);
         let users::UsersRead { users, broken, nameless } = read;
         let ways = self.ways(layer.routes, &users);
@@ -183,11 +184,16 @@ impl Resolver<'_> {
         })
     }
 
-    /// Further names of the site.
-    fn site_names(&mut self, written: Vec<Written<String>>, domain: Option<&(Domain, Origin)>) -> SiteNames {
+    /// Further names of the site. `has_first`: one stands there, be it a mistaken one.
+    fn site_names(
+        &mut self,
+        written: Vec<Written<String>>,
+        domain: Option<&(Domain, Origin)>,
+        has_first: bool,
+    ) -> SiteNames {
         let mut known: HashMap<Domain, Origin> = domain.cloned().into_iter().collect();
-        let mut names = SiteNames { whole: self.whole, ..SiteNames::default() };
-        if let (Some(first), None, true) = (written.first(), domain, self.whole) {
+        let mut names = SiteNames { whole: self.whole && has_first == domain.is_some(), ..SiteNames::default() };
+        if let (Some(first), false, true) = (written.first(), has_first, self.whole) {
             let next = "write the first one as `domain = \"NAME\"` at the top of the file";
             self.complaints.push(Complaint::new(
                 &first.at,
@@ -531,4 +537,20 @@ fn tagged(layer: &Layer) -> Option<Origin> {
     let users = layer.users.iter().flatten().filter_map(|user| user.limits.ad_tag.as_ref());
     let tags = layer.ad_tag.iter().chain(users.filter(|tag| tag.value.trim() != "none"));
     tags.map(|tag| tag.at.clone()).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Environment, Flags, load_text_or_users};
+
+    #[test]
+    fn a_mistake_in_the_first_name_of_the_site_is_none_of_its_users() {
+        let text = "domain = \"a b\"\nnames = [\"b.example\"]\n[[users]]\nname = \"alice\"\ndomain = \"a.example\"\n\
+                    secret = \"000102030405060708090a0b0c0d0e0f\"\nenabled = false\n";
+        let environment = Environment::from_iter([("VIZARD_STATE_DIR", "/")]);
+        let (loaded, users) = load_text_or_users(text, None, &Flags::default(), &environment);
+        let (report, users) = (loaded.err().unwrap().to_string(), users.unwrap());
+        assert!(!report.contains("no first one") && !report.contains("not one of the site"), "{report}");
+        assert!(users.broken.is_empty() && !users.users[0].policy.enabled, "who is kept out is kept out at once");
+    }
 }

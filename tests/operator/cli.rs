@@ -739,6 +739,7 @@ fn users_are_spread_over_the_names_of_the_site_and_moved() {
     let (code, out, err) = user(&["add", "--from", "list"]);
     assert!(code == 0 && out.contains(&format!("{key}{second}")), "{out}{err}");
     assert!(err.contains("of erin carries old.example.com") && !err.contains("dave"), "{err}");
+    assert!(err.contains("hand out the new link") && !err.contains("add that name"), "{err}");
     let (_, out, _) = user(&["link", "erin"]);
     assert!(out.contains(&first), "a foreign name is one of the first name's: {out}");
     fs::write(&list, link(key, "two.example.com")).unwrap();

@@ -121,12 +121,19 @@ pub fn interview(
         Some(host) => Some(host),
         None => talk.link_host(domain.as_ref(), &cover, leads.as_ref())?,
     };
+    // A name of a link that is none of the site is a foreign one here.
+    let mut people = given.imported.people;
+    for person in &mut people {
+        let name = person.limits.domain.take();
+        let ours = |name: &String| domain.is_some() && given.names.iter().any(|ours| ours.as_str() == name);
+        person.limits.domain = name.filter(ours);
+    }
     Ok(Starter {
         state_dir: given.state_dir,
         names: domain.as_ref().map(|_| given.names).unwrap_or_default(),
         domain,
         listen,
-        users: talk.users(given.users, given.imported.people, random)?,
+        users: talk.users(given.users, people, random)?,
         link_host,
         link_port: given.imported.link_port,
         ad_tag: given.imported.tag,
@@ -608,6 +615,22 @@ mod tests {
         assert_eq!(starter.cover, Cover::Remote { address: Some("192.0.2.1:443".into()), accept_grade_c: false });
         assert_eq!((starter.users.len(), starter.listen), (2, vec!["[::]:8443".to_owned()]));
         assert_eq!((starter.link_host.as_deref(), starter.link_port), (Some("proxy.example.com"), Some(443)));
+    }
+
+    #[test]
+    fn a_link_that_is_imported_keeps_a_further_name_of_the_site() {
+        let link = |key: &str, name: &str| {
+            let name: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+            format!("ee{}{name}", key.repeat(16))
+        };
+        let mut imported = Imported::default();
+        let all = [link("01", "www.example.com"), link("02", "two.example.com"), link("03", "old.example.com")];
+        imported.add_secrets(&all.join("\n"));
+        let names = vec!["two.example.com".parse().unwrap()];
+        let given = Given { imported, names, self_signed: true, ..domain("www.example.com") };
+        let starter = alone(given, &paper()).unwrap();
+        let domains: Vec<_> = starter.users.iter().map(|user| user.limits.domain.as_deref()).collect();
+        assert_eq!(domains, [None, Some("two.example.com"), None]);
     }
 
     #[test]

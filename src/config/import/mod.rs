@@ -144,6 +144,9 @@ impl Imported {
         if fitting != name {
             self.note(format!("{} is called {fitting} here", named(name)));
         }
+        // Kept with the user in case it becomes a further name of the site.
+        let domain_of_user = domain.as_ref().map(ToString::to_string).or(limits.domain.clone());
+        let limits = Changes { domain: domain_of_user, ..limits };
         self.domain = self.domain.take().or(domain);
         self.people.push(Person { name: fitting, secret, limits });
     }

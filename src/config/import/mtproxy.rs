@@ -75,7 +75,8 @@ pub(super) fn read(text: &str) -> Option<Imported> {
     }
     for further in domains {
         it.note(format!(
-            "links with the domain {} stay good, since any name is accepted with a right secret; new ones have the first",
+            "links with the domain {} work while hello.accept_names lets any name in and it is none of `names`; new ones have the \
+             first, so hand them out",
             further.escape_debug()
         ));
     }

@@ -96,11 +96,7 @@ impl Watched {
     /// stands in for a better one.
     pub(super) fn validity(&self) -> Option<Validity> {
         let current = self.current();
-        let (_, certificate) = x509_parser::parse_x509_certificate(current.certified.cert.first()?).ok()?;
-        let validity = certificate.validity();
-        let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-        let validity = Validity { not_before: UnixTime(not_before), not_after: UnixTime(not_after) };
-        Some(validity).filter(|_| !current.stands_in)
+        validity_of(&current.certified).filter(|_| !current.stands_in)
     }
 
     /// Whether the certificate is for all of these names.
@@ -175,6 +171,20 @@ pub fn lacking(certificate: &Path, names: &[&str]) -> Result<Vec<String>, SiteEr
     let files = Files { certificate: certificate.to_owned(), key: PathBuf::new() };
     let chain = Chain::read(&files.chain()?).ok_or_else(|| SiteError::BadCertificate(certificate.to_owned()))?;
     Ok(chain.lacking(names.iter().copied()))
+}
+
+/// Until when the certificate in a file, with its key, is good, if it is for all of these names.
+pub(super) fn good_until(file: &Path, names: &[String]) -> Option<UnixTime> {
+    let pair = Files { certificate: file.to_owned(), key: file.to_owned() }.load().ok()?;
+    let lacking = Chain::read(&pair.cert)?.lacking(names.iter().map(String::as_str));
+    validity_of(&pair).filter(|_| lacking.is_empty()).map(|validity| validity.not_after)
+}
+
+fn validity_of(pair: &CertifiedKey) -> Option<Validity> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(pair.cert.first()?).ok()?;
+    let validity = certificate.validity();
+    let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    Some(Validity { not_before: UnixTime(not_before), not_after: UnixTime(not_after) })
 }
 
 /// A certificate of this key as PEM.

@@ -133,7 +133,10 @@ pub struct Site {
 impl Site {
     /// Reads certificate and content. Errors name the file and the mend.
     pub fn open(settings: &Settings) -> Result<Site, SiteError> {
-        let issued = settings.acme.as_ref().map(|acme| acme.file());
+        let issued = settings.acme.as_ref().map(|acme| {
+            acme.adopt();
+            acme.file()
+        });
         let certificate = Arc::new(certificate::Watched::open(&settings.certificate, &settings.key, issued)?);
         let challenges = Arc::new(Challenges::default());
         let tls = tls::config(Arc::clone(&certificate) as _)?;

@@ -31,7 +31,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use self::store::Store;
-use super::certificate::Watched;
+use super::certificate::{self, Watched};
 use crate::auth::UnixTime;
 
 pub(super) use self::challenge::{Answering, Challenges, PROTOCOL};
@@ -136,6 +136,16 @@ impl Settings {
     /// The file with certificate and key, once there are any.
     pub fn file(&self) -> PathBuf {
         Store::new(self).certificate()
+    }
+
+    /// Sees to it that a certificate for all names that is there under another first name is found. One is ordered where that
+    /// fails.
+    pub(super) fn adopt(&self) {
+        let now = now();
+        let good_until = |path: &Path| certificate::good_until(path, &self.names).filter(|until| *until > now);
+        if let Err(error) = Store::new(self).adopt(good_until) {
+            warn!(%error, domain = self.domain(), "certificates that were issued before cannot be looked through");
+        }
     }
 
     /// What is remembered of the last attempt.

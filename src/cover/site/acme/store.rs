@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::Settings;
 use super::plan::Memory;
 use super::trouble::Trouble;
+use crate::auth::UnixTime;
 use crate::base::files::{self, Access};
 
 /// The folder of one authority, seen for the certificate of one site, which has the first of its names.
@@ -83,6 +84,27 @@ impl Store {
         self.write(&path, pem.as_bytes()).map_err(|error| Trouble::store(&path, &error))
     }
 
+    /// Takes the certificate that stands there under another first name and is good for the longest, where there is none under
+    /// this one: names of a site may change their places. `good_until` says for how long the one in a file would do.
+    pub(super) fn adopt(&self, good_until: impl Fn(&Path) -> Option<UnixTime>) -> io::Result<()> {
+        // More than one folder has.
+        const MOST: usize = 1000;
+        if self.certificate().exists() {
+            return Ok(());
+        }
+        let folder = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            folder => folder?,
+        };
+        let files = folder.take(MOST).filter_map(|entry| Some(entry.ok()?.path()));
+        let good = files.filter(|path| path.extension().is_some_and(|kind| kind == "pem"));
+        let best = good.filter_map(|path| Some((good_until(&path)?, path))).max();
+        match best.map(|(_, path)| read(&path)).transpose()?.flatten() {
+            Some(pem) => self.write(&self.certificate(), &pem),
+            None => Ok(()),
+        }
+    }
+
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         files::private_folder(&self.folder)?;
         files::replace_file(path, content, Access::Private)
@@ -146,6 +168,29 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!([mode(&store.remembered()), mode(&store.certificate())], [0o600; 2]);
         assert_eq!([mode(&store.folder), mode(store.folder.parent().unwrap())], [0o700; 2]);
+    }
+
+    #[test]
+    fn a_certificate_for_all_names_is_found_under_another_first_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = super::super::Authority::lets_encrypt(true);
+        let settings = |names: &[&str]| Settings::new(authority.clone(), names, folder.path());
+        let swapped = settings(&["a.example", "b.example"]);
+        swapped.adopt();
+        let made = folder.path().join("made");
+        let (certificate, key) = crate::cover::site::self_signed(&["b.example", "a.example"], &made).unwrap();
+        let pem = [fs::read(certificate).unwrap(), fs::read(key).unwrap()].concat();
+        files::private_folder(&swapped.folder).unwrap();
+        fs::write(settings(&["b.example"]).file(), &pem).unwrap();
+        fs::write(settings(&["c.example"]).file(), "no certificate").unwrap();
+        let lacking = settings(&["a.example", "d.example"]);
+        lacking.adopt();
+        assert!(!lacking.file().exists(), "it is not for all names");
+        swapped.adopt();
+        assert_eq!(fs::read(swapped.file()).unwrap(), pem);
+        fs::write(swapped.file(), "another").unwrap();
+        swapped.adopt();
+        assert_eq!(fs::read(swapped.file()).unwrap(), b"another", "what is there stays");
     }
 
     #[test]
