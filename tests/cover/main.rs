@@ -8,6 +8,7 @@ mod audit;
 mod bulk;
 mod camouflage;
 mod ends;
+mod forest;
 mod memory;
 mod oddities;
 mod scout;

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 pub mod browser;
 pub mod command;
 pub mod fake_tls;
+pub mod forest;
 pub mod fork;
 pub mod hello;
 pub mod mock_dc;

@@ -104,6 +104,11 @@ impl Capture {
         between.map(|segment| segment.payload.len()).sum()
     }
 
+    /// All that has passed so far.
+    pub fn all(&self) -> Vec<Segment> {
+        self.0.lock().expect("no panic while noting").clone()
+    }
+
     /// Forgets what has passed.
     pub fn forget(&self) {
         self.0.lock().expect("no panic while noting").clear();

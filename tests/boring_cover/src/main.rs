@@ -54,23 +54,26 @@ fn visit(stream: TcpStream, acceptor: &SslAcceptor, page: &[u8]) -> io::Result<(
     // The library has sent its alert when a handshake fails.
     if let Ok(tls) = acceptor.accept(stream) {
         let mut tls = BufReader::new(tls);
-        while request(&mut tls)? {
-            answer(tls.get_mut(), page)?;
+        while let Some(length) = request(&mut tls)? {
+            answer(tls.get_mut(), &page[..length.min(page.len())])?;
         }
         let _ = tls.get_mut().shutdown();
     }
     linger(raw)
 }
 
-/// Whether a whole request came.
-fn request(tls: &mut BufReader<SslStream<TcpStream>>) -> io::Result<bool> {
-    let mut line = Vec::new();
+/// How much of the page is asked for, once a whole request came: as much as a number in place of a path says.
+fn request(tls: &mut BufReader<SslStream<TcpStream>>) -> io::Result<Option<usize>> {
+    let (mut line, mut wanted) = (Vec::new(), None);
     loop {
         line.clear();
         match tls.read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return Ok(false),
-            Ok(_) if line == b"\r\n" => return Ok(true),
-            Ok(_) => {}
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(_) if line == b"\r\n" => return Ok(Some(wanted.unwrap_or(usize::MAX))),
+            Ok(_) => {
+                let path = String::from_utf8_lossy(&line);
+                wanted = wanted.or(path.split(' ').nth(1).and_then(|path| path.strip_prefix('/')?.parse().ok()));
+            }
         }
     }
 }
