@@ -361,7 +361,8 @@ class Resumable {
     view.setUint32(0, number);
     view.setUint32(4, this.cursor);
     if (batch) message.set(batch, HEAD);
-    this.socket.send(message);
+    // One that is closing takes nothing; what it should have taken is kept for the next.
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(message);
   }
 
   read(data) {

@@ -10,7 +10,7 @@ use super::frame::{Batch, MAX_BATCH};
 
 /// Batches of the app, which come one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Uplink {
+pub(super) struct BatchSequence {
     last: u64,
     /// Length and checksum of the last batch. The checksum need not be safe from forgery: an app that repeats a number with
     /// other bytes would harm its own session alone.
@@ -19,7 +19,7 @@ pub(super) struct Uplink {
 
 /// Place of a batch among those of its lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum BatchTurn {
     /// To be applied.
     Next,
     /// Applied before.
@@ -28,27 +28,27 @@ pub(super) enum Turn {
     Wrong,
 }
 
-impl Uplink {
+impl BatchSequence {
     /// Number of the last batch that was applied.
     pub(super) fn last(&self) -> u64 {
         self.last
     }
 
     /// Judges a batch of carriers that repeat a request until it is answered.
-    pub(super) fn judge(&self, sequence: u64, batch: &Bytes) -> Turn {
+    pub(super) fn judge(&self, sequence: u64, batch: &Bytes) -> BatchTurn {
         match self.last.checked_sub(sequence) {
-            None if sequence - self.last == 1 => Turn::Next,
-            Some(0) if self.seen == Some(checksum(batch)) => Turn::Repeated,
-            _ => Turn::Wrong,
+            None if sequence - self.last == 1 => BatchTurn::Next,
+            Some(0) if self.seen == Some(checksum(batch)) => BatchTurn::Repeated,
+            _ => BatchTurn::Wrong,
         }
     }
 
     /// Judges a batch of the resumable carrier, which may repeat everything that it has not seen acknowledged.
-    pub(super) fn judge_resumed(&self, sequence: u64) -> Turn {
+    pub(super) fn judge_resumed(&self, sequence: u64) -> BatchTurn {
         match self.last.checked_sub(sequence) {
-            None if sequence - self.last == 1 => Turn::Next,
-            Some(_) if sequence > 0 => Turn::Repeated,
-            _ => Turn::Wrong,
+            None if sequence - self.last == 1 => BatchTurn::Next,
+            Some(_) if sequence > 0 => BatchTurn::Repeated,
+            _ => BatchTurn::Wrong,
         }
     }
 
@@ -65,26 +65,26 @@ fn checksum(batch: &Bytes) -> (usize, u32) {
 
 /// Batches for the app.
 #[derive(Debug)]
-pub(super) struct Downlink {
+pub(super) struct SentBatches {
     acknowledged: u64,
-    kept: VecDeque<Kept>,
+    kept: VecDeque<SentBatch>,
     kept_bytes: usize,
-    window: Window,
+    window: FlightWindow,
     /// The poll that waits; a newer one sends an older one home.
     pub(super) poll: Option<u64>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct SentBatch {
     batch: Batch,
     issued: Instant,
     /// Sent again: how long the answer took says nothing.
     repeated: bool,
 }
 
-impl Downlink {
+impl SentBatches {
     pub(super) fn new() -> Self {
-        Self { acknowledged: 0, kept: VecDeque::new(), kept_bytes: 0, window: Window::new(), poll: None }
+        Self { acknowledged: 0, kept: VecDeque::new(), kept_bytes: 0, window: FlightWindow::new(), poll: None }
     }
 
     /// Number of the last batch that was issued.
@@ -132,7 +132,7 @@ impl Downlink {
     /// Keeps a batch that is sent now; returns its number.
     pub(super) fn keep(&mut self, batch: Batch, now: Instant) -> u64 {
         self.kept_bytes += batch.len();
-        self.kept.push_back(Kept { batch, issued: now, repeated: false });
+        self.kept.push_back(SentBatch { batch, issued: now, repeated: false });
         self.issued()
     }
 
@@ -143,16 +143,16 @@ impl Downlink {
 }
 
 /// Bytes on their way to the app at most, so that what queues on a narrow road delays an answer to a ping by no more than
-/// [`Window::DELAY`]. It grows while answers come about as fast as they ever did, and shrinks when they take longer.
+/// [`FlightWindow::DELAY`]. It grows while answers come about as fast as they ever did, and shrinks when they take longer.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct FlightWindow {
     size: usize,
     fastest: Duration,
     /// Late answers in a row while it was as small as can be.
     late: u32,
 }
 
-impl Window {
+impl FlightWindow {
     /// Delay that may be added to the fastest answer. A poll's answer waits for the batch before it and for its own, so that
     /// a ping waits twice as long.
     const DELAY: Duration = Duration::from_millis(30);
@@ -202,24 +202,24 @@ mod tests {
     #[test]
     fn batches_of_the_app_come_one_after_the_other() {
         let (first, second) = (whole(Kind::Open, 1, &[]), whole(Kind::Close, 1, &[]));
-        let mut uplink = Uplink::default();
-        assert_eq!([0, 2, u64::MAX].map(|sequence| uplink.judge(sequence, &first)), [Turn::Wrong; 3]);
-        assert_eq!(uplink.judge(1, &first), Turn::Next);
+        let mut uplink = BatchSequence::default();
+        assert_eq!([0, 2, u64::MAX].map(|sequence| uplink.judge(sequence, &first)), [BatchTurn::Wrong; 3]);
+        assert_eq!(uplink.judge(1, &first), BatchTurn::Next);
         uplink.applied(Some(&first));
-        assert_eq!(uplink.judge(1, &first), Turn::Repeated);
-        assert_eq!(uplink.judge(1, &second), Turn::Wrong);
-        assert_eq!(uplink.judge(2, &second), Turn::Next);
+        assert_eq!(uplink.judge(1, &first), BatchTurn::Repeated);
+        assert_eq!(uplink.judge(1, &second), BatchTurn::Wrong);
+        assert_eq!(uplink.judge(2, &second), BatchTurn::Next);
         uplink.applied(Some(&second));
-        assert_eq!(uplink.judge(1, &first), Turn::Wrong);
+        assert_eq!(uplink.judge(1, &first), BatchTurn::Wrong);
         assert_eq!([0, 1, 2, 3, 4].map(|sequence| uplink.judge_resumed(sequence)), {
-            [Turn::Wrong, Turn::Repeated, Turn::Repeated, Turn::Next, Turn::Wrong]
+            [BatchTurn::Wrong, BatchTurn::Repeated, BatchTurn::Repeated, BatchTurn::Next, BatchTurn::Wrong]
         });
     }
 
     #[test]
     fn batches_for_the_app_are_kept_until_they_are_acknowledged() {
         let now = Instant::now();
-        let mut downlink = Downlink::new();
+        let mut downlink = SentBatches::new();
         assert_eq!((downlink.acknowledge(0, now), downlink.acknowledge(1, now)), (Some(0), None));
         assert_eq!((downlink.keep(batch(5), now), downlink.keep(batch(7), now)), (1, 2));
         assert_eq!(downlink.kept_data(), 12);
@@ -232,7 +232,7 @@ mod tests {
 
     /// How late the last byte of a full window comes on a road of so many bytes a second and this round trip.
     fn settle(rate: f64, trip: f64) -> (usize, f64) {
-        let mut window = Window::new();
+        let mut window = FlightWindow::new();
         // A first answer with little in it.
         window.delivered(100, Duration::from_secs_f64(trip));
         for _ in 0..200 {
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_road_that_becomes_longer_is_not_taken_for_a_full_one_for_ever() {
-        let mut window = Window::new();
+        let mut window = FlightWindow::new();
         window.delivered(100, Duration::from_millis(10));
         (0..400).for_each(|_| window.delivered(window.size(), Duration::from_millis(300)));
         assert_eq!(window.size(), MAX_BATCH);

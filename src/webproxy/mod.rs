@@ -35,3 +35,6 @@ pub use capability::{BasePath, Capability, Form, Host};
 pub use service::WebProxy;
 pub use session::Session;
 pub use token::{Token, TokenKey, TokenKind};
+
+#[cfg(test)]
+mod tests;

@@ -85,6 +85,7 @@ const OFF: [&str; 24] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::web_vectors;
     use crate::webproxy::request::RESUMABLE;
     use crate::webproxy::token::{TokenKey, TokenKind};
 
@@ -148,6 +149,25 @@ mod tests {
             assert!(!SCRIPT.contains(word), "{word}");
         }
         assert!(SCRIPT.contains(&format!("'{RESUMABLE}'")), "script and server name the resumable socket alike");
+    }
+
+    #[test]
+    fn the_script_says_what_the_vectors_say_and_no_more() {
+        let control = web_vectors("control");
+        for row in control["page_to_app"].as_array().unwrap() {
+            for word in ["t", "state"].iter().filter_map(|key| row[key].as_str()) {
+                assert!(SCRIPT.contains(&format!("'{word}'")), "{word}");
+            }
+        }
+        let said: Vec<&str> = SCRIPT.split("{t: '").skip(1).filter_map(|rest| rest.split('\'').next()).collect();
+        for word in said {
+            let rows = control["page_to_app"].as_array().unwrap();
+            assert!(rows.iter().any(|row| row["t"] == word), "{word}");
+        }
+        assert!(SCRIPT.contains(control["parent_to_page"]["t"].as_str().unwrap()));
+        let (name, nonce) = control["android_fragment"].as_str().unwrap().split_once('=').unwrap();
+        assert!(SCRIPT.contains(&format!("^{name}=")));
+        assert_eq!(nonce.len(), 43);
     }
 
     #[test]

@@ -73,14 +73,14 @@ impl Budget {
     }
 }
 
-/// Share of one session in the budget; gives it back when dropped.
+/// BudgetShare of one session in the budget; gives it back when dropped.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct BudgetShare {
     budget: Arc<Budget>,
     bytes: usize,
 }
 
-impl Share {
+impl BudgetShare {
     pub(super) fn new(budget: Arc<Budget>) -> Self {
         Self { budget, bytes: 0 }
     }
@@ -105,7 +105,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
         self.sub(self.bytes);
     }
@@ -126,7 +126,7 @@ pub enum Event {
 
 /// One stream.
 #[derive(Debug)]
-struct Stream {
+struct StreamState {
     /// Bytes that the app has allowed us to send.
     credit: u32,
     /// Bytes that we have allowed the app to send.
@@ -149,7 +149,7 @@ struct Stream {
     blocked: bool,
 }
 
-impl Stream {
+impl StreamState {
     fn new() -> Self {
         Self {
             credit: INITIAL_CREDIT,
@@ -244,7 +244,7 @@ pub enum Violation {
 
 /// Which frames a batch is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(super) enum BatchScope {
     /// Those of all streams, and of the session itself.
     All,
     /// Those of the session itself: PING.
@@ -255,9 +255,9 @@ pub(super) enum Scope {
 
 /// All streams of a session.
 #[derive(Debug)]
-pub(super) struct Streams {
+pub(super) struct StreamTable {
     limits: Limits,
-    live: HashMap<u32, Stream>,
+    live: HashMap<u32, StreamState>,
     gone: Tombstones,
     newcomers: VecDeque<u32>,
     others: VecDeque<u32>,
@@ -268,11 +268,11 @@ pub(super) struct Streams {
     /// Bytes of the app that were not passed on yet.
     up: usize,
     /// These bytes, and those that wait for the app or were sent and not acknowledged.
-    share: Share,
+    share: BudgetShare,
     pub(super) events: VecDeque<Event>,
 }
 
-impl Streams {
+impl StreamTable {
     pub(super) fn new(limits: Limits, budget: Arc<Budget>) -> Self {
         Self {
             limits,
@@ -285,7 +285,7 @@ impl Streams {
             ping: None,
             blocked: Vec::new(),
             up: 0,
-            share: Share::new(budget),
+            share: BudgetShare::new(budget),
             events: VecDeque::new(),
         }
     }
@@ -326,7 +326,7 @@ impl Streams {
             self.refused.push_back(id);
             return if self.refused.len() > REFUSALS { Err(Violation::Refusals) } else { Ok(()) };
         }
-        self.live.insert(id, Stream::new());
+        self.live.insert(id, StreamState::new());
         self.events.push_back(Event::Open(id));
         Ok(())
     }
@@ -516,37 +516,37 @@ impl Streams {
     // Batches.
 
     /// Whether [`Self::fill`] would find a frame.
-    pub(super) fn has(&self, scope: Scope) -> bool {
+    pub(super) fn has(&self, scope: BatchScope) -> bool {
         let of = |id: u32| {
-            let waits = |stream: &Stream| stream.control || stream.sendable() > 0;
+            let waits = |stream: &StreamState| stream.control || stream.sendable() > 0;
             self.refused.contains(&id) || self.live.get(&id).is_some_and(waits)
         };
         match scope {
-            Scope::All => {
+            BatchScope::All => {
                 let lists = [&self.newcomers, &self.others, &self.control, &self.refused];
                 self.ping.is_some() || lists.iter().any(|list| !list.is_empty())
             }
-            Scope::Own => self.ping.is_some(),
-            Scope::One(id) => of(id),
+            BatchScope::Own => self.ping.is_some(),
+            BatchScope::One(id) => of(id),
         }
     }
 
     /// Takes the next frames, at most about so many bytes; `None` if there are none. The bytes stay in the session's share
     /// until [`Self::delivered`].
-    pub(super) fn fill(&mut self, scope: Scope, limit: usize) -> Option<Batch> {
+    pub(super) fn fill(&mut self, scope: BatchScope, limit: usize) -> Option<Batch> {
         let mut batch = Batch::default();
-        if matches!(scope, Scope::All | Scope::Own)
+        if matches!(scope, BatchScope::All | BatchScope::Own)
             && let Some(ping) = self.ping.take()
         {
             batch.add(ping);
         }
         match scope {
-            Scope::Own => {}
-            Scope::All => {
+            BatchScope::Own => {}
+            BatchScope::All => {
                 self.fill_control(&mut batch, limit);
                 self.fill_in_turns(&mut batch, limit);
             }
-            Scope::One(id) => self.fill_one(id, &mut batch, limit),
+            BatchScope::One(id) => self.fill_one(id, &mut batch, limit),
         }
         (!batch.is_empty()).then_some(batch)
     }

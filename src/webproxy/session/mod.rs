@@ -1,8 +1,8 @@
 //! One session of an app: its streams, and the carriers that move their frames. Pure: it owns no socket and reads no clock.
 //!
 //! ```text
-//!   Events ◀─ Streams ◀─ apply ◀─ [lane: sequence] ◀─ up / message          the app's batches
-//!   push ────▶ Streams ─▶ fill ─▶ [lane: kept]     ─▶ down / next_message    batches for the app
+//!   Events ◀─ streams ◀─ apply ◀─ [lane: sequence] ◀─ up / message          the app's batches
+//!   push ────▶ streams ─▶ fill ─▶ [lane: kept]     ─▶ down / next_message    batches for the app
 //! ```
 //!
 //! A session is announced with a mode, and the first carrier that is used binds it:
@@ -33,9 +33,9 @@ pub use self::requests::{Down, Poll, Up};
 use self::sockets::OpenSocket;
 pub use self::sockets::{Message, Refused, SocketId};
 use super::frame::{self, Frame};
-use super::lane::{Downlink, Uplink};
+use super::lane::{BatchSequence, SentBatches};
+use super::stream::{BatchScope, StreamTable};
 pub use super::stream::{Budget, Event, Limits, Violation};
-use super::stream::{Scope, Streams};
 
 /// Carrier that a site announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,7 +104,7 @@ pub enum End {
 
 /// Carrier that was used first, where the mode leaves a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bound {
+enum CarrierBinding {
     Free,
     Requests,
     Socket,
@@ -113,14 +113,14 @@ enum Bound {
 
 /// Sequence numbers of one lane.
 #[derive(Debug)]
-struct Lane {
-    up: Uplink,
-    down: Downlink,
+struct LaneState {
+    up: BatchSequence,
+    down: SentBatches,
 }
 
-impl Lane {
+impl LaneState {
     fn new() -> Self {
-        Self { up: Uplink::default(), down: Downlink::new() }
+        Self { up: BatchSequence::default(), down: SentBatches::new() }
     }
 }
 
@@ -128,10 +128,10 @@ impl Lane {
 #[derive(Debug)]
 pub struct Session {
     mode: Mode,
-    bound: Bound,
-    streams: Streams,
+    bound: CarrierBinding,
+    streams: StreamTable,
     /// Lane 0 is the whole session where there are no lanes.
-    lanes: HashMap<u32, Lane>,
+    lanes: HashMap<u32, LaneState>,
     sockets: HashMap<u32, OpenSocket>,
     /// Counts polls and sockets.
     number: u64,
@@ -144,9 +144,9 @@ impl Session {
     pub fn new(mode: Mode, limits: Limits, budget: Arc<Budget>, now: Instant) -> Self {
         Self {
             mode,
-            bound: Bound::Free,
-            streams: Streams::new(limits, budget),
-            lanes: HashMap::from([(0, Lane::new())]),
+            bound: CarrierBinding::Free,
+            streams: StreamTable::new(limits, budget),
+            lanes: HashMap::from([(0, LaneState::new())]),
             sockets: HashMap::new(),
             number: 0,
             touched: now,
@@ -228,11 +228,11 @@ impl Session {
         self.ended.is_some() || self.streams.has(self.scope(lane.unwrap_or(0)))
     }
 
-    fn scope(&self, lane: u32) -> Scope {
+    fn scope(&self, lane: u32) -> BatchScope {
         match (self.mode, lane) {
-            (Mode::Https | Mode::Websocket, _) => Scope::All,
-            (_, 0) => Scope::Own,
-            (_, lane) => Scope::One(lane),
+            (Mode::Https | Mode::Websocket, _) => BatchScope::All,
+            (_, 0) => BatchScope::Own,
+            (_, lane) => BatchScope::One(lane),
         }
     }
 

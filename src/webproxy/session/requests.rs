@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Bound, End, Lane, Mode, Session};
+use super::{CarrierBinding, End, LaneState, Mode, Session};
 use crate::webproxy::frame::{self, Batch, Frame, MAX_BATCH};
-use crate::webproxy::lane::Turn;
+use crate::webproxy::lane::BatchTurn;
 use crate::webproxy::stream::Violation;
 
 /// Answer to a batch of the app.
@@ -73,16 +73,16 @@ impl Session {
         self.touched = now;
         let number = lane.unwrap_or(0);
         let turn = match self.lanes.get(&number) {
-            Some(lane) if self.bound == Bound::Resumable => lane.up.judge_resumed(sequence),
+            Some(lane) if self.bound == CarrierBinding::Resumable => lane.up.judge_resumed(sequence),
             Some(lane) => lane.up.judge(sequence, &batch),
-            None if sequence == 1 => Turn::Next,
-            None => Turn::Wrong,
+            None if sequence == 1 => BatchTurn::Next,
+            None => BatchTurn::Wrong,
         };
         match turn {
-            Turn::Repeated => Up::Acknowledged(sequence),
+            BatchTurn::Repeated => Up::Acknowledged(sequence),
             _ if number != 0 && self.streams.is_gone(number) => self.up_late(number, sequence, &batch),
-            Turn::Next => self.up_next(number, sequence, &batch),
-            Turn::Wrong => self.fail(End::Sequence),
+            BatchTurn::Next => self.up_next(number, sequence, &batch),
+            BatchTurn::Wrong => self.fail(End::Sequence),
         }
     }
 
@@ -112,7 +112,7 @@ impl Session {
         if lanes > LANES_A_STREAM * self.streams.limits().streams && !self.lanes.contains_key(&number) {
             return self.fail(End::Stream(Violation::Refusals));
         }
-        self.lanes.entry(number).or_insert_with(Lane::new).up.applied(Some(batch));
+        self.lanes.entry(number).or_insert_with(LaneState::new).up.applied(Some(batch));
         if !self.apply_all(frames, batch.len()) {
             return Up::Ended;
         }
@@ -208,11 +208,11 @@ impl Session {
     fn takes_requests(&mut self, lane: Option<u32>) -> bool {
         match (self.mode, self.bound, lane) {
             (Mode::Https, _, None) | (Mode::HttpsLanes, _, Some(_)) => true,
-            (Mode::Websocket, Bound::Free | Bound::Requests, None) => {
-                self.bound = Bound::Requests;
+            (Mode::Websocket, CarrierBinding::Free | CarrierBinding::Requests, None) => {
+                self.bound = CarrierBinding::Requests;
                 true
             }
-            (Mode::Websocket, Bound::Resumable, None) => {
+            (Mode::Websocket, CarrierBinding::Resumable, None) => {
                 self.sockets.values_mut().for_each(|socket| socket.over = true);
                 true
             }

@@ -14,11 +14,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Bound, End, Mode, Session};
+use super::{CarrierBinding, End, Mode, Session};
 use crate::webproxy::frame::{self, Batch, Frame, MAX_BATCH};
-use crate::webproxy::lane::Turn;
+use crate::webproxy::lane::BatchTurn;
 use crate::webproxy::request::Socket;
-use crate::webproxy::stream::{Scope, Violation};
+use crate::webproxy::stream::{BatchScope, Violation};
 
 /// Bytes before the batch in a message of the resumable socket.
 const HEAD: usize = 8;
@@ -62,8 +62,8 @@ impl Session {
     /// Opens a socket.
     pub fn open_socket(&mut self, kind: Socket, now: Instant) -> Result<SocketId, Refused> {
         let allowed = match (kind, self.mode, self.bound) {
-            (Socket::Plain, Mode::Websocket, Bound::Free) => true,
-            (Socket::Resumable, Mode::Websocket, Bound::Free | Bound::Resumable) => true,
+            (Socket::Plain, Mode::Websocket, CarrierBinding::Free) => true,
+            (Socket::Resumable, Mode::Websocket, CarrierBinding::Free | CarrierBinding::Resumable) => true,
             (Socket::Lane(lane), Mode::WebsocketLanes, _) => self.takes_lane(lane),
             _ => false,
         };
@@ -71,9 +71,9 @@ impl Session {
             return Err(Refused);
         }
         match kind {
-            Socket::Plain => self.bound = Bound::Socket,
+            Socket::Plain => self.bound = CarrierBinding::Socket,
             Socket::Resumable => {
-                self.bound = Bound::Resumable;
+                self.bound = CarrierBinding::Resumable;
                 self.sockets.values_mut().for_each(|socket| socket.over = true);
             }
             Socket::Lane(_) => {}
@@ -144,7 +144,7 @@ impl Session {
             0 | ASKING => None,
             number => Some(lane.up.judge_resumed(number.into())),
         };
-        if turn == Some(Turn::Next) && !self.streams.takes(batch.len()) {
+        if turn == Some(BatchTurn::Next) && !self.streams.takes(batch.len()) {
             return Message::Busy;
         }
         let Some(data) = lane.down.acknowledge(acknowledged.into(), now) else {
@@ -158,9 +158,9 @@ impl Session {
         }
         match turn {
             None if !batch.is_empty() => self.fail_socket(End::Frame(frame::Fault::Form)),
-            None | Some(Turn::Repeated) => Message::Applied,
-            Some(Turn::Wrong) => self.fail_socket(End::Sequence),
-            Some(Turn::Next) => self.resumable_batch(&batch),
+            None | Some(BatchTurn::Repeated) => Message::Applied,
+            Some(BatchTurn::Wrong) => self.fail_socket(End::Sequence),
+            Some(BatchTurn::Next) => self.resumable_batch(&batch),
         }
     }
 
@@ -180,8 +180,8 @@ impl Session {
     pub fn next_message(&mut self, socket: SocketId, limit: usize, now: Instant) -> Option<Batch> {
         let open = self.sockets.get(&socket.0).filter(|open| !open.over)?;
         let scope = match open.kind {
-            Socket::Plain => Scope::All,
-            Socket::Lane(lane) => Scope::One(lane),
+            Socket::Plain => BatchScope::All,
+            Socket::Lane(lane) => BatchScope::One(lane),
             Socket::Resumable => return self.next_resumable(socket, limit, now),
         };
         let batch = self.streams.fill(scope, limit.min(MAX_BATCH))?;
@@ -196,7 +196,9 @@ impl Session {
             Some(batch) => Some(batch),
             None => match lane.down.allowance().min(limit).min(MAX_BATCH) {
                 0 => None,
-                limit => self.streams.fill(Scope::All, limit).inspect(|batch| _ = lane.down.keep(batch.clone(), now)),
+                limit => {
+                    self.streams.fill(BatchScope::All, limit).inspect(|batch| _ = lane.down.keep(batch.clone(), now))
+                }
             },
         };
         if batch.is_none() && !open.owes {
@@ -214,10 +216,10 @@ impl Session {
     pub fn socket_has_downlink(&self, socket: SocketId) -> bool {
         let Some(open) = self.sockets.get(&socket.0).filter(|open| !open.over) else { return false };
         match (open.kind, self.lanes.get(&0)) {
-            (Socket::Plain, _) => self.streams.has(Scope::All),
-            (Socket::Lane(lane), _) => self.streams.has(Scope::One(lane)),
+            (Socket::Plain, _) => self.streams.has(BatchScope::All),
+            (Socket::Lane(lane), _) => self.streams.has(BatchScope::One(lane)),
             (Socket::Resumable, Some(lane)) => {
-                let fresh = lane.down.allowance() > 0 && self.streams.has(Scope::All);
+                let fresh = lane.down.allowance() > 0 && self.streams.has(BatchScope::All);
                 open.begun && (open.owes || open.next <= lane.down.issued() || fresh)
             }
             (Socket::Resumable, None) => false,
@@ -229,7 +231,7 @@ impl Session {
     pub fn socket_over(&self, socket: SocketId) -> bool {
         let Some(open) = self.sockets.get(&socket.0) else { return true };
         let done = match open.kind {
-            Socket::Lane(lane) => open.begun && self.streams.is_gone(lane) && !self.streams.has(Scope::One(lane)),
+            Socket::Lane(lane) => open.begun && self.streams.is_gone(lane) && !self.streams.has(BatchScope::One(lane)),
             _ => false,
         };
         open.over || done

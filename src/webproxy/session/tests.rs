@@ -75,7 +75,7 @@ impl Plain {
     }
 
     fn next(&mut self, limit: usize) -> Option<Vec<(u8, u32, Vec<u8>)>> {
-        assert_eq!(self.session.socket_has_downlink(self.socket), self.session.streams.has(Scope::All));
+        assert_eq!(self.session.socket_has_downlink(self.socket), self.session.streams.has(BatchScope::All));
         self.session.next_message(self.socket, limit, self.now).map(|batch| frames(&batch))
     }
 
@@ -736,7 +736,7 @@ fn run(mode: Mode, socket: Option<Socket>, steps: Vec<Step>, budget: Arc<Budget>
             (Step::Abort(id), _) => session.abort(id),
             (Step::Ping, _) => session.ping(&[0; 8]),
             (Step::Message(batch), Some(socket)) => {
-                let resumable = mode == Mode::Websocket && session.bound == Bound::Resumable;
+                let resumable = mode == Mode::Websocket && session.bound == CarrierBinding::Resumable;
                 number += 1;
                 let message = if resumable { numbered(number, 0, &batch) } else { join(&batch) };
                 session.message(socket, message, now);
