@@ -1,6 +1,6 @@
 //! TCP segments as they pass on the interfaces of this machine, where the system lets us listen (`CAP_NET_RAW`).
 //!
-//! Only heads are kept, only of connections that were named before, and never more than [`MOST`] at a time: the machine of
+//! Only heads are kept, only of connections that were named before, and never more than a fixed number at a time: the machine of
 //! an operator has other traffic as well.
 
 use std::collections::HashSet;

@@ -20,3 +20,4 @@ mod upgrade;
 mod upstream;
 mod users;
 mod web;
+mod web_page;

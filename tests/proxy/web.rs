@@ -18,12 +18,12 @@ use crate::support::origin::{NAME, Origin};
 use crate::support::vizard::{Setup, Vizard, output_in_time};
 
 /// A path besides the root.
-const PATH: &str = "pages/team";
+pub(crate) const PATH: &str = "pages/team";
 
 const CARRIERS: [&str; 4] = ["https", "https-lanes", "websocket", "websocket-lanes"];
 
 /// The interpreter of an environment with the client's libraries; made on first use, which takes a package index.
-fn python() -> Option<&'static Path> {
+pub(crate) fn python() -> Option<&'static Path> {
     static MADE: OnceLock<Option<PathBuf>> = OnceLock::new();
     let make = || {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target folder");
@@ -40,12 +40,12 @@ fn python() -> Option<&'static Path> {
     MADE.get_or_init(make).as_deref()
 }
 
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/webproxy")
 }
 
 /// A proxy whose site serves WEB over this carrier.
-fn serving(carrier: &str, dc: &MockDc) -> (Vizard, Origin, tempfile::TempDir) {
+pub(crate) fn serving(carrier: &str, dc: &MockDc) -> (Vizard, Origin, tempfile::TempDir) {
     started(&format!("[web]\nenabled = true\ncarrier = \"{carrier}\"\npath = \"{PATH}\"\n"), dc)
 }
 
