@@ -49,7 +49,7 @@ use crate::wire::HelloClass;
 use crate::wire::rpc::AdTag;
 
 /// Everything that `vizard run` needs to know.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where the proxy keeps what must survive a restart. Exists.
     pub state_dir: PathBuf,
