@@ -101,7 +101,7 @@ pub(super) async fn shake_hands(
 }
 
 /// Hands a record to the handshake, which takes a part of a long one at a time.
-fn take_in(tls: &mut ClientConnection, mut record: &[u8]) -> io::Result<()> {
+pub(super) fn take_in(tls: &mut ClientConnection, mut record: &[u8]) -> io::Result<()> {
     while !record.is_empty() {
         if tls.read_tls(&mut record)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
