@@ -509,7 +509,7 @@ pub const REFERENCE: &[Key] = &[
     key(
         "session.idle",
         Duration,
-        Words("as long as the cover bears a visitor who rests, a minute at least"),
+        Words("as long as the cover bears a visitor who rests, 75 seconds at least"),
         Session,
         "a session without a byte for this long is ended; a longer time than the cover's shows to who watches",
     ),

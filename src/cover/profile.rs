@@ -151,8 +151,11 @@ pub struct Endings {
 }
 
 /// Shortest silence after which sessions are ended as the cover would end them: most apps of Telegram's say something
-/// within that time.
-pub const LEAST_IDLE: Duration = Duration::from_secs(60);
+/// within that time, TDLib in the background after 60 seconds and a random part.
+pub const LEAST_IDLE: Duration = Duration::from_secs(75);
+
+/// By how much a limit may be missed when it is measured.
+const MISSED: Duration = Duration::from_secs(1);
 
 /// End of a connection on which nothing moves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,7 +216,7 @@ impl Profile {
 impl IdleEnd {
     /// Whether the cover leaves a visitor who rests sooner than a session can be left.
     pub fn is_early(&self) -> bool {
-        self.after_ms.is_some_and(|after| Duration::from_millis(after) < LEAST_IDLE)
+        self.after_ms.is_some_and(|after| Duration::from_millis(after) + MISSED < LEAST_IDLE)
     }
 
     /// Times vary by what the cover's machine was busy with.
@@ -449,6 +452,15 @@ mod tests {
         for (visit, own) in [(&visit, None), (&VisitShape::default(), Some(millis(1)))] {
             assert_eq!(visit.delay(101_000, own), millis(101));
         }
+    }
+
+    #[test]
+    fn a_limit_is_early_if_a_session_would_outlive_it() {
+        let early = |after_ms| IdleEnd { after_ms, ..IdleEnd::default() }.is_early();
+        assert_eq!(
+            [Some(60_000), Some(73_000), Some(74_900), Some(75_000), None].map(early),
+            [true, true, false, false, false]
+        );
     }
 
     #[test]

@@ -214,7 +214,7 @@ fn manner(profile: &Profile, http2: bool, delay: impl Fn(u64) -> Duration) -> Ma
 }
 
 /// Silence after which a session ends: what the operator says, else what the cover bears. No session ends sooner than after
-/// a minute, for most of Telegram's apps say something within that time, and would otherwise connect again all day.
+/// [`LEAST_IDLE`], for most of Telegram's apps say something within that time, and would otherwise connect again all day.
 fn idle_limit(configured: Option<Duration>, rest: Option<&IdleEnd>) -> Duration {
     let of_cover = || rest.and_then(|rest| rest.after_ms).map(Duration::from_millis);
     configured.or_else(|| of_cover().map(|limit| limit.max(LEAST_IDLE))).unwrap_or(MOST_IDLE)
@@ -419,7 +419,7 @@ mod tests {
     use crate::telegram;
 
     #[test]
-    fn a_session_rests_as_long_as_a_visitor_but_a_minute_at_least() {
+    fn a_session_rests_as_long_as_a_visitor_but_longer_than_an_app_is_silent() {
         let seconds = Duration::from_secs;
         let rest = |after: Option<u64>| IdleEnd { after_ms: after.map(|after| after * 1000), ..IdleEnd::default() };
         for (configured, of_cover, limit) in [
@@ -428,6 +428,8 @@ mod tests {
             (None, Some(Some(75)), seconds(75)),
             (None, Some(Some(300)), seconds(300)),
             (None, Some(Some(5)), LEAST_IDLE),
+            // TDLib pings after 60 seconds and a random part.
+            (None, Some(Some(60)), seconds(75)),
             (Some(3), Some(Some(75)), seconds(3)),
             (Some(3600), None, seconds(3600)),
         ] {

@@ -262,7 +262,7 @@ impl Scout {
             let seconds = rest.after_ms.unwrap_or(0) / 1000;
             info!(
                 seconds,
-                "the cover leaves visitors who rest sooner than after a minute, and sessions are borne that long: who \
+                "the cover leaves visitors who rest sooner than after 75 seconds, and sessions are borne that long: who \
                  watches can tell. A cover with a longer keep-alive time hides them better"
             );
         }
