@@ -184,11 +184,13 @@ impl Profile {
             .filter(|records| *records > 0)
     }
 
-    /// Forgets what hellos of each class were answered with, since the cover has been seen to be another than it was, with
-    /// so many records in its flight.
+    /// Forgets what hellos of each class were answered with and how connections end, since the cover has been seen to be
+    /// another than it was, with so many records in its flight.
     pub(super) fn begin_anew(&mut self, flight_records: usize) {
         self.flights.clear();
-        self.visit.get_or_insert_default().flight_records = flight_records;
+        self.rests = ByProtocol::default();
+        let visit = self.visit.get_or_insert_default();
+        (visit.flight_records, visit.endings) = (flight_records, ByProtocol::default());
     }
 
     /// What a later profile has that is not as it is here, in words. What was or is not known is no difference.
@@ -219,10 +221,22 @@ impl IdleEnd {
         self.after_ms.is_some_and(|after| Duration::from_millis(after) + MISSED < LEAST_IDLE)
     }
 
-    /// Times vary by what the cover's machine was busy with.
+    /// What to go by after a visit, with what was `known` before. A limit shorter than that is believed once two visits in
+    /// a row agree on it, for servers that are reloaded leave whoever rests; until then it is `doubted`.
+    pub(super) fn weighed(known: Option<Self>, seen: Option<Self>, doubted: &mut Option<Self>) -> Option<Self> {
+        let Some(seen) = seen else { return known };
+        let limit = |one: &Self| one.after_ms.unwrap_or(u64::MAX);
+        let is_like = |one: &Self| close(limit(one), limit(&seen));
+        let before = doubted.take();
+        let is_shorter = |known: &Self| limit(&seen) < limit(known) && !is_like(known);
+        if known.as_ref().is_some_and(is_shorter) && !before.as_ref().is_some_and(is_like) {
+            *doubted = Some(seen);
+            return known;
+        }
+        Some(seen)
+    }
+
     fn differences(&self, later: &Self, protocol: &str, found: &mut Vec<String>) {
-        const SECOND: u64 = 1000;
-        let close = |old: u64, new: u64| old.abs_diff(new) <= SECOND.max(old / 10);
         let seconds = |after: Option<u64>| after.map_or("none".to_owned(), |after| format!("{} s", after / SECOND));
         let same = match (self.after_ms, later.after_ms) {
             (Some(old), Some(new)) => close(old, new),
@@ -237,6 +251,13 @@ impl IdleEnd {
             found.push(format!("records at the idle limit over {protocol}: {}, now {}", sizes(old), sizes(new)));
         }
     }
+}
+
+const SECOND: u64 = 1000;
+
+/// Whether two limits are the same: times vary by what the cover's machine was busy with.
+fn close(old: u64, new: u64) -> bool {
+    old.abs_diff(new) <= SECOND.max(old / 10)
 }
 
 impl GreetingShape {
@@ -404,7 +425,11 @@ mod tests {
         ] {
             assert_eq!(profile.flight_records(class), records, "{class}");
         }
+        profile.visit.as_mut().unwrap().endings.http2 = Some(Endings::default());
+        profile.rests.http1 = Some(IdleEnd::default());
         profile.begin_anew(3);
+        assert_eq!(profile.rests, ByProtocol::default());
+        assert_eq!(profile.visit.as_ref().unwrap().endings, ByProtocol::default());
         assert!(HelloClass::ALL.iter().all(|class| profile.flight_records(*class) == Some(3)));
         assert_eq!(Profile::default().flight_records(HelloClass::Chrome), None);
     }
@@ -461,6 +486,28 @@ mod tests {
             [Some(60_000), Some(73_000), Some(74_900), Some(75_000), None].map(early),
             [true, true, false, false, false]
         );
+    }
+
+    #[test]
+    fn a_shorter_limit_is_believed_when_two_visits_agree() {
+        let rest = |after_ms| Some(IdleEnd { after_ms, ..IdleEnd::default() });
+        let (mut known, mut doubted) = (None, None);
+        for (seen, believed) in [
+            (rest(Some(75_000)), rest(Some(75_000))),
+            (rest(Some(20_000)), rest(Some(75_000))),
+            (rest(Some(75_100)), rest(Some(75_100))),
+            (rest(Some(20_000)), rest(Some(75_100))),
+            (rest(Some(50_000)), rest(Some(75_100))),
+            (None, rest(Some(75_100))),
+            (rest(Some(50_300)), rest(Some(50_300))),
+            (rest(None), rest(None)),
+            (rest(Some(75_000)), rest(None)),
+            (rest(Some(75_000)), rest(Some(75_000))),
+            (rest(Some(90_000)), rest(Some(90_000))),
+        ] {
+            known = IdleEnd::weighed(known, seen.clone(), &mut doubted);
+            assert_eq!(known, believed, "{seen:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::IoSlice;
+use std::ops::RangeInclusive;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -42,6 +43,9 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// Most reads in one turn of a session, so that a busy one does not starve the others of its thread.
 const TURNS: usize = 2;
 
+/// Payload sizes of encrypted records of TLS 1.3.
+const SIZES: RangeInclusive<u16> = 17..=16401;
+
 /// Payload sizes of the records that end a connection; at most four.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LastRecords([u16; 4]);
@@ -49,6 +53,7 @@ pub struct LastRecords([u16; 4]);
 impl From<&[u16]> for LastRecords {
     fn from(sizes: &[u16]) -> Self {
         let mut last = Self::default();
+        let sizes = sizes.iter().filter(|size| SIZES.contains(size));
         last.0.iter_mut().zip(sizes).for_each(|(slot, size)| *slot = *size);
         last
     }
@@ -692,6 +697,12 @@ mod tests {
             wire = &rest[usize::from(sizes[sizes.len() - 1])..];
         }
         sizes
+    }
+
+    #[test]
+    fn no_last_record_has_a_size_that_tls_cannot_make() {
+        let records = LastRecords::from(&[0, 2, 16, 34, 16402, 19][..]);
+        assert_eq!(records, LastRecords([34, 19, 0, 0]));
     }
 
     fn record() -> Vec<u8> {

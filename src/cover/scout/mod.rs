@@ -217,6 +217,7 @@ impl Scout {
         let (seen, mut profile) = (greeting.first.flight, Profile::clone(&self.profile()));
         if profile.visit.as_ref().is_none_or(|visit| visit.flight_records != seen.records) {
             profile.begin_anew(seen.records);
+            self.rests.store(Arc::default());
         }
         let certificate = greeting.certificate(&self.names());
         let mut visit = greeting.shape(profile.visit.take());
@@ -237,25 +238,47 @@ impl Scout {
     /// Learns how visitors are left who rest, which takes longer than a round may. The first that is learnt counts from then
     /// on; the next round compares it with what was known before, and keeps it.
     async fn watch_rests(&self, door: &impl Door) {
+        let mut doubted = ByProtocol::default();
         loop {
             if self.profile().visit.is_none() {
                 sleep(AGAIN).await;
                 continue;
             }
+            let (before, doubts) = (self.rests.load_full(), doubted != ByProtocol::default());
             let seen = ends::rests(door, self.name.as_str()).await;
             let known = seen.http2.is_some() || seen.http1.is_some();
             if known {
-                self.learn_rests(seen).await;
+                self.learn_rests(seen, &before, &mut doubted).await;
             }
-            sleep(if known { pause(true, rand::random()) } else { ends::RESTS }).await;
+            // What is doubted is looked at again, once.
+            let again = !doubts && doubted != ByProtocol::default();
+            sleep(match known {
+                false => ends::RESTS,
+                true if again => AGAIN,
+                true => pause(true, rand::random()),
+            })
+            .await;
         }
     }
 
-    async fn learn_rests(&self, seen: ByProtocol<IdleEnd>) {
+    async fn learn_rests(
+        &self,
+        seen: ByProtocol<IdleEnd>,
+        before: &Arc<ByProtocol<IdleEnd>>,
+        doubted: &mut ByProtocol<IdleEnd>,
+    ) {
         // No round is to publish what it knew before.
         let last = self.last.lock().await;
-        let known = ByProtocol::clone(&self.rests.load());
-        let rests = known.updated(seen);
+        if !Arc::ptr_eq(before, &self.rests.load_full()) {
+            // The cover is another than the one that was visited.
+            *doubted = ByProtocol::default();
+            return;
+        }
+        let known = ByProtocol::clone(before);
+        let rests = ByProtocol {
+            http2: IdleEnd::weighed(known.http2, seen.http2, &mut doubted.http2),
+            http1: IdleEnd::weighed(known.http1, seen.http1, &mut doubted.http1),
+        };
         debug!(?rests, "it is known how the cover leaves who rests");
         let early = |rests: &ByProtocol<IdleEnd>| rests.get(true).filter(|rest| rest.is_early()).cloned();
         if let (Some(rest), false) = (early(&rests), early(&self.rests.load()).is_some()) {
