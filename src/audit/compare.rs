@@ -23,13 +23,13 @@ pub struct Lineup {
     pub relay: SocketAddr,
     /// The proxy.
     pub proxy: SocketAddr,
-    /// How long a quick probe waits for an end.
+    /// Longest wait of a quick probe for the end of its connection.
     pub limit: Duration,
     /// The cover sends its encrypted flight as one record, so nothing is joined, neither by the proxy nor here.
     pub one_record: bool,
 }
 
-/// How to compare.
+/// Parameters of a comparison.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Whom the probes are about.
@@ -38,25 +38,25 @@ pub struct Plan {
     pub lineup: Lineup,
     /// Fixes every script and the order of everything.
     pub seed: u64,
-    /// How often a probe is played once its transcripts were not alike.
+    /// Rounds that a probe is played in if its first transcripts were not alike.
     pub rounds: u64,
-    /// How many probes run at once. Each talks to three targets.
+    /// Number of probes that run at once. Each talks to three targets.
     pub at_once: usize,
 }
 
-/// How often a probe is usually played once its transcripts were not alike.
+/// Default for [`Plan::rounds`].
 pub const ROUNDS: u64 = 5;
 
-/// How many probes usually run at once.
+/// Default for [`Plan::at_once`].
 pub const AT_ONCE: usize = 64;
 
-/// How long a patient probe waits for an end: the usual time-outs of web servers are 60 and 75 seconds.
+/// Longest wait of a patient probe for an end: the usual time-outs of web servers are 60 and 75 seconds.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Outcome of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Comparison {
-    /// How many probes were played.
+    /// Number of probes that were played.
     pub probes: usize,
     /// The proxy did what neither cover nor relay ever did, and did it again.
     pub differences: Vec<Finding>,
@@ -71,9 +71,9 @@ pub struct Finding {
     pub probe: String,
     /// Its class.
     pub class: Class,
-    /// What somebody needs to see the difference.
+    /// Access that an attacker needs to see the difference.
     pub needs: Needs,
-    /// What was seen, in lines.
+    /// Description of the difference, in several lines.
     pub text: String,
 }
 

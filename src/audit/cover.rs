@@ -13,13 +13,13 @@ use crate::cover::remote;
 use crate::cover::site::{self, Site, SiteError, linger};
 use crate::net::dial;
 
-/// How long a remote cover has to accept a connection.
+/// Time limit for a remote cover to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A cover at an address; what serves it ends with this value.
 #[derive(Debug)]
 pub struct Target {
-    /// Where it is reached.
+    /// Address to connect to.
     pub addr: SocketAddr,
     _served: Served,
 }
@@ -40,7 +40,7 @@ impl Drop for Served {
     }
 }
 
-/// Why a cover cannot be reached.
+/// Reason why a cover cannot be reached.
 #[derive(Debug)]
 pub enum Unreachable {
     /// The built-in site cannot be opened.

@@ -11,13 +11,13 @@ use tokio::time::timeout;
 
 use super::hello::{self, Key, RANDOM};
 
-/// How long a server may take for its flight.
+/// Time limit for a server's first flight.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The record that a TLS 1.3 client sends for the sake of old middle boxes.
 pub const CCS: [u8; 6] = [20, 3, 3, 0, 1, 1];
 
-/// How the other side ended.
+/// End of the connection on the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// With FIN.
@@ -41,12 +41,12 @@ pub struct Flight {
     pub data: usize,
 }
 
-/// Why a client turned away from a flight.
+/// Reason why a client rejects a flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// The first record is no ServerHello record.
     Head,
-    /// What follows the first record is not CCS and the head of a data record.
+    /// The first record is not followed by CCS and the head of a data record.
     Middle,
     /// Bytes came after the flight, before the client had spoken.
     TooMuch,

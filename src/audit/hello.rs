@@ -10,7 +10,7 @@ use super::dice::Dice;
 /// The 16 bytes of a secret.
 pub type Key = [u8; 16];
 
-/// Where the random of a hello lies in its record.
+/// Position of the random in a hello's record.
 pub const RANDOM: std::ops::Range<usize> = 11..43;
 
 /// Extension numbers that the probes touch.

@@ -19,7 +19,7 @@ pub fn evidence(ciphertext: &[u8]) -> Option<f64> {
     Some(unpack(packed).map(weight).sum())
 }
 
-/// How many numbers are compressed to each value.
+/// Counts the numbers that are compressed to each value.
 fn images() -> [usize; VALUES] {
     let mut images = [0; VALUES];
     for number in 0..MODULUS {

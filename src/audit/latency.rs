@@ -17,7 +17,7 @@ use super::talk::Conversation;
 /// One kind of answer.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// What was asked, and whom.
+    /// Kind of hello and the server that got it.
     pub name: &'static str,
     /// Milliseconds from the hello to the first byte.
     pub millis: Vec<f64>,
@@ -90,25 +90,25 @@ const SESSION_ID_LENGTH: usize = 43;
 pub struct Latency {
     /// Name of the measurement.
     pub name: String,
-    /// What was compared.
+    /// Kinds of hello that were compared.
     pub compared: Compared,
     /// Of proofs: the cover, the bare relay, the proxy when it declines, the proxy when it admits. Of forms and names: the
     /// cover, the cover with the other one, the proxy, the proxy with the other one.
     pub series: [Series; 4],
     /// Comparison of the last two.
     pub ks: Ks,
-    /// How many measurements were made: one that shows a difference is repeated.
+    /// Number of measurements: one that shows a difference is repeated.
     pub attempts: u32,
 }
 
-/// How often the two are to differ before they do: chance makes one of a hundred measurements differ.
+/// Measurements in a row that must show a difference before it counts: chance makes one of a hundred differ.
 const ATTEMPTS: u32 = 3;
 
 /// Between two hellos, so that what a server still does for one that is gone does not slow down the next. Else a kind
 /// would be measured by the kinds that come before it, which are never the same as itself.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// How long an answer may take.
+/// Time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Latency {
@@ -123,7 +123,7 @@ impl Latency {
         self.compared != Compared::Proofs && kolmogorov_smirnov(&cover.millis, &other.millis).p < LEVEL
     }
 
-    /// What was found, in a line.
+    /// Describes the result in one line.
     pub fn text(&self) -> String {
         let [first, second, third, fourth] = self.series.each_ref().map(|series| median(&series.millis));
         let p = if self.ks.p < 0.0001 { "< 0.0001".to_owned() } else { format!("= {:.4}", self.ks.p) };

@@ -16,7 +16,7 @@ use super::stats::{LEVEL, uniformity};
 use super::transcript::{Piece, Transcript};
 use super::{curve, kem};
 
-/// What is asked of the flights.
+/// Question about the first flights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Question {
     /// Whether the shapes are those of the cover, its encrypted records taken as one.
@@ -68,7 +68,7 @@ pub enum Answer {
 pub struct Flights {
     cover: Vec<Heard>,
     proxy: Vec<Heard>,
-    /// How many of the proxy's were signed for the client: the others are the cover's own.
+    /// Number of the proxy's flights that were signed for the client: the others are the cover's own.
     pub admitted: usize,
 }
 
@@ -105,7 +105,7 @@ pub async fn collect(client: &'static Captured, count: usize, plan: &Plan) -> Fl
 }
 
 impl Flights {
-    /// How many of each side there are.
+    /// Number of flights on each side.
     pub fn count(&self) -> usize {
         self.proxy.len()
     }
@@ -217,7 +217,7 @@ impl Heard {
     }
 }
 
-/// How often each value occurs.
+/// Counts the occurrences of each value.
 fn tally(flights: &[Heard], of: impl Fn(&Heard) -> String) -> BTreeMap<String, usize> {
     let mut tally = BTreeMap::new();
     for heard in flights {
@@ -226,7 +226,7 @@ fn tally(flights: &[Heard], of: impl Fn(&Heard) -> String) -> BTreeMap<String, u
     tally
 }
 
-/// What occurs this often on one side and never on the other is no chance: 2 to the power of this is beyond the level.
+/// Occurrences on one side, with none on the other, that are no chance: 2 to the power of this is beyond the level.
 const OFTEN: usize = 8;
 
 pub(super) fn compare_sets(cover: &BTreeMap<String, usize>, proxy: &BTreeMap<String, usize>) -> Answer {

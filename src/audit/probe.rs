@@ -31,7 +31,7 @@ impl fmt::Debug for Subject {
     }
 }
 
-/// What a generator draws from.
+/// Input of a generator: random numbers, and the subject of the probe.
 #[derive(Debug)]
 pub struct Draw<'a> {
     dice: Dice,
@@ -92,7 +92,7 @@ pub enum Class {
     Shapes,
     /// The ten hellos of the JARM fingerprint.
     Jarm,
-    /// What the hello asks for.
+    /// Names in the hello.
     Names,
     /// Other protocols.
     NotTls,
@@ -104,7 +104,7 @@ pub enum Class {
     Replay,
     /// Recorded hellos and headers, put together anyhow.
     Recorded,
-    /// What an admitted hello may be followed by.
+    /// Bytes after an admitted hello.
     SecondFlight,
     /// Records whose last byte is held back on the way.
     Held,
@@ -122,7 +122,7 @@ pub enum Class {
     Latency,
     /// Time of the first answer to hellos of one form, against those of another.
     Forms,
-    /// What can be counted in first flights without sending a byte.
+    /// Statistics of first flights, for which an observer sends no byte.
     Passive,
 }
 
@@ -174,7 +174,7 @@ impl Class {
     }
 }
 
-/// What somebody needs to see a difference; what needs least is worst and comes first.
+/// Access that an attacker needs to see a difference; the least access is the worst and comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Needs {
     /// Only the packets of others.
@@ -199,7 +199,7 @@ impl Needs {
     }
 }
 
-/// How long a probe may last.
+/// Duration class of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// A few seconds.
@@ -216,9 +216,9 @@ pub struct Probe {
     pub name: String,
     /// Its kind.
     pub class: Class,
-    /// What somebody needs to do the same.
+    /// Access that an attacker needs to do the same.
     pub needs: Needs,
-    /// How long it may last.
+    /// Duration class.
     pub pace: Pace,
     generator: Generator,
 }

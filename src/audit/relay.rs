@@ -48,7 +48,7 @@ pub enum Fault {
 /// A relay on loopback; it ends with this value.
 #[derive(Debug)]
 pub struct Relay {
-    /// Where it listens.
+    /// Address that it listens on.
     pub addr: SocketAddr,
     task: JoinHandle<()>,
 }

@@ -30,23 +30,23 @@ pub struct Coverage {
 pub struct Report {
     /// Address of the proxy.
     pub proxy: String,
-    /// What it was compared with.
+    /// Cover that it was compared with.
     pub cover: String,
     /// The name in the hellos.
     pub name: String,
-    /// Whose secret was used.
+    /// Name of the user whose secret was used.
     pub user: String,
     /// Repeats the run.
     pub seed: u64,
     /// Extent of what each class looked at.
     pub coverage: Vec<Coverage>,
-    /// Where the proxy can be told from its cover; the worst first.
+    /// Differences by which the proxy can be told from its cover; the worst first.
     pub differences: Vec<Finding>,
     /// Known differences, each with a reason.
     pub known: Vec<Finding>,
     /// Seen once and not again, or on the cover and the relay as well.
     pub noise: Vec<Finding>,
-    /// What was measured, and found in order.
+    /// Measurements that found nothing wrong: name and result of each.
     pub measured: Vec<(String, String)>,
     /// Times of answers.
     pub latency: Vec<Latency>,
@@ -54,7 +54,7 @@ pub struct Report {
     pub admitted: Option<bool>,
 }
 
-/// What an audit amounts to.
+/// Overall result of an audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nobody can tell the proxy from its cover by any of this.
@@ -67,16 +67,16 @@ pub enum Verdict {
     Nothing,
 }
 
-/// How many differences a summary shows.
+/// Most differences that a summary shows.
 const SHOWN: usize = 3;
 
 impl Report {
-    /// How many probes there were.
+    /// Number of probes.
     pub fn probes(&self) -> usize {
         self.coverage.iter().map(|coverage| coverage.probes).sum()
     }
 
-    /// What it amounts to.
+    /// Overall result.
     pub fn verdict(&self) -> Verdict {
         match (self.differences.is_empty(), self.admitted) {
             (false, _) => Verdict::Different,

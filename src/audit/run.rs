@@ -16,14 +16,14 @@ use super::probe::{Class, Needs, Pace, Probe};
 use super::report::{Coverage, Report};
 use super::scene::Scene;
 
-/// What is to be run.
+/// Selection of the probes and measurements to run.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
     /// Leave out what takes over ten seconds, and measure less.
     pub fast: bool,
     /// Names, or parts of names with `*` for anything; empty for all.
     pub only: Vec<String>,
-    /// How many hellos of each kind are timed, if not the usual number.
+    /// Number of hellos of each kind to time, if not the usual number.
     pub samples: Option<usize>,
     /// Time for which silences are borne; `None` leaves them out.
     pub idle: Option<Duration>,
@@ -43,16 +43,16 @@ pub struct Entry {
     pub name: String,
     /// Its class.
     pub class: Class,
-    /// What somebody needs to do the same.
+    /// Access that an attacker needs to do the same.
     pub needs: Needs,
-    /// How long it takes; `None` for a measurement, which comes when all else is done.
+    /// Duration class; `None` for a measurement, which comes when all else is done.
     pub pace: Option<Pace>,
 }
 
 /// The part of its time limit that a quick probe takes on average.
 const WAITING: f64 = 0.5;
 
-/// How long most servers wait before they give a silent visitor up.
+/// Time after which most servers give up a silent visitor.
 const TIME_OUT: Duration = Duration::from_secs(65);
 
 enum Task {
@@ -123,7 +123,7 @@ impl Choice {
         tasks
     }
 
-    /// What would be run.
+    /// Lists what would be run.
     pub fn list(&self) -> Vec<Entry> {
         self.tasks().iter().map(Task::entry).collect()
     }

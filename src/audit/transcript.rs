@@ -28,7 +28,7 @@ pub enum Piece {
     Torn(Vec<u8>, usize),
 }
 
-/// What one byte written after the server's FIN provoked.
+/// Reaction to one byte written after the server's FIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
     /// None was written.
@@ -42,13 +42,13 @@ pub enum After {
 /// All that one run of a probe saw.
 #[derive(Clone, Debug)]
 pub struct Transcript {
-    /// What the server said.
+    /// Reply of the server, in pieces.
     pub pieces: Vec<Piece>,
-    /// How it ended.
+    /// End of the connection.
     pub end: End,
     /// From the prober's last act to the end.
     pub took: Duration,
-    /// What came of speaking after the end.
+    /// Reaction to a byte written after the end.
     pub after: After,
 }
 
@@ -62,7 +62,7 @@ impl Transcript {
         Self { pieces, end: End::Open, took: Duration::ZERO, after: After::NotTried }
     }
 
-    /// What the server said, in one line.
+    /// Describes the server's reply in one line.
     pub fn said(&self) -> String {
         self.pieces.iter().map(Piece::to_string).collect::<Vec<_>>().join(" ")
     }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// How much of its rate somebody may be ahead who has been quiet.
+/// Burst after a quiet time, as time at the full rate.
 const BURST: Duration = Duration::from_millis(250);
 
-/// How much time the largest single read may be worth: the smaller, the smoother.
+/// Divisor of the rate that gives the largest single read, a twentieth of a second: the smaller the read, the smoother.
 const GRAIN: u64 = 20;
 
 /// Smallest single read that is worth it.
@@ -19,7 +19,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// How much may be moved now at `rate` bytes in a second, at most; or when to ask again.
+    /// Returns the most bytes that may be moved now at `rate` bytes in a second; or when to ask again.
     pub fn ask(&self, rate: u64, now: Instant) -> Result<u64, Instant> {
         match self.paid_until {
             Some(until) if until > now => Err(until),

@@ -15,7 +15,7 @@ use crate::crypto::{Mac, Message};
 use crate::wire::client_hello::{ClientHello, MAX_HELLO, RANDOM_RANGE};
 use crate::wire::server_flight::{self, Flight};
 
-/// How many bytes of the random the digest fixes; the time is laid over the rest.
+/// Number of bytes of the random that the digest fixes; the time is laid over the rest.
 pub const AUTHENTICATED: usize = 28;
 
 /// Block of the hash, and the least that pads a message.
@@ -25,12 +25,12 @@ const PADDING: usize = 9;
 /// Blocks that are digested for every hello: those of the longest, and one.
 const ALL_BLOCKS: usize = (MAX_HELLO + PADDING).div_ceil(BLOCK) + 1;
 
-/// What a hello shows of the key that it was made with.
+/// Proof of a key in a hello: the bytes that its digest covers, and the digest in its random.
 #[derive(Debug)]
 pub struct Claim {
     message: Message,
-    /// What is digested besides, for nothing: a short hello takes as long as a long one, or the time of the answer would
-    /// grow with the hello at us and not at other servers.
+    /// Bytes that are digested besides, for nothing: a short hello takes as long as a long one, or the time of the
+    /// answer would grow with the hello here and not at other servers.
     rest: Message,
     random: [u8; 32],
 }

@@ -77,7 +77,7 @@ impl Key {
         self.member.standing(from, now)
     }
 
-    /// Whose key it is.
+    /// Member that the key belongs to.
     pub fn member(&self) -> &Arc<Member> {
         &self.member
     }
@@ -91,7 +91,7 @@ impl Key {
         if self.until.is_some_and(|until| now >= until) { Err(Refusal::OldSecret) } else { Ok(()) }
     }
 
-    /// What tells its entries in the replay memory from those of others.
+    /// Tag of its entries in the replay cache.
     pub fn tag(&self) -> SecretTag {
         self.tag
     }
@@ -114,9 +114,9 @@ pub struct Keyring {
     buckets: Vec<Range<usize>>,
     /// Keys that every search tries.
     widest: usize,
-    /// Where each stands.
+    /// Index of each key by its tag.
     places: BTreeMap<SecretTag, usize>,
-    /// When the first of them ends.
+    /// Earliest end of a key.
     next_end: Option<UnixTime>,
     /// The key of nobody, for work that is done in vain.
     nobody: Mac,
@@ -180,7 +180,7 @@ impl Keyring {
         &self.keys
     }
 
-    /// What the replay memory has to remember for.
+    /// Tags of all keys, whose entries the replay cache has to remember.
     pub fn tags(&self) -> Vec<SecretTag> {
         self.keys.iter().map(|key| key.tag).collect()
     }

@@ -40,7 +40,7 @@ pub enum Leave {
     Over,
 }
 
-/// What a member has moved.
+/// Traffic of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes from clients, ever.
@@ -49,12 +49,12 @@ pub struct Usage {
     pub down: u64,
     /// Bytes both ways in the present period of the quota; without a quota, ever.
     pub in_period: u64,
-    /// When this period began; `None` before its first byte.
+    /// Start of this period; `None` before its first byte.
     pub since: Option<UnixTime>,
 }
 
 impl Usage {
-    /// What was moved since it was `before`; in another period all of that.
+    /// Traffic since it was `before`; in another period all of that.
     pub fn beyond(self, before: Self) -> Self {
         let period = if self.since == before.since { before.in_period } else { 0 };
         Self {
@@ -79,13 +79,13 @@ impl Usage {
 #[derive(Debug, Default)]
 pub struct Ledger {
     usage: Usage,
-    /// How far the present period may be used: as far as the disk knows.
+    /// Bytes of the present period that may be used: as many as the disk knows.
     granted: u64,
     /// Somebody was asked to grant more.
     asked: bool,
     /// The disk does not know the latest.
     changed: bool,
-    /// What the disk knows.
+    /// Usage that is on disk.
     written: Option<Usage>,
     up: Bucket,
     down: Bucket,
@@ -167,17 +167,17 @@ impl Ledger {
         policy.quota.is_some_and(|quota| self.usage(policy, now).in_period >= quota.bytes)
     }
 
-    /// What was moved, seen from `now`.
+    /// Usage as of `now`: a period that is over does not count.
     pub fn usage(&self, policy: &Policy, now: UnixTime) -> Usage {
         self.usage.seen(policy, now)
     }
 
-    /// What was moved, as it is.
+    /// Usage as counted.
     pub fn exact(&self) -> Usage {
         self.usage
     }
 
-    /// What has to be written, if anything: with the next grant, or exactly as it is.
+    /// Usage that has to be written, if any: with the next grant, or exactly as it is.
     pub fn page(&mut self, policy: &Policy, exact: bool) -> Option<Usage> {
         if !std::mem::take(&mut self.changed) && !exact {
             return None;

@@ -36,11 +36,11 @@ pub struct Member {
     ledger: Mutex<Ledger>,
 }
 
-/// Who is inside.
+/// Current sessions of a member.
 #[derive(Debug, Default)]
 struct Inside {
     sessions: u32,
-    /// What there is from each address.
+    /// Sessions by address.
     addresses: BTreeMap<IpAddr, Presence>,
 }
 
@@ -48,12 +48,12 @@ struct Inside {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Presence {
     sessions: u32,
-    /// When the client was heard last.
+    /// Time when the client was last heard.
     heard: UnixTime,
 }
 
-/// How long an address counts after the last byte of its clients. A phone that has changed networks leaves sessions behind
-/// that nobody ends, and is not to be kept out by them.
+/// Seconds for which an address counts after the last byte of its clients. A phone that has changed networks leaves
+/// sessions behind that no one ends, and is not to be kept out by them.
 const PRESENT: i64 = 60;
 
 impl Presence {
@@ -73,7 +73,7 @@ impl Inside {
         if policy.max_addresses.is_some_and(full) { Err(Refusal::Addresses) } else { Ok(()) }
     }
 
-    /// How many addresses count beside this one, of its family: one device may have an address of each.
+    /// Number of other addresses that count, of the same family: one device may have an address of each.
     fn others(&self, address: IpAddr, now: UnixTime) -> usize {
         let counts = |known: &IpAddr, presence: &Presence| {
             *known != address && known.is_ipv4() == address.is_ipv4() && presence.counts(now)
@@ -106,7 +106,7 @@ impl Member {
         &self.name
     }
 
-    /// What the member may do now.
+    /// Policy that holds now.
     pub fn policy(&self) -> Arc<Policy> {
         self.policy.load_full()
     }
@@ -129,7 +129,7 @@ impl Member {
         self.removed.store(removed, Ordering::Release);
     }
 
-    /// How many sessions there are now.
+    /// Number of current sessions.
     pub fn sessions(&self) -> u32 {
         self.inside().sessions
     }
@@ -139,7 +139,7 @@ impl Member {
         self.inside().addresses.len()
     }
 
-    /// What the member has moved so far. Sessions that have no quota to ask for are counted once a second.
+    /// Traffic of the member so far. Sessions that have no quota to ask for are counted once a second.
     pub fn usage(&self, now: UnixTime) -> Usage {
         self.ledger().usage(&self.policy.load(), now)
     }
@@ -236,7 +236,7 @@ impl Member {
     }
 }
 
-/// What counts as one address: of IPv6 the network of a household.
+/// Reduces an address to the part that counts as one: of IPv6 the network of a household.
 fn place(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -253,7 +253,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Whose place it is.
+    /// Member that the permit belongs to.
     pub fn member(&self) -> &Arc<Member> {
         &self.member
     }
@@ -275,7 +275,7 @@ impl Drop for Permit {
     }
 }
 
-/// Why a member may not enter now. A closed set: it is also the name in logs and counters.
+/// Reason why a member may not enter now. A closed set: it is also the name in logs and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// The operator has switched the member off.

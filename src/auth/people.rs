@@ -16,7 +16,7 @@ use super::window::UnixTime;
 pub struct Enrolment {
     /// The name.
     pub name: String,
-    /// What the member may do.
+    /// Policy of the member.
     pub policy: Policy,
     /// The secrets that open the door, each with its end if it has one.
     pub secrets: Vec<(Secret, Option<UnixTime>)>,
@@ -30,11 +30,11 @@ pub struct People {
     bank: Option<Arc<dyn Bank>>,
 }
 
-/// What has to be written down of a member.
+/// Usage of a member that has to be written.
 #[derive(Clone, Debug)]
 pub struct Page {
     member: Arc<Member>,
-    /// What to write: of a quota at least what was used.
+    /// Usage to write: of a quota at least what was used.
     pub usage: Usage,
 }
 
@@ -65,7 +65,7 @@ impl People {
         member.ledger().restore(usage);
     }
 
-    /// What everybody has moved, those included who are no members any more.
+    /// Traffic of each member, removed ones included.
     pub fn moved(&self) -> BTreeMap<String, Usage> {
         let known = self.known();
         known.iter().map(|(name, member)| (name.clone(), member.ledger().exact())).collect()
@@ -106,7 +106,8 @@ impl People {
         Keyring::new(keys)
     }
 
-    /// What has changed and has to be written; `exact` is for the last time, when nothing moves any more. Each page is to be followed by [`Page::kept`] or [`Page::lost`].
+    /// Usage that has changed and has to be written; `exact` is for the last time, when nothing moves any more. Each
+    /// page is to be followed by [`Page::kept`] or [`Page::lost`].
     pub fn pages(&self, exact: bool) -> Vec<Page> {
         let known: Vec<_> = self.known().values().cloned().collect();
         let page = |member: Arc<Member>| {
@@ -122,7 +123,7 @@ impl People {
 }
 
 impl Page {
-    /// Whose page it is.
+    /// Name of the member.
     pub fn name(&self) -> &str {
         self.member.name()
     }

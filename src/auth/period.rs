@@ -6,7 +6,7 @@ use jiff::{Span, Timestamp, ToSpan};
 
 use super::window::UnixTime;
 
-/// How long a quota lasts before it begins anew.
+/// Period of a quota, after which it starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Period {
     /// It never does.
@@ -45,10 +45,10 @@ impl Period {
         }
     }
 
-    /// Where the period began that `now` is in; `last` is where the one began that was last made use of.
+    /// Start of the period that `now` is in; `last` is the start of the one that was last made use of.
     ///
-    /// It never goes back, however far the clock does: whoever sets a clock back, or starts a machine without one, must not
-    /// give every quota once more. The price is paid when a period was begun by a clock that was ahead: it lasts until then.
+    /// It never goes back, however far the clock does: to set a clock back, or to start a machine without one, must not
+    /// give every quota once more. The price is paid if a clock that was ahead began a period: it lasts until then.
     pub fn start(self, last: Option<UnixTime>, now: UnixTime) -> UnixTime {
         match last {
             Some(last) if self.end(last).is_none_or(|end| now < end) => last,
@@ -56,7 +56,7 @@ impl Period {
         }
     }
 
-    /// Where the period ends that began there; `None`: never.
+    /// End of the period that began at `start`; `None`: never.
     pub fn end(self, start: UnixTime) -> Option<UnixTime> {
         let natural = || civil(self.natural_start(start));
         match self {

@@ -10,14 +10,14 @@ use super::secret::Domain;
 use super::window::UnixTime;
 use crate::wire::rpc::AdTag;
 
-/// What a member may do. The default is everything.
+/// Limits of a member. The default has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Whether the member may enter at all.
     pub enabled: bool,
     /// From then on not any more.
     pub expires: Option<UnixTime>,
-    /// How much may be moved.
+    /// Quota of traffic.
     pub quota: Option<Quota>,
     /// Bytes from the client in a second, all sessions together.
     pub bandwidth_up: Option<u64>,
@@ -27,15 +27,15 @@ pub struct Policy {
     pub max_sessions: Option<u32>,
     /// Most addresses at once; IPv6 addresses of one /64 are one.
     pub max_addresses: Option<u32>,
-    /// Where the member may come from; none: from anywhere.
+    /// Networks that the member may come from; none: from anywhere.
     pub allow: Vec<IpNet>,
-    /// Where the member may not come from, even if that is allowed.
+    /// Networks that the member may not come from, even if that is allowed.
     pub deny: Vec<IpNet>,
     /// In whose name the member's sessions go, which shows a channel to the member.
     pub ad_tag: Tagging,
     /// Name of the site that the member's link carries, where it is not the first.
     pub domain: Option<Domain>,
-    /// What the operator wants to remember.
+    /// Note of the operator.
     pub note: Option<String>,
 }
 
@@ -62,7 +62,7 @@ impl Tagging {
     }
 }
 
-/// How much may be moved in which time, both ways together.
+/// Limit of bytes in a period, both ways together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// Bytes.

@@ -42,13 +42,13 @@ const AT_ONCE: u32 = 60;
 /// Hellos that wait at most. A flood of more costs those that have waited for the longest.
 const MOST: usize = 4096;
 
-/// How long a hello waits at most: longer than any client does.
+/// Longest wait of a hello: longer than any client waits.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Wait after which a hello may be overtaken by those that come later.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How long a source counts as one of users.
+/// Time for which a source counts as one of users.
 const KNOWN: Duration = Duration::from_secs(60 * 60);
 
 /// Places in the memory of sources, among which a secret hash distributes them: a flood would have to come from as many
@@ -234,7 +234,7 @@ fn work(shared: &Shared) {
     }
 }
 
-/// What has one budget: an IPv4 address, or the /64 of an IPv6 address.
+/// Reduces an address to the source that has one budget: an IPv4 address, or the /64 of an IPv6 address.
 fn source(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

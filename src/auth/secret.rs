@@ -82,7 +82,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a written secret says: the key, and the domain where the text has one.
+/// Secret as parsed from text: the key, and the domain where the text has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretText {
     /// The key.
@@ -130,7 +130,7 @@ impl FromStr for SecretText {
     }
 }
 
-/// Why a text is no secret. Says nothing about the text itself, which may be a real key with a slip in it.
+/// Reason why a text is no secret. Says nothing about the text itself, which may be a real key with a slip in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretError {
     /// Neither hexadecimal nor base64.
@@ -146,7 +146,7 @@ pub enum SecretError {
 }
 
 impl SecretError {
-    /// What to write instead.
+    /// Advice on what to write instead.
     pub fn mend(&self) -> &'static str {
         match self {
             Self::Text | Self::Length => "write 32 hexadecimal digits; `vizard secret` makes a new one",
@@ -220,7 +220,7 @@ impl fmt::Display for Domain {
     }
 }
 
-/// Why a text is no domain that every client accepts.
+/// Reason why a text is no domain that every client accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DomainError {
     /// Letters beyond ASCII.
@@ -236,7 +236,7 @@ pub enum DomainError {
 }
 
 impl DomainError {
-    /// What to write instead.
+    /// Advice on what to write instead.
     pub fn mend(&self) -> &'static str {
         match self {
             Self::NotAscii => "write the name in punycode: `xn--bcher-kva.example` for `bücher.example`",

@@ -34,22 +34,22 @@ pub struct Judge {
     rules: ArcSwap<Rules>,
     /// Threads for long searches, once there was one; `None` if they could not be had.
     pool: OnceLock<Option<SearchPool>>,
-    /// What was shown before.
+    /// Replay cache.
     pub replay: Arc<dyn ReplayCache>,
 }
 
-/// What the judge goes by. Can be replaced while it is at work.
+/// Rules of the judge. Can be replaced while it is at work.
 #[derive(Debug)]
 pub struct Rules {
-    /// Who may enter.
+    /// Keys of all who may enter.
     pub keyring: Keyring,
-    /// How far clocks may be off.
+    /// Tolerance for clients' clocks.
     pub window: TimeWindow,
     /// Names that a hello may carry; `None`: any. A hello without a name may always enter, but for what the keyring turns away.
     pub names: Option<Vec<Domain>>,
 }
 
-/// What was decided on a hello.
+/// Decision on a hello.
 #[derive(Debug)]
 pub enum Verdict {
     /// A visitor, and it stays one.
@@ -61,9 +61,9 @@ pub enum Verdict {
 /// A visitor that stays one.
 #[derive(Clone, Debug)]
 pub struct Declined {
-    /// Why.
+    /// Reason for declining it.
     pub reason: Reason,
-    /// Whose key was shown, where one was.
+    /// Member whose key was shown, if any.
     pub member: Option<Arc<Member>>,
 }
 
@@ -80,7 +80,7 @@ impl From<Reason> for Declined {
     }
 }
 
-/// Why a connection is a mere visitor. A closed set: it is also the name in logs and counters.
+/// Reason why a connection is a mere visitor. A closed set: it is also the name in logs and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// No Telegram client begins like this; says which part.
@@ -105,7 +105,7 @@ pub enum Reason {
     Early,
     /// The cover's answer is not one that a Telegram client takes; says which part.
     Cover(&'static str),
-    /// What followed the flight is no header under the same secret; says which part.
+    /// No header under the same secret followed the flight; says which part is wrong.
     Header(&'static str),
 }
 
@@ -161,7 +161,7 @@ impl Admission {
         &self.key
     }
 
-    /// Whose key it was.
+    /// Member whose key it was.
     pub fn member(&self) -> &Arc<Member> {
         self.key.member()
     }
@@ -172,7 +172,7 @@ impl Admission {
         self.key.admit(self.from, now)
     }
 
-    /// What kind of hello it was.
+    /// Class of the hello.
     pub fn class(&self) -> HelloClass {
         self.class
     }
@@ -211,7 +211,7 @@ pub struct Inquiry {
     /// Whether the name in the hello is accepted.
     named: bool,
     from: IpAddr,
-    /// Why the verdict is known already, if it is.
+    /// Reason for a verdict that is known already, if it is.
     barred: Option<Reason>,
     now: UnixTime,
 }
@@ -242,13 +242,13 @@ impl Inquiry {
         self.rules.keyring.found(&self.search).map(|(key, _)| key)
     }
 
-    /// What kind of hello it is.
+    /// Class of the hello.
     pub fn class(&self) -> HelloClass {
         self.class
     }
 
-    /// What the memory is to be asked before the verdict; does what is left of the search. A hello whose digest holds is
-    /// spent, whatever the verdict will be.
+    /// Finishes the search and returns the query to the replay cache that comes before the verdict. A hello whose
+    /// digest holds is spent, whatever the verdict will be.
     pub fn question(&mut self) -> Question {
         while !self.go_on() {}
         let entry = |tag| Entry::of_hello(tag, self.search.claim.authenticator());
@@ -405,7 +405,7 @@ impl Judge {
         matches!(self.pool.get(), Some(Some(_)))
     }
 
-    /// What [`Admission::stamp`] costs, for a flight to somebody who was declined.
+    /// Takes as long as [`Admission::stamp`], for the flight to a client that was declined.
     pub fn stamp_in_vain(&self, flight: &mut Flight) {
         digest::stamp(self.rules.load().keyring.nobody(), &[0; 32], flight);
         black_box(flight);

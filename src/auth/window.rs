@@ -16,10 +16,10 @@ impl From<SystemTime> for UnixTime {
     }
 }
 
-/// How far a client's clock may be off.
+/// Tolerance for a client's clock.
 ///
-/// The time in a hello is not covered by its authentication code, so a window of any width protects from nothing; it
-/// is there for the operator who wants to see whose clock is wrong. Replays are the replay memory's business.
+/// The time in a hello is not covered by its authentication code, so a window of any width protects from nothing; it is
+/// there for the operator who wants to see whose clock is wrong. Replays are the replay cache's business.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeWindow(i64);
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-/// How often counts are told.
+/// Interval at which counts are logged.
 pub const EVERY: Duration = Duration::from_secs(60);
 
 /// Most different lines in a minute. An attacker would need a recorded hello of as many users to reach it.
@@ -42,7 +42,7 @@ pub enum Severity {
 pub struct Cause<'a> {
     /// The sentence.
     pub what: &'static str,
-    /// How bad it is.
+    /// Severity of the line.
     pub severity: Severity,
     /// Whom it concerns, if that is known.
     pub user: Option<&'a str>,
@@ -77,15 +77,15 @@ impl<'a> Cause<'a> {
 pub struct Line {
     /// The sentence.
     pub what: &'static str,
-    /// How bad it is.
+    /// Severity of the line.
     pub severity: Severity,
     /// Whom it concerns.
     pub user: Option<String>,
-    /// Why.
+    /// Reason, a word from a closed set; empty if the sentence has but one.
     pub reason: String,
     /// More about the last time.
     pub detail: String,
-    /// How often it happened.
+    /// Number of times that it happened.
     pub count: u64,
 }
 
@@ -124,7 +124,7 @@ pub struct Summary(Mutex<Table>);
 #[derive(Debug, Default)]
 struct Table {
     counted: HashMap<Key, Counted>,
-    /// What found no room.
+    /// Number of events that found no room.
     more: u64,
 }
 

@@ -9,7 +9,7 @@ use jiff::fmt::rfc2822::DateTimeParser;
 #[derive(Debug, Default)]
 pub struct ToldTime(Mutex<Option<(Instant, i64)>>);
 
-/// How long a time that was told is of use: the clock that counts on from it runs wrong, too.
+/// Time for which a told time is of use: the clock that counts on from it runs wrong, too.
 const GOOD_FOR: Duration = Duration::from_secs(3 * 3600);
 
 impl ToldTime {

@@ -24,7 +24,7 @@ use crate::cover::remote::Remote;
 /// Flags of `vizard audit`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Where the proxy is, if not at the first listener of the configuration
+    /// Address of the proxy, if not the first listener of the configuration
     #[arg(long, value_name = "ADDR:PORT")]
     proxy: Option<String>,
     /// Use the secret of this user instead of the first one's
@@ -39,10 +39,10 @@ pub struct Arguments {
     /// Repeat the run of this number
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// How often a probe is played that showed a difference
+    /// Rounds in which a probe is played that showed a difference
     #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
-    /// How many hellos of each kind are timed, in place of 300, or 60 with --fast
+    /// Number of hellos of each kind that are timed, in place of 300, or 60 with --fast
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(20..=10_000))]
     samples: Option<u16>,
     /// Wait this many seconds for the ends of silent connections, which are left out otherwise
@@ -61,10 +61,10 @@ pub struct Arguments {
     settings: Settings,
 }
 
-/// How long a quick probe waits for an end, in a fast run and otherwise.
+/// Longest wait of a quick probe for an end, in a fast run and otherwise.
 const LIMITS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(6)];
 
-/// How many probes run at once against a server that may belong to somebody else.
+/// Number of probes that run at once against a server that may belong to someone else.
 const GENTLY: usize = 16;
 
 /// A number that names no data centre, so that Telegram is left alone even by a proxy that lets a probe in.
@@ -100,7 +100,7 @@ fn unusable(message: impl Into<String>, next: impl Into<String>) -> Failure {
     Failure::usage(message, next)
 }
 
-/// Where the proxy is. Anything but a listener of this configuration has to be named.
+/// Address of the proxy. Anything but a listener of this configuration has to be named.
 fn proxy(arguments: &Arguments, config: &Config) -> Result<SocketAddr, Failure> {
     if let Some(text) = &arguments.proxy {
         return units::socket_address(text).map_err(|error| unusable(format!("--proxy: {error}"), error.mend()));
@@ -182,12 +182,12 @@ fn no_line(error: std::io::Error) -> String {
     }
 }
 
-/// What a person sees while it runs; hidden where nobody looks.
+/// Progress display; hidden if the output is no terminal.
 struct Progress {
     bar: ProgressBar,
     /// Names of the probes that wait for a server's time-outs.
     patient: HashSet<String>,
-    /// How many others have not been played yet.
+    /// Number of other probes that have not been played yet.
     quick: usize,
 }
 

@@ -134,7 +134,7 @@ pub(super) fn whole(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// What belongs to the installation and is kept by others.
+/// Describes what belongs to the installation and is left out of the backup, as others keep it.
 fn elsewhere(draft: &Draft) -> Vec<String> {
     let outside = |path: &&PathBuf| !path.starts_with(&draft.state_dir);
     let mut left_out = Vec::new();

@@ -17,7 +17,7 @@ use crate::net::listen::Address;
 /// Most users that are named.
 const MOST: usize = 20;
 
-/// How long the cover's name may take to be looked up.
+/// Time limit for looking up the cover's name.
 const LOOKUP: Duration = Duration::from_secs(5);
 
 /// Fails with every complaint printed, or says in a few lines what the configuration amounts to.
@@ -41,7 +41,7 @@ pub fn check(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a start would open is opened: keys that do not fit or cannot be read are mistakes too.
+/// Opens what a start would open: keys that do not fit or cannot be read are mistakes too.
 fn refuse_mistakes(draft: &Draft) -> Result<(), Failure> {
     let mut found = parts::inspect(draft);
     let Some(last) = found.pop() else { return Ok(()) };
@@ -67,7 +67,7 @@ fn refuse_loop(draft: &Draft, lookup: impl Fn(&str, u16) -> Vec<SocketAddr>) -> 
     }
 }
 
-/// Where the proxy that runs with this configuration is entered, which may be elsewhere until it has taken a change.
+/// Names the listeners of the proxy that runs with this configuration; they may differ until it has taken a change.
 fn running(ways: &Ways) -> String {
     let handed_on = ways.proxied.iter().map(|address| format!("{address} (behind a PROXY protocol header)"));
     let open: Vec<String> = ways.clients.iter().map(ToString::to_string).chain(handed_on).collect();

@@ -38,29 +38,29 @@ use crate::server::Purpose;
 use crate::server::handle::Handle;
 use crate::server::sessions::Sessions;
 
-/// How often it is looked up where the cover's name leads.
+/// Interval at which the cover's name is looked up.
 const LOOK_UP: Duration = Duration::from_secs(60 * 60);
 
-/// How long a replaced secret stays good where nobody says otherwise.
+/// Default time for which a replaced secret stays good.
 const KEEP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// What a listener needs of the program.
+/// Parts of the program that the admin listener needs.
 pub struct Parts {
     /// The running server.
     pub handle: Handle,
-    /// What was counted.
+    /// Counters.
     pub counts: Arc<Counts>,
     /// The latest events.
     pub events: Arc<Events>,
-    /// What has sounded.
+    /// Alarms that have sounded.
     pub alarms: Arc<Alarms>,
-    /// Where actions are noted, if anywhere.
+    /// Log of actions, if there is one.
     pub audit_log: Option<AuditLog>,
-    /// Where wishes to reload go.
+    /// Queue for requests to reload.
     pub queue: Queue,
     /// The tokens and the certificate, if there is a listener.
     pub keys: Option<Keys>,
-    /// What the configuration is loaded from.
+    /// Flags and environment that the configuration is loaded from.
     pub origin: (Flags, Environment),
 }
 
@@ -133,7 +133,7 @@ impl House {
         }
     }
 
-    /// Where clients are accepted, as far as that is a TCP address.
+    /// Addresses on which clients are accepted, as far as they are TCP addresses.
     fn listeners(&self) -> Vec<SocketAddr> {
         self.open(Purpose::Cover).iter().filter_map(Address::tcp).collect()
     }
@@ -210,7 +210,7 @@ impl Before {
         Self(files.map(|path| (fs::read_to_string(&path).ok(), path)).map(|(text, path)| (path, text)).collect())
     }
 
-    /// What they hold now.
+    /// Present contents of the files.
     fn now(&self) -> Vec<Option<String>> {
         self.0.iter().map(|(path, _)| fs::read_to_string(path).ok()).collect()
     }
@@ -376,7 +376,7 @@ impl Control for House {
     }
 }
 
-/// Why a file was not changed, for somebody who does not see the file.
+/// Error for a file that was not changed, for a client that does not see the file.
 fn refused(error: EditError) -> Trouble {
     let kind = match &error {
         EditError::Unknown(_) => return Trouble::no_user(),

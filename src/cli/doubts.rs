@@ -30,7 +30,7 @@ const INSIDE: [(&str, IpAddr); 5] = [
     ("192.168.0.0/16", IpAddr::V4(Ipv4Addr::new(192, 168, 0, 1))),
 ];
 
-/// What is doubtful about a configuration, as sentences with what to do. `lists` is what it bars.
+/// Lists what is doubtful about a configuration, as sentences with what to do. `lists` is what it bars.
 pub(super) fn doubts(draft: &Draft, lists: Option<&lists::State>) -> Vec<String> {
     let mut found = tight_limits(draft);
     found.extend(crowded_names(draft).map(|(what, next)| format!("{what}; {next}")));

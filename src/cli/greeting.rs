@@ -133,7 +133,7 @@ fn cover(config: &Config) -> String {
     }
 }
 
-/// What keeps this configuration from being good for real use, each with what to do.
+/// Lists what keeps this configuration from being good for real use, each with what to do.
 fn missing(config: &Config, listeners: &[SocketAddr], host: Option<&Host>) -> Vec<&'static str> {
     let port = port(config, listeners);
     let address = match host.map(|host| host.source) {

@@ -23,7 +23,7 @@ use crate::ops::state_lock::{self, NotLocked, StateLock};
 use crate::ops::usage::Books;
 use crate::server::handle::Handle;
 
-/// How often the other process hears what members have moved here.
+/// Interval at which the other process is told what members have moved here.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Asks the proxy that runs with this state directory for its listeners.
@@ -39,11 +39,11 @@ pub(super) async fn ask(state: &Path) -> Result<Taking, Failure> {
     })
 }
 
-/// Where the log of a process that takes over goes once it has.
+/// Destination of the log of a process that takes over, once it has.
 pub(super) struct Log(Option<OwnedFd>);
 
 impl Log {
-    /// Where this process writes its log; the same place as before without one.
+    /// Opens the log of `process`, its standard error; without one, the log stays where it was.
     pub(super) fn of(process: Option<u32>) -> Self {
         // Opened before there is a sandbox. What was a socket cannot be opened.
         let open = |process| {
@@ -125,7 +125,7 @@ fn failed(error: &io::Error) -> Failure {
     Failure::new(format!("the running proxy did not hand over: {error}"), "see its log; it goes on as before")
 }
 
-/// What only one process can have at a time.
+/// Tasks that only one process can run at a time.
 pub(super) struct Front {
     pub(super) control: Option<AbortOnDropHandle<()>>,
     pub(super) admin: Option<AbortOnDropHandle<()>>,

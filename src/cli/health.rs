@@ -21,7 +21,7 @@ use crate::cover::remote::Remote;
 use crate::cover::scout::{Reaction, knock};
 use crate::ops::control;
 
-/// How long one visit may take. Two of them fit into the five seconds that the image gives the command.
+/// Time limit for one visit. Two of them fit into the five seconds that the image gives the command.
 const VISIT: Duration = Duration::from_millis(2300);
 
 /// Succeeds if the first listener reacts to a visitor in time. To the proxy that is a visitor like any other.
@@ -82,7 +82,7 @@ pub(super) async fn visit(
     Err("the proxy does not accept connections".into())
 }
 
-/// How the proxy reacts. Fails if nobody accepts the connection, and with `TimedOut` if nothing happens on it.
+/// Reaction of the proxy. Fails if no one accepts the connection, and with `TimedOut` if nothing happens on it.
 async fn front(target: &Way, name: &Domain) -> io::Result<Reaction> {
     timeout(VISIT, async { knock(target.connect().await?, name).await }).await?
 }

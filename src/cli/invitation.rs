@@ -6,16 +6,16 @@ use std::net::{SocketAddr, TcpListener};
 use crate::config::{Config, Cover, Listen};
 use crate::ops::links::{Form, Link, OwnAddress};
 
-/// What links name as the server, and how sure that is.
+/// Host that links name as the server, and how sure it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// Host name or address literal, IPv6 without brackets.
     pub name: String,
-    /// Where it comes from.
+    /// Source of the name.
     pub source: Source,
 }
 
-/// Where the host of a link comes from.
+/// Source of the host in a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The operator said so.

@@ -22,7 +22,7 @@ pub struct Arguments {
     settings: Settings,
 }
 
-/// What links are to look like.
+/// Appearance of links.
 #[derive(Default, clap::Args)]
 pub struct Look {
     /// Host name or address that the links name

@@ -246,7 +246,7 @@ struct Settings {
     /// The name that links carry; without more, that site is the cover [environment: VIZARD_DOMAIN]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
-    /// What strangers meet: the built-in site or a web server elsewhere [environment: VIZARD_COVER]
+    /// Site that strangers meet: the built-in site or a web server elsewhere [environment: VIZARD_COVER]
     #[arg(long, value_name = "site|HOST:PORT")]
     cover: Option<String>,
     /// Use a cover whose first flight has several encrypted records [environment: VIZARD_ACCEPT_GRADE_C=true]
@@ -295,7 +295,7 @@ mod code {
     pub const UNUSABLE: u8 = 2;
 }
 
-/// Why a command could not do its work, and what to do next.
+/// Reason why a command could not do its work, and what to do next.
 #[derive(Debug)]
 pub struct Failure {
     message: String,

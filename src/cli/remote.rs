@@ -13,7 +13,7 @@ use crate::ops::admin::client::{Client, ClientError};
 /// Flags that name the admin listener.
 #[derive(clap::Args)]
 pub struct Access {
-    /// Where the admin listener is; default: `admin.listen` of the configuration
+    /// Address of the admin listener; default: `admin.listen` of the configuration
     #[arg(long, value_name = "URL|unix:PATH")]
     admin: Option<String>,
     /// File with the token [environment: VIZARD_ADMIN_TOKEN holds the token itself]

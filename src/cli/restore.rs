@@ -225,7 +225,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Where everything goes.
+/// Destinations of all files.
 struct Plan<'a> {
     config: Option<PathBuf>,
     state_dir: PathBuf,

@@ -98,10 +98,10 @@ fn shut_in(config: &Config, file: Option<&Path>, read: &[PathBuf]) -> Option<Pla
     Some(open).filter(|_| !matches!(files, Wall::Missing(_)))
 }
 
-/// What the program has done before there was a second thread.
+/// Results of the work before there was a second thread.
 struct Prepared {
     origin: Origin,
-    /// What the sandbox leaves open, if there is one.
+    /// Paths that the sandbox leaves open, if there is one.
     open: Option<Places>,
     format: logging::Format,
     /// To take over from a running proxy: where the log goes from then on.
@@ -248,7 +248,7 @@ fn opened(handle: Handle) -> Opened {
     })
 }
 
-/// What has entered before; another process may be spending too if it is `shared`.
+/// Loads the replay cache; another process may be spending too if it is `shared`.
 fn spent(config: &Config, shared: bool) -> Result<ReplayMemory, Failure> {
     remembered(&config.state_dir.join(REPLAY_FILE), &parts::tags(config, SystemTime::now().into()), shared)
 }

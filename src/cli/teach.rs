@@ -4,13 +4,13 @@
 
 use clap::Command;
 
-/// What is taught about one command.
+/// Help text of one command.
 struct Lesson {
     /// Its names behind the program's.
     command: &'static str,
     /// Commands, and what each does.
     examples: &'static [(&'static str, &'static str)],
-    /// What exit codes 0, 1 and 2 mean.
+    /// Meanings of exit codes 0, 1 and 2.
     codes: [&'static str; 3],
 }
 

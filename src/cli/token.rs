@@ -9,7 +9,7 @@ use crate::ops::admin::token::{TokenHash, generate};
 /// Flags of `vizard token`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// What it is good for: metrics, viewer (all but secrets), operator (users and sessions) or admin (all)
+    /// Role of the token: metrics, viewer (all but secrets), operator (users and sessions) or admin (all)
     #[arg(value_name = "metrics|viewer|operator|admin")]
     role: String,
     /// Whoever uses it; stands in the log of actions

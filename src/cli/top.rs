@@ -24,7 +24,7 @@ pub struct Arguments {
     remote: remote::Access,
 }
 
-/// How often the proxy is asked, and how long a key may wait to be noticed.
+/// Interval at which the proxy is asked, and longest time until a key is noticed.
 const EVERY: Duration = Duration::from_secs(2);
 const KEYS: Duration = Duration::from_millis(200);
 
@@ -91,7 +91,7 @@ fn ends(key: KeyCode, modifiers: KeyModifiers) -> bool {
     interrupted || matches!(key, KeyCode::Char('q') | KeyCode::Esc)
 }
 
-/// What is shown.
+/// State of the display.
 struct View {
     place: String,
     latest: Option<(Status, Vec<User>, Instant)>,

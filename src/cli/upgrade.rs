@@ -18,10 +18,10 @@ use crate::config::{self, Environment};
 use crate::ops::control::{self, Identity};
 use crate::ops::reload::Terms;
 
-/// How long the new process may take.
+/// Time limit for the new process.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How often it is looked whether it has taken over.
+/// Interval at which it is checked whether it has taken over.
 const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Flags of `vizard upgrade`.
@@ -107,7 +107,7 @@ fn start_apart(from: u32) -> io::Result<Pid> {
     number.and_then(Pid::from_raw).ok_or_else(|| io::Error::other("it has no number"))
 }
 
-/// What this process was given, but for what only `upgrade` knows.
+/// Arguments of this process, but for those that only `upgrade` knows.
 fn flags() -> impl Iterator<Item = OsString> {
     let ours = |flag: &OsString| {
         flag == "--or-reload" || flag == "--only-start" || flag.to_str().is_some_and(|flag| flag.starts_with("--from="))

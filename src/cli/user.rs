@@ -20,7 +20,7 @@ use crate::config::resolve::read_secret_file;
 use crate::config::{self, Draft, Environment, Flags, User, units};
 use crate::ops::usage;
 
-/// How long a replaced secret stays good where nobody says otherwise.
+/// Default time for which a replaced secret stays good.
 const KEEP: &str = "7d";
 
 /// Flags of `vizard user`.
@@ -103,7 +103,7 @@ enum Wish {
         /// Everybody in the configuration file
         #[arg(long)]
         all: bool,
-        /// How long the old secret stays good; 0s ends it at once
+        /// Time for which the old secret stays good; 0s ends it at once
         #[arg(long, value_name = "TIME", default_value = KEEP)]
         keep: String,
         #[command(flatten)]
@@ -127,7 +127,7 @@ enum Wish {
     },
 }
 
-/// Where the configuration and the state are.
+/// Paths of the configuration and the state.
 #[derive(clap::Args)]
 struct Place {
     /// Configuration file [environment: VIZARD_CONFIG]
@@ -138,22 +138,22 @@ struct Place {
     state_dir: Option<PathBuf>,
 }
 
-/// What a user may do. `none` takes a limit away.
+/// Limits of a user. `none` takes a limit away.
 #[derive(clap::Args)]
 struct Limits {
     /// Until when, e.g. 2026-12-31 or 2026-12-31T18:00:00Z
     #[arg(long, value_name = "DATE")]
     expires: Option<String>,
-    /// How much, e.g. 50GB/month, 500MB/calendar day, 1TB
+    /// Quota, e.g. 50GB/month, 500MB/calendar day, 1TB
     #[arg(long, value_name = "SIZE[/PERIOD]")]
     quota: Option<String>,
-    /// How fast from the client, e.g. 10Mbit
+    /// Bandwidth from the client, e.g. 10Mbit
     #[arg(long, value_name = "RATE")]
     bandwidth_up: Option<String>,
-    /// How fast to the client, e.g. 10Mbit
+    /// Bandwidth to the client, e.g. 10Mbit
     #[arg(long, value_name = "RATE")]
     bandwidth_down: Option<String>,
-    /// How many sessions at once; a client opens 13 to 18; 0 for no limit
+    /// Most sessions at once; a client opens 13 to 18; 0 for no limit
     #[arg(long, value_name = "NUMBER")]
     max_sessions: Option<u32>,
     /// From how many addresses at once; 0 for no limit
@@ -171,7 +171,7 @@ struct Limits {
     /// Name of the site that the link carries, `domain` or one of `names`; another one makes another link
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
-    /// What to remember
+    /// Note to remember
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
 }

@@ -17,12 +17,12 @@ use crate::config::{Listen, Proxied, units};
 use crate::net::listen::Address;
 use crate::ops::control;
 
-/// Where the proxy is entered.
+/// Addresses at which the proxy is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ways {
-    /// Where clients come to it themselves.
+    /// Addresses that clients connect to themselves.
     pub(super) clients: Vec<Address>,
-    /// Where they are handed on.
+    /// Addresses at which they are handed on by another program.
     pub(super) proxied: Vec<Address>,
     /// Whether it is a proxy that runs who says so.
     pub(super) running: bool,
@@ -131,7 +131,7 @@ impl fmt::Display for Way {
     }
 }
 
-/// Where a connection from this machine comes to the listener.
+/// Addresses at which a connection from this machine reaches the listener.
 pub(super) fn reachable(listener: SocketAddr) -> Vec<SocketAddr> {
     let loopback = |ip: std::net::IpAddr| SocketAddr::new(ip, listener.port());
     match listener {

@@ -21,7 +21,7 @@ use super::{Environment, Flags, LoadError, load_text};
 use crate::auth::{Domain, Secret, SecretText, UnixTime};
 use crate::base::files::{self, Access, Folder};
 
-/// What shall be different about a user, for commands as for the admin API.
+/// Changes to a user, for commands as for the admin API.
 pub use crate::ops::admin::control::Settings as Changes;
 
 /// Longest file that is changed; a hundred thousand users have less.
@@ -30,14 +30,14 @@ const LONGEST: u64 = 256 << 20;
 /// Takes a limit away.
 pub const NONE: &str = "none";
 
-/// Why a file was not changed.
+/// Reason why a file was not changed.
 #[derive(Debug)]
 pub enum EditError {
     /// A file cannot be read or written.
     File {
         /// Which.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         error: io::Error,
     },
     /// The file is no TOML.
@@ -57,7 +57,7 @@ pub enum EditError {
 }
 
 impl EditError {
-    /// What to do about it.
+    /// Advice on what to do.
     pub fn mend(&self) -> &'static str {
         match self {
             Self::File { .. } => "check the path, and that you may write to the file and its folder",
@@ -342,7 +342,7 @@ fn position(document: &DocumentMut, name: &str) -> Result<usize, EditError> {
     found.map(|(index, _)| index).ok_or_else(|| EditError::Unknown(name.to_owned()))
 }
 
-/// Where each user stands, the first of each name.
+/// Positions of the users, by name; the first of each name.
 fn positions(document: &DocumentMut) -> Result<HashMap<String, usize>, EditError> {
     let mut known = HashMap::new();
     for (index, name) in names(document)? {
@@ -429,7 +429,7 @@ fn edit_text<T>(
     Ok(outcome)
 }
 
-/// What is wrong with a text, without the places, which move.
+/// Lists what is wrong with a text, without the places, which move.
 fn mistakes(text: &str, file: &Path) -> Vec<String> {
     // What the environment adds is not the file's fault.
     let environment = Environment::from_iter([("VIZARD_STATE_DIR", "/")]);

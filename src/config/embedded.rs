@@ -66,9 +66,9 @@ pub enum CoverDraft {
     Site {
         /// Certificate and key; otherwise a self-signed one is made.
         certificate: Option<(PathBuf, PathBuf)>,
-        /// Who issues a better one.
+        /// Authority that issues a better one.
         acme: Option<Box<Authority>>,
-        /// What to serve; otherwise a small site is laid out.
+        /// Content to serve; otherwise a small site is laid out.
         content: Option<Content>,
         /// See [`site::Settings::server_header`].
         server_header: Option<String>,
@@ -150,16 +150,16 @@ impl Draft {
     }
 }
 
-/// Why the state directory could not be used.
+/// Reason why the state directory could not be used.
 #[derive(Debug)]
 pub struct StateError {
     /// The file or folder.
     pub path: PathBuf,
-    /// What it was about.
+    /// Kind of trouble.
     pub trouble: StateTrouble,
 }
 
-/// What went wrong with the state directory.
+/// Kind of trouble with the state directory.
 #[derive(Debug)]
 pub enum StateTrouble {
     /// The system refused.
@@ -169,7 +169,7 @@ pub enum StateTrouble {
 }
 
 impl StateError {
-    /// What to do about it.
+    /// Advice on what to do.
     pub fn mend(&self) -> String {
         match &self.trouble {
             StateTrouble::Io(_) => "name a folder that this user may write to: `--state-dir DIR`".into(),
@@ -199,7 +199,7 @@ impl error::Error for StateError {
     }
 }
 
-/// Where the state lives when nobody says so: the service manager's choice, else the usual place.
+/// Default state directory: the service manager's choice, else the usual place.
 pub fn default_state_dir(environment: &Environment, root: bool) -> Option<PathBuf> {
     let absolute = |path: PathBuf| path.is_absolute().then_some(path);
     if let Some(first) = environment.first_path("STATE_DIRECTORY") {
@@ -352,8 +352,8 @@ fn private_folder(path: &Path) -> Result<(), StateError> {
     files::private_folder(path).map_err(|error| trouble(path, error))
 }
 
-/// What `path` holds. If there is no such file, it holds `fresh` from now on, for its owner only; of several processes
-/// that come first at once, one writes and all read the same. A crash leaves the whole file or none.
+/// Reads the file `path`. If there is no such file, it holds `fresh` from now on, for its owner only; of several
+/// processes that come first at once, one writes and all read the same. A crash leaves the whole file or none.
 fn kept(path: &Path, fresh: &str) -> io::Result<String> {
     match read_secret_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

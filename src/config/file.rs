@@ -16,11 +16,11 @@ use super::misuse::MisuseWritten;
 use super::redact;
 use super::report::{Complaint, Lines, Origin, quoted};
 
-/// What a file says, with all complaints about its form, and the text with secrets hidden.
+/// Values of a file, with all complaints about its form, and the text with secrets hidden.
 pub struct Reading {
     /// The values that could be read.
     pub layer: Layer,
-    /// What is wrong with the form.
+    /// Complaints about the form.
     pub complaints: Vec<Complaint>,
     /// Lines that are not TOML, counted from 0. If there are any, values that seem to be missing may have been lost.
     pub broken_lines: Vec<usize>,
@@ -92,7 +92,7 @@ type Value<'t, 'i> = &'t Spanned<DeValue<'i>>;
 #[derive(Default)]
 struct Reader {
     complaints: Vec<Complaint>,
-    /// Where secrets stand, or what may have been meant as one.
+    /// Positions of secrets, or of what may have been meant as one.
     secrets: Vec<Range<usize>>,
     /// Whether something stands in the place of users that is none.
     users_lost: bool,

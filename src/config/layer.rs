@@ -92,7 +92,7 @@ pub struct PreviousWritten {
     pub until: Option<Written<String>>,
 }
 
-/// What a user may do.
+/// Limits of a user, as written.
 #[derive(Default)]
 #[expect(missing_docs, reason = "the fields are the keys of docs/configuration.md")]
 pub struct LimitsWritten {

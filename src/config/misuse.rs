@@ -15,7 +15,7 @@ use crate::ops::geo::{self, Country};
 use crate::ops::{alarms, audit_log, lists};
 use crate::server::limits::{self, Excess, Share};
 
-/// What is done about misuse.
+/// Settings against misuse.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Misuse {
     /// `[limits]`

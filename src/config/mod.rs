@@ -51,7 +51,7 @@ use crate::wire::rpc::AdTag;
 /// Everything that `vizard run` needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the proxy keeps what must survive a restart. Exists.
+    /// Folder for what must survive a restart. Exists.
     pub state_dir: PathBuf,
     /// The admin listener, if there shall be one.
     pub admin: Option<admin::Settings>,
@@ -59,7 +59,7 @@ pub struct Config {
     pub listen: Listen,
     /// Addresses to accept clients on that another program hands on.
     pub proxied: Proxied,
-    /// Who may enter. Empty where all users were taken away: then nobody enters.
+    /// Users who may enter. Empty where all users were taken away: then no one enters.
     pub users: Vec<User>,
     /// The name in links, hence the name that clients put into their hellos.
     pub domain: Domain,
@@ -67,9 +67,9 @@ pub struct Config {
     pub names: Vec<Domain>,
     /// Further names that an authentic hello may carry; `None` accepts any. A hello without a name is always accepted.
     pub accepted_names: Option<Vec<Domain>>,
-    /// What links name as the server.
+    /// Host and port that links name.
     pub link: LinkTarget,
-    /// How far a client's clock may be off, either way.
+    /// Tolerance for a client's clock, either way.
     pub time_window: Duration,
     /// The site that everyone else meets.
     pub cover: Cover,
@@ -83,19 +83,19 @@ pub struct Config {
     pub middle: middle::Settings,
     /// A session without a byte in either direction for this long is ended; `None`: for as long as the cover bears it.
     pub idle: Option<Duration>,
-    /// How long sessions may go on after SIGTERM.
+    /// Time for which sessions may go on after SIGTERM.
     pub drain: Duration,
-    /// How long sessions may go on after another process has taken over.
+    /// Time for which sessions may go on after another process has taken over.
     pub handover: Duration,
     /// Classes of clients that get records of NOP frames behind their header, in place of the cover's session tickets.
     pub fillers: Vec<HelloClass>,
-    /// What is done about misuse.
+    /// Settings against misuse.
     pub misuse: misuse::Misuse,
     /// The walls around the proxy.
     pub sandbox: sandbox::Settings,
     /// Logging.
     pub log: Log,
-    /// What nobody configured.
+    /// Values that no one configured.
     pub made_up: MadeUp,
 }
 
@@ -111,7 +111,7 @@ impl Config {
     }
 }
 
-/// Where to accept clients.
+/// Addresses to accept clients on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// On every one of these; empty if all clients are handed on by another program.
@@ -121,7 +121,7 @@ pub enum Listen {
 }
 
 impl Listen {
-    /// What [`Listen::Automatic`] tries, in this order: port 443, then 8443, each on every address of both families.
+    /// Addresses that [`Listen::Automatic`] tries in turn: port 443, then 8443, each on every address of both families.
     pub fn candidates() -> [SocketAddr; 2] {
         [443, 8443].map(|port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))
     }
@@ -138,9 +138,9 @@ impl Listen {
 /// Clients that come through another program, which names them in a PROXY protocol header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxied {
-    /// Where.
+    /// Addresses to listen on.
     pub listen: Vec<Address>,
-    /// Whose headers count.
+    /// Networks whose headers are believed.
     pub from: Vec<IpNet>,
 }
 
@@ -153,7 +153,7 @@ pub struct User {
     pub secret: Secret,
     /// The key before it, and until when it is good.
     pub previous: Option<(Secret, UnixTime)>,
-    /// What the user may do.
+    /// Limits of the user.
     pub policy: Policy,
 }
 
@@ -197,7 +197,7 @@ pub struct WebChoice {
     pub path: BasePath,
 }
 
-/// What the program made up because nobody configured it: good for trying out, not for real use.
+/// Values that the program made up because no one configured them: good for trying out, not for real use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MadeUp {
     /// The only user.
@@ -215,7 +215,7 @@ pub struct MadeUp {
 pub struct Loaded {
     /// The configuration.
     pub draft: Draft,
-    /// What should be better.
+    /// Warnings about what should be better.
     pub warnings: Report,
     /// The file, if there was one.
     pub path: Option<PathBuf>,
@@ -234,14 +234,14 @@ pub struct UsersAlone {
     pub broken: Vec<String>,
 }
 
-/// Why there is no configuration.
+/// Reason why there is no configuration.
 #[derive(Debug)]
 pub enum LoadError {
     /// The file cannot be read.
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         error: io::Error,
     },
     /// The values are not in order.
@@ -288,7 +288,7 @@ pub fn path(flags: &Flags, environment: &Environment) -> Option<PathBuf> {
     flags.config.clone().or_else(|| environment.path("VIZARD_CONFIG")).or_else(usual)
 }
 
-/// Where the configuration is when nobody names it: in the service manager's folder, else in the usual one.
+/// Default path of the configuration: in the service manager's folder, else in the usual one.
 pub fn usual_path(environment: &Environment) -> PathBuf {
     let folder = environment.first_path("CONFIGURATION_DIRECTORY").unwrap_or_else(|| "/etc/vizard".into());
     folder.join("vizard.toml")

@@ -31,9 +31,9 @@ use crate::webproxy::{Host, service};
 /// A part that could not be made.
 #[derive(Debug)]
 pub struct PartError {
-    /// What is wrong.
+    /// Description of the problem.
     pub what: String,
-    /// What to do about it.
+    /// Advice on what to do.
     pub mend: String,
     /// Whether it is a mistake in the configuration or in a file that it names, so that another try changes nothing.
     pub mistake: bool,
@@ -98,7 +98,7 @@ pub fn lists(draft: &Draft) -> Result<lists::State, PartError> {
     lists::State::load(draft.misuse.lists.clone(), &draft.state_dir.join("lists")).map_err(lists_error)
 }
 
-/// Who may enter: from now on exactly these, and running sessions hear of it. Secrets whose time is over are left out.
+/// Enrols exactly these users, of which running sessions hear; returns the judge's rules. Leaves expired secrets out.
 /// `past` are the names that the site had, with those of this configuration ([`super::embedded::remember_names`]).
 pub fn rules(config: &Config, people: &People, past: PastNames, now: UnixTime) -> Rules {
     let enrolment = |user: &User| Enrolment {
@@ -111,7 +111,7 @@ pub fn rules(config: &Config, people: &People, past: PastNames, now: UnixTime) -
     Rules { keyring, window: TimeWindow::new(config.time_window), names }
 }
 
-/// What the replay memory has to remember for.
+/// Tags of all valid secrets, whose entries the replay cache has to remember.
 pub fn tags(config: &Config, now: UnixTime) -> Vec<SecretTag> {
     let secrets = config.users.iter().flat_map(|user| secrets(user, now));
     secrets.map(|(secret, _)| SecretTag::of(secret.bytes())).collect()
@@ -179,13 +179,13 @@ pub fn listeners(config: &Config, automatic: SocketAddr) -> Vec<Wanted> {
         .collect()
 }
 
-/// What looks after misuse in a running proxy.
+/// Parts of a running proxy that act against misuse.
 pub struct Misuse {
-    /// Who is not judged.
+    /// Lists of addresses that are not judged.
     pub lists: Arc<Lists>,
-    /// What the operator hears of.
+    /// Alarms for the operator.
     pub alarms: Arc<Alarms>,
-    /// What is kept of admissions.
+    /// Log of admissions, if one is kept.
     pub audit_log: Option<AuditLog>,
     posting: Mutex<Option<mpsc::Receiver<Alarm>>>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
@@ -247,7 +247,7 @@ impl Misuse {
     }
 }
 
-/// How much a cover must show before it is taken.
+/// Requirement that a cover must meet before it is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demand {
     /// At the start a cover that is away for the moment is better than no proxy.

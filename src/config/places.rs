@@ -14,8 +14,8 @@ use crate::net::listen::Address;
 use crate::ops::admin::Place;
 use crate::ops::sandbox::Places;
 
-/// What a proxy with this configuration needs from the start on: at each reload, and whenever a certificate is issued, a
-/// list is fetched or a log begun anew. `file` is the configuration file, `read` are the files that were read with it.
+/// Paths that a running proxy with this configuration needs: at each reload, and whenever a certificate is issued, a
+/// list is fetched or a new log is begun. `file` is the configuration file, `read` the files read with it.
 pub fn open(config: &Config, file: Option<&Path>, read: &[PathBuf]) -> Places {
     let mut places = Wanted(of(config, file, read));
     if let (Some(_), Some(file)) = (&config.admin, file) {

@@ -23,7 +23,7 @@ pub fn plain(text: &str) -> String {
     redacted(text, [])
 }
 
-/// What follows `secret =` and its like up to the end of the line, for files that are too broken to know better.
+/// Finds what follows `secret =` and its like up to the end of the line, for files that are too broken to parse.
 fn assignments(text: &str) -> impl Iterator<Item = Range<usize>> {
     ["secret", "password", "token", "webhook"].into_iter().flat_map(move |word| {
         text.match_indices(word).filter_map(|(at, word)| {
@@ -61,7 +61,7 @@ fn urls(text: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// What stands before an `@` and has a colon in it: `user:password@host`, without a scheme.
+/// Finds what stands before an `@` and has a colon in it: `user:password@host`, without a scheme.
 fn passwords(text: &str) -> impl Iterator<Item = Range<usize>> {
     text.match_indices('@').filter_map(|(at, _)| {
         let before = &text[..at];

@@ -18,17 +18,17 @@ use self::Usual::{Needed, Value, Words};
 pub struct Key {
     /// Its dotted path. Elements of an array of tables go by the name of the array.
     pub path: &'static str,
-    /// What can stand there.
+    /// Kind of value.
     pub kind: Kind,
-    /// What holds where it is not written.
+    /// Default value.
     pub usual: Usual,
-    /// When a running proxy heeds a change.
+    /// Moment when a change takes effect in a running proxy.
     pub holds: Holds,
-    /// What it is for, in Markdown.
+    /// Purpose of the key, in Markdown.
     pub about: &'static str,
 }
 
-/// What can stand behind a key.
+/// Kind of a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the words for each are below")]
 pub enum Kind {
@@ -52,18 +52,18 @@ pub enum Kind {
     SomeOf(&'static [&'static str]),
 }
 
-/// What holds where a key is not written.
+/// Default of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usual {
     /// This, in TOML.
     Value(&'static str),
-    /// What these words say, in Markdown.
+    /// A default described in words, in Markdown.
     Words(&'static str),
     /// Nothing: it has to be written.
     Needed,
 }
 
-/// When a running proxy heeds a change.
+/// Moment when a change takes effect in a running proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
     /// As soon as the file is read again.
@@ -78,7 +78,7 @@ pub enum Holds {
     Session,
     /// For the next request.
     Request,
-    /// When it starts anew.
+    /// For the next start.
     Restart,
 }
 
@@ -738,7 +738,7 @@ pub const REFERENCE: &[Key] = &[
 ];
 
 impl Kind {
-    /// What people are told to write.
+    /// Describes the values that can be written.
     fn words(self) -> String {
         let quoted = |choices: &[&str]| {
             let quoted: Vec<_> = choices.iter().map(|choice| format!("`\"{choice}\"`")).collect();
@@ -855,7 +855,7 @@ pub fn schema() -> Json {
     schema
 }
 
-/// Where the schema of a key belongs: below that of its section, which stands before it.
+/// Finds the place for the schema of a key: below that of its section, which stands before it.
 fn place<'s>(schema: &'s mut Json, path: &str) -> Option<&'s mut Json> {
     let mut at = schema;
     let (owner, name) = path.rsplit_once('.').map_or((None, path), |(owner, name)| (Some(owner), name));

@@ -32,7 +32,7 @@ use crate::ops::service_manager::ServiceManager;
 use crate::server::Purpose;
 use crate::server::handle::{Change, Handle};
 
-/// What a configuration was loaded from.
+/// Source of a configuration.
 pub struct Origin {
     /// The command line.
     pub flags: Flags,
@@ -67,7 +67,7 @@ impl Origin {
 pub struct Reloader {
     flags: Flags,
     environment: Environment,
-    /// What holds now.
+    /// Configuration that holds now.
     config: Config,
     /// Files of the configuration besides those that it names itself.
     read: Vec<PathBuf>,
@@ -78,7 +78,7 @@ pub struct Reloader {
     /// Those of the admin listener, if there is one.
     keys: Option<Keys>,
     manager: ServiceManager,
-    /// What the sandbox leaves open, if there is one.
+    /// Paths that the sandbox leaves open, if there is one.
     open: Option<Places>,
     files: Files,
     touched: Touched,
@@ -349,7 +349,7 @@ impl Reloader {
         })
     }
 
-    /// What a new place looks like from inside the sandbox is a file that may not be read.
+    /// Adds a hint about the sandbox, from inside which a new path looks like a file that may not be read.
     fn explained(&self, mut refused: Refused) -> Refused {
         let denied = std::io::Error::from(rustix::io::Errno::ACCESS).to_string();
         if self.open.is_some() && refused.complaints.iter().any(|complaint| complaint.contains(&denied)) {
@@ -429,7 +429,7 @@ const ONLY_USERS: &str = "the configuration cannot be taken, but for the users, 
 /// The end of every complaint about what may be a file that was cut short.
 const MEANT: &str = "if that is meant: `vizard reload --allow-removals`";
 
-/// What was read, as far as a running proxy can take it.
+/// Configuration that was read, as far as a running proxy can take it.
 struct Fresh {
     config: Config,
     read: Vec<PathBuf>,
@@ -439,7 +439,7 @@ struct Fresh {
     sets_nothing: bool,
 }
 
-/// What came of reading.
+/// Result of reading.
 struct Read {
     outcome: Result<Fresh, Refused>,
     /// The users where there is no more.
@@ -468,7 +468,7 @@ fn differing(keys: Vec<(&str, bool)>) -> Vec<String> {
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
 }
 
-/// What a running proxy cannot take, besides another state directory, and whether it differs.
+/// Lists the keys that a running proxy cannot take, besides another state directory, and whether they differ.
 fn after_a_restart(old: &Config, new: &Config) -> Vec<(&'static str, bool)> {
     vec![
         ("admin", without_keys(old) != without_keys(new)),
@@ -478,7 +478,7 @@ fn after_a_restart(old: &Config, new: &Config) -> Vec<(&'static str, bool)> {
     ]
 }
 
-/// What a running proxy can take, and whether it differs; users are looked at one by one.
+/// Lists the keys that a running proxy can take, and whether they differ; users are looked at one by one.
 fn at_once(old: &Config, new: &Config) -> Vec<(&'static str, bool)> {
     vec![
         ("listen", old.listen != new.listen),

@@ -6,7 +6,7 @@ use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snip
 
 use super::redact;
 
-/// Where a value was written.
+/// Place where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// In the configuration file, at these bytes.
@@ -15,7 +15,7 @@ pub enum Origin {
     Outside {
         /// Either of the two, in words.
         place: &'static str,
-        /// What to show of it: never a secret.
+        /// Text to show of it: never a secret.
         shown: String,
         /// The part of `shown` that is the value.
         value: Range<usize>,
@@ -53,13 +53,13 @@ pub enum Severity {
 pub struct Complaint {
     /// Whether it may stay.
     pub severity: Severity,
-    /// What is wrong, in one sentence.
+    /// Description of the problem, in one sentence.
     pub what: String,
-    /// Where, if it is anywhere: what is missing is nowhere.
+    /// Place of the problem, if it has one: what is missing is nowhere.
     pub at: Option<Origin>,
     /// A second place that has to do with it, and what it is.
     pub also: Option<(Origin, &'static str)>,
-    /// What to do about it.
+    /// Advice on what to do.
     pub mend: String,
 }
 
@@ -125,7 +125,7 @@ impl Report {
         self.complaints.iter().map(sentence).collect()
     }
 
-    /// How many of them have to be mended.
+    /// Number of complaints that have to be fixed.
     pub fn errors(&self) -> usize {
         self.complaints.iter().filter(|complaint| complaint.severity == Severity::Error).count()
     }
@@ -197,7 +197,7 @@ impl Report {
 /// Most complaints that are drawn: of thousands nobody reads the rest, and each takes the whole file to draw.
 const MOST: usize = 50;
 
-/// Where the lines of a text begin.
+/// Line index of a text.
 pub struct Lines(Vec<usize>);
 
 impl Lines {

@@ -33,7 +33,7 @@ use crate::ops::sandbox;
 use crate::wire::HelloClass;
 use routes::Ways;
 
-/// What is used where nothing is written.
+/// Defaults of keys that are not written.
 pub mod defaults {
     use std::time::Duration;
 
@@ -75,7 +75,7 @@ pub fn resolve(
     Resolved { draft, broken, nameless, complaints: resolver.complaints, files: resolver.files }
 }
 
-/// What came of checking a layer.
+/// Result of checking a layer.
 pub struct Resolved {
     /// The configuration.
     pub draft: Draft,
@@ -83,7 +83,7 @@ pub struct Resolved {
     pub broken: Vec<String>,
     /// Whether there is a user whose name could not be read.
     pub nameless: bool,
-    /// What is wrong with it.
+    /// Complaints about it.
     pub complaints: Vec<Complaint>,
     /// Files that were read on the way: secrets.
     pub files: Vec<PathBuf>,
@@ -532,7 +532,7 @@ pub fn read_secret_file(path: &Path) -> io::Result<(String, bool)> {
     Ok((text.trim().to_owned(), private))
 }
 
-/// Where the first tag for a promoted channel is written, if one is.
+/// Place where the first tag for a promoted channel is written, if one is.
 fn tagged(layer: &Layer) -> Option<Origin> {
     let users = layer.users.iter().flatten().filter_map(|user| user.limits.ad_tag.as_ref());
     let tags = layer.ad_tag.iter().chain(users.filter(|tag| tag.value.trim() != "none"));

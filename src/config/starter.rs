@@ -11,7 +11,7 @@ use crate::auth::{Domain, Secret};
 use crate::cover::site::acme::Authority;
 use crate::wire::rpc::AdTag;
 
-/// What stands in a first configuration file.
+/// Contents of a first configuration file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Starter {
     /// Folder for what must survive a restart, where it is not the usual one.
@@ -20,17 +20,17 @@ pub struct Starter {
     pub domain: Option<Domain>,
     /// Further names of the same site.
     pub names: Vec<Domain>,
-    /// Where to accept clients; empty lets the program choose.
+    /// Addresses to accept clients on; empty lets the program choose.
     pub listen: Vec<String>,
-    /// Who may enter.
+    /// Users who may enter.
     pub users: Vec<Person>,
     /// The tag of a promoted channel.
     pub ad_tag: Option<AdTag>,
-    /// What links name as the server.
+    /// Host that links name as the server.
     pub link_host: Option<String>,
     /// The port in links, where it is not that of the first listener.
     pub link_port: Option<u16>,
-    /// What strangers meet.
+    /// Site that strangers meet.
     pub cover: Cover,
 }
 
@@ -41,7 +41,7 @@ pub struct Person {
     pub name: String,
     /// The key.
     pub secret: Secret,
-    /// What the user may do.
+    /// Limits of the user.
     pub limits: Changes,
 }
 
@@ -52,21 +52,21 @@ impl Person {
     }
 }
 
-/// What strangers meet.
+/// Site that strangers meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cover {
     /// The built-in site.
     Site {
         /// Its certificate.
         certificate: Certificate,
-        /// What it serves.
+        /// Content that it serves.
         content: Content,
         /// Whether plain HTTP on port 80 is answered with a redirect.
         redirect: bool,
     },
     /// A web server elsewhere.
     Remote {
-        /// Where, as host and port; without one, where the domain leads.
+        /// Host and port; without them, where the domain leads.
         address: Option<String>,
         /// Whether its first flight may have several encrypted records.
         accept_grade_c: bool,
@@ -95,7 +95,7 @@ pub enum Certificate {
     Issued(Box<Authority>),
 }
 
-/// What the built-in site serves.
+/// Content of the built-in site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// The pages that come with the program: good for trying out.
@@ -199,7 +199,7 @@ impl Cover {
 }
 
 impl Certificate {
-    /// What stands of it in the section `[site]`.
+    /// Lines about it in the section `[site]`.
     fn files(&self) -> String {
         match self {
             Self::SelfSigned => "# Without these a self-signed certificate is made, of which browsers warn: good for \

@@ -16,7 +16,7 @@ use crate::auth::{Period, Quota, Tagging, UnixTime};
 use crate::net::listen::Address;
 use crate::wire::rpc::AdTag;
 
-/// Why a text is not the value that was asked for.
+/// Reason why a text is not the value that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueError {
     /// Not `address:port`.
@@ -64,7 +64,7 @@ pub enum ValueError {
 }
 
 impl ValueError {
-    /// What to write instead.
+    /// Advice on what to write instead.
     pub fn mend(self) -> &'static str {
         match self {
             Self::SocketAddress => "write an address and a port: \"0.0.0.0:443\", or \"[::]:443\" for IPv4 and IPv6",
@@ -322,7 +322,7 @@ pub fn tagging_text(tagging: Tagging) -> Option<String> {
     }
 }
 
-/// How long until something is done again: a minute to a year.
+/// Parses the interval of a repeated action: a minute to a year.
 pub fn interval(text: &str) -> Result<Duration, ValueError> {
     const MINUTE: Duration = Duration::from_secs(60);
     const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);

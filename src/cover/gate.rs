@@ -45,20 +45,20 @@ use crate::wire::server_flight::{FlightCollector, Unfit};
 pub struct Gate {
     judge: Arc<Judge>,
     from: IpAddr,
-    /// Why the client is declined whatever it says, if it is.
+    /// Reason for declining the client whatever it says, if there is one.
     barred: Option<Reason>,
     end: FlightEnd,
     /// The hello that is being judged, unless it is being searched for elsewhere.
     inquiry: Option<Box<Inquiry>>,
     searching: bool,
-    /// What the replay memory is to be asked next.
+    /// Next query to the replay cache.
     question: Option<Question>,
-    /// Why what the cover says is no flight for the client of ours that waits for one.
+    /// Reason why the cover's answer is no flight for the admitted client that waits for one.
     failure: Option<&'static str>,
     stage: Stage,
 }
 
-/// What tells that a cover's first flight is whole.
+/// Sign that a cover's first flight is complete.
 #[derive(Clone, Debug)]
 pub enum FlightEnd {
     /// The server of the cover says so, by [`Gate::cover_waits`].
@@ -112,9 +112,9 @@ struct Candidate {
     header: HeaderCollector,
     /// Once the header is in and was new, until the record that it stands in is whole.
     begun: Option<Box<Begun>>,
-    /// What the cover has said behind its flight. Kept from a client that was admitted, which would not take it.
+    /// Bytes of the cover behind its flight. Kept from a client that was admitted, which would not take them.
     withheld: Vec<u8>,
-    /// How much that was.
+    /// Number of bytes behind the flight, kept or not.
     behind: usize,
 }
 
@@ -123,13 +123,13 @@ struct Candidate {
 #[derive(Debug)]
 struct Begun {
     opened: Opened,
-    /// What came behind the header.
+    /// Bytes behind the header.
     leftover: Vec<u8>,
-    /// How many payload bytes follow the header in its record.
+    /// Number of payload bytes that follow the header in its record.
     record_left: usize,
 }
 
-/// What stands in a header's place, while the memory is asked about it.
+/// Bytes in a header's place, while the replay cache is asked about them.
 #[derive(Debug)]
 struct Proof {
     opened: Option<Opened>,
@@ -140,12 +140,12 @@ struct Proof {
     now: UnixTime,
 }
 
-/// What to do with bytes from the client.
+/// Action for bytes from the client.
 #[derive(Debug)]
 pub enum FromClient {
     /// Hand them to the cover. If `release` is not empty, it goes to the client first.
     Forward {
-        /// What had been withheld from the client.
+        /// Bytes that had been withheld from the client.
         release: Vec<u8>,
     },
     /// They are kept here until there is an answer to [`Gate::question`]. Until then nothing is to be read from the client.
@@ -154,7 +154,7 @@ pub enum FromClient {
     Promote(Box<Promotion>),
 }
 
-/// What to do with bytes from the cover.
+/// Action for bytes from the cover.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FromCover {
     /// Hand them to the client as they are.
@@ -165,7 +165,7 @@ pub enum FromCover {
     Send(Vec<u8>),
 }
 
-/// What to do now that the replay memory has answered.
+/// Action after the answer of the replay cache.
 #[derive(Debug)]
 pub enum Answered {
     /// Hand this to the client in one write, and then that to the cover.
@@ -190,7 +190,7 @@ pub struct Promotion {
     pub opened: Opened,
     /// Bytes behind the header that came with it, still as records: the rest of its own, which is whole, and what followed.
     pub leftover: Vec<u8>,
-    /// How many payload bytes of the header's record `leftover` begins with.
+    /// Number of payload bytes of the header's record that `leftover` begins with.
     pub record_left: usize,
     /// Whether the flight was the cover's own, and not one in its place.
     pub by_cover: bool,
@@ -218,7 +218,7 @@ impl Gate {
         Self { barred: reason, ..self }
     }
 
-    /// Why the connection is a mere visit, once that is known.
+    /// Verdict that the connection is a mere visit, once that is known.
     pub fn declined(&self) -> Option<&Declined> {
         match &self.stage {
             Stage::Open(declined)
@@ -259,8 +259,8 @@ impl Gate {
         matches!(self.stage, Stage::Flight { guest: Guest::Admitted(_), .. })
     }
 
-    /// Why what a remote cover says is no flight for the client of ours that waits for one. It is kept until
-    /// [`Gate::take_waiting`] or [`Gate::release`] is called.
+    /// Reason why the answer of a remote cover is no flight for the admitted client that waits for one. That answer is
+    /// kept until [`Gate::take_waiting`] or [`Gate::release`] is called.
     pub fn failure(&self) -> Option<&'static str> {
         self.failure.filter(|_| self.owes_flight())
     }
@@ -327,7 +327,7 @@ impl Gate {
         &*self.judge.replay
     }
 
-    /// What the replay memory is to be asked now, which is to be followed by [`Gate::answered`].
+    /// Query that the replay cache is to be asked now, which is to be followed by [`Gate::answered`].
     pub fn question(&self) -> Option<Question> {
         self.question
     }
@@ -523,7 +523,7 @@ impl Gate {
         }
     }
 
-    /// What to do with a flight as far as it has come; `fit` is whether it still can be one.
+    /// Decides on a flight as far as it has come; `fit` is whether it still can be one.
     fn flight_step(&mut self, fit: Result<(), Unfit>) -> FromCover {
         let Stage::Flight { records, flight, .. } = &self.stage else { return FromCover::Pass };
         match (*records, fit) {
@@ -743,7 +743,7 @@ pub(super) fn enter(
 }
 
 impl FlightEnd {
-    /// How many encrypted records the answer to a hello of this class has, if they tell that it is whole.
+    /// Number of encrypted records in the answer to a hello of this class, if they tell that it is whole.
     fn records(&self, class: HelloClass) -> Option<usize> {
         match self {
             Self::Told => None,

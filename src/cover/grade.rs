@@ -23,7 +23,7 @@ use crate::wire::numbers::group::X25519MLKEM768;
 /// Longest encrypted part of a first flight that Telegram on iOS takes (docs/protocol.md, "The flight").
 pub const IOS_FLIGHT: usize = 10_240;
 
-/// How well a cover hides the proxy. The order is from best to worst.
+/// Grade of a cover, by how well it hides the proxy. The order is from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
     /// Nothing to be better at.
@@ -42,7 +42,7 @@ impl fmt::Display for Grade {
     }
 }
 
-/// Where a cover is, seen from the proxy.
+/// Place of a cover, seen from the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Its name leads to the address of the proxy.
@@ -177,7 +177,7 @@ pub fn list(names: &[String]) -> String {
     }
 }
 
-/// What clients get in one record.
+/// Payload bytes of the encrypted flight, which clients get as one record.
 fn payload(flight: &FlightShape) -> usize {
     flight.records.iter().map(|record| usize::from(*record)).sum()
 }

@@ -76,11 +76,11 @@ impl Drop for Traffic {
     }
 }
 
-/// What a connection needs until it is decided.
+/// State of a connection until it is decided.
 struct Undecided {
     peer: SocketAddr,
     gate: Gate,
-    /// What the replay memory was asked and has not answered.
+    /// Pending answer of the replay cache.
     answer: Option<Answer>,
     /// Until it has heard that the connection is a visit.
     witness: Option<Arc<dyn Witness>>,
@@ -89,11 +89,11 @@ struct Undecided {
     promotion: Option<Box<Promotion>>,
     /// The search for the key of the hello, while it is going on.
     search: Option<Searched>,
-    /// What the site said before there was a verdict.
+    /// Bytes of the site from before there was a verdict.
     said: Vec<u8>,
 }
 
-/// What becomes of bytes that were read.
+/// Recipient of bytes that were read.
 enum Read {
     /// The site gets them.
     Given,

@@ -43,17 +43,17 @@ enum Place {
     Remote(Box<remote::Remote>),
 }
 
-/// Who comes, and who decides.
+/// Client that arrives, and the judge that decides on it.
 pub struct Caller {
     /// The client, of which nothing has been read.
     pub client: TcpStream,
     /// Its address.
     pub peer: SocketAddr,
-    /// Why it is not judged, if it is not.
+    /// Reason why it is not judged, if it is not.
     pub barred: Option<Reason>,
-    /// Who decides on it.
+    /// Judge that decides on it.
     pub judge: Arc<Judge>,
-    /// Who hears of it.
+    /// Observer that hears of it.
     pub witness: Arc<dyn Witness>,
     /// What is asked for its requests before the built-in site, if anything is.
     pub extension: Option<Arc<dyn SiteExtension>>,
@@ -122,7 +122,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// How receiving a client ended.
+/// Outcome of receiving a client.
 #[derive(Debug)]
 pub enum Outcome {
     /// It was a visit and is over.
@@ -193,7 +193,7 @@ impl Cover {
         }
     }
 
-    /// Where it is, if it is a remote one.
+    /// Settings of a remote cover; `None` for the built-in site.
     pub fn elsewhere(&self) -> Option<&remote::Settings> {
         match &self.place {
             Place::Site(_) => None,
@@ -217,7 +217,7 @@ impl Cover {
         }
     }
 
-    /// When the certificate of the built-in site ends.
+    /// End of validity of the built-in site's certificate.
     pub fn certificate_ends(&self) -> Option<UnixTime> {
         match &self.place {
             Place::Site(site) => site.certificate_ends(),
@@ -232,7 +232,7 @@ impl Cover {
         }
     }
 
-    /// How it stands with that authority, if there is one.
+    /// Status of certificate issuance by that authority, if there is one.
     pub fn acme(&self) -> Option<site::acme::Standing> {
         match &self.place {
             Place::Site(site) => site.acme(),
@@ -240,7 +240,7 @@ impl Cover {
         }
     }
 
-    /// What is known of the cover; cheap enough for every connection to ask.
+    /// Profile of the cover; cheap enough for every connection to ask.
     pub fn profile(&self) -> Arc<Profile> {
         self.scout.profile()
     }
@@ -250,7 +250,7 @@ impl Cover {
         self.elsewhere().and_then(|_| self.scout.told_time().ahead(SystemTime::now(), Instant::now()))
     }
 
-    /// How many rounds of visits found the cover changed.
+    /// Number of rounds of visits that found the cover changed.
     pub fn changes(&self) -> u64 {
         self.scout.changes()
     }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 /// Shorter writes are waited for. What is longer is bulk, where the end of a write does not matter.
 const SMALL: usize = 4096;
 
-/// What the two ends know of each other.
+/// State that the two ends share.
 #[derive(Debug, Default)]
 struct Between {
     /// Bytes that were written and not yet read.

@@ -18,7 +18,7 @@ use crate::wire::numbers::TLS13;
 pub struct Profile {
     /// The first flight, by class of hello ([`crate::wire::HelloClass::label`]).
     pub flights: BTreeMap<String, FlightShape>,
-    /// What came in a whole visit with a handshake that was completed; `None` if there was none yet.
+    /// Shape of a whole visit with a handshake that was completed; `None` if there was none yet.
     pub visit: Option<VisitShape>,
     /// Ends of visitors who rest after their first request, by what they offer; learnt on connections of their own, since that
     /// takes minutes.
@@ -27,7 +27,7 @@ pub struct Profile {
     /// The certificate that visitors are shown; `None` if that is not known.
     #[serde(default)]
     pub certificate: Option<Shown>,
-    /// When this was learnt, in seconds since 1970.
+    /// Time when this was learnt, in seconds since 1970.
     pub learnt: i64,
 }
 
@@ -50,7 +50,7 @@ pub struct FlightShape {
     pub stable: bool,
 }
 
-/// What came behind the first flight.
+/// Shape of a visit behind the first flight.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VisitShape {
     /// Encrypted records up to the server's Finished.
@@ -60,14 +60,14 @@ pub struct VisitShape {
     /// Payload sizes of the records that come by themselves once the client's Finished has arrived: session tickets and
     /// HTTP/2 settings.
     pub after_finished: Vec<u16>,
-    /// How several visitors were greeted who offered HTTP/2: covers differ from visit to visit, and a client is shown one of
-    /// what they showed.
+    /// Greetings of several visitors who offered HTTP/2: covers differ from visit to visit, and a client is shown one
+    /// of them.
     #[serde(default)]
     pub greetings_http2: Vec<GreetingShape>,
     /// The same for visitors who offered HTTP/1.1 alone.
     #[serde(default)]
     pub greetings_http1: Vec<GreetingShape>,
-    /// How long after the client's Finished the first of them came, in milliseconds.
+    /// Time from the client's Finished to the first record after it, in milliseconds.
     pub after_finished_ms: u64,
     /// Shortest and longest time from the hello to the first byte of the answer, of the visitors who were greeted, in
     /// microseconds; 0 if it was not measured.
@@ -84,20 +84,20 @@ pub struct VisitShape {
     pub bulk_stalled: Vec<u16>,
     /// Payload size of the close alert that the cover ends a connection with; `None` if it sends none.
     pub close_alert: Option<u16>,
-    /// How many change_cipher_spec records in a row the cover takes before it gives the handshake up; `None`: not seen to.
+    /// Most change_cipher_spec records in a row that the cover takes; `None`: it was not seen to give up.
     pub ccs_limit: Option<u16>,
 }
 
-/// What a cover says of its own accord to one visitor whose Finished has arrived.
+/// Shape of what a cover sends of its own accord to one visitor whose Finished has arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GreetingShape {
     /// Its writes, one behind the other: payload sizes of the records in each.
     pub writes: Vec<Vec<u16>>,
-    /// How long after the Finished the first of them came, in microseconds.
+    /// Time from the Finished to the first of them, in microseconds.
     pub delay_us: u64,
     /// Payload sizes of the records that answer the preface of HTTP/2; empty where nothing did.
     pub answer: Vec<u16>,
-    /// How long after the preface the first of them came, in microseconds.
+    /// Time from the preface to the first of them, in microseconds.
     pub answer_delay_us: u64,
 }
 
@@ -173,8 +173,8 @@ pub struct IdleEnd {
 const SLACK: u16 = 16;
 
 impl Profile {
-    /// How many encrypted records the cover answers a hello of this class with: as such hellos were seen to be answered,
-    /// else as the visit with a whole handshake was; `None` while neither is known.
+    /// Number of encrypted records in the cover's answer to a hello of this class: as such hellos were seen to be
+    /// answered, else as the visit with a whole handshake was; `None` while neither is known.
     pub fn flight_records(&self, class: HelloClass) -> Option<usize> {
         let seen = self.flights.get(class.label()).filter(|flight| flight.version == TLS13 && !flight.retry);
         let visit = || self.visit.as_ref().map(|visit| visit.flight_records);
@@ -193,7 +193,7 @@ impl Profile {
         (visit.flight_records, visit.endings) = (flight_records, ByProtocol::default());
     }
 
-    /// What a later profile has that is not as it is here, in words. What was or is not known is no difference.
+    /// Describes how a later profile differs, in words. What was or is not known is no difference.
     pub fn differences(&self, later: &Self) -> Vec<String> {
         let mut found = Vec::new();
         for (class, old) in &self.flights {
@@ -287,7 +287,7 @@ impl GreetingShape {
     }
 }
 
-/// How many times later than the earliest of several a greeting may come.
+/// Upper bound of a greeting's delay, as a multiple of the shortest of several.
 const MOST_LATE: u64 = 2;
 
 impl FlightShape {
@@ -319,7 +319,7 @@ impl VisitShape {
         !self.greetings_http2.is_empty()
     }
 
-    /// How visitors are greeted whose hello offers HTTP/2, or does not.
+    /// Greetings of visitors whose hello offers HTTP/2, or does not.
     pub fn greetings(&self, http2: bool) -> &[GreetingShape] {
         if http2 || self.greetings_http1.is_empty() { &self.greetings_http2 } else { &self.greetings_http1 }
     }

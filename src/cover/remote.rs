@@ -70,18 +70,18 @@ pub enum ProxyProtocol {
     V2,
 }
 
-/// How long the cover has to accept a connection.
+/// Time limit for the cover to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often the cover's name is resolved anew.
+/// Interval at which the cover's name is resolved.
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
 
 /// Silence after which a flight is taken for whole: while the number of its records is not known, and when fewer came.
 const SILENCE_UNKNOWN: Duration = Duration::from_millis(150);
 const SILENCE_SHORT: Duration = Duration::from_millis(300);
 
-/// How long an admitted client waits for the cover's flight before it gets one in its place. Clients give up after one
-/// second that becomes eight (Desktop), ten (TDLib) and twelve (iOS). Drawn anew each time: one moment would be a mark.
+/// Milliseconds that an admitted client waits for the cover's flight before it gets another. Clients give up after one
+/// second that becomes eight (Desktop), ten (TDLib) and twelve (iOS). Drawn each time: one moment would be a mark.
 const FLIGHT_PATIENCE: std::ops::RangeInclusive<u64> = 2_200..=3_200;
 
 /// Within this time of its first moment no cover ends a connection on which nothing was said.
@@ -97,7 +97,7 @@ const MAX_SAID: usize = MAX_HELLO * (record::HEADER + 1);
 #[derive(Debug)]
 pub struct Remote {
     settings: Settings,
-    /// Where the cover is, as it was last found out; empty while that has not succeeded, and where a proxy finds it.
+    /// Addresses of the cover, as last resolved; empty before that has succeeded, and where a proxy resolves its name.
     addresses: ArcSwap<Vec<SocketAddr>>,
 }
 
@@ -255,7 +255,7 @@ impl Remote {
     }
 }
 
-/// Why a cover cannot be used.
+/// Reason why a cover cannot be used.
 #[derive(Debug)]
 pub enum Unusable {
     /// Its name has no address.
@@ -306,13 +306,13 @@ struct Watch<'a> {
     gate: Gate,
     scout: &'a Scout,
     peer: SocketAddr,
-    /// When something moved last, once the cover has ended its side.
+    /// Time when something moved last, once the cover has ended its side.
     alive: Option<Instant>,
     /// Until it has heard that the connection is a visit.
     witness: Option<Arc<dyn Witness>>,
-    /// What the client has said of its hello, until that is answered.
+    /// Bytes of the client's hello, until that is answered.
     said: Vec<u8>,
-    /// When the cover's flight is due; before there is a hello, until when the cover has no reason to leave.
+    /// Due time of the cover's flight; before there is a hello, the time until which the cover has no reason to leave.
     due: Instant,
     /// Whether the witness has heard that the cover failed this client.
     failed: bool,
@@ -386,7 +386,7 @@ impl Watch<'_> {
         }
     }
 
-    /// When something is to be done though nothing arrives.
+    /// Moment when something is to be done though nothing arrives.
     fn wake(&self) -> Option<Instant> {
         if self.gate.flight_may_be_whole() {
             let silence = if self.gate.flight_is_counted() { SILENCE_SHORT } else { SILENCE_UNKNOWN };
@@ -462,7 +462,7 @@ impl Watch<'_> {
         Err(End::FarBroke)
     }
 
-    /// What the client has said, if its hello is not whole yet and nothing of it was read.
+    /// Reads what the client has said, if its hello is not whole yet and nothing of it was read.
     fn hello_that_waits(&self) -> Option<Vec<u8>> {
         if !self.gate.awaits_hello() {
             return None;
@@ -673,7 +673,7 @@ pub(super) async fn write_flight(client: &mut TcpStream, bytes: &[u8], cuts: boo
 /// of what came at once, and one that has more coming when it does, end a connection differently.
 const PIECE: usize = 64 * 1024;
 
-/// What has arrived, or `None` if readiness was a false alarm.
+/// Reads what has arrived; `None` if readiness was a false alarm.
 fn read_some(stream: &TcpStream) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::with_capacity(PIECE);
     Ok(attempt(stream.try_read_buf(&mut bytes))?.map(|_| bytes))

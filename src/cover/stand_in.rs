@@ -22,7 +22,7 @@ use crate::wire::obfuscated::{self, HeaderCollector, Wrapped};
 use crate::wire::server_flight::{Flight, Plan};
 use crate::wire::{HelloClass, numbers};
 
-/// How long a client may take to send its hello, and again its header: as long as nginx and the built-in site wait for a
+/// Time limit for a client's hello, and again for its header: as long as nginx and the built-in site wait for a
 /// handshake, so that a silent stranger finds a time that many servers have.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -141,7 +141,7 @@ async fn read_header(caller: &mut Caller, admission: Admission) -> Option<Promot
     }
 }
 
-/// What arrived next; `None` at the end.
+/// Reads the next bytes; `None` at the end.
 async fn read_some(client: &mut TcpStream) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(4096);
     client.read_buf(&mut bytes).await.ok().filter(|read| *read > 0).map(|_| bytes)

@@ -73,7 +73,7 @@ impl Ends {
     }
 }
 
-/// What both ends know once the nonces are exchanged.
+/// Values that both ends know once the nonces are exchanged.
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange<'a> {
     /// The secret that both named.

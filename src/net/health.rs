@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a place is not trusted after its first failure. Doubled with each further one in a row, up to [`LONGEST`].
+/// Time for which a place is not trusted after its first failure. Doubled with each further one in a row, up to
+/// [`LONGEST`].
 pub const FIRST: Duration = Duration::from_secs(30);
 
 /// Longest time for which a place is not trusted.
@@ -19,7 +20,7 @@ pub const LONGEST: Duration = Duration::from_secs(600);
 /// Most places that are remembered. There are a few dozen; a list from the web may name more over the years.
 const MOST: usize = 512;
 
-/// What is known of places. `K` is what a place goes by: an address, or an address and the way to it.
+/// Record of the places that worked or failed. `K` identifies a place: an address, or an address and the way to it.
 #[derive(Debug)]
 pub struct Health<K = SocketAddr> {
     known: Mutex<HashMap<K, Mark>>,
@@ -29,13 +30,13 @@ pub struct Health<K = SocketAddr> {
 struct Mark {
     /// Failures in a row; none if it worked the last time.
     failures: u32,
-    /// When that was.
+    /// Time of the last result.
     at: Instant,
     /// Not before is one that failed given a chance.
     again: Instant,
 }
 
-/// What is expected of a place, best first.
+/// Expected success of a place, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Prospect {
     /// It worked, or is due for a chance.

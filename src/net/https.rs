@@ -37,7 +37,7 @@ pub struct Client {
 /// A connection to one of several addresses that is being opened.
 pub type Reaching = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
-/// What an answer may cost.
+/// Limits on the size and the time of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Bytes of the body.
@@ -46,7 +46,7 @@ pub struct Bounds {
     pub time: Duration,
 }
 
-/// Why there is no answer. Names no more of the URL than its host.
+/// Reason why there is no answer. Names no more of the URL than its host.
 #[derive(Debug)]
 pub enum Error {
     /// Neither `https://`, nor `http://` to this machine.
@@ -84,7 +84,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// How often a server may send us elsewhere.
+/// Most redirects that are followed.
 const REDIRECTS: usize = 3;
 
 impl Default for Client {
@@ -123,7 +123,7 @@ impl Client {
         Self { reach: Arc::new(reach), ..self }
     }
 
-    /// What is at `url`.
+    /// Fetches the content of `url`.
     pub async fn get(&self, url: &Uri, bounds: Bounds) -> Result<Bytes, Error> {
         self.fetch(url, bounds).await.map(Response::into_body)
     }
@@ -257,7 +257,7 @@ impl Target {
     }
 }
 
-/// Where a redirect leads; never from https to less.
+/// Resolves the target of a redirect; `None` if it leads from https to less.
 fn elsewhere(from: &Uri, place: &HeaderValue) -> Option<Uri> {
     let place: Uri = place.to_str().ok()?.parse().ok()?;
     if place.scheme().is_some() {

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use super::inherited::{self, Inherited};
 use super::unix;
 
-/// Where a listener is.
+/// Address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A TCP address; port 0 lets the system choose one.
@@ -59,7 +59,7 @@ pub enum Listener {
     Unix(UnixListener, Option<unix::Removed>),
 }
 
-/// Who may write to our own sockets in the file system: the user and its group.
+/// Mode of our own sockets in the file system: the user and its group may write to them.
 const MODE: u32 = 0o660;
 
 impl Listener {
@@ -196,8 +196,8 @@ pub async fn accept(listener: &Listener, report: impl Fn(&io::Error)) -> (TcpStr
     accept_with(|| listener.accept(), report).await
 }
 
-/// What `accept` gives next, for every listener there is. Errors of a single connection are no errors of the listener; others
-/// make it pause, not end, and are reported once in a row.
+/// Accepts the next connection with `accept`, for every kind of listener. Errors of a single connection are no errors
+/// of the listener; others make it pause, not end, and are reported once in a row.
 pub async fn accept_with<T, F>(accept: impl Fn() -> F, report: impl Fn(&io::Error)) -> T
 where
     F: Future<Output = io::Result<T>>,
@@ -217,7 +217,8 @@ where
     }
 }
 
-/// Where the kernel has no IPv6 there is no such socket; where it is switched off there is no such address.
+/// Whether the error means that there is no IPv6: without it in the kernel there is no such socket, and where it is
+/// switched off there is no such address.
 fn is_without_ipv6(error: &io::Error) -> bool {
     let unsupported = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(unsupported)

@@ -12,10 +12,10 @@ use std::net::SocketAddr;
 use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// What version 2 begins with.
+/// Signature at the beginning of version 2.
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What version 1 begins with.
+/// First word of version 1.
 const WORD: &[u8] = b"PROXY ";
 
 /// The part of version 2 that always has this length.
@@ -25,12 +25,12 @@ const FIXED: usize = 16;
 const LONGEST_LINE: usize = 107;
 const LONGEST: usize = 2048;
 
-/// Why there is no header.
+/// Reason why there is no header.
 #[derive(Debug)]
 pub enum NoHeader {
     /// Nobody said anything, as in a check of health.
     Nothing,
-    /// What came is something else.
+    /// Bytes of another protocol came.
     Foreign,
     /// The connection broke.
     Broken(io::Error),

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::health::Health;
 
-/// How long one attempt has before the next begins beside it (RFC 8305 §8).
+/// Head start of one attempt before the next begins beside it (RFC 8305 §8).
 pub const STAGGER: Duration = Duration::from_millis(250);
 
 /// Reaches whichever of `places` answers first, and says which it was. They are tried in the order that `health` makes of
@@ -76,7 +76,8 @@ where
 struct Attempts<K, F>(Vec<(K, Pin<Box<F>>)>);
 
 impl<K: Copy, T, F: Future<Output = io::Result<T>>> Attempts<K, F> {
-    /// What comes of the first that is done, and how many of those that began before it are not.
+    /// Waits for the first attempt that ends. Returns the number of those that began before it and go on, its place,
+    /// and its result.
     async fn first(&mut self) -> (usize, K, io::Result<T>) {
         // They are few, so each may be asked whenever one of them calls.
         poll_fn(|context| {

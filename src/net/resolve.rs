@@ -19,10 +19,10 @@ use super::race::interleaved;
 use super::route::Dialer;
 use crate::wire::dns::{self, Kind, NoAnswer};
 
-/// How long an answer may take.
+/// Time limit of an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who is asked about names. Cheap to clone; clones share what they know.
+/// Resolver of host names. Cheap to clone; clones share their cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Resolver {
     /// The system.
@@ -72,7 +72,7 @@ pub struct Https {
     known: Mutex<HashMap<String, Known>>,
 }
 
-/// What was answered, and until when it is good.
+/// Cached answer and the end of its lifetime.
 #[derive(Clone)]
 struct Known {
     addresses: Vec<IpAddr>,
@@ -82,7 +82,7 @@ struct Known {
 /// Most names that are remembered: those of covers and of proxies.
 const MOST: usize = 64;
 
-/// How long an answer is good at least and at most, whatever it says.
+/// Shortest and longest lifetime of an answer, whatever it says.
 const SHORTEST: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -155,7 +155,7 @@ fn unanswered(why: &dyn fmt::Display) -> io::Error {
     io::Error::other(format!("the DNS server gives no answer: {why}"))
 }
 
-/// What it knows makes no difference.
+/// Compares the settings; the cache makes no difference.
 impl PartialEq for Https {
     fn eq(&self, other: &Self) -> bool {
         self.url == other.url && self.file == other.file && self.dialer == other.dialer

@@ -8,10 +8,12 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// How long a peer may be silent before the kernel asks whether it is still there, which it does every 75 seconds then.
+/// Time for which a peer may be silent before the kernel probes whether it is still there, which it then does every 75
+/// seconds.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(300);
 
-/// How long it may leave a question or data without an answer. The kernel takes this for the end of its questions, too.
+/// Time for which a peer may leave a probe or data unanswered (`TCP_USER_TIMEOUT`). The kernel takes this for the end
+/// of its probes, too.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Sends what is written at once, as web servers do.
@@ -19,7 +21,7 @@ pub fn no_delay(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
 }
 
-/// How many bytes a segment to this peer can have, where the system tells.
+/// Returns the maximum segment size towards this peer, where the system tells it.
 pub fn segment_size(stream: &TcpStream) -> Option<usize> {
     SockRef::from(stream).tcp_mss().ok().and_then(|size| size.try_into().ok())
 }

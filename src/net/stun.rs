@@ -18,7 +18,7 @@ const COOKIE: u32 = 0x2112_a442;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 const HEAD: usize = 20;
 
-/// How long each question waits for its answer (RFC 8489 §6.2.1), and how many there are.
+/// Wait for the answer to each request (RFC 8489 §6.2.1), and number of requests.
 const PATIENCE: Duration = Duration::from_millis(500);
 const ATTEMPTS: usize = 3;
 

@@ -36,7 +36,7 @@ use crate::server::event::{Event, Observer};
 pub struct Settings {
     /// The file.
     pub file: PathBuf,
-    /// What is written of addresses.
+    /// Form in which addresses are written.
     pub addresses: Addresses,
     /// The file is begun anew when it has this many bytes,
     pub size: u64,
@@ -46,7 +46,7 @@ pub struct Settings {
     pub keep: Duration,
 }
 
-/// What is written of a client's address.
+/// Form in which a client's address is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Addresses {
     /// Nothing.
@@ -59,13 +59,13 @@ pub enum Addresses {
     Hashed,
 }
 
-/// How long a key for addresses lasts.
+/// Lifetime of a key for addresses.
 const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Lines that may wait for the disk: of visits, and of what admins do.
 const WAITING: usize = 4096;
 
-/// How often the file's age is looked at when nothing is written, and how long lines may wait to be written together.
+/// Interval of checks on the file's age when nothing is written, and longest wait of lines that are written together.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// One line.
@@ -93,18 +93,18 @@ struct Line {
     count: Option<u64>,
 }
 
-/// What somebody did through the admin listener, or was refused. Holds no token and no secret.
+/// Action through the admin listener, done or refused. Holds no token and no secret.
 #[derive(Clone, Copy, Debug)]
 pub struct Action<'a> {
     /// The name of the token.
     pub actor: &'a str,
     /// Its role, if the token is known.
     pub role: Option<&'static str>,
-    /// What was to be done.
+    /// Name of the action.
     pub action: &'a str,
     /// To which user or session; empty if to none.
     pub on: &'a str,
-    /// Why it was not done.
+    /// Reason why it was not done.
     pub error: Option<&'a str>,
 }
 
@@ -143,7 +143,7 @@ enum Kind {
     Visit,
 }
 
-/// What the writer does next.
+/// Next step of the writer.
 #[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 enum Next {
     Write(Line),
@@ -226,7 +226,7 @@ impl AuditLog {
         Ok((Self(Arc::new(Shared { waiting, addresses })), writer))
     }
 
-    /// How many lines found the queue full.
+    /// Returns the number of lines that found the queue full.
     pub fn dropped(&self) -> u64 {
         self.0.waiting.lock().dropped
     }

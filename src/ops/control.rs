@@ -25,7 +25,7 @@ use crate::net::listen::accept_with;
 /// Name of the socket in the state directory.
 const FILE: &str = "control";
 
-/// What is asked for.
+/// Request for a reload.
 const RELOAD: &str = "reload";
 
 /// The same, and all users may go.
@@ -37,28 +37,28 @@ const EDITED: &str = "edited";
 /// Another process wants to take over; from then on it is [`super::handover`]'s.
 pub(super) const TAKE_OVER: &str = "take-over";
 
-/// Who runs here.
+/// Request for the identity of the running process.
 const WHO: &str = "who";
 
-/// Where it is entered.
+/// Request for the listeners that are open.
 const OPEN: &str = "open";
 
 /// Longest line that is read as a wish.
 const LONGEST: u64 = 1024;
 
-/// How long one who has connected may take to say what it wants.
+/// Time limit for a peer's request once it has connected.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a command waits for the outcome: a new cover is visited first.
+/// Time limit of a command for the outcome: a new cover is visited first.
 const OUTCOME: Duration = Duration::from_secs(120);
 
 /// Longest answer that a command reads. What is wrong with a configuration can be much.
 const LONGEST_ANSWER: usize = 16 << 20;
 
-/// How long it waits for an answer that is at hand.
+/// Time limit for an answer that is at hand.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// What came of a wish.
+/// Answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum Answer {
@@ -75,9 +75,9 @@ pub enum Answer {
 /// Listeners that are open, with the addresses that the system gave, as the configuration would write them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
-    /// Where clients come themselves.
+    /// Addresses for direct connections of clients.
     pub clients: Vec<String>,
-    /// Where they are handed on with a PROXY protocol header.
+    /// Addresses for connections with a PROXY protocol header.
     pub proxied: Vec<String>,
 }
 
@@ -176,7 +176,7 @@ async fn converse(mut stream: tokio::net::UnixStream, queue: Queue, takers: mpsc
     let _ = write.write_all(text.as_bytes()).await;
 }
 
-/// What a wish to reload says of the change; `None` for another wish.
+/// Parses the terms of a request to reload; `None` for any other request.
 fn terms(line: &str) -> Option<Terms> {
     let removals = match (line, line.split_once(' ')) {
         (RELOAD, _) => return Some(Terms::default()),

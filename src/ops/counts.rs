@@ -51,13 +51,13 @@ pub struct Counts {
     pub handshake: Histogram,
     /// Time to reach a data centre.
     pub dial: Histogram,
-    /// How long sessions lasted.
+    /// Duration of sessions.
     pub lasted: Histogram,
     cover_is_away: AtomicBool,
     cover_fails: AtomicBool,
 }
 
-/// Why a connection was declined: the label of the reason, and of the refusal where it is one.
+/// Labels of a declined connection: of the reason, and of the refusal where it is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Declines {
     /// [`Reason::label`].
@@ -83,7 +83,7 @@ impl fmt::Display for Declines {
     }
 }
 
-/// How what ended.
+/// Labels of an end: of the kind of connection, and of the cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ends {
     /// `session` or `visit`.

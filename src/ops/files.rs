@@ -12,10 +12,12 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::warn;
 
-/// How long files must have been left alone before a change is told: several are often written one after the other.
+/// Time for which files must have been left alone before a change is told: several are often written one after the
+/// other.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// How often that is waited for, so that a file beside them which is written all the time does not keep changes back.
+/// Most times that this is waited for, so that a file beside them which is written all the time does not keep changes
+/// back.
 const ROUNDS: usize = 4;
 
 /// Files that are watched, and how they were when they were last looked at.
@@ -26,7 +28,7 @@ pub struct Files {
     stamps: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
-/// What differs when a file was written or replaced.
+/// Metadata that differs once a file was written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -35,7 +37,7 @@ struct Stamp {
     modified: (i64, i64),
 }
 
-/// Where it is heard that something happened in the folders of the files. Nothing wakes up while nothing happens.
+/// Receiver of events in the folders of the files. Nothing wakes up while nothing happens.
 pub struct Touched {
     events: mpsc::Receiver<()>,
     /// Whether something has happened that was not told yet.
@@ -137,7 +139,7 @@ impl Files {
         }
     }
 
-    /// How much longer the files have to be left alone.
+    /// Returns the time for which the files still have to be left alone.
     fn unrest(&self, now: SystemTime) -> Duration {
         let touched = self.stamps.keys().filter_map(|file| fs::metadata(file).ok());
         let touched = touched.map(|found| (found.mtime(), found.mtime_nsec()).max((found.ctime(), found.ctime_nsec())));

@@ -51,7 +51,7 @@ pub struct Geo {
     rule: Rule,
 }
 
-/// What is read of an entry.
+/// Part of an entry that is read.
 #[derive(Deserialize)]
 struct Entry<'a> {
     #[serde(borrow)]

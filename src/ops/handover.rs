@@ -52,13 +52,13 @@ use crate::auth::Usage;
 use crate::net::listen::Address;
 use crate::server::{Passed, Purpose, Wanted};
 
-/// How long the new process may take to read all it needs; a remote cover is visited.
+/// Time limit for the new process to read all it needs; a remote cover is visited.
 const READING: Duration = Duration::from_secs(120);
 
-/// How long any other step may take.
+/// Time limit of any other step.
 pub const STEP: Duration = Duration::from_secs(20);
 
-/// How long a step may take during which nobody accepts.
+/// Time limit of a step during which no connection is accepted.
 pub const BRISK: Duration = Duration::from_secs(2);
 
 /// Most sockets that go with one message (`SCM_MAX_FD`).
@@ -111,7 +111,7 @@ enum Word {
     Gone,
 }
 
-/// What one member has moved: up, down, and in the present period.
+/// Traffic by user: up, down, and in the present period.
 type Moved = BTreeMap<String, (u64, u64, u64)>;
 
 /// The process that takes over.
@@ -122,7 +122,7 @@ pub struct Taking {
     lock: Option<StateLock>,
     /// Whether the other process waits for this one to be prepared.
     waits: bool,
-    /// How often the service manager wants to hear of the process that it started.
+    /// Watchdog interval of the service manager that started the process.
     pub watchdog: Option<Duration>,
 }
 
@@ -183,8 +183,8 @@ impl Taking {
     }
 }
 
-/// What is still heard of the process before: what members have moved there since the last time, until it has ended. Each
-/// step blocks until there is something.
+/// Reports from the previous process: the users' traffic there since the last report, until it has ended. Each step
+/// blocks until there is one.
 #[derive(Debug)]
 pub struct Aftermath(Lines);
 
@@ -198,7 +198,7 @@ impl Iterator for Aftermath {
     }
 }
 
-/// How far the process has come that takes over.
+/// Progress of the process that takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// It waits until nobody is accepted here.

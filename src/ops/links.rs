@@ -7,7 +7,7 @@ use fast_qr::{ECL, QRBuilder, QRCode};
 
 use crate::auth::{Domain, Secret};
 
-/// What an invitation names.
+/// Contents of an invitation link.
 #[derive(Clone, Debug)]
 pub struct Link {
     /// Host name or address literal, IPv6 without brackets.
@@ -20,7 +20,7 @@ pub struct Link {
     pub domain: Domain,
 }
 
-/// How a link writes the secret.
+/// Encoding of the secret in a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
     /// Lower-case hexadecimal: every client of every age.

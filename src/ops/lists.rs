@@ -29,19 +29,19 @@ use crate::server::limits::Barrier;
 /// Settings of the lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Who is barred.
+    /// Lists of addresses that are barred.
     pub deny: Vec<Source>,
-    /// Who is not barred, whatever the other lists and the countries say.
+    /// Lists of addresses that are not barred, whatever the other lists and the countries say.
     pub allow: Vec<Source>,
     /// Whether everybody is barred who is not on a list of `allow`.
     pub allow_only: bool,
-    /// How often lists from the web are fetched, give or take a tenth.
+    /// Interval at which lists from the web are fetched, give or take a tenth.
     pub refresh: Duration,
     /// Countries.
     pub countries: Option<geo::Settings>,
 }
 
-/// Where a list is.
+/// Source of a list.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// A file.
@@ -226,7 +226,7 @@ impl State {
         Ok(Self { settings, nets, geo })
     }
 
-    /// Why an address is barred.
+    /// Returns the reason why an address is barred, if it is.
     pub fn bars(&self, address: IpAddr) -> Option<&'static str> {
         if self.lists_contain(&self.settings.allow, address) {
             return None;
@@ -250,7 +250,7 @@ impl State {
         }
     }
 
-    /// Why an address is barred and by which list, in words; `None` if it is not.
+    /// Describes why an address is barred and by which list; `None` if it is not.
     pub fn told(&self, address: IpAddr) -> Option<String> {
         let by = self.bars(address)?;
         Some(self.list(address).map_or_else(|| by.to_owned(), |list| format!("{by}: {list}")))
@@ -322,7 +322,7 @@ fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     files::replace_file(path, bytes, Access::Private)
 }
 
-/// When a list was fetched last, if it ever was.
+/// Returns the time at which a list was last fetched, if it ever was.
 pub fn fetched(folder: &Path, url: &str) -> Option<SystemTime> {
     fs::metadata(kept(folder, url)).and_then(|found| found.modified()).ok()
 }

@@ -59,7 +59,7 @@ pub fn start(settings: &Settings) -> Result<Format, TryInitError> {
     Ok(format)
 }
 
-/// What decides which events of the process's log are written, once it was started.
+/// Filter of the events that the process's log writes, once it was started.
 static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// From now on the log goes down to `level`. Does nothing to a log that [`start`] did not start.

@@ -26,7 +26,7 @@ use crate::telegram::middle::link::Cause;
 /// Users beyond these have no metrics of their own; each takes seven lines of a scrape.
 pub const MOST_USERS: usize = 500;
 
-/// What a scrape is called in HTTP.
+/// Media type of a scrape.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Asks for the state of the running proxy.

@@ -11,12 +11,12 @@ pub struct Nets {
     v6: Vec<(u128, u128)>,
 }
 
-/// Why a text is not taken for a list.
+/// Reason why a text is not taken for a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadList {
     /// Most of its lines are something else.
     Foreign {
-        /// How many.
+        /// Number of such lines.
         lines: usize,
     },
     /// It has too many entries.
@@ -79,7 +79,7 @@ impl Nets {
         }
     }
 
-    /// How many ranges they come to.
+    /// Returns the number of ranges.
     pub fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
     }

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-/// Who wants it.
+/// Origin of a request to reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// SIGHUP.
@@ -36,11 +36,11 @@ impl Source {
 /// The configuration was read and holds now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// What is different, by key.
+    /// Changes that are in effect, by key.
     pub changed: Vec<String>,
     /// Keys whose new value takes a restart; until then the old one holds.
     pub restart: Vec<String>,
-    /// What should be better.
+    /// Warnings about the configuration.
     pub warnings: Vec<String>,
 }
 
@@ -61,16 +61,16 @@ impl Refused {
     }
 }
 
-/// What is known of a change before the files are read.
+/// Facts about a change that are known before the files are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// Who asks has written the file, in one step: nothing has to be waited for until it is whole.
+    /// Whether the sender has written the file, in one step: there is no need to wait until it is whole.
     pub whole: bool,
     /// Users that may be taken away.
     pub removals: Removals,
 }
 
-/// How many users a reload may take away. A file that was cut short looks like one from which users were removed.
+/// Number of users that a reload may take away. A file that was cut short looks like one from which users were removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Removals {
     /// Not the last, and not more than half of them.
@@ -97,15 +97,15 @@ pub struct Queue(mpsc::Sender<Request>);
 /// One wish.
 #[derive(Debug)]
 pub struct Request {
-    /// Whose it is.
+    /// Origin of the request.
     pub source: Source,
-    /// What is known of the change.
+    /// Facts that are known about the change.
     pub terms: Terms,
-    /// Where to say what came of it.
+    /// Channel for the outcome.
     pub answer: oneshot::Sender<Result<Applied, Refused>>,
 }
 
-/// How many wishes wait at most. Each is whole again with the next, so more need not.
+/// Most requests in the queue; further senders wait. Each reads the whole configuration, so more are not needed.
 const WAITING: usize = 16;
 
 impl Queue {

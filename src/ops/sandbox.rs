@@ -42,8 +42,8 @@ impl Default for Settings {
     }
 }
 
-/// What stays open: folders with all that is below them, and single files. Resolved, so that one can be looked for in
-/// another.
+/// Paths that stay open: folders with all that is below them, and single files. Resolved, so that one can be looked for
+/// in another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     /// To be read.
@@ -61,7 +61,8 @@ impl Places {
         wanted.read.iter().find(unreadable).or_else(|| wanted.write.iter().find(unwritable)).map(PathBuf::as_path)
     }
 
-    /// What every process needs of the machine: to resolve names, to know its own size, to load what the C library loads.
+    /// Returns the paths that every process needs: to resolve names, to know its own size, to load what the C library
+    /// loads.
     fn of_this_machine() -> Self {
         let mut read: BTreeSet<PathBuf> = MACHINE.iter().map(PathBuf::from).collect();
         // Programs that keep it put a new file in its place, and a file that is new is outside. So the folder stays open
@@ -99,7 +100,7 @@ const MACHINE: &[&str] = &[
     "/sys/fs/cgroup",
 ];
 
-/// What has come of putting up the walls.
+/// Result of setting up the sandbox.
 #[derive(Debug)]
 pub struct Walls {
     /// Around files.
@@ -187,7 +188,7 @@ fn filter(rules: Rules, error: i32) -> Result<BpfProgram, seccompiler::Error> {
     Ok(SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)?.try_into()?)
 }
 
-/// What is refused, altogether or with these arguments.
+/// Returns the rules for system calls that are refused, altogether or with these arguments.
 fn forbidden() -> Result<Rules, seccompiler::Error> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
 
@@ -230,7 +231,8 @@ fn second_numbers(rules: &mut Rules) {
 #[cfg(not(target_arch = "x86_64"))]
 fn second_numbers(_: &mut Rules) {}
 
-/// What nothing in this program calls: other programs, other processes, the kernel's inner life, another identity.
+/// System calls that nothing in this program makes: other programs, other processes, the kernel's inner life, another
+/// identity.
 const ALWAYS: &[i64] = &[
     // Programs and processes.
     libc::SYS_execve,

@@ -13,7 +13,7 @@ use tracing::{debug, error};
 
 use crate::server::handle::Handle;
 
-/// How often the state is told where there is no watchdog that asks for more.
+/// Interval at which the state is told where there is no watchdog that asks for more.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Speaks to the service manager that started this process, if there is one. Cheap to clone.
@@ -36,7 +36,7 @@ impl ServiceManager {
         Self(Arc::new(Inner { there, watchdog, hushed: false.into() }))
     }
 
-    /// How often it wants to hear that the proxy is alive.
+    /// Returns the interval at which it wants to hear that the proxy is alive.
     pub fn watchdog(&self) -> Option<Duration> {
         self.0.watchdog
     }

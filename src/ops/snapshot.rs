@@ -10,11 +10,11 @@ use crate::telegram::{middle, routes};
 /// The running proxy at one moment. Holds no secret and no client's address.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Where clients are accepted.
+    /// Addresses on which clients are accepted.
     pub listen: Vec<Address>,
     /// Sessions that go on.
     pub sessions: usize,
-    /// What sessions have moved since the start.
+    /// Traffic of sessions since the start.
     pub moved: Moved,
     /// Connections to data centres that stand ready.
     pub ready: usize,
@@ -24,15 +24,15 @@ pub struct Snapshot {
     pub replay: Replay,
     /// The cover.
     pub cover: CoverState,
-    /// When the certificate of the built-in site ends, if there is one and it can be read.
+    /// Expiry of the certificate of the built-in site, if there is one and it can be read.
     pub certificate_ends: Option<UnixTime>,
-    /// How it stands with the authority that issues it, if there is one.
+    /// State of issuance by the authority, if there is one.
     pub acme: Option<Standing>,
     /// Those who may enter, in the order of the configuration.
     pub users: Vec<UserState>,
-    /// What somebody should look at.
+    /// Alarms that need attention.
     pub alarms: Vec<AlarmState>,
-    /// How it stands with middle proxies.
+    /// State of the links to middle proxies.
     pub middle: middle::Standing,
     /// Whether the proxy accepts no more and waits for its sessions.
     pub draining: bool,
@@ -58,11 +58,11 @@ pub struct CoverState {
     pub kind: &'static str,
     /// The name that clients ask for.
     pub name: String,
-    /// What visits to it say.
+    /// Grade that it gets from visits.
     pub graded: Option<Graded>,
-    /// How many rounds of visits found it changed.
+    /// Number of rounds of visits that found it changed.
     pub changes: u64,
-    /// When the last round of visits was, if there was one.
+    /// Time of the last round of visits, if there was one.
     pub learnt: Option<UnixTime>,
 }
 
@@ -71,11 +71,11 @@ pub struct CoverState {
 pub struct UserState {
     /// The name.
     pub name: String,
-    /// What is remarked.
+    /// Note on the user.
     pub note: Option<String>,
-    /// Why the user may not enter at all, if that is so: a label.
+    /// Label of the reason why the user may not enter at all, if there is one.
     pub shut: Option<&'static str>,
-    /// When access ends.
+    /// End of access.
     pub expires: Option<UnixTime>,
     /// Sessions that go on.
     pub sessions: usize,
@@ -106,7 +106,7 @@ pub struct QuotaState {
     pub used: u64,
     /// Which period that is.
     pub period: String,
-    /// When it begins anew.
+    /// Beginning of the next period.
     pub resets: Option<UnixTime>,
 }
 
@@ -115,10 +115,10 @@ pub struct QuotaState {
 pub struct AlarmState {
     /// A short name of a closed set.
     pub name: &'static str,
-    /// How often since the start.
+    /// Number of times since the start.
     pub count: u64,
-    /// What it says, without secrets and addresses.
+    /// Text, without secrets and addresses.
     pub text: String,
-    /// When it was last raised.
+    /// Time at which it was last raised.
     pub last: Option<UnixTime>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-/// How often each key was counted. The set of keys must be closed: nothing that a peer writes may be one.
+/// Counters by key. The set of keys must be closed: nothing that a peer writes may be one.
 #[derive(Debug)]
 pub struct Tally<K>(RwLock<BTreeMap<K, AtomicU64>>);
 
@@ -30,7 +30,7 @@ impl<K: Ord + Copy> Tally<K> {
         counters.entry(key).or_default().fetch_add(times, Ordering::Relaxed);
     }
 
-    /// What has been counted, in the order of the keys.
+    /// Returns the counts in the order of the keys.
     pub fn list(&self) -> Vec<(K, u64)> {
         let counters = self.0.read().unwrap_or_else(PoisonError::into_inner);
         counters.iter().map(|(key, counter)| (*key, counter.load(Ordering::Relaxed))).collect()

@@ -28,10 +28,10 @@ use crate::base::files;
 /// Name of the file in the state directory.
 pub const FILE: &str = "usage.redb";
 
-/// How often changes are written that nobody waits for.
+/// Interval at which changes are written that no caller waits for.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How long the numbers of one who is no user any more are kept: a user that comes back by then has them again.
+/// Time for which the numbers of a former user are kept: a user that comes back by then has them again.
 pub const RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// By name: bytes up, bytes down, bytes in the period, its beginning, and when this was written.
@@ -40,7 +40,7 @@ const USERS: TableDefinition<'_, &str, (u64, u64, u64, Option<i64>, i64)> = Tabl
 /// A user has a hundred bytes or so; a mebibyte is more than will ever be asked for twice.
 const CACHE: usize = 1 << 20;
 
-/// Why the file cannot be used.
+/// Reason why the file cannot be used.
 #[derive(Debug)]
 pub struct UsageError(String);
 
@@ -137,7 +137,7 @@ struct Bell {
     left: Condvar,
 }
 
-/// Whose file it is.
+/// Owner of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Lease {
     #[default]
@@ -280,7 +280,7 @@ fn builder() -> Builder {
     builder
 }
 
-/// What is written in this folder, for commands; a proxy may be writing meanwhile. Nothing if there is no file.
+/// Reads the numbers in this folder, for commands; a proxy may be writing meanwhile. Empty if there is no file.
 pub fn read(folder: &Path) -> Result<BTreeMap<String, Usage>, UsageError> {
     let path = folder.join(FILE);
     match path.metadata() {

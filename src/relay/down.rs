@@ -20,10 +20,10 @@ use super::writes::Writes;
 use super::{End, attempt};
 use crate::wire::record::MAX_ENCRYPTED;
 
-/// How much is read at once outside of bulk. As much of it as the client does not take waits with the session.
+/// Most bytes that are read at once outside of bulk. As much of it as the client does not take waits with the session.
 const LITTLE: usize = MAX_ENCRYPTED;
 
-/// What came at once with this much is bulk.
+/// Size of a read from which on it is bulk.
 const BULK: usize = 4096;
 
 /// The two sockets.
@@ -47,7 +47,7 @@ pub(super) struct Down {
     more: bool,
     pub unsent: Unsent,
     writes: Writes,
-    /// What still lies in the data centre's socket of the record that the client's socket took only a beginning of.
+    /// Bytes still in the data centre's socket of the record that the client's socket took only a beginning of.
     owed: usize,
 }
 

@@ -18,18 +18,18 @@ use crate::wire::record::{HEADER, Header, MAX_ENCRYPTED, MIN_ENCRYPTED};
 /// Data centre to client.
 #[derive(Clone, Debug)]
 pub struct Downlink {
-    /// What the data centre encrypts with.
+    /// Key and IV that the data centre encrypts with.
     keys: KeyIv,
     tracker: FrameTracker,
     /// Payload for the client that waits to become part of a record: the beginning of one in the midst of a frame, or
     /// what separates a filler from the data centre's first byte.
     kept: Kept,
-    /// How many bytes of `kept` were there before the data centre said anything.
+    /// Bytes of `kept` that were there before the data centre said anything.
     lead: usize,
     pattern: Pattern,
     /// Records of the pattern that have been sent in a row.
     number: usize,
-    /// How much could have been read into the last room.
+    /// Bytes that the last room had space for.
     offered: usize,
     moved: Option<Box<Moved>>,
 }
@@ -49,7 +49,7 @@ impl Moved {
     }
 }
 
-/// What a [`Downlink`] was before it framed what was read.
+/// State of a [`Downlink`] before it framed what was read.
 #[derive(Debug)]
 pub struct Before {
     tracker: FrameTracker,
@@ -57,7 +57,7 @@ pub struct Before {
     lead: usize,
     number: usize,
     moved: Option<Box<Moved>>,
-    /// How much was read.
+    /// Bytes that were read.
     read: usize,
 }
 
@@ -66,9 +66,9 @@ pub struct Before {
 pub struct Begun {
     /// Their length with their heads.
     pub length: usize,
-    /// How many bytes of the last read are in them.
+    /// Bytes of the last read that are in them.
     pub read: usize,
-    /// How many of those end the last one.
+    /// Bytes of the last read at the end of the last record.
     pub last: usize,
 }
 
@@ -187,7 +187,8 @@ impl Downlink {
         self.kept.len() > self.lead && self.tracker.place() != Place::Inside
     }
 
-    /// Where in `buffer` the data centre's next bytes are to be read to: behind what was kept, with gaps for headers.
+    /// Returns the parts of `buffer` that the data centre's next bytes are to be read to: behind what was kept, with
+    /// gaps for headers.
     pub fn room<'b>(&mut self, buffer: &'b mut [u8]) -> SmallVec<[IoSliceMut<'b>; RECORDS]> {
         self.room_for(usize::MAX, buffer)
     }
@@ -313,7 +314,8 @@ impl Downlink {
         (length, before)
     }
 
-    /// What was kept of a frame whose rest will not come, as a last record where it is long enough for a legal one.
+    /// Returns the kept beginning of a frame whose rest will not come, as a last record where it is long enough for a
+    /// legal one.
     pub fn cut_short(&mut self) -> Vec<u8> {
         let kept = std::mem::take(&mut self.kept);
         if self.lead < kept.len() && kept.len() >= MIN_ENCRYPTED {

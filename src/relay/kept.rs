@@ -12,9 +12,10 @@ use memmap2::MmapMut;
 
 use crate::wire::record::MAX_ENCRYPTED;
 
-/// What is shorter than this is left to the allocator. A quarter of a page, because what many wait with for a moment has to
-/// be back with the kernel sooner than a page has to be full. What is longer than [`ROOM`] is, too: it comes from clients that
-/// send more than a data centre takes, and to map it each time cost them a tenth more CPU time or more, in one run.
+/// Smallest size that is mapped; anything shorter is left to the allocator. A quarter of a page, because what many wait
+/// with for a moment has to be back with the kernel sooner than a page has to be full. Anything longer than [`ROOM`] is
+/// left to it, too: it comes from clients that send more than a data centre takes, and to map it each time cost them a
+/// tenth more CPU time or more, in one run.
 const LEAST: usize = 1024;
 
 /// So many bytes are mapped at once, a record's; those that are never used cost nothing.

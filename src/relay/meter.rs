@@ -16,7 +16,7 @@ pub struct Meter {
     down: AtomicU64,
     ending: AtomicBool,
     waker: Mutex<Option<Waker>>,
-    /// What was told by [`Meter::news`].
+    /// Counts that [`Meter::news`] has already told.
     told: Mutex<(u64, u64)>,
     tariff: Option<Arc<dyn Tariff>>,
 }

@@ -23,10 +23,10 @@ pub mod writes;
 
 use std::io;
 
-/// How a relay ended: an outcome, not an error.
+/// Outcome of a relay, not an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
-    /// What ended it.
+    /// Cause of the end.
     pub by: End,
     /// Bytes that came from the client and were taken care of.
     pub up: u64,
@@ -34,7 +34,7 @@ pub struct Closed {
     pub down: u64,
 }
 
-/// What ended a relay. A closed set: it is also the name in logs and counters.
+/// Cause of a relay's end. A closed set: it is also the name in logs and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     /// Both sides had said all they wanted.

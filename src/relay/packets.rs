@@ -27,7 +27,7 @@ use crate::crypto::Ctr;
 use crate::wire::DecodeError;
 use crate::wire::packets::{ClientPacket, Framing, Packet};
 
-/// What is for the client.
+/// Message for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// A packet.
@@ -37,7 +37,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// How many bytes it holds, for whoever counts them.
+    /// Returns its size in bytes, for counting.
     pub fn size(&self) -> usize {
         const TOKEN: usize = 4;
         match self {
@@ -47,7 +47,7 @@ impl Reply {
     }
 }
 
-/// Where a session's packets go to and come from.
+/// Far end of a session's packets.
 pub trait Port: Send + Sync {
     /// Hands on a client's packet; waits while the way is full. Fails with what ended the session.
     fn send(&self, packet: ClientPacket<'_>, quick_ack: bool) -> impl Future<Output = Result<(), End>> + Send;
@@ -67,7 +67,7 @@ pub struct Unpacker {
     done: usize,
 }
 
-/// What the client sent is no packet that could be handed on.
+/// Error for input of a client that is no packet that could be handed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadPacket;
 
@@ -244,7 +244,7 @@ impl Wire {
     }
 }
 
-/// What both directions need.
+/// State that both directions need.
 struct Ways<'s, P> {
     client: &'s TcpStream,
     meter: &'s Meter,
@@ -340,7 +340,7 @@ impl<P: Port> Ways<'_, P> {
     }
 }
 
-/// When something moved last.
+/// Time of the last traffic.
 #[derive(Debug)]
 struct Alive {
     start: Instant,

@@ -29,7 +29,7 @@ pub fn poll_read(
     }
 }
 
-/// What [`poll_read`] wants, into one place.
+/// Reads into one slice, as [`poll_read`] wants it.
 pub fn read(from: &TcpStream, into: &mut [u8]) -> io::Result<(usize, usize)> {
     let room = into.len();
     // Not `read`, which passes more layers of the kernel: a thirtieth of what a message costs.

@@ -10,7 +10,7 @@ use crate::wire::record::{MAX_ENCRYPTED, MIN_ENCRYPTED};
 #[derive(Clone, Debug)]
 pub struct Pattern {
     sizes: Arc<[usize]>,
-    /// What takes their place once the client has made us wait; empty if nothing does.
+    /// Sizes that take their place once the client has made us wait; empty if none do.
     stalled: Arc<[usize]>,
 }
 

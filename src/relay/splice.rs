@@ -24,7 +24,7 @@ use super::ready;
 use super::unsent::Unsent;
 use super::{Closed, End, reset_on_close, shut};
 
-/// What a pipe is asked to hold, and the most bytes that are moved at once.
+/// Capacity that is asked for a pipe, and the most bytes that are moved at once.
 const PIPE: usize = 256 * 1024;
 
 /// Idle pipes kept for reuse.
@@ -87,15 +87,16 @@ impl Splice {
     }
 }
 
-/// How long after the last byte a far side that has ended can still answer it with a reset. A later one answers our own
-/// keep-alive: the far side has forgotten the connection, and would say nothing to a client that says nothing.
+/// Time after the last byte within which a far side that has ended can still answer it with a reset. A later one
+/// answers our own keep-alive: the far side has forgotten the connection, and would say nothing to a client that says
+/// nothing.
 pub(crate) const AFTERMATH: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Flows {
     up: Flow,
     down: Flow,
-    /// When something moved last.
+    /// Time of the last traffic.
     alive: Instant,
 }
 
@@ -149,7 +150,7 @@ impl Default for Flow {
     }
 }
 
-/// What has left the sender and not yet reached the receiver.
+/// Bytes that have left the sender and not yet reached the receiver.
 #[derive(Debug)]
 enum Held {
     Nothing,

@@ -132,12 +132,12 @@ pub struct Session {
     manner: Box<Manner>,
     /// Whether the data centre may still have to take what the client sent last.
     settles: bool,
-    /// What the client is still to get of what stands in for tickets, if anything.
+    /// Rest of the stand-in for tickets that the client is still to get, if any.
     welcome: Option<Box<Welcome>>,
     meter: Arc<Meter>,
-    /// When something moved last.
+    /// Time of the last traffic.
     alive: Instant,
-    /// When what may not be read yet may be read.
+    /// Earliest time at which something that has to wait now may be done.
     later: Option<Instant>,
     /// The end that was decided on; what the client still sends is thrown away.
     ended: Option<Ended>,
@@ -165,7 +165,7 @@ struct Up {
     transform: Uplink,
     unsent: Unsent,
     open: bool,
-    /// How much is read at once: twice what came last, as long as the data centre takes all of it.
+    /// Most bytes that are read at once: twice what came last, as long as the data centre takes all of it.
     room: usize,
 }
 
@@ -582,8 +582,8 @@ fn throw_away(client: &TcpStream) {
     }
 }
 
-/// How much may be read now; `None` if nothing may, and then the task is woken when that changes, or at `later`. Not to be
-/// asked for what is not there.
+/// Returns the number of bytes that may be read now; `None` if none may, and then the task is woken when that changes,
+/// or at `later`. Not to be asked where there is nothing to read.
 fn leave(
     tariff: &dyn Tariff,
     way: Way,
@@ -603,11 +603,11 @@ fn leave(
     }
 }
 
-/// How much is read at once where it may have to wait in our memory.
+/// Most bytes that are read at once where they may have to wait in our memory.
 pub(super) const PIECE: usize = 64 << 10;
 
-/// How much is read at once where the receiver takes whatever comes. The less often there is something to do for both ends,
-/// the less it costs: with half as much, sixteen uplinks take a tenth more CPU time for each byte.
+/// Most bytes that are read at once where the receiver takes whatever comes. The less often there is something to do
+/// for both ends, the less it costs: with half as much, sixteen uplinks take a tenth more CPU time for each byte.
 const MOST: usize = 512 << 10;
 
 /// Lends the thread's buffer for the length of a call.

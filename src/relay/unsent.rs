@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::kept::Kept;
 use super::ready::{self, write_now};
 
-/// What is left to be written to a socket.
+/// Bytes left to be written to a socket.
 #[derive(Debug, Default)]
 pub struct Unsent {
     bytes: Kept,

@@ -7,7 +7,7 @@ use crate::wire::obfuscated::HEADER as HEADER_LENGTH;
 use crate::wire::packets::MAX_PACKET;
 use crate::wire::record::{HEADER, Header, MAX_CIPHERTEXT, MIN_ENCRYPTED, kind};
 
-/// What the other side sent is no record of application data.
+/// Error for input that is no record of application data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadRecord;
 
@@ -90,7 +90,7 @@ pub struct Uplink {
 /// one of them the last may be shorter than any record of TLS 1.3 (docs/protocol.md, "Records afterwards").
 const CLIENT_RECORD: usize = 2878;
 
-/// Why no more records are gathered.
+/// Reason why no more records are gathered.
 enum Stop {
     /// None is whole.
     Starved,

@@ -17,7 +17,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use super::attempt;
 use super::downlink::Downlink;
 
-/// What the runtime's clock cannot tell from now.
+/// Resolution of the runtime's clock: what is due within it is due now.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// Whether this time has come, as far as the runtime's clock can tell.
@@ -25,15 +25,15 @@ pub(super) fn has_come(due: Instant) -> bool {
     due <= Instant::now() + AT_ONCE
 }
 
-/// What is still to be said to a client before, or along with, its data centre's first bytes.
+/// Records still to be sent to a client before, or along with, its data centre's first bytes.
 #[derive(Debug, Default)]
 pub struct Welcome {
     writes: VecDeque<Vec<u8>>,
-    /// When the first of them is due.
+    /// Time at which the first of them is due.
     due: Option<Instant>,
     /// Payload sizes of the records of the answer.
     answer: Vec<u16>,
-    /// How long the answer takes, and when it is due once the client has spoken again.
+    /// Delay of the answer, and the time at which it is due once the client has spoken again.
     answer_delay: Duration,
     answer_due: Option<Instant>,
 }
@@ -64,7 +64,7 @@ impl Welcome {
         (!answer.is_empty()).then_some(answer)
     }
 
-    /// When there is something to be done, as far as that is known.
+    /// Returns the time at which there is something to be done, as far as that is known.
     pub fn wakes_at(&self) -> Option<Instant> {
         if self.holds_back() { self.due } else { self.answer_due.filter(|_| !self.answer.is_empty()) }
     }
@@ -84,7 +84,7 @@ impl Welcome {
         self.writes.is_empty() && self.answer.is_empty()
     }
 
-    /// What has to come before anything else, where the session ends now.
+    /// Takes the bytes that have to come before anything else, where the session ends now.
     pub fn rest(&mut self) -> Vec<u8> {
         self.answer.clear();
         self.writes.drain(..).flatten().collect()

@@ -32,8 +32,8 @@ const PAYLOAD: usize = 2878;
 /// Most records that are made of one read.
 const RECORDS: usize = 16;
 
-/// How long the other proxy may be silent once the session has nothing more to say: whether anybody still listens to it
-/// cannot be seen.
+/// Time for which the other proxy may be silent once the session has nothing more to send: whether it still has a
+/// reader cannot be seen.
 const LINGER: Duration = Duration::from_secs(60);
 
 /// A socket for the plain side of `outer`, behind whose handshake nothing has been said, and what moves the bytes for
@@ -64,7 +64,7 @@ struct Wrapping {
 struct Up {
     unsent: Unsent,
     open: bool,
-    /// What goes ahead of the first record.
+    /// Bytes ahead of the first record.
     opening: &'static [u8],
 }
 

@@ -20,7 +20,7 @@ use crate::cover::{Caller, Outcome};
 use crate::net::sockopt;
 use crate::relay::splice::Splice;
 
-/// What is left to do for a connection that is decided: to move its bytes.
+/// Remaining work for a connection that is decided: to move its bytes.
 pub(super) type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Serves one client to the end.
@@ -132,7 +132,7 @@ pub(super) mod tests {
         Server::handle(settings, cover, judge, Arc::default(), nobody, Arc::new(()), stop).0
     }
 
-    /// What docs/architecture.md says of the memory of connections rests on these sizes.
+    /// Checks the sizes that docs/architecture.md relies on for the memory of connections.
     #[tokio::test]
     async fn connections_are_small() {
         let peer = SocketAddr::from(([192, 0, 2, 2], 1));

@@ -12,7 +12,7 @@ use tracing::error;
 use super::Server;
 use crate::net::listen::{self, Address, Listener};
 
-/// What a listener is for.
+/// Purpose of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Clients and visitors of the cover.
@@ -26,16 +26,16 @@ pub enum Purpose {
 /// A listener that is wanted: what for, and the address as it was asked for. Port 0 lets the system choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// What for.
+    /// Purpose of the listener.
     pub purpose: Purpose,
-    /// Where.
+    /// Address that it listens on.
     pub address: Address,
 }
 
 /// A listener that is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {
-    /// What was asked for.
+    /// Purpose and address as they were asked for.
     pub wanted: Wanted,
     /// The TCP address that the system gave.
     pub local: Option<SocketAddr>,
@@ -44,7 +44,7 @@ pub struct Listening {
 /// A listener that one process passes on to another.
 #[derive(Debug)]
 pub struct Passed {
-    /// What it is for, and what was asked for.
+    /// Purpose and address as they were asked for.
     pub wanted: Wanted,
     /// Whether clients of both families come to it.
     pub both: bool,
@@ -59,7 +59,7 @@ pub struct Bound {
     fresh: Vec<Fresh>,
 }
 
-/// What makes a listener the same as another.
+/// Identity of a listener: two with the same are one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Spot {
     wanted: Wanted,
@@ -102,7 +102,7 @@ impl Bound {
         fresh.flat_map(|fresh| fresh.listeners.iter().filter_map(Listener::local)).collect()
     }
 
-    /// How many of them are new.
+    /// Returns the number of new ones among them.
     pub fn fresh(&self) -> usize {
         self.fresh.len()
     }
@@ -139,7 +139,7 @@ impl Spot {
 pub struct CannotListen {
     /// The address.
     pub address: Address,
-    /// What the system says.
+    /// Error of the system.
     pub error: io::Error,
 }
 

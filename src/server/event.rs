@@ -25,12 +25,12 @@ pub enum Event<'a> {
     Declined {
         /// The client's address.
         from: SocketAddr,
-        /// Why, and whose key it showed.
+        /// Reason, with the user whose key it showed.
         declined: &'a Declined,
     },
     /// A visit has ended.
     VisitOver {
-        /// How the pass-through ended, where it came to that.
+        /// End of the pass-through, where it came to that.
         closed: Option<Closed>,
         /// Time since the client connected.
         lasted: Duration,
@@ -50,9 +50,9 @@ pub enum Event<'a> {
     Admitted {
         /// The client's address.
         from: SocketAddr,
-        /// Whose key it was.
+        /// User whose key it was.
         member: &'a Arc<Member>,
-        /// What kind of hello it had.
+        /// Class of its hello.
         class: HelloClass,
         /// Time since it connected.
         took: Duration,
@@ -63,7 +63,7 @@ pub enum Event<'a> {
     Dialled {
         /// Which.
         dc: DcId,
-        /// How long it took.
+        /// Time that it took.
         took: Duration,
         /// Whether a connection stood ready.
         warm: bool,
@@ -79,7 +79,7 @@ pub enum Event<'a> {
     Seated {
         /// Its data centre.
         dc: DcId,
-        /// How long it took.
+        /// Time that it took.
         took: Duration,
     },
     /// A session was to go through a middle proxy, and goes the direct way because there is no link.
@@ -89,11 +89,11 @@ pub enum Event<'a> {
     },
     /// A session has ended.
     SessionOver {
-        /// Whose it was.
+        /// User of the session.
         member: &'a Arc<Member>,
         /// Its data centre.
         dc: DcId,
-        /// How it ended.
+        /// Way in which it ended.
         closed: Closed,
         /// Time since the client was admitted.
         lasted: Duration,

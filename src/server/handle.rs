@@ -20,7 +20,7 @@ use crate::cover::{Cover, profile::Profile};
 use crate::telegram::Upstream;
 use crate::telegram::middle::Middle;
 
-/// How long a sign of life may take; it usually takes less than a millisecond.
+/// Time limit of a sign of life; it usually takes less than a millisecond.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// A running server. Cheap to clone.
@@ -31,7 +31,7 @@ pub struct Handle(pub(super) Arc<Server>);
 pub struct Change {
     /// Settings of the server itself.
     pub settings: Settings,
-    /// Who may enter. What was spent under keys that are new here must have been learnt before.
+    /// Rules of the judge. The replay cache must already hold what was shown under keys that are new here.
     pub rules: Rules,
     /// The cover; `None` leaves the present one in its place. Visits that have begun stay with the old one.
     pub cover: Option<Cover>,
@@ -39,39 +39,39 @@ pub struct Change {
     pub listeners: Bound,
 }
 
-/// How a server is doing.
+/// State of a server.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// When it was started.
+    /// Start time.
     pub since: UnixTime,
     /// Whether it accepts no more clients and waits for the rest to go.
     pub draining: bool,
-    /// Where it listens.
+    /// Open listeners.
     pub listeners: Vec<Listening>,
-    /// How many connections there are, sessions included.
+    /// Number of connections, sessions included.
     pub connections: usize,
-    /// How many sessions there are.
+    /// Number of sessions.
     pub sessions: usize,
     /// The cover.
     pub cover: CoverStatus,
 }
 
-/// What is known of the cover.
+/// State of the cover.
 #[derive(Clone, Debug)]
 pub struct CoverStatus {
     /// `site` or `remote`.
     pub kind: &'static str,
     /// Host and port of a remote cover.
     pub place: Option<(String, u16)>,
-    /// What visits to it have taught.
+    /// Profile learnt from visits to it.
     pub profile: Arc<Profile>,
-    /// How many rounds of visits found it changed.
+    /// Number of rounds of visits that found it changed.
     pub changes: u64,
-    /// How many clients found it away since the start.
+    /// Number of clients that found it away since the start.
     pub away: u64,
-    /// When the certificate of the built-in site ends.
+    /// Expiry of the certificate of the built-in site.
     pub certificate_ends: Option<UnixTime>,
-    /// How it stands with the authority that issues it, if there is one.
+    /// State of issuance by the authority, if there is one.
     pub acme: Option<Standing>,
 }
 
@@ -86,7 +86,7 @@ impl Handle {
         self.0.sessions()
     }
 
-    /// Who decides on hellos.
+    /// Returns the judge of hellos.
     pub fn judge(&self) -> &Arc<Judge> {
         self.0.judge()
     }
@@ -128,7 +128,7 @@ impl Handle {
         self.0.doors.rebind(&self.0, wanted).await
     }
 
-    /// Where clients and visitors are accepted.
+    /// Returns the listeners that are open, for clients and visitors.
     pub fn listeners(&self) -> Vec<Listening> {
         self.0.doors.list()
     }
@@ -210,7 +210,7 @@ impl Handle {
         timeout(SIGN_OF_LIFE, beats.changed()).await.is_ok()
     }
 
-    /// How the server is doing.
+    /// Returns the state of the server.
     pub fn status(&self) -> Status {
         let cover = self.cover();
         Status {

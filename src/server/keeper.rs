@@ -13,13 +13,13 @@ use crate::base::summary::{self, Cause};
 use crate::telegram::Need;
 use crate::telegram::middle::Directory;
 
-/// How often spent hellos are forced to the disk.
+/// Interval at which the replay cache is synced to the disk.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the disk may hold back the end of the program.
+/// Longest time for which the disk may hold back the end of the program.
 const LAST_SYNC: Duration = Duration::from_secs(5);
 
-/// How often sessions are counted, and those looked for whose members may not be inside any more.
+/// Interval at which sessions are counted, and those are looked for whose users may not be inside any more.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs for as long as it is polled.

@@ -21,7 +21,7 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-/// What is allowed. `None` is no limit, and that is what every limit is by default.
+/// Limits on connections. `None` is no limit, and that is the default of every limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Connections at once. The others wait in the listener's queue.
@@ -32,11 +32,11 @@ pub struct Settings {
     pub address: Share,
     /// Those of one network.
     pub network: Share,
-    /// What happens to those that come too fast.
+    /// Treatment of those that come too fast.
     pub excess: Excess,
 }
 
-/// What one address or one network may have.
+/// Limits of one address or one network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
     /// Connections at once.
@@ -45,7 +45,7 @@ pub struct Share {
     pub rate: Option<NonZeroU32>,
 }
 
-/// What happens to connections that come too fast.
+/// Treatment of connections that come too fast.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Excess {
     /// They are visitors.
@@ -55,7 +55,7 @@ pub enum Excess {
     Delay,
 }
 
-/// Why a connection is a mere visitor. A closed set: it is also the name in logs and counters.
+/// Reason why a connection is a mere visitor. A closed set: it is also the name in logs and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
     /// Too many came in this second.
@@ -85,7 +85,8 @@ impl Limit {
 
 /// Knows addresses from which nobody is judged.
 pub trait Barrier: Send + Sync {
-    /// Why such an address is barred, in a word for logs and counters; `None` if it is not. Asked for every connection.
+    /// Returns the reason why such an address is barred, in a word for logs and counters; `None` if it is not. Asked
+    /// for every connection.
     fn bars(&self, address: IpAddr) -> Option<&'static str>;
 
     /// The list that bars such an address, by the name that the operator knows it under; `None` where it is no single list.
@@ -101,7 +102,7 @@ impl Barrier for () {
     }
 }
 
-/// What a new connection is to the limits on connections at once.
+/// Result of counting a new connection against the limits on connections at once.
 #[derive(Debug)]
 pub struct Admittance {
     /// The limit that it is above, if it is above one.
@@ -110,7 +111,7 @@ pub struct Admittance {
     pub place: Place,
 }
 
-/// How many connections in a row are fine at any rate: clients open 13 to 18 at once, and families share an address.
+/// Connections in a row that are fine at any rate: clients open 13 to 18 at once, and families share an address.
 const BURST: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
 /// Longest wait.
@@ -164,7 +165,7 @@ impl Limits {
         }
     }
 
-    /// What is allowed.
+    /// Returns the limits in effect.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -232,7 +233,7 @@ impl Counts {
         self.freed.notified().await;
     }
 
-    /// How many connections there are.
+    /// Returns the number of connections.
     pub fn all(&self) -> usize {
         self.lock().all
     }
@@ -281,12 +282,12 @@ fn keyed_turn(rate: &DefaultKeyedRateLimiter<IpAddr>, key: IpAddr) -> Option<Dur
 /// No client has this address.
 const EVERYBODY_ELSE: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// What counts as one address.
+/// Returns the prefix that counts as one address.
 fn address_of(from: IpAddr) -> IpAddr {
     cut(from, 32, 64)
 }
 
-/// What counts as one network.
+/// Returns the prefix that counts as one network.
 fn network_of(from: IpAddr) -> IpAddr {
     cut(from, 24, 56)
 }

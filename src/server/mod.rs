@@ -60,9 +60,9 @@ pub struct Settings {
     pub ad_tag: Option<AdTag>,
     /// A session without a byte in either direction for this long is ended; `None`: for as long as the cover bears it.
     pub idle: Option<Duration>,
-    /// How long connections may go on after the proxy was told to stop.
+    /// Time for which connections may go on after the proxy was told to stop.
     pub drain: Duration,
-    /// How long they may go on after another process has taken over.
+    /// Time for which they may go on after another process has taken over.
     pub handover: Duration,
     /// Classes of clients that get records of NOP frames behind their header, in place of the cover's session tickets.
     pub fillers: Vec<HelloClass>,
@@ -72,8 +72,8 @@ pub struct Settings {
     pub limits: limits::Settings,
     /// Telegram's WEB proxies, if the built-in site serves them.
     pub web: Option<service::Settings>,
-    /// Where the programs are whose PROXY protocol headers count, on listeners that are meant for them. To others such a
-    /// listener is like any other.
+    /// Networks of the programs whose PROXY protocol headers count, on listeners that are meant for them. To others
+    /// such a listener is like any other.
     pub believed: Vec<IpNet>,
 }
 
@@ -107,9 +107,9 @@ pub struct Server {
     /// Asks for that out of turn.
     asked: Notify,
     since: UnixTime,
-    /// How many clients found a remote cover away.
+    /// Number of clients that found a remote cover away.
     away: Arc<AtomicU64>,
-    /// How many connections the limit of open files has room for.
+    /// Number of connections that the limit of open files has room for.
     most_connections: usize,
 }
 
@@ -126,8 +126,8 @@ fn give_up(front: SocketAddr, why: &str) {
     summary::note(Cause::warn("connections of a front are given up").because(&front), || why.to_owned());
 }
 
-/// How many connections a limit of open files has room for, each with its far side, beside what else is open: listeners,
-/// the admin listener's connections, files, connections that stand ready.
+/// Returns the number of connections that a limit of open files has room for, each with its far side, beside what else
+/// is open: listeners, the admin listener's connections, files, connections that stand ready.
 fn most_connections(limit: Option<u64>) -> usize {
     const APART: u64 = 256;
     limit.map_or(usize::MAX, |limit| {
@@ -136,7 +136,7 @@ fn most_connections(limit: Option<u64>) -> usize {
     })
 }
 
-/// How long a program in front of us has to name its client.
+/// Time limit for a program in front of us to name its client.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Server {
@@ -191,7 +191,7 @@ impl Server {
         &self.sessions
     }
 
-    /// Who decides on hellos, and who may be given other rules.
+    /// Returns the judge of hellos, which may be given other rules.
     pub fn judge(&self) -> &Arc<Judge> {
         &self.judge
     }

@@ -138,9 +138,9 @@ struct Entered {
     up: Uplink,
     down: Downlink,
     manner: Manner,
-    /// What stands in for the cover's tickets, as far as it has not been said.
+    /// Rest of the stand-in for the cover's tickets that has not been sent.
     welcome: Option<Box<Welcome>>,
-    /// What the client sent along with its header, in clear.
+    /// Payload that the client sent along with its header, in clear.
     first: Vec<u8>,
     entry: Entry,
     permit: Permit,
@@ -292,8 +292,8 @@ fn relay(
     }
 }
 
-/// What the end of a session says of a client that was greeted with fillers. One that only looks how far away the proxy is
-/// ends at once, too, so no session counts while another goes on.
+/// Learns from the end of a session whether a client that was greeted with fillers understands them. One that only
+/// looks how far away the proxy is ends at once, too, so no session counts while another goes on.
 fn note_understanding(server: &Server, live: &Live, closed: Closed, lasted: Duration) {
     let Some(fingerprint) = live.greeted else { return };
     // A reset may come from anybody on the way, and before the first filler there is nothing to be misunderstood.
@@ -319,13 +319,13 @@ pub(super) fn over(server: &Server, entry: &Entry, permit: &Permit, closed: Clos
     server.observer.observe(&Event::SessionOver { member, dc, closed, lasted: since.elapsed() });
 }
 
-/// What the client sent along with its header, in clear.
+/// Returns the payload that the client sent along with its header, in clear.
 fn first_payload(up: &mut Uplink, mut leftover: Vec<u8>) -> Result<Vec<u8>, BadRecord> {
     let (payload, outcome) = up.transform(&mut leftover);
     outcome.map(|()| payload.to_vec())
 }
 
-/// What opens the stream to the far side.
+/// Beginning of the stream to the far side.
 pub(super) struct Opening {
     /// The header and what the client sent along with its own.
     bytes: Vec<u8>,

@@ -17,13 +17,13 @@ use crate::wire::fingerprint::Fingerprint;
 pub struct Live {
     /// Its number, which no other session of this process has.
     pub id: u64,
-    /// Whose it is.
+    /// User of the session.
     pub member: Arc<Member>,
     /// Its data centre.
     pub dc: DcId,
-    /// What kind of hello the client had.
+    /// Class of the client's hello.
     pub class: HelloClass,
-    /// When the client was admitted.
+    /// Time at which the client was admitted.
     pub since: UnixTime,
     /// The client's address. Not for the log, nor for a disk.
     pub from: IpAddr,
@@ -31,9 +31,9 @@ pub struct Live {
     pub key: Option<SecretTag>,
     /// Which client it is, if it was greeted with fillers.
     pub greeted: Option<Fingerprint>,
-    /// How many bytes came along with its header.
+    /// Number of bytes that came along with its header.
     pub opened_with: u64,
-    /// What it has moved, and the way to end it.
+    /// Meter of its traffic, and the way to end it.
     pub meter: Arc<Meter>,
 }
 
@@ -85,7 +85,7 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Held {
     live: BTreeMap<u64, Arc<Live>>,
-    /// What those have moved that have ended.
+    /// Traffic of the sessions that have ended.
     ended: Moved,
 }
 
@@ -107,7 +107,7 @@ impl Sessions {
         self.lock().live.values().cloned().collect()
     }
 
-    /// How many there are.
+    /// Returns the number of sessions.
     pub fn len(&self) -> usize {
         self.lock().live.len()
     }
@@ -125,7 +125,7 @@ impl Sessions {
         chosen.len()
     }
 
-    /// What all sessions have moved since the start, the running ones included. Never goes back.
+    /// Returns the traffic of all sessions since the start, the running ones included. Never goes back.
     pub fn moved(&self) -> Moved {
         let held = self.lock();
         held.live.values().fold(held.ended, |moved, live| moved.and(&live.meter))

@@ -28,7 +28,7 @@ impl Tasks {
         }
     }
 
-    /// How many are running.
+    /// Returns the number of running tasks.
     pub fn len(&self) -> usize {
         self.lock().running.len()
     }
@@ -50,7 +50,7 @@ impl Tasks {
         held.running.abort_all();
     }
 
-    /// What has ended is gone then; a panic has told of itself.
+    /// Locks the tasks and drops those that have ended; a panic has reported itself.
     fn lock(&self) -> MutexGuard<'_, Held> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while held.running.try_join_next().is_some() {}

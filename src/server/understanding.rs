@@ -17,7 +17,7 @@ use crate::wire::fingerprint::Fingerprint;
 /// Sessions in a row that ended at once, after which a client is taken not to understand fillers.
 const TWICE: u8 = 2;
 
-/// How soon a client gives a session up that it does not understand.
+/// Time within which a client gives a session up that it does not understand.
 pub const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Time for which a client that did not understand gets no fillers: at first, and at most.
@@ -28,11 +28,11 @@ const LONGEST_LAPSE: Duration = Duration::from_secs(24 * 60 * 60);
 /// have any number of fingerprints.
 const MOST: usize = 4096;
 
-/// What is known of clients.
+/// Reactions of clients to fillers, by user and fingerprint.
 #[derive(Debug, Default)]
 pub struct Understanding(Mutex<HashMap<(Box<str>, Fingerprint), Taken>>);
 
-/// How a client took fillers.
+/// Reaction of a client to fillers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
     /// It went on at least once.

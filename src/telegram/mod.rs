@@ -29,7 +29,7 @@ pub struct Settings {
     pub warm: u8,
     /// Whether Telegram's lists are fetched.
     pub refresh: bool,
-    /// Where they are: a URL without their names.
+    /// URL of the lists, without their names.
     pub lists: String,
 }
 

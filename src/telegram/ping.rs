@@ -27,7 +27,7 @@ use crate::wire::packets::{Framing, Packet};
 const REQ_PQ_MULTI: u32 = 0xbe7e_8ef1;
 const RES_PQ: u32 = 0x0516_2463;
 
-/// How much of an answer is looked at; a real one has about a hundred bytes.
+/// Most bytes of an answer that are looked at; a real one has about a hundred.
 const LONGEST: usize = 4096;
 
 /// A question with its own nonce.
@@ -36,7 +36,7 @@ pub struct Question {
     nonce: [u8; 16],
 }
 
-/// What the other side said instead of an answer.
+/// Reply of the other side that is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Odd {
     /// A transport error, such as -404.
@@ -105,15 +105,15 @@ impl Question {
 /// An answered question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// How long the TCP connection took.
+    /// Time that the TCP connection took.
     pub connect: Duration,
-    /// How long the answer took after it.
+    /// Time that the answer took after it.
     pub answer: Duration,
     /// The data centre's clock.
     pub time: UnixTime,
 }
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 #[derive(Debug)]
 pub enum PingError {
     /// No connection.

@@ -14,16 +14,16 @@ use tokio::sync::Notify;
 
 use super::DcId;
 
-/// How long a connection waits at most.
+/// Longest time for which a connection stands ready.
 pub(super) const LONGEST: Duration = Duration::from_secs(60);
 
 /// In this time what was asked for counts half.
 const HALF: Duration = Duration::from_secs(120);
 
-/// How long nothing is opened after an attempt failed, or after what waited has ended by itself.
+/// Pause in opening connections after an attempt failed, or after one that stood ready has ended by itself.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// What waits, by data centre.
+/// Connections that stand ready, by data centre.
 #[derive(Debug)]
 pub(super) struct Pool<C> {
     kept: Mutex<Kept<C>>,
@@ -38,7 +38,7 @@ struct Kept<C> {
     round: u64,
 }
 
-/// What a connection that is being opened is meant for.
+/// Purpose of a connection that is being opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub dc: DcId,
@@ -60,14 +60,14 @@ struct Waiting<C> {
     until: Instant,
 }
 
-/// How often somebody came, the longer ago the less it counts.
+/// Number of requests for connections, the longer ago the less they count.
 #[derive(Clone, Copy, Debug)]
 struct Demand {
     level: f64,
     at: Instant,
 }
 
-/// What can wait.
+/// Connection that can stand ready.
 pub(super) trait Rests {
     /// Whether nothing has happened on it since it was opened.
     fn rests(&self) -> bool;
@@ -139,7 +139,7 @@ impl<C: Rests> Pool<C> {
         kept.round += 1;
     }
 
-    /// How many wait.
+    /// Returns the number of connections that stand ready.
     pub fn len(&self) -> usize {
         self.lock().shelves.values().map(|shelf| shelf.waiting.len()).sum()
     }
@@ -170,7 +170,7 @@ impl<C: Rests> Shelf<C> {
         None
     }
 
-    /// How many are to be opened.
+    /// Drops the connections that are not needed any more, and returns the number to be opened.
     fn tend(&mut self, most: usize, now: Instant) -> usize {
         self.waiting.retain(|waiting| now < waiting.until);
         let before = self.waiting.len();

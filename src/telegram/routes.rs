@@ -27,19 +27,19 @@ use crate::net::route::{Dialer, Place, Via};
 use crate::net::{race, sockopt};
 use crate::wire::HelloClass;
 
-/// How long a route has to lead to a data centre while there are others to try, and how long the last one has.
+/// Time limit for a route to reach a data centre while there are others to try, and for the last one.
 const PATIENCE: Duration = Duration::from_secs(4);
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long an answer to a probe may take, with the way there.
+/// Time limit for the answer to a probe, with the way there.
 const PROBE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A way to Telegram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// What the operator calls it.
+    /// Name that the operator gave it.
     pub name: String,
-    /// Where it goes.
+    /// Far end of the route.
     pub way: Way,
     /// Lower ones are tried first.
     pub order: u32,
@@ -51,7 +51,7 @@ pub struct Route {
     pub users: BTreeSet<String>,
 }
 
-/// What is at the end of a route.
+/// Far end of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
     /// The data centres.
@@ -60,9 +60,9 @@ pub enum Way {
     Hop {
         /// The way to it.
         dialer: Dialer,
-        /// Where it is.
+        /// Host and port of the proxy.
         place: Place,
-        /// What it lets in with.
+        /// Secret of the proxy.
         pass: SecretText,
     },
 }
@@ -125,7 +125,7 @@ impl Route {
 pub struct Reached {
     /// The connection.
     pub stream: TcpStream,
-    /// How it came about.
+    /// Way in which it came about.
     pub by: By,
     /// Whether it stood ready, so that it may have died unnoticed.
     pub warm: bool,
@@ -133,7 +133,7 @@ pub struct Reached {
     pub proxy: Option<Secret>,
 }
 
-/// How a connection came about, for [`Upstream::broke`](super::Upstream::broke).
+/// Way in which a connection came about, for [`Upstream::broke`](super::Upstream::broke).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct By {
     route: u64,
@@ -141,7 +141,7 @@ pub struct By {
     pub(super) address: Option<SocketAddr>,
 }
 
-/// What is known of a route.
+/// State of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Its name.
@@ -150,9 +150,9 @@ pub struct Standing {
     pub kind: &'static str,
     /// Whether it worked the last time.
     pub well: bool,
-    /// How many connections came about over it.
+    /// Number of connections that came about over it.
     pub reached: u64,
-    /// How many did not.
+    /// Number of attempts that failed.
     pub failed: u64,
 }
 
@@ -263,7 +263,7 @@ impl Routes {
         }
     }
 
-    /// What is known of each route, in the order of the configuration.
+    /// Returns the state of each route, in the order of the configuration.
     pub fn standing(&self) -> Vec<Standing> {
         let known = |live: &Arc<Live>| Standing {
             name: live.route.name.clone(),
@@ -319,7 +319,7 @@ impl Routes {
 }
 
 impl Route {
-    /// How a data centre answers over it, for whoever wants to know before the proxy runs.
+    /// Asks a data centre for an answer over it, for tests before the proxy runs.
     pub async fn ask(&self, settings: &Settings) -> io::Result<Answer> {
         let dc = self.probed();
         Live::new(self.clone()).probe(dc, &settings.addresses(dc)).await
@@ -388,7 +388,7 @@ impl Live {
         entered
     }
 
-    /// How a data centre answers over this route.
+    /// Asks a data centre for an answer over this route.
     async fn probe(&self, dc: DcId, addresses: &[SocketAddr]) -> io::Result<Answer> {
         let asking = async {
             let start = Instant::now();

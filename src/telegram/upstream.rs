@@ -32,10 +32,10 @@ use crate::base::told::ToldTime;
 use crate::net::race::interleaved;
 use crate::net::sockopt;
 
-/// How often routes are probed, give or take a fifth.
+/// Interval at which routes are probed, give or take a fifth.
 const PROBE_EVERY: Duration = Duration::from_secs(60);
 
-/// How often what stands ready is looked after.
+/// Interval at which the connections that stand ready are looked after.
 const TEND: Duration = Duration::from_secs(5);
 
 /// Reaches Telegram. Cheap to clone; all clones are one.
@@ -48,13 +48,13 @@ struct Inner {
     routes: ArcSwap<Routes>,
     pool: Pool<Reached>,
     lists: watch::Sender<Arc<Lists>>,
-    /// How much the lists are needed. It is also touched when the settings change.
+    /// Urgency of the lists. It is also touched when the settings change.
     need: watch::Sender<Need>,
     /// The time that Telegram's web server told with its lists.
     told: ToldTime,
 }
 
-/// How much somebody needs Telegram's lists.
+/// Urgency of the need for Telegram's lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
     /// Nobody does.
@@ -66,7 +66,7 @@ pub enum Need {
     Soon,
 }
 
-/// Why there is no connection to a data centre.
+/// Reason why there is no connection to a data centre.
 #[derive(Debug)]
 pub enum ReachError {
     /// There is no data centre of this number.
@@ -145,7 +145,7 @@ impl Upstream {
         self.0.pool.discard(|ready| ready.by == by);
     }
 
-    /// What is known of each route, in the order of the configuration.
+    /// Returns the state of each route, in the order of the configuration.
     pub fn routes(&self) -> Vec<Standing> {
         self.0.routes.load().standing()
     }
@@ -194,7 +194,7 @@ impl Upstream {
         }
     }
 
-    /// How many connections stand ready.
+    /// Returns the number of connections that stand ready.
     pub fn ready(&self) -> usize {
         self.0.pool.len()
     }
@@ -214,7 +214,7 @@ impl Upstream {
         &self.0.told
     }
 
-    /// How much the lists are needed.
+    /// Returns the urgency of the lists.
     pub(super) fn need(&self) -> Need {
         *self.0.need.borrow()
     }

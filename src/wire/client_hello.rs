@@ -39,7 +39,7 @@ const SESSION_ID: usize = 44;
 pub struct HelloCollector {
     /// The hello under one rebuilt record header, over which its digest was made; of long ones the beginning.
     hello: Vec<u8>,
-    /// How long it is so far.
+    /// Its length so far.
     length: usize,
     /// Header of the record that is being read, as far as it has come.
     header: [u8; record::HEADER],
@@ -50,7 +50,7 @@ pub struct HelloCollector {
     odd: Option<&'static str>,
 }
 
-/// What is known after some bytes.
+/// State of the hello after some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// A beginning.
@@ -108,7 +108,7 @@ impl HelloCollector {
         self.length > record::HEADER || self.record_left > 0 || self.empty > 0
     }
 
-    /// Why no Telegram client sends this, as far as it has come; says which part.
+    /// Names the part that no Telegram client sends, if one has come.
     pub fn oddity(&self) -> Option<&'static str> {
         self.odd
     }
@@ -123,7 +123,7 @@ impl HelloCollector {
         self.hello
     }
 
-    /// What stands behind the hello within its record is no part of it.
+    /// Keeps the bytes of the hello; what follows it within its record is no part of it.
     fn keep(&mut self, bytes: &[u8]) {
         let end = self.total().unwrap_or(MAX_HELLO).min(MAX_HELLO);
         let room = end.saturating_sub(self.hello.len()).min(bytes.len());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Why bytes could not be read as what they should be.
+/// Reason why bytes could not be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
     /// The bytes are a beginning; more may complete them.

@@ -32,7 +32,7 @@ impl Kind {
     }
 }
 
-/// What an answer says.
+/// Content of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// The addresses, none if the name has none of this kind.
@@ -41,7 +41,7 @@ pub struct Answer {
     pub ttl: Option<u32>,
 }
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoAnswer {
     /// It is not understood.

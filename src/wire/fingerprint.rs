@@ -9,9 +9,8 @@ use super::client_hello::ClientHello;
 use super::hellos;
 use super::numbers::extension;
 
-/// What a client's hellos have in common. Names, keys, GREASE values and the order of extensions, which many clients draw
-/// anew each time, are no part of it.
-/// By default that of no client.
+/// Common part of a client's hellos. Names, keys, GREASE values and the order of extensions, which many clients draw
+/// afresh each time, are no part of it. By default that of no client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(u64);
 
@@ -38,7 +37,7 @@ impl Fingerprint {
     }
 }
 
-/// What counts of an extension, its number included; `None` of one that depends on the name.
+/// Returns the part of an extension that counts, its number included; `None` for one that depends on the name.
 fn part(kind: u16, body: &[u8]) -> Option<Vec<u8>> {
     let counted = match kind {
         extension::PADDING => return None,

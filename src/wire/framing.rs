@@ -21,7 +21,7 @@ pub const NOP: std::ops::RangeInclusive<usize> = 8..=15;
 pub struct FrameTracker {
     keys: KeyIv,
     position: u64,
-    /// Where the next frame begins; `None` when the stream turned out to be something else.
+    /// Position of the next frame; `None` when the stream turned out to be something else.
     next: Option<u64>,
     /// First bytes of a length field that was cut by the end of a chunk.
     cut: [u8; 4],
@@ -50,12 +50,12 @@ impl FrameTracker {
         self.position = end;
     }
 
-    /// How many bytes have passed.
+    /// Returns the number of bytes that have passed.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Where the stream stands.
+    /// Returns the place of the stream within its frames.
     pub fn place(&self) -> Place {
         match self.next {
             None => Place::Unknown,
@@ -65,7 +65,7 @@ impl FrameTracker {
     }
 }
 
-/// Where a stream of frames stands.
+/// Place of a stream within its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Between two frames; a NOP may stand here.

@@ -13,7 +13,7 @@ use crate::crypto::shares;
 /// A hello to start from.
 #[derive(Clone, Copy, Debug)]
 pub struct Template {
-    /// What its copies are.
+    /// Class of its copies.
     pub class: HelloClass,
     shape: Shape,
 }
@@ -24,8 +24,8 @@ enum Shape {
     Captured(&'static [u8]),
     /// As it was captured, less the X25519MLKEM768 share.
     WithoutHybrid(&'static [u8]),
-    /// What Apple's clients build, of which there is no capture: with these cipher suites and this ALPN list, of which each
-    /// process picks one (protocol.md, "The hello").
+    /// Hello that Apple's clients build, of which there is no capture: with these cipher suites and this ALPN list, of
+    /// which each process picks one (protocol.md, "The hello").
     Safari(&'static [u16], &'static [u8]),
 }
 

@@ -16,7 +16,7 @@ const SHARED: std::ops::Range<usize> = 24..40;
 const TAG: std::ops::Range<usize> = 56..60;
 const DC: std::ops::Range<usize> = 60..62;
 
-/// What a valid header says.
+/// Content of a valid header.
 pub struct Opened {
     /// Number of the data centre, signed, as the client wrote it.
     pub dc: i16,
@@ -154,7 +154,7 @@ pub struct HeaderCollector {
     seen: Vec<u8>,
 }
 
-/// What is known after some bytes.
+/// State of the header after some bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
     /// A beginning.
@@ -170,7 +170,7 @@ pub enum Progress {
 pub struct Wrapped {
     /// The 64 bytes.
     pub header: [u8; HEADER],
-    /// How many bytes of the chunk that completed the header belong to it or to what came before.
+    /// Number of bytes, of the chunk that completed the header, that belong to it or to what came before.
     pub used: usize,
     /// Payload bytes of the same record that follow.
     pub record_left: usize,

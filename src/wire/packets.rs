@@ -19,7 +19,7 @@ pub const MAX_PACKET: usize = 1 << 21;
 const WORD: usize = 4;
 const QUICK_ACK: u32 = 1 << 31;
 
-/// How packets are framed.
+/// Framing of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// Lengths in words, in one byte or four.
@@ -134,7 +134,7 @@ pub struct ClientPacket<'a> {
     encrypted: bool,
 }
 
-/// Why a client's packet goes nowhere.
+/// Reason why a client's packet goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// Too short, too long or no whole words.

@@ -12,12 +12,12 @@ use super::server_hello::ServerHello;
 /// payload and the headers of the records that payload came in.
 const MAX_COLLECTED: usize = 32 * 1024;
 
-/// Where the random stands in a flight.
+/// Position of the random in a flight.
 pub const RANDOM: std::ops::Range<usize> = 11..43;
 
 const SERVER_HELLO: u8 = 2;
 
-/// Why a cover's answer cannot be shown to a client as the flight that it waits for.
+/// Reason why a cover's answer cannot be shown to a client as the flight that it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unfit(pub &'static str);
 
@@ -49,7 +49,7 @@ impl FlightCollector {
         if self.bytes.len() > MAX_COLLECTED { Err(Unfit("flight too long")) } else { Ok(()) }
     }
 
-    /// How many whole encrypted records have come.
+    /// Returns the number of whole encrypted records so far.
     pub fn encrypted_records(&self) -> usize {
         self.records.saturating_sub(2)
     }
@@ -74,7 +74,7 @@ impl FlightCollector {
         self.bytes.len() < ALERT_LENGTH && self.bytes.first() == Some(&record::kind::ALERT)
     }
 
-    /// What has come, untouched.
+    /// Returns the bytes that have come, untouched.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -101,7 +101,7 @@ impl FlightCollector {
     }
 }
 
-/// How a first flight is put together.
+/// Parts that make up a first flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
     /// The client's session id, which servers echo.
@@ -118,8 +118,9 @@ pub struct Plan<'a> {
     pub payload: &'a [u8],
 }
 
-/// Where a write of these bytes must be cut in two so that with segments of `segment` bytes no piece ends within the eleven
-/// bytes behind the ServerHello; `None` if it need not be cut, or if they are not a flight from its beginning.
+/// Returns the place at which a write of these bytes must be cut in two so that with segments of `segment` bytes no
+/// piece ends within the eleven bytes behind the ServerHello; `None` if it need not be cut, or if they are not a flight
+/// from its beginning.
 ///
 /// A client takes an end there for the end of the flight, and gives up (docs/protocol.md, "The flight").
 pub fn safe_cut(bytes: &[u8], segment: usize) -> Option<usize> {

@@ -44,7 +44,7 @@ pub fn all() -> Vec<Probe> {
 /// A key that no proxy knows.
 const OTHER_KEY: Key = [0x5a; 16];
 
-/// Who signs the hello, if anybody.
+/// Signer of the hello, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Nobody,
@@ -73,13 +73,13 @@ impl By {
         record
     }
 
-    /// What somebody needs to send a hello that he has made himself.
+    /// Access that an attacker needs to make such a hello.
     fn needs(self) -> Needs {
         if self == By::Us { Needs::Secret } else { Needs::Connection }
     }
 }
 
-/// What the prober does once the hello is out.
+/// Action of the prober after the hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     Silence,

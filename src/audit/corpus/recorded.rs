@@ -20,7 +20,7 @@ enum Which {
     Fresh,
 }
 
-/// How a hello is shown the first time.
+/// First use of a hello, before the recording is replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum First {
     Admitted,
@@ -34,7 +34,7 @@ enum First {
     Stopped,
 }
 
-/// What the clock of a device is off that believes to be elsewhere.
+/// Clock error of a device that is set to another time zone.
 const HOURS: u32 = 7 * 3600;
 
 /// Every pair that must not enter.
@@ -109,7 +109,7 @@ fn late(draw: &mut Draw<'_>) -> Vec<u8> {
     hello
 }
 
-/// What a client sends behind the flight, with a header like no other: header and one packet in a record.
+/// Builds what a client sends after the flight, with a new header: header and one packet in a record.
 pub(super) fn second(by: By, draw: &mut Draw<'_>) -> Vec<u8> {
     let (key, dc) = (by.key(draw), draw.subject.dc);
     let mut header = Header::make(key.as_ref(), PADDED, dc, &mut Dice::unseen());

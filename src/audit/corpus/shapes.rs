@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What the server_name extension may hold.
+/// Probes with various contents of the server_name extension.
 pub(super) fn names() -> Vec<Probe> {
     type Name = fn(&str) -> Vec<Vec<u8>>;
     let table: Vec<(&str, Name)> = vec![

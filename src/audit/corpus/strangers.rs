@@ -142,7 +142,7 @@ pub(super) fn silences() -> Vec<Probe> {
     probes.into_iter().map(Probe::patient).collect()
 }
 
-/// What browsers and health checks begin with on a port without TLS.
+/// Builds the request that browsers and health checks begin with on a port without TLS.
 pub(super) fn http_get(name: &str) -> Vec<u8> {
     format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes()
 }

@@ -5,7 +5,7 @@ use super::*;
 /// Name, and the writes that come once the flight has been seen.
 type Second = (&'static str, fn(&mut Draw<'_>) -> Vec<Vec<u8>>);
 
-/// What follows an admitted hello and is no valid header.
+/// Probes that follow an admitted hello with something other than a valid header.
 pub(super) fn tampered() -> Vec<Probe> {
     let mut probes = Vec::new();
     for class in [tdlib(), tdesktop()] {

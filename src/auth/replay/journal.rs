@@ -35,7 +35,7 @@ const BLOCK: usize = 16;
 type Block = [u8; BLOCK];
 
 const HEADER: &Block = b"vizard replay 1\n";
-/// What every version of the header begins with.
+/// Prefix of the header in every version.
 const FAMILY: &[u8] = b"vizard replay ";
 
 /// Entries that may wait for a disk that refuses: 16 MiB, and at a hundred new connections a second almost three hours.
@@ -56,7 +56,7 @@ pub(super) struct Journal {
 /// Note of a file whose start was damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Repaired {
-    /// Where it is kept as it was, if there was room.
+    /// Copy of the file as it was, if there was room for one.
     pub(super) copy: Option<PathBuf>,
 }
 
@@ -68,7 +68,7 @@ struct State {
     refused_write: Option<io::Error>,
     /// Apart from the other, since a write that works says nothing about a sync that failed.
     refused_sync: Option<io::Error>,
-    /// How far every record of the file is known in memory; what comes behind may be another process's.
+    /// Offset up to which every record of the file is known in memory; what comes behind may be another process's.
     seen: u64,
 }
 
@@ -76,7 +76,7 @@ struct State {
 pub(super) struct Scanned {
     /// Records that were damaged.
     pub(super) damaged: usize,
-    /// Where the reading ended.
+    /// Offset at which the reading ended.
     pub(super) end: u64,
 }
 
@@ -119,7 +119,7 @@ impl Journal {
         self.repaired.as_ref()
     }
 
-    /// What a file holds that has all records of both; `None` if `there` is not one of ours.
+    /// Joins two files into one that has all records of both; `None` if `there` is not one of ours.
     pub(super) fn joined(there: &[u8], more: &[u8]) -> Option<Vec<u8>> {
         there.starts_with(HEADER).then(|| [there, more.strip_prefix(HEADER).unwrap_or(more)].concat())
     }
@@ -287,7 +287,7 @@ impl Journal {
         }
     }
 
-    /// What the file holds, header or not, and the records that begin where the header belongs.
+    /// Reads the whole file, header or not: a summary, and the records that begin where the header belongs.
     fn contents(&self) -> io::Result<(Contents, Vec<Record>)> {
         let (mut contents, mut within) = (Contents { zeroes: true, ..Contents::default() }, Vec::new());
         let (mut scanner, mut buffer) = (Scanner::default(), vec![0; READ_SIZE]);
@@ -361,7 +361,7 @@ impl State {
     }
 }
 
-/// What waits for the disk, in order, and how much of it a write has dealt with. Usually one record for a moment.
+/// Blocks that wait for the disk, in order, and a count of those without room. Usually one record for a moment.
 #[derive(Default)]
 struct Backlog {
     queue: VecDeque<Block>,
@@ -452,7 +452,7 @@ impl Scanner {
         at
     }
 
-    /// How many records were damaged, with so many bytes left at the end.
+    /// Ends the scan, with `rest` bytes left at the end; returns the number of damaged records.
     fn finish(mut self, rest: usize) -> usize {
         self.stray += rest;
         self.close_gap();
@@ -516,7 +516,7 @@ fn copy_beside(path: &Path) -> io::Result<PathBuf> {
     Ok(copy)
 }
 
-/// What the first two blocks of a file tell.
+/// Kind of a file, by its first two blocks.
 #[derive(Debug, PartialEq, Eq)]
 enum Start {
     /// Nothing, or a first write that was torn.

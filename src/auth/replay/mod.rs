@@ -82,7 +82,7 @@ use set::{Filling, Set};
 
 use crate::wire::obfuscated;
 
-/// What tells the entries of one secret from those of another, without telling the secret.
+/// Tag that tells the entries of one secret from those of another, without revealing the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretTag(u32);
 
@@ -128,7 +128,7 @@ pub trait ReplayCache: fmt::Debug + Send + Sync {
         Health::default()
     }
 
-    /// How many entries are remembered in memory.
+    /// Number of entries in memory.
     fn len(&self) -> usize {
         0
     }
@@ -139,7 +139,7 @@ pub trait ReplayCache: fmt::Debug + Send + Sync {
     }
 }
 
-/// What a store is asked about one proof.
+/// Query to a store about one proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
     /// The proof holds: whether it is new, and from now on it is not.
@@ -148,7 +148,7 @@ pub enum Question {
     InVain(Entry),
 }
 
-/// What is remembered of one proof.
+/// Entry of one proof in the replay cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     tag: SecretTag,
@@ -216,7 +216,7 @@ impl fmt::Debug for Answer {
 pub struct ReplayMemory {
     set: Set,
     journal: Option<Journal>,
-    /// Who else may spend. Each step holds it, so that it changes between two steps.
+    /// Other processes that may spend. Each step holds it, so that it changes between two steps.
     company: RwLock<Company>,
 }
 
@@ -248,7 +248,7 @@ impl ReplayMemory {
         Ok((Self { set, journal: Some(journal), company: Company::Alone.into() }, loaded))
     }
 
-    /// What [`ReplayMemory::open`] would find in a file that is there; nothing is changed.
+    /// Reports what [`ReplayMemory::open`] would find in a file that is there; nothing is changed.
     pub fn examine(path: &Path, tags: &[SecretTag]) -> io::Result<Loaded> {
         let journal = Journal::open_to_read(path)?;
         let mut filling = Filling::new();
@@ -257,12 +257,12 @@ impl ReplayMemory {
         Ok(Loaded { entries: filling.finish().len(), others, damaged })
     }
 
-    /// What a file holds that knows all that the two of these contents know; `None` if the first is no memory.
+    /// Joins two files into one that knows all that both know; `None` if the first is no replay cache.
     pub fn joined(there: &[u8], more: &[u8]) -> Option<Vec<u8>> {
         Journal::joined(there, more)
     }
 
-    /// Where the file is kept as it was before its damaged start was written again.
+    /// Copy of the file as it was before its damaged start was written again.
     pub fn kept_copy(&self) -> Option<&Path> {
         self.journal.as_ref()?.repaired()?.copy.as_deref()
     }
@@ -318,7 +318,7 @@ impl ReplayMemory {
         new
     }
 
-    /// What a proof costs that is not spent: as long as [`ReplayMemory::spend`] takes to say yes, and nothing changes.
+    /// Takes as long as [`ReplayMemory::spend`] takes to say yes, for a proof that is not spent; nothing changes.
     pub fn spend_in_vain(&self, Entry { key, .. }: Entry) {
         let record = Record { tag: SecretTag::NONE, key };
         let company = self.company.read().unwrap_or_else(PoisonError::into_inner);
@@ -361,12 +361,12 @@ impl ReplayMemory {
         self.journal.as_ref().map_or(Ok(()), Journal::sync)
     }
 
-    /// How the file is doing. Changes from well to unwell and back are what an operator wants to hear of, once each.
+    /// Health of the file. Changes from healthy to unhealthy and back are what an operator wants to hear of, once each.
     pub fn health(&self) -> Health {
         self.journal.as_ref().map_or_else(Health::default, Journal::health)
     }
 
-    /// How many hellos are remembered in memory.
+    /// Number of hellos in memory.
     pub fn len(&self) -> usize {
         self.set.len()
     }
@@ -416,7 +416,7 @@ impl fmt::Debug for ReplayMemory {
     }
 }
 
-/// What was found in the file.
+/// Result of reading the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// Entries that are in memory now and were not before, repetitions counted once.
@@ -427,14 +427,14 @@ pub struct Loaded {
     pub damaged: usize,
 }
 
-/// How the file of a memory is doing.
+/// Health of the replay cache's file.
 #[derive(Debug, Default)]
 pub struct Health {
     /// Entries that are in memory and wait for the disk.
     pub unsaved: usize,
     /// Entries that found the queue full and will be forgotten at the next restart. Never shrinks.
     pub dropped: u64,
-    /// What the disk said last, until it takes everything again.
+    /// Last error of the disk, until it takes everything again.
     pub error: Option<io::Error>,
 }
 

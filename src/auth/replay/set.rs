@@ -38,7 +38,7 @@ impl Set {
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner).0.binary_search(&rest).is_ok()
     }
 
-    /// How many keys there are.
+    /// Number of keys.
     pub(super) fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }

@@ -124,7 +124,7 @@ impl Folder {
         Ok(at)
     }
 
-    /// Where a link leads, if it may be followed.
+    /// Target of a symbolic link, if it may be followed.
     fn followed(&self, link: &OwnedFd, stat: &Stat) -> io::Result<PathBuf> {
         let target = readlinkat(link, "", Vec::new())?;
         let target = PathBuf::from(OsStr::from_bytes(target.as_bytes()));
@@ -321,7 +321,7 @@ impl Folder {
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// What the kernel says when a mounted file, or one in a folder that cannot be written to, is to be replaced.
+/// Errors of the kernel when a mounted file, or one in a folder that cannot be written to, is to be replaced.
 const MOUNTED: [Errno; 5] = [Errno::BUSY, Errno::XDEV, Errno::ROFS, Errno::ACCESS, Errno::PERM];
 
 fn is_closed(error: Errno) -> bool {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::finding::{Check, Finding};
 use crate::cover::site::acme::{Challenge, Memory, Settings};
 
-/// What was found of it.
+/// Status of certificate issuance.
 pub struct Issue {
     challenge: Challenge,
     host: String,

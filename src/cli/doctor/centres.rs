@@ -15,7 +15,7 @@ use crate::telegram::{DcId, Settings};
 /// The production data centres.
 const NUMBERS: [i16; 6] = [1, 2, 3, 4, 5, 203];
 
-/// How long a connection may take, and with the answer.
+/// Time limits for a connection, and for connection and answer together.
 const CONNECT: Duration = Duration::from_secs(6);
 const PATIENCE: Duration = Duration::from_secs(9);
 
@@ -59,7 +59,7 @@ fn routes(addresses: &[SocketAddr]) -> Vec<(&'static str, Vec<SocketAddr>)> {
     vec![("over IPv4 ", four), ("over IPv6 ", six)]
 }
 
-/// How far the data centres are ahead of `now`: what the one that agrees best says.
+/// Seconds by which the data centres are ahead of `now`: what the one that agrees best says.
 pub fn ahead<'a>(answers: impl Iterator<Item = &'a Answer>, now: i64) -> Option<i64> {
     // A clock that never ran says nothing about ours.
     const EARLIEST: i64 = 1_600_000_000;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::finding::{Check, Finding};
 
-/// How far others are ahead of this machine's clock, in seconds.
+/// Seconds by which others are ahead of this machine's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skews {
     /// The cover, by its `Date`; `None` if it did not say or is this machine.

@@ -21,10 +21,10 @@ use crate::cover::scout::Examined;
 use crate::cover::site::Site;
 use crate::wire::numbers::group::X25519MLKEM768;
 
-/// How long finding and visiting the cover may take.
+/// Time limit for finding and visiting the cover.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What came of looking at the cover.
+/// Result of a visit to the cover.
 #[derive(Clone, Debug)]
 pub enum Seen {
     /// It is the proxy.
@@ -35,9 +35,9 @@ pub enum Seen {
     Visited(Box<Examined>),
 }
 
-/// Who asks.
+/// Facts about the proxy, by which a cover that is the proxy itself is recognised.
 pub struct Asker<'a> {
-    /// Where the proxy accepts clients.
+    /// Addresses on which the proxy accepts clients.
     pub listeners: &'a [SocketAddr],
     /// Whom nobody but the proxy lets in.
     pub visitors: &'a [(String, Visitor)],

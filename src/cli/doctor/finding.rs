@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::json;
 
-/// What is examined. The order is that of the output.
+/// Kind of check. The order is that of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Check {
     /// The configuration can be used.
@@ -25,7 +25,7 @@ pub enum Check {
     Certificate,
     /// The authority that issues the certificate does so.
     Acme,
-    /// How well the cover hides the proxy.
+    /// The cover hides the proxy well.
     Cover,
     /// The cover takes up a post-quantum key share.
     PostQuantum,
@@ -62,7 +62,7 @@ impl Check {
     }
 }
 
-/// How good or bad it is. The order is from good to bad.
+/// Result of a check. The order is from good to bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// As it should be.
@@ -102,13 +102,13 @@ impl Verdict {
 /// One line of the outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was examined.
+    /// Kind of check.
     pub check: Check,
-    /// How good it is.
+    /// Result of the check.
     pub verdict: Verdict,
-    /// Why.
+    /// Reason for the result.
     pub reason: String,
-    /// What to do about it; nothing where all is well.
+    /// Advice on what to do; none where all is well.
     pub mend: Option<String>,
 }
 

@@ -16,13 +16,13 @@ use crate::cli::ways::{Way, reachable};
 use crate::net::listen;
 use crate::telegram::DcId;
 
-/// How long one login may take.
+/// Time limit for one login.
 const PATIENCE: Duration = Duration::from_secs(9);
 
 /// The data centre that logins ask; every account may.
 const USUAL_DC: i16 = 2;
 
-/// What is at a listener's address.
+/// State of a listener's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// Nothing; it can be bound.
@@ -112,7 +112,7 @@ pub fn port(listener: impl fmt::Display, held: Held, redirects: bool) -> Finding
     }
 }
 
-/// How a user's login went.
+/// User, and the result of the login.
 pub type LoggedIn = (String, Result<Duration, LoginError>);
 
 /// Logs every user in at once, by the first of the ways to the listener that the proxy holds.

@@ -11,12 +11,12 @@ use rustix::process::{Resource, getrlimit};
 use super::finding::{Check, Finding};
 use crate::auth::{ReplayMemory, SecretTag};
 
-/// What is known of the state directory.
+/// State of the state directory.
 #[derive(Debug)]
 pub struct State {
-    /// What is there; an error if there is nothing.
+    /// Properties of the folder; an error if there is none.
     folder: Result<Folder, io::ErrorKind>,
-    /// What the first start has still to make.
+    /// Items that the first start has still to make.
     missing: Vec<String>,
 }
 

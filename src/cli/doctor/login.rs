@@ -19,7 +19,7 @@ use crate::wire::packets::Framing;
 use crate::wire::record::{self, Header, kind};
 use crate::wire::{HelloClass, fake_tls};
 
-/// Why a login failed.
+/// Reason why a login failed.
 #[derive(Debug)]
 pub enum LoginError {
     /// No connection to the front.
@@ -43,7 +43,7 @@ impl fmt::Display for LoginError {
     }
 }
 
-/// Who wants to enter.
+/// Credentials for a login.
 #[derive(Clone, Debug)]
 pub struct Visitor {
     /// The user's key.

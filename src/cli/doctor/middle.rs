@@ -10,10 +10,10 @@ use super::finding::{Check, Finding};
 use crate::telegram::Upstream;
 use crate::telegram::middle::{Directory, Settings, link, own};
 
-/// How long a link may take.
+/// Time limit for a link.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// What was asked of the middle proxies.
+/// Answers of the middle proxies.
 pub enum Asked {
     /// It is not known where they are.
     Nowhere,
@@ -23,7 +23,7 @@ pub enum Asked {
 
 /// A link that came about.
 pub struct Link {
-    /// How long it took.
+    /// Time that it took.
     pub took: Duration,
     /// Our address as the middle proxy sees it.
     pub ours: IpAddr,

@@ -67,7 +67,7 @@ pub fn doctor(arguments: &Arguments, environment: &Environment) -> Result<u8, Fa
     Ok(findings.verdict().exit_code())
 }
 
-/// What is found, but for what is to be skipped.
+/// Examines the configuration, but for the checks to skip.
 pub(super) fn findings(
     flags: &Flags,
     user: Option<&str>,
@@ -123,7 +123,7 @@ fn examine(patient: &Patient, skip: &[Check]) -> Result<Vec<Finding>, Failure> {
     Ok(facts.judge(patient))
 }
 
-/// What the probes brought back; what was skipped or could not be asked is missing.
+/// Results of the probes; what was skipped or could not be asked is missing.
 struct Facts {
     listeners: Vec<(SocketAddr, Held)>,
     others: Vec<(Way, Held)>,
@@ -286,7 +286,7 @@ impl Facts {
         ]
     }
 
-    /// Where it was not looked up, a site of one's own is taken to be here and any other elsewhere.
+    /// Place of the cover. Without a lookup of its name, one's own site counts as here and any other as elsewhere.
     fn place(&self, patient: &Patient) -> Place {
         let here = self.leads.first().map_or(patient.whose() == Whose::Own, |(_, leads)| leads.here());
         if here { Place::Here } else { Place::Elsewhere }
@@ -318,7 +318,7 @@ fn ways_in(listeners: &[(SocketAddr, Held)], others: &[(Way, Held)]) -> Vec<Way>
     }
 }
 
-/// Why those who come to this listener from this machine are not judged: they have the address that they go to.
+/// Reason why connections from this machine to this listener are not judged: they have the address that they go to.
 fn barred(listener: SocketAddr, patient: &Patient) -> Option<String> {
     let lists = patient.lists.as_ref()?;
     reachable(listener).into_iter().find_map(|address| lists.told(address.ip()))

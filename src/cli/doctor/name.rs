@@ -11,7 +11,7 @@ use super::finding::{Check, Finding};
 use crate::auth::Domain;
 use crate::ops::links::{OwnAddress, is_public};
 
-/// Where a name leads.
+/// Result of resolving a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leads {
     /// It has no address.
@@ -76,7 +76,7 @@ pub fn knows_itself(host: Option<&str>) -> bool {
     host.is_some() || OwnAddress::find().is_some_and(|own| is_public(own.address))
 }
 
-/// Whose name it is.
+/// Owner of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
     /// The operator's own, whose site is built in.

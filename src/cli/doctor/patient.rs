@@ -23,9 +23,9 @@ use crate::ops::lists as barring;
 use crate::telegram::middle::{self, Directory};
 use crate::telegram::{self, lists};
 
-/// What is to be examined.
+/// Installation to examine.
 pub struct Patient {
-    /// Where clients are accepted over TCP.
+    /// TCP addresses on which clients are accepted.
     pub listeners: Vec<SocketAddr>,
     /// The ways to the other listeners.
     pub others: Vec<Way>,
@@ -33,7 +33,7 @@ pub struct Patient {
     pub running: bool,
     /// Whom the configuration bars, if its lists can be read.
     pub lists: Option<barring::State>,
-    /// Who logs in, by name; empty where the first start has still to make a user.
+    /// Credentials of those who log in, by name; empty where the first start has still to make a user.
     pub visitors: Vec<(String, Visitor)>,
     /// The names of the site, the first one first; missing likewise.
     pub names: Vec<Domain>,
@@ -43,7 +43,7 @@ pub struct Patient {
     pub telegram: telegram::Settings,
     /// Middle proxies, if anybody has a tag.
     pub middle: Option<middle::Settings>,
-    /// How far a client's clock may be off.
+    /// Tolerance for a client's clock.
     pub time_window: Duration,
     /// The host that links name, where it is configured.
     pub host: Option<String>,
@@ -99,17 +99,17 @@ impl Patient {
         Ok((patient, trouble))
     }
 
-    /// What can be said of the state directory.
+    /// Findings about the state directory.
     pub fn findings(&self) -> Vec<Finding> {
         local::state(&self.state_dir, &look_at_state(&self.state_dir, self.missing.clone(), &self.tags))
     }
 
-    /// Where Telegram says that middle proxies are, as far as a running proxy has fetched that.
+    /// Addresses of middle proxies that Telegram publishes, as far as a running proxy has fetched them.
     pub fn published(&self) -> Option<Directory> {
         Directory::published(&lists::stored(&self.state_dir.join(LISTS_FOLDER)))
     }
 
-    /// Whose the domain is.
+    /// Owner of the domain.
     pub fn whose(&self) -> Whose {
         match &self.cover {
             _ if self.made_up_domain => Whose::MadeUp,
@@ -127,7 +127,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// What the configuration has without the state directory.
+    /// Gathers what the configuration has without the state directory.
     fn of(draft: &Draft) -> Self {
         let cover = match draft.cover.clone() {
             CoverDraft::Remote(settings) => Some(Cover::Remote(settings)),
@@ -177,7 +177,7 @@ fn visitors(users: &[User], domain: Option<&Domain>, wanted: Option<&str>) -> Re
     }
 }
 
-/// What the first start would make in the state directory and has not made yet.
+/// Lists what the first start would make in the state directory and has not made yet.
 fn gaps(draft: &Draft) -> Vec<String> {
     let folder = &draft.state_dir;
     let has = |file: &str| exists(&folder.join(file));
@@ -205,7 +205,7 @@ fn gaps(draft: &Draft) -> Vec<String> {
     .collect()
 }
 
-/// What may not be looked at is there: whoever settles meets the refusal and says so.
+/// Whether a file is there. One that may not be looked at counts as there: whatever reads it reports the refusal.
 fn exists(path: &Path) -> bool {
     path.try_exists().unwrap_or(true)
 }

@@ -7,7 +7,7 @@ use dialoguer::{Confirm, Input, Select};
 
 use crate::cli::output;
 
-/// What is wrong with an answer, if something is.
+/// Check of an answer, which fails with what is wrong.
 pub type Check<'c> = &'c dyn Fn(&str) -> Result<(), String>;
 
 /// Answers questions.

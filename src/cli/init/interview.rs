@@ -19,7 +19,7 @@ use crate::config::units;
 use crate::cover::site::acme::{Authority, Challenge};
 use crate::ops::links::is_public;
 
-/// What need not be asked.
+/// Answers that need not be asked for, as flags give them.
 #[derive(Clone, Debug, Default)]
 pub struct Given {
     /// `--state-dir`
@@ -46,7 +46,7 @@ pub struct Given {
     pub link_host: Option<String>,
     /// `--user`
     pub users: Vec<String>,
-    /// What `--import` has brought.
+    /// Settings that `--import` has brought.
     pub imported: Imported,
 }
 
@@ -55,7 +55,7 @@ pub struct Given {
 pub struct Acme {
     /// Which, but for the challenge.
     pub authority: Authority,
-    /// How it is shown that the domain is ours; without it, whatever is possible.
+    /// Challenge that proves control of the domain; without it, any that is possible.
     pub challenge: Option<Challenge>,
 }
 
@@ -67,7 +67,7 @@ enum Way {
     Trial,
 }
 
-/// Why own sites come first, in the order of [`Way`].
+/// Choices of a cover, in the order of [`Way`], with the reason why own sites come first.
 const WAYS: [&str; 3] = [
     "my own domain, which leads to this machine (recommended: name and address agree, and the first answer is that of \
      any visit)",
@@ -323,7 +323,7 @@ impl Talk<'_> {
         Ok(vec![format!("[::]:{port}")])
     }
 
-    /// What links name, where it cannot be left to the start: nobody knows a public address from behind a translator.
+    /// Host for the links, where it cannot be left to the start: a public address is not known from behind a NAT.
     fn link_host(
         &mut self,
         domain: Option<&Domain>,

@@ -10,7 +10,7 @@ use crate::cli::progress;
 use crate::config::embedded::full_host_name;
 use crate::ops::links::OwnAddress;
 
-/// What may be asked about the machine.
+/// Questions about the machine.
 pub trait Machine {
     /// The address from which it would send to the Internet.
     fn own(&self) -> Option<OwnAddress>;
@@ -18,7 +18,7 @@ pub trait Machine {
     fn port(&self, number: u16) -> Port;
     /// Its name, if that may be one that the world knows.
     fn host_name(&self) -> Option<Domain>;
-    /// Where a name leads.
+    /// Resolves a name.
     fn leads(&self, domain: &Domain) -> Leads;
     /// Chain and key for this name, where they usually are.
     fn certificate(&self, domain: &Domain) -> Option<(PathBuf, PathBuf)>;

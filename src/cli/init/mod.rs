@@ -49,7 +49,7 @@ pub struct Arguments {
     /// A further name of the same site, over which users are spread; may be repeated
     #[arg(long, value_name = "NAME", requires = "domain")]
     name: Vec<String>,
-    /// What strangers meet: the built-in site or a web server elsewhere
+    /// Site that strangers meet: the built-in site or a web server elsewhere
     #[arg(long, value_name = "site|HOST:PORT")]
     cover: Option<String>,
     /// PEM file of the certificate chain for the built-in site
@@ -81,7 +81,7 @@ pub struct Arguments {
     /// Take over the configuration of another proxy: mtg, telemt, mtprotoproxy or the official MTProxy
     #[arg(long, value_name = "FILE")]
     import: Option<PathBuf>,
-    /// Whose configuration that is, where the file does not tell
+    /// Proxy that the configuration belongs to, where the file does not tell
     #[arg(long, value_name = "PROXY", requires = "import")]
     from: Option<Format>,
     /// Ask nothing: what no flag says is as proposed; so it is too where there is no terminal
@@ -119,11 +119,11 @@ struct Acme {
     /// Try it first with certificates that no browser trusts, for which the limits are wide
     #[arg(long, requires = "acme", conflicts_with = "acme_directory")]
     acme_staging: bool,
-    /// Where the authority may write to; none is needed
+    /// Address that the authority may write to; none is needed
     #[arg(long, value_name = "ADDRESS", requires = "acme")]
     acme_email: Option<String>,
-    /// How the authority is shown that the domain is yours: in a handshake on port 443, or by a page on port 80;
-    /// default: whichever is possible
+    /// Proof for the authority that the domain is yours: a handshake on port 443, or a page on port 80; default:
+    /// whichever is possible
     #[arg(long, value_name = "CHALLENGE", requires = "acme", value_parser = challenge())]
     acme_challenge: Option<Challenge>,
     /// Another authority: the URL of its ACME directory
@@ -268,7 +268,7 @@ fn whole(path: &PathBuf) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.clone())
 }
 
-/// What another proxy's configuration brings.
+/// Reads the configuration of another proxy.
 fn imported(file: &Path, format: Option<Format>) -> Result<Imported, Failure> {
     let unreadable = |path: &Path, error: io::Error| {
         Failure::usage(format!("{} cannot be read: {error}", path.display()), "check the path and its permissions")

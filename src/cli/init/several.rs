@@ -12,10 +12,10 @@ use crate::config::parts::SEVERAL;
 use crate::cover::Cover;
 use crate::cover::remote::Remote;
 
-/// How long a visit to the cover may take.
+/// Time limit for a visit to the cover.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many encrypted records the first flight of a remote cover has; nothing if it cannot be visited.
+/// Number of encrypted records in the first flight of a remote cover; `None` if it cannot be visited.
 pub(super) fn records(draft: &Draft) -> Option<usize> {
     let (CoverDraft::Remote(settings), Some(domain)) = (&draft.cover, &draft.domain) else { return None };
     let visit = async {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-/// Where administrators put units of their own.
+/// Path at which administrators put units of their own.
 pub const USUAL: &str = "/etc/systemd/system/vizard.service";
 
 const TEMPLATE: &str = include_str!("../../../docs/deploy/vizard.service");
@@ -11,7 +11,7 @@ const PROGRAM: &str = "/usr/bin/vizard";
 const CONFIG: &str = "/etc/vizard/vizard.toml";
 const FOLDER: &str = "/etc/vizard";
 
-/// What systemd has to do with this machine.
+/// State of the systemd service on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// It does not run here, or this user may not tell it anything.
@@ -62,7 +62,7 @@ fn word(path: &Path) -> io::Result<String> {
     }
 }
 
-/// What there is to do before the unit works, as commands.
+/// Lists the commands that are needed before the unit works.
 pub fn next(unit: &Path, config: &Path, user_is_there: bool) -> Vec<String> {
     let user = "useradd --system --home-dir /var/lib/vizard --shell /usr/sbin/nologin vizard".to_owned();
     let mut next = if user_is_there { Vec::new() } else { vec![user] };

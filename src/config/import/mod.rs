@@ -17,7 +17,7 @@ use super::units;
 use crate::auth::{Domain, SecretText};
 use crate::wire::rpc::AdTag;
 
-/// Whose configuration it is.
+/// Proxy that a configuration belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// mtg, version 2: TOML
@@ -41,30 +41,30 @@ impl fmt::Display for Format {
     }
 }
 
-/// What is taken over.
+/// Settings that are taken over.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Imported {
-    /// Who may enter.
+    /// Users who may enter.
     pub people: Vec<Person>,
     /// The name that links carry.
     pub domain: Option<Domain>,
-    /// Where clients are accepted.
+    /// Addresses on which clients are accepted.
     pub listen: Vec<String>,
-    /// What links name as the server.
+    /// Host that links name as the server.
     pub link_host: Option<String>,
     /// The port in links.
     pub link_port: Option<u16>,
-    /// Where strangers are passed on to, as host and port, if it is not where the domain leads.
+    /// Host and port that strangers are passed on to, if it is not where the domain leads.
     pub cover: Option<String>,
     /// The tag of a promoted channel.
     pub tag: Option<AdTag>,
     /// Files with further secrets, one on each line, which are to be read and given to [`Imported::add_secrets`].
     pub secret_files: Vec<PathBuf>,
-    /// What is different now, or was left out, as sentences. They hold no secret.
+    /// Notes on what is different now or was left out, as sentences. They hold no secret.
     pub notes: Vec<String>,
 }
 
-/// Why nothing is taken over.
+/// Reason why nothing is taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImportError {
     /// It is no known format.
@@ -76,7 +76,7 @@ pub enum ImportError {
 }
 
 impl ImportError {
-    /// What to do about it.
+    /// Advice on what to do.
     pub fn mend(&self) -> &'static str {
         match self {
             Self::Unknown => "say whose it is: --from mtg, telemt, mtprotoproxy or mtproxy",
@@ -229,7 +229,7 @@ impl Imported {
         Some(text)
     }
 
-    /// What is to be said where plain or `dd` links were in use.
+    /// Notes that plain or `dd` links were in use, which have no counterpart.
     fn only_tls(&mut self, what: &str) {
         self.note(format!(
             "{what} has no counterpart: vizard takes links with TLS (`ee`) only, so hand out new links to those who had \

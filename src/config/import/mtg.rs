@@ -6,7 +6,7 @@ use super::{Imported, leaves};
 use crate::config::edit::Changes;
 use crate::config::embedded::DEFAULT_USER;
 
-/// What is taken over or says nothing that would be missed.
+/// Keys that are taken over, or that say nothing that would be missed.
 const KNOWN: &[&str] = &[
     "secret",
     "bind-to",
@@ -27,7 +27,7 @@ const KNOWN: &[&str] = &[
     "network.dns",
 ];
 
-/// What here is like something there.
+/// Keys that are left out, each with a key that is like it here.
 const HINTS: &[(&str, &str)] = &[
     ("concurrency", "limits.connections"),
     ("prefer-ip", "telegram.prefer"),

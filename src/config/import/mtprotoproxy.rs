@@ -4,7 +4,7 @@ use super::Imported;
 use super::python::{Literal, assignments};
 use crate::config::edit::Changes;
 
-/// What is taken over, or works here without being asked for.
+/// Keys that are taken over, or that work here without being asked for.
 const KNOWN: &[&str] = &[
     "PORT",
     "USERS",
@@ -27,7 +27,7 @@ const KNOWN: &[&str] = &[
     "REPLAY_CHECK_LEN",
 ];
 
-/// What here is like something there.
+/// Keys that are left out, each with a key that is like it here.
 const HINTS: &[(&str, &str)] = &[
     ("PREFER_IPV6", "telegram.prefer"),
     ("PROXY_PROTOCOL", "proxy_protocol.listen"),

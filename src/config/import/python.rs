@@ -38,7 +38,7 @@ impl Literal {
         }
     }
 
-    /// What a dictionary has for this key.
+    /// Value of this key in a dictionary.
     pub(super) fn get(&self, name: &str) -> Option<&Self> {
         self.entries().iter().rev().find(|(key, _)| key.text() == Some(name)).map(|(_, value)| value)
     }
@@ -83,7 +83,7 @@ pub(super) fn assignments(text: &str) -> Vec<(String, Option<Literal>)> {
     found
 }
 
-/// How deep brackets may be nested: more is no configuration.
+/// Deepest nesting of brackets: more is no configuration.
 const DEEPEST: u32 = 16;
 
 struct Reader<'t> {

@@ -6,7 +6,7 @@ use super::{Imported, leaves};
 use crate::config::edit::Changes;
 use crate::config::units;
 
-/// What is taken over, or works here without being asked for.
+/// Keys that are taken over, or that work here without being asked for.
 const KNOWN: &[&str] = &[
     "general.ad_tag",
     "general.links.public_host",
@@ -41,7 +41,7 @@ const SECTIONS: &[&str] = &[
     "access.user_ad_tags.",
 ];
 
-/// What here is like something there.
+/// Keys that are left out, each with a key that is like it here.
 const HINTS: &[(&str, &str)] = &[
     ("server.proxy_protocol", "proxy_protocol.listen"),
     ("server.listen_unix_sock", "listen"),

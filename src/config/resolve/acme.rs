@@ -11,7 +11,7 @@ use crate::config::report::{Complaint, Origin};
 use crate::cover::site::acme::{Authority, Challenge, External, LETS_ENCRYPT, LETS_ENCRYPT_STAGING};
 use crate::net::https;
 
-/// What stands in the section `[site]` beside it.
+/// Settings of the section `[site]` that stand beside it.
 pub(super) struct Beside<'a> {
     pub(super) certificate: Option<&'a Origin>,
     pub(super) redirects: bool,

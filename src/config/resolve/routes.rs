@@ -69,7 +69,7 @@ impl Resolver<'_> {
         Ways(ways)
     }
 
-    /// Who is asked about names, and the routes with that.
+    /// Resolver that is asked about names, and the routes with it.
     pub(super) fn dns(&mut self, written: Option<DnsWritten>, ways: Ways) -> (Ways, resolve::Resolver) {
         let Some(DnsWritten { https, route, ca_file, at }) = written else { return (ways, resolve::Resolver::System) };
         let dialer = route.as_ref().and_then(|route| self.dialer(route, &ways)).unwrap_or_default();
@@ -378,7 +378,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// What is written here or in a file.
+    /// Value that is written here or in a file.
     fn one_of(
         &mut self,
         text: Option<Written<String>>,

@@ -14,7 +14,7 @@ use crate::wire::record::CHANGE_CIPHER_SPEC;
 /// One more than any server is known to take.
 const MOST: u16 = 33;
 
-/// How long a cover has to give a handshake up. One that was only slow is taken for one that goes on.
+/// Time limit for a cover to give a handshake up. One that was only slow is taken for one that goes on.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// The number of records that the cover takes in a row, found by halving; `None` if it takes as many as are tried.

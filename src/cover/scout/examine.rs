@@ -12,16 +12,16 @@ use crate::base::told;
 use crate::cover::chain::Shown;
 use crate::cover::profile::Profile;
 
-/// What a look has shown.
+/// Result of an examination.
 #[derive(Clone, Debug, Default)]
 pub struct Examined {
     /// The first flights by class of hello, and what comes behind them.
     pub profile: Profile,
-    /// How many encrypted records the flight had, visit by visit; empty if no handshake of TLS 1.3 was completed.
+    /// Numbers of encrypted records in the flight, visit by visit; empty if no handshake of TLS 1.3 was completed.
     pub counts: Vec<usize>,
     /// The certificates as shown, the site's own first.
     pub chain: Vec<CertificateDer<'static>>,
-    /// How far the cover's clock is ahead of ours, in seconds; `None` if it did not say.
+    /// Seconds by which the cover's clock is ahead of ours; `None` if it did not say.
     pub ahead: Option<i64>,
 }
 

@@ -12,7 +12,7 @@ use crate::wire::ServerHello;
 use crate::wire::numbers::TLS13;
 use crate::wire::record::{self, Header, kind};
 
-/// How long a cover has for the first byte of an answer.
+/// Time limit for the first byte of an answer.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 
 /// Silence after which a flight is taken for whole: when as many records came as were expected, and otherwise.

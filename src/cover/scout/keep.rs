@@ -43,7 +43,7 @@ impl Store {
         Self { path: folder.join(FILE), whose }
     }
 
-    /// What was kept of this cover; `None` if nothing was, or of another.
+    /// Loads the profile that was kept of this cover; `None` if there is none, or that of another.
     pub(super) fn load(&self) -> io::Result<Option<Profile>> {
         let text = match files::read_file(&self.path, LONGEST) {
             Ok(text) => text,

@@ -9,7 +9,7 @@ use tokio_rustls::TlsConnector;
 use super::visitor::{self, ANY};
 use crate::auth::Domain;
 
-/// How a server reacted to a visitor who began a handshake.
+/// Reaction of a server to a visitor who began a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaction {
     /// It answered, be it with an alert.

@@ -61,22 +61,22 @@ pub use visitor::AnyCertificate;
 /// The encrypted part of a cover's first flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SeenFlight {
-    /// How many records it came in.
+    /// Number of records that it came in.
     pub records: usize,
     /// Their payload in all, in bytes.
     pub payload: usize,
 }
 
-/// What a round of visits came to.
+/// Result of a round of visits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Round {
-    /// What is not as it was known before, in words; empty at the first round.
+    /// Differences from what was known before, in words; empty at the first round.
     pub changes: Vec<String>,
-    /// What could not be learnt, and why.
+    /// Failures to learn something, with the reasons.
     pub failures: Vec<String>,
 }
 
-/// Why no round was made.
+/// Refusal of a round that comes too soon after the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooSoon;
 
@@ -95,25 +95,25 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// Where the cover is met.
+/// Opens connections to the cover.
 pub(super) trait Door: Sync {
     /// A fresh connection to it.
     fn open(&self) -> impl Future<Output = io::Result<Leg>> + Send;
 }
 
-/// How long a round is good for, give or take a fifth; and how soon another may begin, whatever asks for one.
+/// Lifetime of a round, give or take a fifth; and shortest time before another may begin, whatever asks for one.
 const EVERY: Duration = Duration::from_secs(3600);
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// How long a single handshake may take, a visit that listens, and one that reads something.
+/// Time limits for a single handshake, a visit that listens, and one that reads something.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const VISIT: Duration = Duration::from_secs(10);
 const READING: Duration = Duration::from_secs(20);
 
-/// How long the first clients may be kept waiting for what is good to know of the cover, but not needed to let them in.
+/// Longest wait of the first clients for what is good to know of the cover, but not needed to let them in.
 const GLANCE: Duration = Duration::from_secs(1);
 
-/// How many hellos of each template are sent in a round.
+/// Number of hellos of each template in a round.
 const TIMES: usize = 2;
 
 /// Visits one cover and knows what was learnt of it.
@@ -136,11 +136,11 @@ pub struct Scout {
 /// The last round.
 #[derive(Debug, Default)]
 struct Last {
-    /// When it began, if there was one since the start.
+    /// Time when it began, if there was one since the start.
     began: Option<Instant>,
-    /// What it, or one of an earlier run, came to.
+    /// Profile that came of it, or of one of an earlier run.
     profile: Profile,
-    /// When a glance has heard what visitors are greeted with, if no round was made since.
+    /// Time when a quick scan heard the greetings of visitors, if no round was made since.
     greeted: Option<Instant>,
     /// Whether the cover has been asked how many change_cipher_spec records it takes.
     counted_ccs: bool,
@@ -187,12 +187,12 @@ impl Scout {
         std::iter::once(&self.name).chain(&self.further).map(Domain::as_str).collect()
     }
 
-    /// What is known of the cover.
+    /// Profile of the cover.
     pub fn profile(&self) -> Arc<Profile> {
         self.profile.load_full()
     }
 
-    /// How many rounds found the cover changed.
+    /// Number of rounds that found the cover changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
     }
@@ -207,8 +207,8 @@ impl Scout {
         self.stale.notify_one();
     }
 
-    /// What the first clients need: how many records the first flight has, and what comes behind it. How the cover cuts
-    /// what is large and how it ends a connection is learnt too, as far as that is quick.
+    /// Learns what the first clients need: how many records the first flight has, and what comes behind it. How the
+    /// cover cuts what is large and how it ends a connection is learnt too, as far as that is quick.
     pub(super) async fn glance(&self, door: &impl Door) -> io::Result<SeenFlight> {
         let mut last = self.last.lock().await;
         let (greeting, readings) =
@@ -473,7 +473,7 @@ impl Scout {
     }
 }
 
-/// What visits heard that completed a handshake.
+/// Results of visits that completed a handshake.
 struct Greeting {
     first: Heard,
     all: Vec<Heard>,
@@ -483,7 +483,7 @@ struct Greeting {
 }
 
 impl Greeting {
-    /// What is known of visits with this, and with what was known `before`.
+    /// Shape of visits by this, and by what was known `before`.
     fn shape(&self, before: Option<VisitShape>) -> VisitShape {
         // Until it is seen, a cover is taken to close as nearly all do.
         let usual = || VisitShape { close_alert: Some(CLOSE_NOTIFY), ..VisitShape::default() };
@@ -507,7 +507,7 @@ impl Greeting {
     }
 }
 
-/// What visits saw that read something.
+/// Results of visits that read something.
 struct Readings {
     bulk: io::Result<Bulk>,
     farewell: io::Result<Farewell>,

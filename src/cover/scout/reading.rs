@@ -24,12 +24,12 @@ const MOST_REQUESTS: usize = 8;
 const MOST_BYTES: usize = 1 << 20;
 const LARGE: usize = 2 * WINDOW;
 
-/// How much a server may send over HTTP/2 before it has to wait for us. A browser allows it 6 MiB, and then it is the
-/// browser's socket that makes it wait, or the browser: a server cannot tell which, and looks alike. Whole buffers of
-/// servers fit in.
+/// Flow-control window of an HTTP/2 stream, after which the server has to wait for us. A browser allows it 6 MiB, and
+/// then it is the browser's socket that makes it wait, or the browser: a server cannot tell which, and looks alike.
+/// Whole buffers of servers fit in.
 const WINDOW: usize = 256 << 10;
 
-/// What the answers of a whole connection may have over HTTP/2 before it would be the connection that has to wait; what
+/// Flow-control window of a whole HTTP/2 connection, after which it would be the connection that has to wait; what
 /// Chrome allows.
 const CONNECTION_WINDOW: u32 = 15 << 20;
 
@@ -42,10 +42,10 @@ const SMALLEST: usize = 40 << 10;
 /// Most bytes that one connection may bring, whatever they are: what is asked for, and as much in headers.
 const MOST_RAW: usize = 2 * MOST_BYTES;
 
-/// What visitors say they are; some sites turn away who says nothing.
+/// User-Agent of visitors; some sites turn away clients without one.
 const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64)";
 
-/// How a cover cuts what is large: payload sizes of successive records, one round of them where they come round.
+/// Sizes of the records of a large answer: payloads of successive records, one round of them where they repeat.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Bulk {
     /// While the visitor takes everything as it comes; empty if the cover has nothing large to offer.
@@ -79,7 +79,7 @@ pub(super) async fn bulk(leg: Leg, name: &str) -> io::Result<Bulk> {
     Ok(if largest.bytes < SMALLEST { Bulk::default() } else { largest.bulk() })
 }
 
-/// How a visit went that asked for the front page and for the connection to be closed behind it.
+/// Result of a visit that asked for the front page and for the connection to be closed behind it.
 #[derive(Debug, Default)]
 pub(super) struct Farewell {
     /// Payload size of the record that says that the connection ends; `None` if the cover closes without one.
@@ -153,7 +153,7 @@ enum Sender {
 struct Answer {
     bytes: usize,
     records: Vec<u16>,
-    /// How many of them came before the cover had to wait for us.
+    /// Number of records that came before the cover had to wait for us.
     flowing: Option<usize>,
     body: Vec<u8>,
     html: bool,

@@ -30,7 +30,7 @@ fn midst(records: &[u16]) -> &[u16] {
     records.get(from..to).unwrap_or_default()
 }
 
-/// Where the longest stretch lies in which each record is as large as the one a `period` before it, and its length.
+/// Finds the longest stretch in which each record is as large as the one a `period` before it: its start and length.
 fn longest_repetition(records: &[u16], period: usize) -> (usize, usize) {
     let (mut best, mut start) = ((0, 0), 0);
     for at in period..records.len() {

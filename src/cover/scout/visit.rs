@@ -15,8 +15,8 @@ use crate::wire::record::{self, Header, kind};
 /// Most records of a flight, and most that are listened to behind it. Real servers send a tenth of this.
 const MAX_RECORDS: usize = 64;
 
-/// How long a cover is given to speak before it has heard the client's Finished, and afterwards: for the first record and
-/// for each further one.
+/// Time that a cover is given to speak before it has heard the client's Finished, and afterwards: for the first record
+/// and for each further one.
 const BEFORE_FINISHED: Duration = Duration::from_millis(250);
 const FIRST_AFTER: Duration = Duration::from_millis(1500);
 const NEXT_AFTER: Duration = Duration::from_millis(200);
@@ -25,7 +25,7 @@ const NEXT_AFTER: Duration = Duration::from_millis(200);
 const FIRST_ANSWER: Duration = Duration::from_millis(1000);
 const NEXT_ANSWER: Duration = Duration::from_millis(200);
 
-/// What a visitor offers: as most do, and as those do that know no HTTP/2.
+/// Application protocols (ALPN) that a visitor offers: as most do, and as those do that know no HTTP/2.
 pub(super) const HTTP2: &[&[u8]] = &[b"h2", b"http/1.1"];
 pub(super) const HTTP1: &[&[u8]] = &[b"http/1.1"];
 
@@ -35,7 +35,7 @@ const ROOM: usize = 32 << 10;
 /// Connection preface and empty settings (RFC 9113 §3.4).
 pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// What a cover says of its own accord around the end of a handshake.
+/// Messages that a cover sends of its own accord around the end of a handshake.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
     pub(super) flight: SeenFlight,

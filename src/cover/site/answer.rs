@@ -14,7 +14,7 @@ use super::message::{Fields, Head, Reply, Request, Upload};
 use super::upstream::Upstream;
 use super::{date, page, redirect};
 
-/// Where answers come from.
+/// Source of answers.
 pub(super) enum Source {
     Folder(Folder),
     Upstream(Box<Upstream>),

@@ -16,7 +16,7 @@ pub(super) struct AnswerHead {
 }
 
 impl AnswerHead {
-    /// How the end of the body is found.
+    /// Framing of the body: how its end is found.
     pub(super) fn framing(&self, silent: bool) -> Framing {
         let coding = self.fields.all("transfer-encoding").last();
         let length = || self.fields.text("content-length").and_then(|length| length.parse::<u64>().ok());

@@ -29,7 +29,7 @@ pub(super) struct Bodies(AtomicUsize);
 pub(super) struct Body<'b> {
     all: &'b Bodies,
     bytes: u64,
-    /// How long it was waited for. A slow upstream is not the visitor's fault, so the time that it takes does not count.
+    /// Time spent waiting for it. A slow upstream is not the visitor's fault, so the time that it takes does not count.
     waited: Duration,
 }
 
@@ -42,7 +42,7 @@ impl Bodies {
 }
 
 impl Body<'_> {
-    /// How long the next piece may be in coming.
+    /// Time limit for the next piece.
     pub(super) fn patience(&self) -> Duration {
         patience(self.all.0.load(Ordering::Relaxed), self.bytes, self.waited)
     }

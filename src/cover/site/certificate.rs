@@ -26,7 +26,7 @@ use crate::cover::chain::Chain;
 /// The certificate of the site, which follows its files.
 pub(super) struct Watched {
     files: Files,
-    /// Where a better one is, or will be.
+    /// Files of a better one, which may not be there yet.
     issued: Option<Files>,
     current: ArcSwap<Loaded>,
     watch: Mutex<Watch>,
@@ -215,7 +215,7 @@ fn stamps(files: &Files, issued: Option<&Files>) -> [Option<Stamp>; 3] {
     [Stamp::of(&files.certificate), Stamp::of(&files.key), issued]
 }
 
-/// Where certificate and key are.
+/// Paths of certificate and key.
 #[derive(Debug)]
 struct Files {
     certificate: PathBuf,
@@ -257,7 +257,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SiteError> {
     fs::read(path).map(Zeroizing::new).map_err(|error| SiteError::Unreadable(path.to_owned(), error))
 }
 
-/// What changes when a file is written anew or another one takes its place.
+/// Properties that change when a file is written again or another one takes its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -272,16 +272,16 @@ impl Stamp {
     }
 }
 
-/// When the files were last looked at, what they were then, and when to look again.
+/// Properties of the files at the last check, and the time of the next one.
 struct Watch {
     seen: [Option<Stamp>; 3],
     next: Instant,
 }
 
-/// How often the files are looked at.
+/// Interval at which the files are checked.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long a self-signed certificate is valid. Nobody checks it, and nobody should have to renew it.
+/// Validity of a self-signed certificate. No one checks it, and no one should have to renew it.
 const VALID: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::date;
 use super::message::Fields;
 
-/// What tells one version of a file from another.
+/// Properties that tell one version of a file from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     /// Seconds since 1970.
@@ -18,7 +18,7 @@ impl Stamp {
     }
 }
 
-/// How a condition turns out.
+/// Result of evaluating a condition (RFC 9110, 13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     /// The file is sent.
@@ -49,7 +49,7 @@ pub(super) fn weigh(fields: &Fields, stamp: &Stamp) -> Condition {
     }
 }
 
-/// What a request wants of a file: all of it, or parts, each from its first byte to the one behind its last.
+/// Parts of a file that a request asks for: all of it, or ranges, each from its first byte to the one behind its last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Share {
     Whole,

@@ -16,7 +16,7 @@ use super::upstream::Coming;
 pub(super) enum Content {
     /// Bytes and parts of a file.
     Pieces(VecDeque<Piece>, Option<Arc<File>>),
-    /// What another server sends.
+    /// Body that an upstream sends.
     Theirs(Box<Coming>),
     /// Another protocol from here on, with what of it has come already.
     Tunnel(Box<TcpStream>, Bytes),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why the site cannot be opened; the text names the file and the mend.
+/// Reason why the site cannot be opened; the text names the file and what to do.
 #[derive(Debug)]
 pub enum SiteError {
     /// A file or folder cannot be read.

@@ -1,6 +1,6 @@
 //! What is wrong with a request.
 
-/// Why a request gets a page in place of what it asks for.
+/// Reason why a request gets a page in place of what it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// It is no HTTP, or contradicts itself.

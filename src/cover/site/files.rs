@@ -38,7 +38,7 @@ struct Found {
     whole: Option<Bytes>,
 }
 
-/// Why there is none to send.
+/// Reason why there is none to send.
 enum Missing {
     Status(u16),
     /// It is a folder, which is asked for with a slash at its end.

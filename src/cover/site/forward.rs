@@ -102,7 +102,7 @@ fn push(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
-/// What an upstream is told about the visitor.
+/// Writes the header fields that tell an upstream about the visitor.
 fn name_client(text: &mut Vec<u8>, request: &Request, peer: Option<IpAddr>) {
     if let Some(peer) = peer {
         let peer = peer.to_string();
@@ -233,7 +233,7 @@ const CLAIMS: [&str; 29] = [
     "x-url-scheme",
 ];
 
-/// How the visitor has asked the proxy in front.
+/// Header field with the scheme that the visitor used for the proxy in front.
 const SCHEME: &str = "x-forwarded-proto";
 
 const CLAIM_FAMILIES: [&str; 10] = [

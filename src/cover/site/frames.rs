@@ -16,12 +16,12 @@ use tokio::time::Instant;
 pub(super) struct Lent<T> {
     shared: Arc<Shared<T>>,
     frames: Frames,
-    /// What has yet to go out.
+    /// Bytes that have yet to go out.
     outbox: Vec<u8>,
     sent: usize,
 }
 
-/// What the holder of a lent stream keeps.
+/// Part of a lent stream that its holder keeps.
 pub(super) struct Shared<T> {
     stream: Mutex<T>,
     /// Since when the client has yet to take what was written.
@@ -107,7 +107,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Lent<T> {
     }
 }
 
-/// Where in its frames the outgoing stream is. Pure.
+/// Position of the outgoing stream within its frames. Pure.
 #[derive(Default)]
 struct Frames {
     /// The head of the next frame, as far as it has come.
@@ -184,7 +184,7 @@ const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const GOAWAY_LENGTH: usize = 8;
 
-/// What is taken from h2 at once.
+/// Most bytes taken from h2 at once.
 const OUTBOX: usize = 16 << 10;
 
 /// Nothing here is left half-done by a panic, so a poisoned lock is as good as any.

@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::message::Broken;
 
-/// How the end of a body is found.
+/// Rule by which the end of a body is found (RFC 9112, 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
     /// So many bytes are still to come.
@@ -17,7 +17,7 @@ pub(super) enum Framing {
     Over,
 }
 
-/// What stands next in the stream.
+/// Next part of a body in the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     Piece(Bytes),
@@ -26,7 +26,7 @@ pub(super) enum Taken {
     More,
 }
 
-/// Where in the chunks the stream is.
+/// Position of the stream within the chunked coding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chunked {
     state: State,

@@ -89,14 +89,14 @@ async fn visit<T: AsyncRead + AsyncWrite>(
     None
 }
 
-/// What comes after a request.
+/// Next step on the connection after a request.
 enum After {
     Next,
     Close,
     Tunnel(Tunnel),
 }
 
-/// Why there is no head.
+/// Reason why no request head was received.
 enum Ended {
     Closed,
     Refused { fault: Fault, silent: bool, version: Version },
@@ -199,7 +199,7 @@ async fn after<T: AsyncRead + AsyncWrite>(sent: Sent, reader: &mut Reader<T>) ->
     }
 }
 
-/// What an answer leaves the connection as.
+/// State of the connection after an answer.
 enum Sent {
     Stays,
     Closes,
@@ -209,7 +209,7 @@ enum Sent {
 /// The client has left, or has let a deadline pass.
 struct Gone;
 
-/// What an answer has to look like besides what it says.
+/// Form of an answer besides its content.
 struct Shape {
     version: Version,
     /// Without a body.
@@ -455,7 +455,7 @@ impl<T: AsyncRead + AsyncWrite> Writer<T> {
     }
 }
 
-/// What a future gives if it has it now. One that has nothing yet must not lose what it would have had later.
+/// Returns the output of a future if it is ready at once. A future that is not must lose nothing by being dropped.
 async fn at_once<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match Pin::new(&mut future).poll(cx) {
@@ -512,10 +512,10 @@ const LINGER_QUIET: Duration = Duration::from_secs(5);
 const FIRST_READ: usize = 1 << 10;
 const NEXT_READ: usize = 8 << 10;
 
-/// How much of the next requests is read before their turn.
+/// Most bytes of pipelined requests that are read before their turn.
 const AHEAD: usize = 16 << 10;
 
-/// What fits into a record of TLS.
+/// Largest payload of a TLS record.
 const RECORD: usize = 16 << 10;
 
 /// Room for what frames a chunk.

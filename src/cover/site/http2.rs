@@ -276,7 +276,7 @@ const WHOLE_WINDOW: u32 = (1 << 31) - 1;
 /// A window and what pads it: nobody can send more, however large the frames that are allowed.
 const LONGEST_FRAME: u32 = WINDOW + 512;
 
-/// What nginx reads of a header.
+/// Largest header list that nginx reads.
 const HEADERS: u32 = 32 << 10;
 
 /// Times the number of streams, this is what a client that does not read makes us keep.

@@ -51,7 +51,7 @@ pub(super) struct Target {
     pub(super) raw: Bytes,
     /// The path with escapes, dots and doubled slashes resolved.
     pub(super) path: Vec<u8>,
-    /// What stands behind the question mark.
+    /// Query: the part behind the question mark.
     pub(super) query: Option<Bytes>,
 }
 

@@ -84,11 +84,11 @@ pub struct Settings {
     pub key: PathBuf,
     /// An authority that issues better ones, which then take the place of these two.
     pub acme: Option<Box<acme::Settings>>,
-    /// What the site serves.
+    /// Content that the site serves.
     pub content: Content,
     /// Value of the `Server` response header; by default `nginx` with a folder, and the upstream's own with an upstream.
     pub server_header: Option<String>,
-    /// Where to answer plain HTTP with a redirect to HTTPS; nowhere by default.
+    /// Addresses on which plain HTTP is answered with a redirect to HTTPS; none by default.
     pub redirect_from: Vec<SocketAddr>,
     /// Networks of proxies that say truly where visitors come from; none by default.
     pub trusted_proxies: Vec<IpNet>,
@@ -109,7 +109,7 @@ impl Settings {
     }
 }
 
-/// What the built-in site serves.
+/// Content of the built-in site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Files below a folder.
@@ -208,7 +208,8 @@ impl Site {
         self.certificate.reload()
     }
 
-    /// When the certificate ends. One that only stands in for what an authority has still to issue has no end.
+    /// Returns the expiry of the certificate. One that only stands in for what an authority has still to issue has
+    /// none.
     pub fn certificate_ends(&self) -> Option<UnixTime> {
         self.certificate.validity().map(|validity| validity.not_after)
     }
@@ -226,7 +227,7 @@ impl Site {
         self.acme.iter().for_each(acme::Keeper::ask);
     }
 
-    /// How it stands with the authority, if there is one.
+    /// Returns the state of issuance by the authority, if there is one.
     pub fn acme(&self) -> Option<acme::Standing> {
         self.acme.as_ref().map(acme::Keeper::standing)
     }
@@ -257,7 +258,7 @@ pub fn inspect(
 /// A visit from the handshake to the close.
 type Whole = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What nginx gives a client to shake hands and send the head of its first request.
+/// Time that nginx gives a client for the handshake and the head of its first request.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(super) struct Packed {
 struct Shelf {
     files: HashMap<Key, Kept>,
     size: usize,
-    /// How often something was asked for, which orders the files by their last use.
+    /// Number of requests for files so far, which orders the files by their last use.
     uses: u64,
     waiting: usize,
 }
@@ -171,7 +171,7 @@ pub(super) const LARGEST: u64 = 8 << 20;
 /// Requests that wait for a file to be compressed.
 const LONGEST_QUEUE: usize = 256;
 
-/// What nginx names as the best compromise.
+/// Compression level that nginx recommends as the best compromise.
 const LEVEL: u32 = 6;
 
 /// The operating system, as zlib writes it.

@@ -78,7 +78,7 @@ impl HeadReader {
         whole(&head, line, std::mem::take(&mut self.fields)).map(Some)
     }
 
-    /// What is refused as soon as its line has come.
+    /// Checks the latest field as soon as its line has come.
     fn check_last(&self) -> Result<(), Fault> {
         let Some((name, value)) = self.fields.0.last() else { return Ok(()) };
         let unique = UNIQUE.iter().find(|unique| name.eq_ignore_ascii_case(unique.as_bytes()));
@@ -124,7 +124,7 @@ fn whole(head: &Bytes, line: Line, fields: Fields) -> Result<Whole, Fault> {
     Ok(Whole { request: Request { method, target, version, host, fields, length }, stays, expects })
 }
 
-/// How long the body is, and whether that is told beforehand.
+/// Returns the length of the body; `None` if it is not known beforehand.
 fn length(version: Version, fields: &Fields) -> Result<Option<u64>, Fault> {
     let told = match fields.get("content-length") {
         Some(value) => Some(number(value).ok_or(Fault::BadRequest)?),

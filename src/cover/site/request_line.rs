@@ -75,7 +75,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Line>, Fault> {
     Ok(None)
 }
 
-/// What comes next; `None` after the end of the line.
+/// Next state of the scan; `None` after the end of the line.
 type Next = Result<Option<State>, Fault>;
 
 impl Scan {

@@ -81,7 +81,7 @@ impl Upstream {
         Visitor { address, proxies: is_proxy.then_some(&self.trusted[..]) }
     }
 
-    /// What the upstream answers to a request of this kind.
+    /// Gets the upstream's own answer to a request with this fault.
     pub(super) async fn refuse(&self, fault: Fault) -> Reply {
         let asked = async { self.ask(self.connect().await?, nonsense(fault), None).await };
         match timeout(CONNECT, asked).await {
@@ -158,7 +158,7 @@ fn relayed(answer: Answer, switches: bool, silent: bool, pool: Option<Arc<Pool>>
 pub(super) struct Coming {
     wire: Option<Wire>,
     framing: Framing,
-    /// Where the connection goes when it may be used again.
+    /// Pool that takes the connection back when it may be used again.
     pool: Option<Arc<Pool>>,
 }
 
@@ -297,7 +297,7 @@ impl Pool {
     }
 }
 
-/// When something of the request last went up.
+/// Time at which a part of the request was last sent to the upstream.
 #[derive(Clone)]
 struct Progress(Arc<Mutex<Instant>>);
 

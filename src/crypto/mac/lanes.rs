@@ -79,7 +79,7 @@ impl Lanes {
         dispatch!(self.level, simd => digests(simd, blocks, &macs[..self.worthwhile(simd, macs.len())], tell))
     }
 
-    /// How many of so many keys fill vectors well enough.
+    /// Returns how many of `keys` keys fill vectors well enough.
     #[inline(always)]
     fn worthwhile<S: Simd>(self, _: S, keys: usize) -> usize {
         let rest = keys % S::u32s::LEN;

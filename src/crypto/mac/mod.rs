@@ -21,7 +21,7 @@ pub const DIGEST: usize = 32;
 type State = [u32; 8];
 type Block = [u8; 64];
 
-/// What SHA-256 begins with (FIPS 180-4, 5.3.3).
+/// Initial hash value of SHA-256 (FIPS 180-4, 5.3.3).
 const FIRST: State =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
@@ -99,7 +99,7 @@ impl Message {
     }
 }
 
-/// What the outer hash has behind the key's block: the inner hash, padded.
+/// Builds the block of the outer hash that follows the key's block: the inner hash, padded.
 fn outer_block(inner: &State) -> Block {
     let mut block: Block = [0; 64];
     block[..DIGEST].copy_from_slice(&bytes(inner));
@@ -108,7 +108,7 @@ fn outer_block(inner: &State) -> Block {
     block
 }
 
-/// How long the padding says that a message behind a first block is.
+/// Returns the bit length for the padding of a message that follows a first block.
 fn bit_length(bytes: usize) -> u64 {
     8 * (size_of::<Block>() + bytes) as u64
 }

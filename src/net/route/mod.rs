@@ -27,13 +27,13 @@ use super::sockopt;
 /// A way out of this machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
-    /// How its connections leave this machine.
+    /// Local side of its connections.
     pub leave: Leave,
-    /// What they go through.
+    /// Proxy that they go through, if any.
     pub via: Via,
 }
 
-/// How connections leave this machine; where nothing is said, as the system decides.
+/// Local side of outgoing connections; the system decides where nothing is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leave {
     /// From this address.
@@ -44,7 +44,7 @@ pub struct Leave {
     pub mark: Option<u32>,
 }
 
-/// What connections go through.
+/// Proxy that connections go through, if any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Via {
     /// Nothing.
@@ -52,14 +52,14 @@ pub enum Via {
     Direct,
     /// A SOCKS5 proxy (RFC 1928), with user and password (RFC 1929) if there are any.
     Socks5 {
-        /// Where it is.
+        /// Host and port of the proxy.
         proxy: Place,
-        /// What it wants to know.
+        /// Credentials for the proxy, if it asks for any.
         login: Option<Login>,
     },
     /// A SOCKS4 proxy that takes names.
     Socks4a {
-        /// Where it is.
+        /// Host and port of the proxy.
         proxy: Place,
         /// Its user; may be empty.
         user: String,
@@ -68,9 +68,9 @@ pub enum Via {
     Shadowsocks(shadowsocks::Server),
     /// An HTTP proxy with the method CONNECT (RFC 9110 §9.3.6).
     Http {
-        /// Where it is.
+        /// Host and port of the proxy.
         proxy: Place,
-        /// What it wants to know.
+        /// Credentials for the proxy, if it asks for any.
         login: Option<Login>,
     },
 }
@@ -90,7 +90,7 @@ impl fmt::Debug for Login {
     }
 }
 
-/// Where a connection is to go.
+/// Destination of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// An address.
@@ -162,7 +162,7 @@ impl Dialer {
         &self.route
     }
 
-    /// Who knows about names.
+    /// Returns the resolver of host names.
     pub fn names(&self) -> &Resolver {
         &self.names
     }
@@ -230,7 +230,7 @@ impl fmt::Debug for Dialer {
     }
 }
 
-/// What is known of addresses makes no difference.
+/// Compares the settings; what is known of addresses makes no difference.
 impl PartialEq for Dialer {
     fn eq(&self, other: &Self) -> bool {
         self.route == other.route && self.names == other.names
@@ -263,7 +263,7 @@ fn named(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what} cannot be used: {error}"))
 }
 
-/// What a proxy has against a connection. A closed set, which never holds what the proxy was told.
+/// Reason why a proxy refuses a connection. A closed set, which never holds what the proxy was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It does not speak the protocol.

@@ -156,7 +156,7 @@ fn one(desk: &Shared, name: &str) -> Result<User, Trouble> {
     user.map(User::from).ok_or_else(Trouble::no_user)
 }
 
-/// What a user has moved
+/// Traffic of a user
 #[utoipa::path(get, path = "/api/v1/users/{name}/usage", security(("token" = ["viewer"])), responses(
     (status = 200, body = Usage), (status = 401, body = Failure), (status = 403, body = Failure),
     (status = 404, body = Failure)
@@ -211,7 +211,7 @@ async fn remove(
     desk.act(&caller, "remove user", &shown, move |control| control.remove(&name)).await.map(Json)
 }
 
-/// How long the old secret stays good.
+/// Lifetime of the old secret after a rotation.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rotation {
@@ -361,7 +361,7 @@ async fn drain(State(desk): State<Shared>, Extension(caller): Extension<Caller>)
     Ok(StatusCode::ACCEPTED)
 }
 
-/// What a name may be in the log: somebody may have put a secret in its place.
+/// Returns the form of a name for the log: it may hold a secret by mistake.
 pub fn shown(name: &str) -> String {
     let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
     let is_name = !name.is_empty() && name.chars().count() <= 64 && name.chars().all(fine);

@@ -24,13 +24,13 @@ use zeroize::Zeroizing;
 use super::Place;
 use super::views::Failure;
 
-/// How long a request may take.
+/// Time limit of a request.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Longest answer that is read.
 const LONGEST: usize = 32 << 20;
 
-/// Where to ask, and as whom.
+/// Client of the admin listener, with its address and token.
 pub struct Client {
     target: Target,
     token: Option<Zeroizing<String>>,
@@ -41,7 +41,7 @@ enum Target {
     Tcp { authority: String, host: String, port: u16, tls: Option<TlsConnector> },
 }
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 #[derive(Debug)]
 pub enum ClientError {
     /// Not a URL of the admin listener.
@@ -71,7 +71,7 @@ impl fmt::Display for ClientError {
 impl std::error::Error for ClientError {}
 
 impl ClientError {
-    /// What to do.
+    /// Returns advice on what to do.
     pub fn mend(&self) -> String {
         match self {
             Self::Url => "write http://127.0.0.1:PORT, https://NAME:PORT or unix:/PATH".into(),
@@ -127,7 +127,7 @@ impl Client {
         }
     }
 
-    /// What is found at `path`.
+    /// Gets the resource at `path`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         timeout(PATIENCE, self.ask(path))
             .await

@@ -15,7 +15,7 @@ use crate::server::sessions::Sessions;
 /// The program behind the listener. Methods may block for as long as a file or a reload takes; they are called on
 /// threads that may.
 pub trait Control: Send + Sync + 'static {
-    /// What has been counted since the start.
+    /// Returns the counters since the start.
     fn counts(&self) -> &Arc<Counts>;
 
     /// The sessions that are going on.
@@ -49,7 +49,7 @@ pub trait Control: Send + Sync + 'static {
     fn drain(&self);
 }
 
-/// How the proxy answered a visitor of its own.
+/// Answer of the proxy to a visitor of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// With a TLS handshake to its end: the cover answers through the proxy.
@@ -64,7 +64,7 @@ pub enum Heard {
 pub struct NewUser {
     /// The name: 1 to 64 letters, digits, `-`, `_`, `.` and `@`.
     pub name: String,
-    /// What shall be set; the secret is made.
+    /// Settings of the user; the secret is generated.
     #[serde(default)]
     pub settings: Settings,
 }
@@ -96,14 +96,14 @@ pub struct Settings {
     /// Name of the site that the user's link carries; `none`: the first. A new user without one gets the name that has the
     /// fewest users. Another name makes a new secret and another link.
     pub domain: Option<String>,
-    /// What to remember; empty: nothing.
+    /// Note on the user; empty: none.
     pub note: Option<String>,
 }
 
 /// A link in both schemes.
 #[derive(Clone, Serialize, ToSchema)]
 pub struct Links {
-    /// Whose it is.
+    /// User that the links belong to.
     pub user: String,
     /// `tg://proxy?…`
     pub tg: String,
@@ -118,30 +118,30 @@ impl fmt::Debug for Links {
     }
 }
 
-/// What a change came to.
+/// Result of a change.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq, ToSchema)]
 pub struct Changed {
-    /// What is different now, in words.
+    /// Changes that are in effect now, in words.
     pub changed: Vec<String>,
-    /// What will be different only after a restart.
+    /// Changes that take effect only after a restart.
     pub restart: Vec<String>,
 }
 
-/// Why something was not done, and what to do next. Closed set of kinds: they become status codes.
+/// Reason why something was not done, with advice on what to do next. Closed set of kinds: they become status codes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// What kind.
+    /// Kind of failure.
     pub kind: Kind,
-    /// What is wrong. Holds no secret.
+    /// Description of the error. Holds no secret.
     pub error: String,
-    /// What to do.
+    /// Advice on what to do.
     pub next: String,
 }
 
 /// Kinds of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// What was asked makes no sense.
+    /// The request makes no sense.
     Invalid,
     /// There is no such thing.
     Missing,

@@ -24,13 +24,13 @@ use crate::base::summary::{self, Cause};
 use crate::ops::audit_log::{Action, AuditLog};
 use crate::ops::metrics::Metrics;
 
-/// What the handlers share.
+/// State that the handlers share.
 pub struct Desk {
     /// The program.
     pub control: Arc<dyn Control>,
     /// The tokens that are accepted now, and the names of the listener.
     keys: Keys,
-    /// What can be scraped.
+    /// Metrics for scraping.
     pub metrics: Metrics,
     /// The latest events.
     pub events: Arc<Events>,
@@ -38,7 +38,7 @@ pub struct Desk {
     pub samples: Samples,
     /// Those who are logged in with a browser.
     pub logins: Logins,
-    /// When the proxy started.
+    /// Start time of the proxy.
     pub started: UnixTime,
     /// Whether the listener speaks TLS.
     pub secure: bool,
@@ -55,7 +55,7 @@ pub type Shared = Arc<Desk>;
 /// Requests at once that wait for an event; others are answered at once.
 const MOST_WAITING: usize = 64;
 
-/// How long the answer to a knock holds: whoever asks often shall not become a crowd of visitors.
+/// Lifetime of the cached health check: frequent questions shall not become a crowd of visitors.
 const FRESH: Duration = Duration::from_secs(5);
 
 impl Desk {
@@ -110,7 +110,7 @@ impl Desk {
         self.limits.may_ask(peer)
     }
 
-    /// Whose token this is.
+    /// Finds the owner of a token.
     pub fn log_in(&self, peer: Peer, text: &str) -> Result<Caller, Box<Response>> {
         let tokens = self.tokens();
         if let Some(token) = tokens.find(text) {
@@ -182,7 +182,7 @@ impl Desk {
     }
 }
 
-/// Who shows a token that is not known. No token can have this name.
+/// Name in the log for the sender of an unknown token. No token can have this name.
 const NOBODY: &str = "(unknown)";
 
 /// Target of what goes into the log of actions.

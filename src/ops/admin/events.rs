@@ -26,11 +26,12 @@ pub const ACTION: &str = "action";
 pub struct Entry {
     /// Its number; later ones have higher numbers.
     pub id: u64,
-    /// When it happened (RFC 3339).
+    /// Time of the event (RFC 3339).
     pub time: String,
-    /// What happened: `admitted`, `declined`, `session_over`, `cover_away`, `cover_failed`, `dc_unreachable` or `action`.
+    /// Kind of event: `admitted`, `declined`, `session_over`, `cover_away`, `cover_failed`, `dc_unreachable` or
+    /// `action`.
     pub kind: String,
-    /// Whose it was, where that is known; of an action, who did it.
+    /// User that it concerns, where known; for an action, its actor.
     pub user: Option<String>,
     /// More about it.
     pub detail: String,

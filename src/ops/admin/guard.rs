@@ -15,7 +15,7 @@ use super::answer::refuse;
 use super::desk::Shared;
 use super::token::{Role, TokenHash};
 
-/// Where a request comes from.
+/// Origin of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// From this address.
@@ -27,21 +27,21 @@ pub enum Peer {
     },
 }
 
-/// Who asks, as far as that was proved.
+/// Sender of a request, as far as its identity was proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Name of the token.
     pub name: String,
-    /// What it is good for.
+    /// Role that the token grants.
     pub role: Role,
     /// The token's hash; `None`: the owner of the socket, who needs no token.
     pub token: Option<TokenHash>,
 }
 
-/// What the owner of the socket is called in the log. No token can have this name.
+/// Name of the socket's owner in the log. No token can have this name.
 pub const OWNER: &str = "(socket owner)";
 
-/// How often somebody may ask.
+/// Rate limits of requests and of wrong tokens.
 pub struct Limits {
     requests: Limiter,
     failures: Limiter,

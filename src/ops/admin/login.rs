@@ -11,10 +11,10 @@ use subtle::ConstantTimeEq;
 use super::guard::Caller;
 use super::token::{TokenHash, Tokens};
 
-/// How long somebody stays logged in who does nothing.
+/// Time without activity after which a login ends.
 const IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// How long somebody stays logged in at most.
+/// Longest lifetime of a login.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Logins at once. It takes a token to make one, so this bounds mistakes, not attacks.
@@ -23,11 +23,11 @@ const MOST: usize = 256;
 /// Somebody who is logged in.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// Who it is.
+    /// Identity behind the login.
     pub caller: Caller,
-    /// What every form must repeat.
+    /// CSRF token that every form must repeat.
     pub csrf: String,
-    /// What the next page shall say.
+    /// Notice for the next page.
     pub notice: Option<String>,
     began: Instant,
     seen: Instant,
@@ -64,7 +64,7 @@ impl Logins {
         cookie
     }
 
-    /// Who has this cookie, if the token behind it still holds; what the page shall say is said once.
+    /// Finds the login with this cookie, if the token behind it still holds. Its notice is given out once.
     pub fn find(&self, cookie: &str, tokens: &Tokens, now: Instant) -> Option<Login> {
         let mut logins = self.lock();
         let login = logins.get_mut(&key(cookie)).filter(|login| login.lives(now) && tokens.knows(&login.caller))?;

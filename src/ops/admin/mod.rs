@@ -43,11 +43,11 @@ pub use self::token::{Role, Token, Tokens};
 /// Settings of the admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where it listens.
+    /// Place where it listens.
     pub place: Place,
     /// PEM files of certificate chain and key, if it speaks TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// Who may ask.
+    /// Tokens that are accepted.
     pub tokens: Vec<Token>,
     /// Names that browsers may know it by, besides `localhost`, its address, and the names of its certificate.
     pub hosts: Vec<String>,
@@ -55,7 +55,7 @@ pub struct Settings {
     pub per_user_metrics: bool,
 }
 
-/// Why these settings are refused.
+/// Reason why these settings are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Others could read along.
@@ -76,7 +76,7 @@ impl Settings {
 }
 
 impl Refusal {
-    /// What is wrong.
+    /// Returns a description of the error.
     pub fn error(self) -> &'static str {
         match self {
             Self::PublicWithoutTls => "the admin listener would be reached from other machines without TLS",
@@ -84,7 +84,7 @@ impl Refusal {
         }
     }
 
-    /// What to do.
+    /// Returns advice on what to do.
     pub fn mend(self) -> &'static str {
         match self {
             Self::PublicWithoutTls => {
@@ -113,7 +113,7 @@ pub fn routes(desk: desk::Shared) -> Router {
         .with_state(desk)
 }
 
-/// What the framework refuses by itself is put like everything else.
+/// Turns the framework's own refusals into the JSON that all others have.
 async fn failures_are_json(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();

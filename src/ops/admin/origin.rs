@@ -59,7 +59,7 @@ fn covers(name: &str, host: &str) -> bool {
     }
 }
 
-/// Why a request is refused.
+/// Reason why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
     /// `Host` is missing, twice there, or not a name of this listener.

@@ -21,7 +21,7 @@ pub const SHARE: usize = 32;
 /// Places that only a request for health may be worked on in, whatever else is going on.
 pub const HEALTH: usize = 8;
 
-/// Where a connection comes from; `None`: through the socket in the file system.
+/// Origin of a connection; `None`: through the socket in the file system.
 pub type From = Option<IpAddr>;
 
 /// All places.

@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::control::Control;
 
-/// How often a sample is taken, and how many are kept: an hour.
+/// Interval between samples, and how many are kept: an hour.
 pub const EVERY: Duration = Duration::from_secs(10);
 const KEPT: usize = 361;
 
@@ -75,7 +75,7 @@ impl Samples {
     }
 }
 
-/// How much of `what` there was in a second between each two samples.
+/// Returns the rate of `what` per second between each two samples.
 pub fn rates(samples: &[Sample], what: fn(&Sample) -> u64) -> Vec<f64> {
     let seconds = EVERY.as_secs_f64();
     samples.windows(2).map(|pair| what(&pair[1]).saturating_sub(what(&pair[0])) as f64 / seconds).collect()

@@ -32,19 +32,19 @@ use super::{Keys, LARGEST_BODY, Refusal, Settings, routes};
 use crate::base::summary::{self, Cause};
 use crate::net::listen::accept_with;
 
-/// How long a TLS handshake may take, the head of a request (and the silence before it), its body, and the work on it.
+/// Time limits of a TLS handshake, the head of a request (and the silence before it), its body, and the work on it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(15);
 const BODY: Duration = Duration::from_secs(10);
 const WHOLE: Duration = Duration::from_secs(45);
 
-/// How long a connection may live: those who do not read their answers shall not keep others out.
+/// Longest lifetime of a connection: those who do not read their answers shall not keep others out.
 const CONNECTION: Duration = Duration::from_secs(10 * 60);
 
 /// Most bytes of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// Why the admin listener cannot start.
+/// Reason why the admin listener cannot start.
 #[derive(Debug)]
 pub enum StartError {
     /// The settings are refused.
@@ -68,7 +68,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl StartError {
-    /// What to do.
+    /// Returns advice on what to do.
     pub fn mend(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.mend(),

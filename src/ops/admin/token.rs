@@ -11,7 +11,7 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-/// What somebody may do. Each role may do what those before it may.
+/// Permissions of a token. Each role has those of the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -117,15 +117,15 @@ pub fn generate(random: &mut impl CryptoRng) -> Zeroizing<String> {
     Zeroizing::new(format!("{MARK}{}", BASE64URL_NOPAD.encode(&*bytes)))
 }
 
-/// What every token begins with.
+/// Prefix of every token.
 pub const MARK: &str = "vizard_";
 
 /// A token that is accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Whose it is; stands in the log beside what was done with it.
+    /// Name of its owner; stands in the log beside what was done with it.
     pub name: String,
-    /// What it is good for.
+    /// Role that it grants.
     pub role: Role,
     /// The hash of its text.
     pub hash: TokenHash,

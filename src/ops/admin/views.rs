@@ -17,9 +17,9 @@ use crate::telegram::routes;
 /// A failure.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
-    /// What is wrong.
+    /// Description of the error.
     pub error: String,
-    /// What to do.
+    /// Advice on what to do.
     pub next: String,
 }
 
@@ -37,7 +37,7 @@ pub struct Health {
 pub struct Readiness {
     /// Whether it should.
     pub ready: bool,
-    /// What is against it.
+    /// Reasons against it.
     pub reasons: Vec<String>,
 }
 
@@ -46,11 +46,11 @@ pub struct Readiness {
 pub struct Status {
     /// Version of the program.
     pub version: String,
-    /// When it started (RFC 3339).
+    /// Start time (RFC 3339).
     pub started: String,
     /// Seconds since then.
     pub uptime_seconds: i64,
-    /// Where clients are accepted.
+    /// Addresses on which clients are accepted.
     pub listen: Vec<String>,
     /// Whether no more are accepted.
     pub draining: bool,
@@ -77,7 +77,7 @@ pub struct Status {
     pub replay: ReplayMemory,
     /// Users that are configured.
     pub users: usize,
-    /// What somebody should look at.
+    /// Alarms that need attention.
     pub alarms: Vec<Alarm>,
 }
 
@@ -157,7 +157,7 @@ pub struct Cover {
     pub name: String,
     /// `A` to `D`, once it was visited.
     pub grade: Option<String>,
-    /// Why it is no better.
+    /// Flaws that keep it from a better grade.
     pub flaws: Vec<String>,
     /// Whether it could be reached, and had a handshake for the client, when last asked for.
     pub up: bool,
@@ -171,14 +171,14 @@ pub struct Cover {
     pub failed: u64,
     /// Rounds of visits that found it changed.
     pub changes: u64,
-    /// When the last round was (RFC 3339).
+    /// Time of the last round of visits (RFC 3339).
     pub visited: Option<String>,
-    /// When the certificate of the built-in site ends (RFC 3339).
+    /// Expiry of the certificate of the built-in site (RFC 3339).
     pub certificate_ends: Option<String>,
 }
 
 impl Cover {
-    /// How it does, in few words.
+    /// Returns its condition in a few words.
     pub fn standing(&self) -> &'static str {
         match (self.up, self.failing) {
             (true, _) => "up",
@@ -206,11 +206,11 @@ pub struct ReplayMemory {
 pub struct Alarm {
     /// A short name.
     pub name: String,
-    /// How often since the start.
+    /// Number of times since the start.
     pub count: u64,
     /// The last one in words.
     pub text: String,
-    /// When that was (RFC 3339).
+    /// Time of the last one (RFC 3339).
     pub last: Option<String>,
 }
 
@@ -221,11 +221,11 @@ pub struct User {
     pub name: String,
     /// Whether the user may enter, as far as that does not depend on the moment.
     pub enabled: bool,
-    /// Why not, if so.
+    /// Reason why not, if so.
     pub reason: Option<String>,
-    /// When access ends (RFC 3339).
+    /// End of access (RFC 3339).
     pub expires: Option<String>,
-    /// What is remarked.
+    /// Note on the user.
     pub note: Option<String>,
     /// Sessions now.
     pub sessions: usize,
@@ -256,11 +256,11 @@ pub struct Quota {
     pub used: u64,
     /// The period.
     pub period: String,
-    /// When the next one begins (RFC 3339).
+    /// Beginning of the next period (RFC 3339).
     pub resets: Option<String>,
 }
 
-/// What a user has moved.
+/// Traffic of a user.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
     /// Bytes that were moved, ever.
@@ -274,22 +274,22 @@ pub struct Usage {
 pub struct Session {
     /// Its number.
     pub id: u64,
-    /// Whose it is.
+    /// User of the session.
     pub user: String,
     /// Number of the data centre.
     pub dc: i16,
     /// Class of the client's hello.
     pub hello: String,
-    /// When it began (RFC 3339).
+    /// Time at which it began (RFC 3339).
     pub since: String,
     /// Bytes so far.
     pub bytes: Bytes,
 }
 
-/// How many sessions were ended.
+/// Number of sessions that were ended.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Closed {
-    /// How many.
+    /// Number of sessions.
     pub closed: usize,
 }
 

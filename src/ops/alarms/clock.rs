@@ -14,7 +14,8 @@ const HOUR: i64 = 3600;
 /// Most votes that are kept. The oldest give way.
 const MOST: usize = 512;
 
-/// How far apart clocks may be that agree. A phone is within seconds of the network's time, a desktop within a minute.
+/// Largest difference, in seconds, between clocks that agree. A phone is within seconds of the network's time, a
+/// desktop within a minute.
 const TOLERANCE: i64 = 60;
 
 /// From how many networks those must come that agree.
@@ -23,11 +24,11 @@ const NETWORKS: usize = 3;
 /// By how much a clock must be off to be worth a word.
 const WORTH: i64 = 120;
 
-/// What servers say of this one's clock: by how many seconds theirs are ahead.
+/// Evidence from servers on this one's clock: by how many seconds theirs are ahead.
 ///
-/// Telegram's web server counts alone: its lists come over HTTPS, so its time cannot be made up on the way. The time of a
-/// remote cover could be made up between the two machines, or be wrong, and counts where it agrees. What clients claim is no
-/// part of this: a thief with a recorded hello, or a holder of a link, can claim any time.
+/// Telegram's web server counts alone: its lists come over HTTPS, so its time cannot be made up on the way. The time of
+/// a remote cover could be made up between the two machines, or be wrong, and counts where it agrees. What clients
+/// claim is no part of this: a thief with a recorded hello, or a holder of a link, can claim any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dates {
     /// Telegram, with its lists of middle proxies.
@@ -56,7 +57,7 @@ impl Dates {
 pub(super) struct Agreement {
     /// By how much their clocks are ahead of this server's.
     pub(super) ahead: i64,
-    /// How many of them agree.
+    /// Number of clients that agree.
     pub(super) clients: usize,
 }
 

@@ -7,19 +7,19 @@ use crate::auth::UnixTime;
 /// Over how many seconds hellos are counted.
 const SPAN: i64 = 600;
 
-/// How many seconds of the past make what is usual; what is older fades.
+/// Seconds of the past from which the usual number is learnt; what is older fades.
 const PAST: i64 = 2 * 3600;
 
 /// Counts over the last ten minutes, whenever they are asked for. What is usual is learnt from the time before these, so
 /// a jump is never compared with itself, and there is no border that it could fall on.
 #[derive(Debug)]
 pub struct Declines {
-    /// What came within the last ten minutes, oldest first.
+    /// Counts of the last ten minutes, oldest first.
     recent: VecDeque<Piece>,
     last: UnixTime,
     /// In ten minutes.
     usual: f64,
-    /// How many seconds that was learnt from, [`PAST`] at most.
+    /// Seconds that it was learnt from, [`PAST`] at most.
     learnt: i64,
 }
 

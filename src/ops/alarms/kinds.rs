@@ -19,14 +19,14 @@ pub enum Alarm {
     Replays {
         /// The user.
         user: String,
-        /// How many within the hour.
+        /// Number within the hour.
         count: u32,
     },
     /// Far more hellos are declined than usual.
     Declines {
-        /// How many within ten minutes.
+        /// Number within ten minutes.
         count: u64,
-        /// How many are usual.
+        /// Usual number.
         usual: u64,
     },
     /// The certificate of the site ends soon, or has ended.
@@ -36,7 +36,7 @@ pub enum Alarm {
     },
     /// The authority issues no certificate.
     Issuance {
-        /// How many attempts in a row failed.
+        /// Attempts in a row that failed.
         failures: u32,
     },
     /// The cover cannot be reached.
@@ -54,7 +54,7 @@ pub enum Alarm {
     Clock {
         /// By how many seconds the clients are ahead of it.
         ahead: i64,
-        /// How many of them agree.
+        /// Number of clients that agree.
         clients: usize,
     },
     /// Servers whose word counts say that this server's clock is off.
@@ -66,14 +66,14 @@ pub enum Alarm {
     },
     /// The configuration could not be taken at a reload.
     Refused {
-        /// How many complaints there are.
+        /// Number of complaints.
         complaints: usize,
     },
     /// A user has spent most or all of a quota.
     Quota {
         /// The user.
         user: String,
-        /// How much of it.
+        /// Percentage of it.
         percent: u8,
     },
 }
@@ -184,7 +184,7 @@ impl Alarm {
     }
 }
 
-/// How far a clock is off to which others are ahead by so much.
+/// Describes the error of a clock to which others are ahead by so much.
 fn off(ahead: i64) -> String {
     let minutes = ahead.saturating_abs() / 60;
     let (hours, minutes) = (minutes / 60, minutes % 60);

@@ -31,17 +31,17 @@ use crate::server::handle::Handle;
 /// Settings of the alarms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where alarms are posted.
+    /// Webhook that alarms are posted to.
     pub webhook: Option<Webhook>,
     /// From how many networks one user may come within a day.
     pub networks: usize,
-    /// How many spent hellos of one user may be shown within an hour.
+    /// Most replayed hellos of one user within an hour without an alarm.
     pub replays: u32,
-    /// How many hellos may be declined within ten minutes, however few there usually are.
+    /// Most declined hellos within ten minutes without an alarm, however few there usually are.
     pub declines: u64,
-    /// How many clients in a row may find the cover or a data centre away.
+    /// Failures in a row, of the cover, a data centre or the certificate's authority, that raise an alarm.
     pub failures: u32,
-    /// How long before its end a certificate is an alarm.
+    /// Remaining lifetime of a certificate below which there is an alarm.
     pub certificate: Duration,
 }
 
@@ -58,7 +58,7 @@ impl Default for Settings {
     }
 }
 
-/// Where alarms are posted.
+/// Destination that alarms are posted to.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Webhook {
     /// `https://…`, or `http://` to this machine.
@@ -84,7 +84,7 @@ pub struct Alarms {
 /// Alarms that may wait for the webhook.
 const WAITING: usize = 64;
 
-/// How often that is looked at which nobody tells of.
+/// Interval between looks at the things that send no events.
 const LOOK: Duration = Duration::from_secs(60);
 
 impl Alarms {
@@ -105,7 +105,7 @@ impl Alarms {
         self.lock().replace(settings);
     }
 
-    /// What has sounded: how often, and what it said last.
+    /// Returns the alarms so far: how often each was raised, and its last text.
     pub fn sounded(&self) -> Vec<AlarmState> {
         self.sounded.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }

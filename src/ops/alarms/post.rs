@@ -11,10 +11,10 @@ use tracing::{debug, warn};
 use super::{Alarm, Alarms, Webhook, now};
 use crate::net::https::{Bounds, Client};
 
-/// How often a webhook is tried for one alarm, and the pause after the first failure, which doubles with each.
+/// Number of attempts on a webhook for one alarm, and the pause after the first failure, which doubles with each.
 #[derive(Clone, Copy, Debug)]
 pub struct Persistence {
-    /// How often.
+    /// Number of attempts.
     pub tries: u32,
     /// The first pause.
     pub pause: Duration,
@@ -27,7 +27,7 @@ impl Default for Persistence {
     }
 }
 
-/// What a webhook's answer may cost.
+/// Limits on the size and the time of a webhook's answer.
 const BOUNDS: Bounds = Bounds { size: 64 << 10, time: Duration::from_secs(15) };
 
 /// Posts alarms one after the other, for as long as this is polled.

@@ -13,13 +13,13 @@ use crate::telegram::DcId;
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
-/// How long the same alarm about the same subject is not repeated.
+/// Time for which the same alarm about the same subject is not repeated.
 const QUIET: i64 = 6 * HOUR;
 
-/// How many times the usual number of declined hellos is a jump.
+/// Multiple of the usual number of declined hellos that counts as a jump.
 const JUMP: u64 = 10;
 
-/// How much of a quota is worth an alarm, the most first.
+/// Percentages of a quota that raise an alarm, the highest first.
 const QUOTA_MARKS: [u8; 2] = [100, 80];
 
 /// Most users that are watched for networks and replays.
@@ -42,7 +42,7 @@ pub struct Watch {
     told: HashMap<(usize, Option<String>), UnixTime>,
 }
 
-/// What was seen of a user.
+/// Recent networks and replays of a user.
 #[derive(Debug)]
 struct Seen {
     networks: HashMap<IpAddr, UnixTime>,
@@ -66,7 +66,7 @@ impl Watch {
         }
     }
 
-    /// What it goes by.
+    /// Returns the settings in effect.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

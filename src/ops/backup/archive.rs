@@ -30,14 +30,14 @@ const MOST_FILES: usize = 500_000;
 /// Longest manifest. It has some hundred bytes, and a path for each file with a secret.
 const LONGEST_MANIFEST: u64 = 64 << 20;
 
-/// What says where everything belongs.
+/// Contents of an archive and their places.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The number of the format.
     pub format: u32,
     /// The version of the program that made it.
     pub version: String,
-    /// When, in seconds since 1970.
+    /// Time of the backup, in seconds since 1970.
     pub made: i64,
     /// The configuration file, if there was one.
     pub config: Option<PathBuf>,
@@ -45,7 +45,7 @@ pub struct Manifest {
     pub state_dir: PathBuf,
     /// Files that the configuration names, in the order of `files/`.
     pub files: Vec<PathBuf>,
-    /// What belongs to the installation and is not in here, as sentences.
+    /// Parts of the installation that are not in here, as sentences.
     pub left_out: Vec<String>,
 }
 
@@ -67,11 +67,11 @@ impl Manifest {
 /// An archive in memory.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Archive {
-    /// Where everything belongs.
+    /// Contents and their places.
     pub manifest: Manifest,
-    /// What the configuration file holds, if there was one.
+    /// Content of the configuration file, if there was one.
     pub config: Option<Vec<u8>>,
-    /// What the files hold that it names, in their order.
+    /// Contents of the files that it names, in their order.
     pub files: Vec<Vec<u8>>,
     /// Files of the state directory by their place in it.
     pub state: Vec<(PathBuf, Vec<u8>)>,

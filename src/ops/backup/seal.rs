@@ -23,10 +23,10 @@ const HEAD: usize = MAGIC.len() + 12 + SALT + NONCE_LEN;
 /// 64 MiB, three passes, one lane: under a second on a small machine, and dear to whoever has to guess.
 const COST: [u32; 3] = [64 * 1024, 3, 1];
 
-/// What a file may ask for: 1 GiB and 16 passes keep a made-up one from holding the machine.
+/// Highest cost that a file may ask for: 1 GiB and 16 passes keep a made-up one from holding the machine.
 const MOST: [u32; 3] = [1 << 20, 16, 16];
 
-/// Why something cannot be opened.
+/// Reason why something cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SealError {
     /// The passphrase is another one, or the file is damaged.

@@ -12,12 +12,12 @@ use crate::base::files::Folder;
 use crate::ops::backup::archive;
 use crate::ops::{state_lock, usage};
 
-/// What was gathered.
+/// Files gathered from a state directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gathered {
     /// Files by their place in the folder, in order.
     pub files: Vec<(PathBuf, Vec<u8>)>,
-    /// What could not be taken along, as sentences.
+    /// Files that could not be included, as sentences.
     pub left_out: Vec<String>,
 }
 

@@ -17,7 +17,7 @@ use crate::base::files::{self, Access};
 use crate::net::https::{Bounds, Client};
 use crate::telegram::upstream::{Need, Upstream};
 
-/// How often the lists are fetched, a tenth more or less.
+/// Interval at which the lists are fetched, a tenth more or less.
 const EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Soonest that they are fetched again after a failure; doubled with each failure, up to [`EVERY`].
@@ -150,7 +150,8 @@ impl What {
     }
 }
 
-/// When to fetch next, if at all. What was planned is overruled by a need that nothing on disk meets.
+/// Returns the time of the next fetch, if there is to be one. The planned time is overruled by a need that nothing on
+/// disk meets.
 fn next(need: Need, hurry: bool, due: Instant) -> Option<Instant> {
     match need {
         Need::Nothing => None,
@@ -168,7 +169,7 @@ fn pause(failures: u32, dice: u16) -> Duration {
     usual.mul_f64(0.9 + 0.2 * f64::from(dice) / f64::from(u16::MAX))
 }
 
-/// What was kept in this folder and is good. Blocks.
+/// Reads the lists that were kept in this folder and are valid. Blocks.
 pub fn stored(folder: &Path) -> Lists {
     let mut lists = Lists::default();
     for what in ALL {

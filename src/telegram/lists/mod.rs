@@ -26,10 +26,10 @@ pub use keeper::{Keeper, stored};
 
 use super::DcId;
 
-/// What Telegram publishes for proxies.
+/// Secret and lists that Telegram publishes for proxies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lists {
-    /// What middle proxies want to be shown.
+    /// Secret that middle proxies ask for.
     pub secret: Option<ProxySecret>,
     /// Clusters by their IPv4 addresses.
     pub v4: Clusters,
@@ -56,7 +56,7 @@ pub const LONGEST: usize = 64 << 10;
 /// Most addresses of a list.
 const MOST: usize = 1024;
 
-/// Why a text is no list, or bytes are no secret.
+/// Reason why a text is no list, or bytes are no secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadList {
     /// It is too long, or has too many addresses.
@@ -88,7 +88,7 @@ impl fmt::Display for BadList {
 
 impl std::error::Error for BadList {}
 
-/// Whose addresses a list has.
+/// Address family of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// IPv4.

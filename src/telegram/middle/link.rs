@@ -38,13 +38,13 @@ const OUTBOX: usize = 4 << 20;
 /// Most bytes in an outbox before messages that nobody needs are left out.
 const CROWDED: usize = 256 << 10;
 
-/// How often it is looked whether the other side is still there.
+/// Interval of checks on whether the other side is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long a link without clients is kept.
+/// Time for which a link without clients is kept.
 const EMPTY: Duration = Duration::from_secs(10 * 60);
 
-/// Why there is no link.
+/// Reason why there is no link.
 #[derive(Debug)]
 pub enum OpenError {
     /// No connection.
@@ -55,7 +55,7 @@ pub enum OpenError {
     NoNonce,
     /// The other side ended the connection instead of answering our handshake.
     NoHandshake,
-    /// What it said.
+    /// The other side sent an error, or an answer that cannot be accepted.
     Refused(Refused),
 }
 
@@ -114,7 +114,7 @@ pub async fn dial(
     Ok(Fresh { stream, inlet, outlet, ours, theirs })
 }
 
-/// What a link is opened with.
+/// Parameters of opening a link.
 #[derive(Clone, Copy, Debug)]
 struct Terms<'s> {
     secret: &'s MiddleSecret,
@@ -122,7 +122,7 @@ struct Terms<'s> {
     ours: SocketAddr,
     theirs: SocketAddr,
     now: UnixTime,
-    /// When this process was started.
+    /// Start time of this process.
     start: UnixTime,
 }
 
@@ -156,7 +156,7 @@ pub struct Link {
     pub theirs: SocketAddr,
     /// Its own address as the middle proxy sees it.
     pub ours: SocketAddr,
-    /// Who sits on it.
+    /// Seats of its clients.
     pub seats: Seats,
     outbox: Mutex<Outbox>,
     /// Something is in the outbox.
@@ -166,22 +166,23 @@ pub struct Link {
     /// It is over, or is to be.
     over: CancellationToken,
     opened: Instant,
-    /// When something came last, in milliseconds after it was opened.
+    /// Time at which something came last, in milliseconds after it was opened.
     heard: AtomicU64,
-    /// When the other side was asked last whether it is there, in the same way; later than `heard`: it has not answered.
+    /// Time at which the other side was asked last whether it is there, in the same way; later than `heard`: it has not
+    /// answered.
     asked: AtomicU64,
     /// Bytes that were sent since something came.
     sent: AtomicU64,
 }
 
-/// Why a link is over.
+/// Reason why a link is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     /// The middle proxy has ended it.
     Ended,
     /// The connection broke.
     Broke,
-    /// What came makes no sense.
+    /// The bytes that came make no sense.
     Nonsense,
     /// The middle proxy did not answer any more.
     Stalled,
@@ -208,7 +209,7 @@ impl Cause {
 /// End of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkEnd {
-    /// Why.
+    /// Cause of the end.
     pub cause: Cause,
     /// The same with details.
     pub detail: String,
@@ -224,7 +225,7 @@ impl LinkEnd {
 struct Outbox {
     frames: FrameWriter,
     bytes: Vec<u8>,
-    /// How much room is to be given back when these bytes are sent.
+    /// Room that is to be given back when these bytes are sent.
     owed: usize,
 }
 
@@ -316,7 +317,7 @@ impl Link {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What came.
+    /// Handles a message from the middle proxy.
     fn take(&self, payload: &[u8]) -> Result<(), DecodeError> {
         let (id, reply) = match Message::decode(payload)? {
             Some(Message::Answer(answer)) => (answer.connection, Reply::Packet(answer.packet.bytes().into())),

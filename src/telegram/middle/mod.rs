@@ -53,7 +53,7 @@ pub struct Directory {
     pub default: Option<DcId>,
 }
 
-/// What the operator says about middle proxies.
+/// Settings of the operator for middle proxies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// A secret in place of the published one.
@@ -62,14 +62,15 @@ pub struct Settings {
     pub addresses: BTreeMap<DcId, Vec<SocketAddr>>,
     /// Which family is tried first.
     pub prefer: Family,
-    /// How our own address is found out.
+    /// Ways to find out our own address.
     pub own: own::Settings,
     /// Whether middle proxies are told the addresses of clients. Otherwise they are told our own.
     pub tell_addresses: bool,
 }
 
 impl Settings {
-    /// What holds, given what is published. Addresses that are stated count alone: a list is of one piece.
+    /// Returns the directory in effect, given the published one. Addresses that are stated count alone: a list is of
+    /// one piece.
     pub fn directory(&self, published: Option<&Directory>) -> Option<Directory> {
         let secret = self.secret.clone().or(published.map(|published| published.secret.clone()))?;
         let (clusters, default) = match (self.addresses.is_empty(), published) {
@@ -82,7 +83,7 @@ impl Settings {
 }
 
 impl Directory {
-    /// What Telegram's lists say, once secret and addresses are there.
+    /// Makes a directory of Telegram's lists, once secret and addresses are there.
     pub fn published(lists: &Lists) -> Option<Self> {
         let secret = MiddleSecret::new(lists.secret.as_ref()?.bytes())?;
         let mut clusters = lists.v4.by_centre.clone();
@@ -93,8 +94,8 @@ impl Directory {
         (!clusters.is_empty()).then_some(Self { secret, clusters, default })
     }
 
-    /// Where the middle proxies for this data centre are, those of the preferred family first. Test centres have none
-    /// unless they are listed: the default for numbers that are not is a production one.
+    /// Returns the addresses of the middle proxies for this data centre, those of the preferred family first. Test
+    /// centres have none unless they are listed: the default for numbers that are not is a production one.
     pub fn addresses(&self, dc: DcId, prefer: Family) -> Option<Vec<SocketAddr>> {
         const FIRST_TEST: u16 = 10_000;
         let fallback = || self.default.filter(|_| dc.number().unsigned_abs() < FIRST_TEST);
@@ -106,7 +107,7 @@ impl Directory {
     }
 }
 
-/// Why a session gets no seat.
+/// Reason why a session gets no seat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// Neither is anything stated nor was anything fetched so far.
@@ -142,7 +143,7 @@ impl fmt::Display for Unavailable {
     }
 }
 
-/// How it stands with middle proxies.
+/// State of the links to middle proxies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Links that are open.
@@ -169,7 +170,7 @@ pub struct Middle {
     pools: Mutex<BTreeMap<Vec<SocketAddr>, Arc<Pool>>>,
 }
 
-/// What all pools share.
+/// State that all pools share.
 #[derive(Debug)]
 struct Common {
     upstream: Upstream,
@@ -201,7 +202,7 @@ impl Counts {
     }
 }
 
-/// How long a client waits for a link before it goes the direct way.
+/// Longest wait of a client for a link before it goes the direct way.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 impl Middle {
@@ -291,7 +292,7 @@ impl Middle {
         self.common.settings.load().tell_addresses
     }
 
-    /// How it stands.
+    /// Returns the state of the links.
     pub fn standing(&self) -> Standing {
         let counts = &self.common.counts;
         let ends = counts.ends.each_ref().map(|count| count.load(Ordering::Relaxed));

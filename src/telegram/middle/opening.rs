@@ -19,14 +19,14 @@ use crate::wire::rpc::{FrameReader, FrameWriter, Handshake, Message, Nonce, Proc
 /// Length of the frame that either side begins with.
 pub const NONCE_FRAME: usize = 44;
 
-/// Why a link could not be opened, or was lost while it was.
+/// Reason why a link could not be opened, or was lost while it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// What came is none of the protocol's messages.
+    /// The bytes that came are none of the protocol's messages.
     Malformed(DecodeError),
-    /// What came is another message than the one that was due.
+    /// Another message came than the one that was due.
     OutOfOrder,
-    /// What came does not go with what was sent.
+    /// The message does not go with what was sent.
     Unacceptable(Unacceptable),
     /// The middle proxy says so itself, with this number.
     Error(i32),
@@ -124,7 +124,7 @@ fn ipv4(address: IpAddr) -> Ipv4Addr {
 /// Both directions have keys; their handshake is due.
 #[derive(Debug)]
 pub struct Opened {
-    /// Where what they send goes.
+    /// Receiver of what they send.
     pub inlet: Inlet,
     outlet: Outlet,
     handshake: Handshake,
@@ -185,7 +185,7 @@ impl Sealer {
 pub struct Inlet {
     frames: FrameReader,
     decrypt: CbcDecrypt,
-    /// What has come: payloads that were handed out, what is decrypted, and less than a block that is not.
+    /// Bytes that have come: payloads that were handed out, what is decrypted, and less than a block that is not.
     bytes: Vec<u8>,
     done: usize,
     plain: usize,
@@ -199,7 +199,7 @@ impl Inlet {
         Self { frames, decrypt, bytes: Vec::new(), done: 0, plain: 0 }
     }
 
-    /// Where the next bytes are to be appended. To be followed by [`Inlet::arrived`].
+    /// Returns the buffer to which the next bytes are to be appended. To be followed by [`Inlet::arrived`].
     pub fn room(&mut self) -> &mut Vec<u8> {
         self.bytes.drain(..self.done);
         self.plain -= self.done;

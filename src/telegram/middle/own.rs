@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::net::stun;
 
-/// How our address is found out. What comes first counts: what is stated, the socket's own address if the whole world
-/// can reach it, what a STUN server says, what our name leads to.
+/// Ways to find out our own address. The first that is known counts: what is stated, the socket's own address if the
+/// whole world can reach it, what a STUN server says, what our name leads to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Stated addresses, one for each family.
@@ -22,18 +22,18 @@ pub struct Settings {
     pub name: Option<String>,
 }
 
-/// How long the search for our address may take.
+/// Time limit of the search for our address.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long what was found is believed.
+/// Time for which an address that was found is believed.
 const FRESH: Duration = Duration::from_secs(10 * 60);
 
-/// What was found, so that it is not searched for at every link.
+/// Cache of our own addresses, so that they are not searched for at every link.
 #[derive(Debug, Default)]
 pub struct Found(Mutex<Vec<(IpAddr, Instant)>>);
 
 impl Settings {
-    /// What can be said without a search.
+    /// Returns the address that can be told without a search.
     fn at_once(&self, local: IpAddr, theirs: IpAddr) -> Option<IpAddr> {
         let stated = self.stated.iter().copied().find(|stated| stated.is_ipv4() == local.is_ipv4());
         // Within one network nobody translates.

@@ -19,10 +19,10 @@ const CROWD: usize = 250;
 /// Most links to one data centre.
 const MOST: usize = 8;
 
-/// How long a link may take from the first packet to the end of its handshake, the search for our address included.
+/// Time limit of a link from the first packet to the end of its handshake, the search for our address included.
 const PATIENCE: Duration = Duration::from_millis(3500);
 
-/// How long nobody tries after a failure: the first time, and at most. Clients go the direct way meanwhile.
+/// Pause in dialling after a failure: the first, and the longest. Clients go the direct way meanwhile.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
@@ -39,7 +39,7 @@ pub struct Pool {
 struct State {
     links: Vec<Arc<Link>>,
     dialling: bool,
-    /// How many links were tried, for beginning with another address each time.
+    /// Number of links that were tried, for beginning with another address each time.
     tried: usize,
     failures: u32,
     rest: Option<(Instant, String)>,
@@ -174,7 +174,7 @@ impl Pool {
         (state.failures, state.rest) = (0, None);
     }
 
-    /// How many clients sit on the links that take any.
+    /// Returns the number of clients on the links that take any.
     pub(super) fn clients(&self) -> usize {
         self.lock().links.iter().map(|link| link.seats.count()).sum()
     }

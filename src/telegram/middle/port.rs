@@ -11,12 +11,12 @@ use crate::relay::packets::{self, Reply};
 use crate::wire::packets::{ClientPacket, Framing};
 use crate::wire::rpc::{AdTag, ConnectionId, Message, Request};
 
-/// Whose packets these are, as far as the middle proxy is told.
+/// Origin of the packets, as far as the middle proxy is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The client's address; without it our own stands in its place, with a port that nothing can be read from.
     pub client: Option<SocketAddr>,
-    /// How the client frames packets.
+    /// Framing of the client's packets.
     pub framing: Framing,
     /// In whose name the proxy runs.
     pub tag: AdTag,
@@ -32,7 +32,7 @@ pub struct Port {
     caller: Caller,
 }
 
-/// What a request takes besides its packet, frame and padding included.
+/// Size of a request besides its packet, frame and padding included.
 const REQUEST: usize = 120;
 
 impl Port {

@@ -12,19 +12,19 @@ const ASK: Duration = Duration::from_secs(8);
 /// The same for a link without clients.
 const ASK_EMPTY: Duration = Duration::from_secs(25);
 
-/// How long an answer may take before newcomers go elsewhere: many times what a packet needs round the world.
+/// Time without an answer after which newcomers go elsewhere: many times what a packet needs round the world.
 const DOUBT: Duration = Duration::from_secs(2);
 
-/// How long an answer may take before the link is given up.
+/// Time without an answer after which the link is given up.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Bytes that may take a second to arrive.
 const PER_SECOND: u64 = 128 << 10;
 
-/// How long an answer may take behind any upload.
+/// Longest time to wait for an answer behind any upload.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What is known of a link.
+/// Signs of life of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signs {
     /// Time since something came.
@@ -33,11 +33,11 @@ pub struct Signs {
     pub asked: Option<Duration>,
     /// Bytes that were handed to the kernel since something came.
     pub sent: u64,
-    /// How many clients there are.
+    /// Number of clients.
     pub clients: usize,
 }
 
-/// What to do about a link.
+/// Action to take on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulse {
     /// Nothing.
@@ -51,7 +51,7 @@ pub enum Pulse {
 }
 
 impl Signs {
-    /// What follows; `jitter` is about one, so that links do not ask all at once.
+    /// Decides what to do; `jitter` is about one, so that links do not ask all at once.
     pub fn pulse(self, jitter: f64) -> Pulse {
         let Some(asked) = self.asked else {
             let due = if self.clients > 0 { ASK } else { ASK_EMPTY };

@@ -18,7 +18,7 @@ use crate::wire::rpc::ConnectionId;
 /// files, which is 16 MiB in a session of Telegram Desktop and less elsewhere, so that a slow one loses nothing but time.
 pub const MOST_FOR_ONE: usize = 20 << 20;
 
-/// What may wait for every client, however much waits for others.
+/// Bytes that may wait for every client, however many wait for others.
 pub const LEAST_FOR_ONE: usize = 64 << 10;
 
 /// Most bytes that wait for all clients together, but for [`LEAST_FOR_ONE`] of each.
@@ -27,17 +27,18 @@ pub const MOST_FOR_ALL: usize = 128 << 20;
 /// Bytes that a session takes at once.
 const BATCH: usize = 64 << 10;
 
-/// What waits for all clients of all links.
+/// Number of bytes that wait for all clients of all links.
 #[derive(Debug, Default)]
 pub struct Waiting(AtomicUsize);
 
 impl Waiting {
-    /// How many bytes wait.
+    /// Returns the number of bytes that wait.
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// How much may wait for one client: a part of what is left, so that many slow ones get less each.
+    /// Returns the most bytes that may wait for one client: a part of what is left, so that many slow ones get less
+    /// each.
     fn bound(&self) -> usize {
         bound(self.bytes())
     }
@@ -140,7 +141,7 @@ fn wake(mut queue: MutexGuard<'_, Queue>) {
     waker.into_iter().for_each(Waker::wake);
 }
 
-/// What became of something for a client.
+/// Outcome of a delivery to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// It waits for the client, or the client is about to go anyway.
@@ -201,7 +202,7 @@ impl Seats {
         self.lock().shut
     }
 
-    /// How many there are.
+    /// Returns the number of clients.
     pub fn count(&self) -> usize {
         self.lock().seats.len()
     }

@@ -49,7 +49,7 @@ impl Checksum {
     }
 }
 
-/// Where one direction of a link stands.
+/// State of one direction of a link.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     sequence: i32,

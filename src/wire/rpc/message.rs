@@ -11,7 +11,7 @@ use crate::wire::DecodeError;
 use crate::wire::cursor::Cursor;
 use crate::wire::packets::{ClientPacket, Framing, Packet};
 
-/// What a client's connection is called on one link; chosen by us, the same for no two connections.
+/// Identifier of a client's connection on one link; chosen by us, the same for no two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId(pub u64);
 
@@ -119,13 +119,13 @@ impl<'a> Message<'a> {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// Whose packet this is.
+    /// Connection that the packet belongs to.
     pub connection: ConnectionId,
     /// The client's address.
     pub client: SocketAddr,
     /// The address at which the client reached us.
     pub ours: SocketAddr,
-    /// How the client frames packets.
+    /// Framing of the client's packets.
     pub framing: Framing,
     /// Whether the client asks for a quick ack of this packet.
     pub quick_ack: bool,

@@ -31,7 +31,7 @@ pub struct Nonce {
     pub nonce: [u8; 16],
 }
 
-/// Why the other end's opening ends the link.
+/// Reason why the other end's opening ends the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unacceptable {
     /// It means another secret than we do; ours may be out of date.
@@ -82,7 +82,7 @@ pub struct ProcessId {
     pub port: u16,
     /// Its process number.
     pub pid: u16,
-    /// When it started, in seconds since 1970.
+    /// Its start time, in seconds since 1970.
     pub start: u32,
 }
 
@@ -113,7 +113,7 @@ impl ProcessId {
 pub struct Handshake {
     /// Whether the sender asks for CRC-32C.
     pub wants_crc32c: bool,
-    /// Who sends this.
+    /// Process that sends this.
     pub sender: ProcessId,
     /// Whom the sender believes to talk to.
     pub peer: ProcessId,
@@ -154,7 +154,7 @@ impl Handshake {
 pub struct HandshakeError {
     /// −3 length, −4 peer, −6 sender, −7 flags, −8 CRC-32C unexpected.
     pub code: i32,
-    /// Who sends this.
+    /// Process that sends this.
     pub sender: ProcessId,
 }
 

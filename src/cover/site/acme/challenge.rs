@@ -15,7 +15,7 @@ use crate::cover::site::certificate::Watched;
 /// The protocol that the authority offers in its hello, and nothing else beside it (RFC 8737).
 pub(crate) const PROTOCOL: &[u8] = b"acme-tls/1";
 
-/// Where it asks over plain HTTP (RFC 8555, 8.3).
+/// Path that it asks for over plain HTTP (RFC 8555, 8.3).
 const PATH: &str = "/.well-known/acme-challenge/";
 
 /// The challenges that are pending: one for each name of an order.
@@ -73,7 +73,7 @@ impl Challenges {
         })
     }
 
-    /// What is answered to this request, if it is the authority's.
+    /// Answer to this request, if it is the authority's.
     pub(crate) fn page(&self, method: &Method, path: &str) -> Option<String> {
         let asked = path.strip_prefix(PATH).filter(|_| *method == Method::GET || *method == Method::HEAD)?;
         self.pending().iter().find_map(|pending| match &**pending {

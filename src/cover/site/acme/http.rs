@@ -18,7 +18,7 @@ use super::Authority;
 use super::trouble::Trouble;
 use crate::net::https::{Bounds, Client};
 
-/// What one answer may cost. A chain of certificates has a few kilobytes.
+/// Bounds of one answer. A chain of certificates has a few kilobytes.
 const BOUNDS: Bounds = Bounds { size: 256 * 1024, time: Duration::from_secs(60) };
 
 /// Asks the authority, and remembers for how long it does not want to be asked.

@@ -49,9 +49,9 @@ pub const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt
 pub struct Authority {
     /// URL of its directory.
     pub directory: Uri,
-    /// Where it may write to about the account.
+    /// Address that it may write to about the account.
     pub email: Option<String>,
-    /// How it is shown that the name is ours.
+    /// Challenge that proves control of the name.
     pub challenge: Challenge,
     /// PEM file with the roots that its own certificate is checked against, in place of those that browsers trust.
     pub roots: Option<PathBuf>,
@@ -81,7 +81,7 @@ pub struct External {
     pub key_file: PathBuf,
 }
 
-/// How the authority is shown that the name is ours.
+/// Challenge that proves control of a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Challenge {
     /// In a TLS handshake on port 443 (RFC 8737).
@@ -116,7 +116,7 @@ pub struct Settings {
     pub authority: Authority,
     /// For which names; the first one names the files.
     pub names: Vec<String>,
-    /// Where account, certificates and memory are kept.
+    /// Folder for account, certificates and memory.
     folder: PathBuf,
 }
 
@@ -148,7 +148,7 @@ impl Settings {
         }
     }
 
-    /// What is remembered of the last attempt.
+    /// Memory of the last attempt.
     pub fn memory(&self) -> std::io::Result<Memory> {
         Store::new(self).memory()
     }
@@ -159,7 +159,7 @@ impl Settings {
     }
 }
 
-/// How it stands with the certificate.
+/// Status of certificate issuance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Certificates that were issued since the start.
@@ -168,7 +168,7 @@ pub struct Standing {
     pub failed: u64,
     /// Attempts in a row that failed, earlier runs of the program included.
     pub failures: u32,
-    /// When the authority is asked next.
+    /// Time when the authority is asked next.
     pub next: Option<UnixTime>,
 }
 

@@ -23,7 +23,7 @@ use super::store::{self, Store};
 use super::trouble::Trouble;
 use super::{Challenge, Settings};
 
-/// How the authority is asked whether it has decided: after half a second, and then less and less often.
+/// Schedule for asking the authority whether it has decided: after half a second, and then less and less often.
 const POLLS: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(500)).backoff(1.4).timeout(Duration::from_secs(180));
 
@@ -144,7 +144,7 @@ impl Ordering<'_> {
         }
     }
 
-    /// What the authority has against the proof, which stands with the challenge.
+    /// Objection of the authority to the proof, which stands with the challenge.
     async fn refusal(&self, order: &mut Order) -> Option<Trouble> {
         let mut authorizations = order.authorizations();
         while let Some(Ok(mut authorization)) = authorizations.next().await {
@@ -159,7 +159,7 @@ impl Ordering<'_> {
     }
 }
 
-/// Where it failed: here, or at the authority.
+/// Failure of an order: here, or at the authority.
 enum Failed {
     Here(Trouble),
     At(Error),

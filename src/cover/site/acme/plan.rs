@@ -14,19 +14,19 @@ pub struct Validity {
     pub not_after: UnixTime,
 }
 
-/// What is remembered of attempts, over restarts.
+/// Memory of attempts, over restarts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Memory {
     /// Attempts in a row that did not end well.
     pub failures: u32,
-    /// When the last one began, in seconds since 1970.
+    /// Time when the last one began, in seconds since 1970.
     pub last: Option<i64>,
     /// Before this the authority does not want to be asked.
     pub not_before: Option<i64>,
-    /// What was wrong last.
+    /// Description of the last problem.
     pub why: Option<String>,
-    /// What to do about it.
+    /// Advice on what to do.
     pub mend: Option<String>,
     /// Names that the last one was about; empty where it was about one.
     pub names: Vec<String>,
@@ -64,7 +64,7 @@ impl Memory {
     }
 }
 
-/// When to ask next; that may be in the past. `jitter` is a random number from 0 to 1. `asked` says that the operator
+/// Time to ask next; that may be in the past. `jitter` is a random number from 0 to 1. `asked` says that the operator
 /// wishes it to be soon.
 pub(super) fn due(validity: Option<Validity>, memory: &Memory, jitter: f64, asked: bool, now: UnixTime) -> UnixTime {
     let wanted = validity.map_or(now.0, |validity| renewal(validity, jitter));
@@ -90,18 +90,18 @@ fn renewal(Validity { not_before, not_after }: Validity, jitter: f64) -> i64 {
     not_before.0.saturating_add(life / 3 * 2).saturating_sub((jitter * (life / 30) as f64) as i64)
 }
 
-/// How long to wait after so many failures. Within any hour there are fewer than five attempts, which is what
-/// Let's Encrypt bears of failed ones.
+/// Seconds to wait after so many failures. Within any hour there are fewer than five attempts, which is what Let's
+/// Encrypt bears of failed ones.
 fn pause(failures: u32) -> i64 {
     const MINUTES: [i64; 8] = [2, 10, 30, 60, 2 * 60, 4 * 60, 8 * 60, 16 * 60];
     let step = usize::try_from(failures.saturating_sub(1)).unwrap_or(usize::MAX).min(MINUTES.len() - 1);
     MINUTES[step] * 60
 }
 
-/// Where a certificate was issued and is not there any more, something removes it.
+/// Seconds to wait where a certificate was issued and is not there any more: something removes it.
 const AFTER_SUCCESS: i64 = 60 * 60;
 
-/// How soon after an attempt the operator's wish may lead to the next.
+/// Longest wait after an attempt once the operator asks for another, in seconds.
 const ASKED: i64 = 15 * 60;
 
 /// No authority keeps anybody waiting for longer, in seconds.

@@ -49,7 +49,7 @@ impl Store {
         self.folder.join("account.json")
     }
 
-    /// What is remembered; nothing if nothing was, or if it cannot be understood.
+    /// Reads the memory of attempts; an empty one if there is none, or if it cannot be understood.
     pub(super) fn memory(&self) -> io::Result<Memory> {
         let text = read(&self.remembered())?;
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default())

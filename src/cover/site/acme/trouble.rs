@@ -7,12 +7,12 @@ use instant_acme::{Error, Problem};
 
 use super::{Challenge, Settings};
 
-/// Why there is no certificate.
+/// Reason why there is no certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// What is wrong.
+    /// Description of the problem.
     pub what: String,
-    /// What to do about it.
+    /// Advice on what to do.
     pub mend: String,
     /// Seconds before which the authority does not want to be asked again.
     pub(super) wait: Option<i64>,
@@ -77,7 +77,7 @@ impl Trouble {
         Self::new(format!("the authority says no more than that {what}"), PASSES)
     }
 
-    /// What came of talking to the authority. `refused` is how long it asked to wait.
+    /// Describes an error in talking to the authority. `refused` is how long it asked to wait.
     pub(super) fn of(error: &Error, settings: &Settings, refused: Option<i64>) -> Self {
         let host = settings.host();
         match error {
@@ -170,7 +170,7 @@ impl Trouble {
     }
 }
 
-/// How long to wait at least where a limit is reached, in seconds.
+/// Shortest wait where a limit is reached, in seconds.
 const LIMITED: i64 = 60 * 60;
 
 /// Text of somebody else's on one line, and not too long.

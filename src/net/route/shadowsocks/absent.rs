@@ -17,7 +17,7 @@ impl Server {
         None
     }
 
-    /// Where it is.
+    /// Returns the host and port of the server.
     pub fn place(&self) -> &Place {
         match *self {}
     }

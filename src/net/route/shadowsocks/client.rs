@@ -24,7 +24,7 @@ use super::Method;
 use crate::net::route::{Place, Refusal};
 use crate::net::sockopt;
 
-/// How long the server may be silent once the session has nothing more to say: whether anybody still listens to it
+/// Time for which the server may be silent once the session has nothing more to send: whether it still has a reader
 /// cannot be seen.
 const LINGER: Duration = Duration::from_secs(60);
 
@@ -58,7 +58,7 @@ impl Server {
         Some(Self { place, config: Arc::new(config), context: Context::new_shared(ServerType::Local) })
     }
 
-    /// Where it is.
+    /// Returns the host and port of the server.
     pub fn place(&self) -> &Place {
         &self.place
     }

@@ -16,7 +16,7 @@ pub use client::Server;
 /// Whether this program was built with it.
 pub const BUILT_IN: bool = cfg!(feature = "shadowsocks");
 
-/// How bytes are encrypted on the way to the server.
+/// Cipher of the bytes on the way to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "they have the names of METHODS")]
 pub enum Method {
@@ -39,7 +39,7 @@ pub const METHODS: &[(&str, Method)] = &[
 ];
 
 impl Method {
-    /// How many bytes of base64 its password stands for, if it is not just any text.
+    /// Returns the length in bytes of the key that its password encodes in base64; `None` if the password is free text.
     pub fn key_length(self) -> Option<usize> {
         match self {
             Self::Aes128Gcm | Self::Aes256Gcm | Self::ChaCha20 => None,

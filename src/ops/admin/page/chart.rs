@@ -16,7 +16,7 @@ const TOP: f64 = 8.0;
 pub struct Line<'a> {
     /// Its class in the style sheet: `a` or `b`.
     pub class: &'a str,
-    /// What it shows.
+    /// Label in the legend.
     pub label: &'a str,
     /// Values, oldest first, evenly spaced.
     pub values: &'a [f64],

@@ -65,7 +65,7 @@ struct UserForm {
     note: String,
 }
 
-/// Who is logged in, with the cookie.
+/// Login and cookie of a request.
 #[derive(Clone)]
 struct Guest {
     login: Login,

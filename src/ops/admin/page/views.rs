@@ -99,7 +99,7 @@ pub fn wrong(text: &str) -> Markup {
     }
 }
 
-/// What is going on.
+/// Renders the overview.
 pub fn overview(desk: &Shared, login: &Login) -> Markup {
     let status = Status::of(&*desk.control, desk.started);
     let mut samples = desk.samples.list();
