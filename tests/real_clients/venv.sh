@@ -8,36 +8,18 @@
 # Needs: Python 3.11 or newer with venv (Debian: python3-venv), flock, package indexes of Python and Node for the first run.
 
 set -euo pipefail
+# shellcheck source=../support/python.sh
+source "$(dirname "$0")/../support/python.sh"
 
 directory=$1
 here=$(dirname "$0")
 requirements=$here/requirements.txt
 lock=$here/mtcute/package-lock.json
 
-suitable() {
-    "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
-}
-
-choose() {
-    local python
-    for python in python3 /usr/bin/python3; do
-        if suitable "$python"; then
-            echo "$python"
-            return
-        fi
-    done
-    echo "no Python 3.11 or newer with venv: apt-get install python3-venv" >&2
-    return 1
-}
-
-mkdir -p "$(dirname "$directory")"
-exec 9>"$directory.lock"
-flock 9
+lock_folder "$directory"
 # An environment dies with the interpreter that it was made of.
 if ! cat "$requirements" "$lock" | cmp --silent - "$directory/made-of" || ! "$directory/bin/python" -c 'import tdjson'; then
-    python=$(choose)
-    "$python" -m venv --clear "$directory"
-    "$directory/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements" >&2
+    make_environment "$directory" "$requirements"
     mkdir "$directory/mtcute"
     cp "$here"/mtcute/*.json "$directory/mtcute"
     # Nothing that it brings is run: what it would compile keeps sessions in a file, which is not asked for.

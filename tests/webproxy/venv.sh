@@ -7,34 +7,16 @@
 # Needs: Python 3.11 or newer with venv (Debian: python3-venv), flock, a package index for the first run.
 
 set -euo pipefail
+# shellcheck source=../support/python.sh
+source "$(dirname "$0")/../support/python.sh"
 
 directory=$1
 requirements=$(dirname "$0")/requirements.txt
 
-suitable() {
-    "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
-}
-
-choose() {
-    local python
-    for python in python3 /usr/bin/python3; do
-        if suitable "$python"; then
-            echo "$python"
-            return
-        fi
-    done
-    echo "no Python 3.11 or newer with venv: apt-get install python3-venv" >&2
-    return 1
-}
-
-mkdir -p "$(dirname "$directory")"
-exec 9>"$directory.lock"
-flock 9
+lock_folder "$directory"
 # An environment dies with the interpreter that it was made of.
 if ! cmp --silent "$requirements" "$directory/made-of" || ! "$directory/bin/python" -c 'import h2'; then
-    python=$(choose)
-    "$python" -m venv --clear "$directory"
-    "$directory/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements" >&2
+    make_environment "$directory" "$requirements"
     cp "$requirements" "$directory/made-of"
 fi
 echo "$directory/bin/python"
