@@ -49,7 +49,7 @@ use crate::wire::HelloClass;
 use crate::wire::rpc::AdTag;
 
 /// Everything that `vizard run` needs to know.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Config {
     /// Folder for what must survive a restart. Exists.
     pub state_dir: PathBuf,

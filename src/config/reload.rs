@@ -376,10 +376,7 @@ impl Reloader {
         }
         let listeners: Vec<SocketAddr> =
             self.handle.listeners().iter().filter_map(|listening| listening.local).collect();
-        // In a task of its own, which has the whole stack of a thread.
-        let config = config.clone();
-        let opening = async move { parts::open_cover(&config, &listeners, Demand::Reload).await };
-        let cover = tokio::spawn(opening).await.map_err(|panic| refused(panic.to_string()))?;
+        let cover = parts::open_cover(config, &listeners, Demand::Reload).await;
         cover.map(Some).map_err(|error| refused(error.to_string()))
     }
 
