@@ -194,9 +194,8 @@ impl Keyring {
     pub(super) fn search(&self, claim: Claim, name: Option<&[u8]>) -> Search {
         // All names are compared, so that their order tells nothing.
         let ours = |name: &[u8]| {
-            self.names.iter().enumerate().fold(None, |found, (bucket, known)| {
-                if known.as_str().as_bytes().eq_ignore_ascii_case(name) { Some(bucket) } else { found }
-            })
+            let names = self.names.iter().enumerate();
+            names.fold(None, |found, (bucket, known)| known.is_asked_for(name).then_some(bucket).or(found))
         };
         let bucket = name.and_then(ours).unwrap_or(0);
         Search { claim, bucket, tried: 0, found: u64::MAX, time: 0 }

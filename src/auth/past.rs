@@ -64,7 +64,7 @@ impl PastNames {
 
     /// Whether none may enter with a hello that carries this name, at a site that has these names now.
     pub fn turn_away(&self, name: Option<&[u8]>, names: &[Domain]) -> bool {
-        let is = |known: &Domain| name.is_some_and(|name| known.as_str().as_bytes().eq_ignore_ascii_case(name));
+        let is = |known: &Domain| name.is_some_and(|name| known.is_asked_for(name));
         let Some(first) = names.first() else { return false };
         let all = self.known.get(first) == Some(&true) || self.known.len() >= MOST;
         let known = self.known.keys().filter(|known| is(known)).count() > 0;

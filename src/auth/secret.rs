@@ -186,6 +186,11 @@ impl Domain {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether a ClientHello asks for this name (RFC 6066 §3: without regard to case).
+    pub(super) fn is_asked_for(&self, server_name: &[u8]) -> bool {
+        self.0.as_bytes().eq_ignore_ascii_case(server_name)
+    }
 }
 
 impl FromStr for Domain {

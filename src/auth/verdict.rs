@@ -418,7 +418,7 @@ impl Rules {
             return false;
         }
         let (Some(names), Some(name)) = (&self.names, name) else { return true };
-        names.iter().any(|accepted| accepted.as_str().as_bytes().eq_ignore_ascii_case(name))
+        names.iter().any(|accepted| accepted.is_asked_for(name))
     }
 }
 
