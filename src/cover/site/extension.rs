@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::content::{Content, Piece};
-use super::message::{Broken, Fields, Head, Reply, Request, Upload, Version};
+use super::message::{self, Broken, Fields, Head, Reply, Request, Upload, Version};
 use super::socket::SocketHandler;
 
 /// Takes requests, or leaves them to the site.
@@ -45,8 +45,7 @@ pub struct VisitorRequest<'r> {
 impl<'r> VisitorRequest<'r> {
     /// All values of a header field.
     pub fn all(&self, name: &'r str) -> impl Iterator<Item = &'r [u8]> + use<'r> {
-        let found = move |field: &&(Bytes, Bytes)| field.0.eq_ignore_ascii_case(name.as_bytes());
-        self.fields.iter().filter(found).map(|(_, value)| &value[..])
+        message::values(self.fields, name)
     }
 }
 

@@ -35,13 +35,18 @@ impl Fields {
 
     /// All values of a field.
     pub(super) fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f [u8]> {
-        let found = move |field: &&(Bytes, Bytes)| field.0.eq_ignore_ascii_case(name.as_bytes());
-        self.0.iter().filter(found).map(|(_, value)| &value[..])
+        values(&self.0, name)
     }
 
     pub(super) fn push(&mut self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.0.push((name.into(), value.into()));
     }
+}
+
+/// All values of the field `name`, whatever its case.
+pub(super) fn values<'f>(fields: &'f [(Bytes, Bytes)], name: &'f str) -> impl Iterator<Item = &'f [u8]> + use<'f> {
+    let found = move |field: &&(Bytes, Bytes)| field.0.eq_ignore_ascii_case(name.as_bytes());
+    fields.iter().filter(found).map(|(_, value)| &value[..])
 }
 
 /// The target of a request.
