@@ -120,6 +120,11 @@ impl Meter {
         // Behind the lock, or within it: `end` finds the waker, or this finds the word.
         self.ending.load(Ordering::Acquire)
     }
+
+    /// Waits until the session shall end. Only the task that asked last is woken.
+    pub(crate) async fn ended(&self) {
+        poll_fn(|context| if self.poll_end(context) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
 }
 
 #[cfg(test)]

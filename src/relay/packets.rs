@@ -191,7 +191,7 @@ impl<P: Port> Session<P> {
         let ways = Ways { client: &client, meter: &meter, port: &port, alive: &alive };
         let (by, occasion) = tokio::select! {
             biased;
-            () = poll_fn(|context| if meter.poll_end(context) { Poll::Ready(()) } else { Poll::Pending }) => {
+            () = meter.ended() => {
                 (End::Closed, Occasion::Own)
             }
             end = ways.up(&mut up) => end,

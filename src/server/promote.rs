@@ -14,7 +14,6 @@ use super::Server;
 use super::connection::{Rest, span_to_the_end};
 use super::event::Event;
 use super::sessions::{Entry, Live};
-use super::tariff::Charges;
 use super::understanding::AT_ONCE;
 use crate::auth::{Permit, Secret, UnixTime};
 use crate::base::summary::{self, Cause};
@@ -25,7 +24,6 @@ use crate::crypto::Ctr;
 use crate::crypto::kdf::KeyIv;
 use crate::net::sockopt;
 use crate::relay::downlink::Downlink;
-use crate::relay::meter::Meter;
 use crate::relay::packets::{self, Packer, Unpacker};
 use crate::relay::sizing::Pattern;
 use crate::relay::stream::{self, LastRecords, Manner, Occasion, Session};
@@ -94,18 +92,9 @@ pub(super) async fn session(
     if let Some(welcome) = welcome.as_mut().filter(|_| first.len() > record_left) {
         welcome.client_spoke(Instant::now());
     }
-    let entry = server.sessions.enter(Live {
-        id: server.sessions.number(),
-        member: Arc::clone(permit.member()),
-        dc,
-        class,
-        since: SystemTime::now().into(),
-        from: peer.ip().to_canonical(),
-        key: permit.key(),
-        greeted: Some(fingerprint).filter(|_| greeted),
-        opened_with: came_along as u64,
-        meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
-    });
+    let mut live = Live::inside(server.sessions.number(), &permit, (dc, class), peer.ip(), came_along);
+    live.greeted = Some(fingerprint).filter(|_| greeted);
+    let entry = server.sessions.enter(live);
     // What came along with the header is paid for before it is moved, as everything that follows.
     if timeout(idle, entry.live().meter.opened_with(came_along)).await != Ok(true) {
         return Some(Box::pin(stream::goodbye(client, down, manner, welcome, Occasion::Own)));

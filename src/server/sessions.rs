@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::auth::{Keyring, Member, Refusal, SecretTag, UnixTime};
+use super::tariff::Charges;
+use crate::auth::{Keyring, Member, Permit, Refusal, SecretTag, UnixTime};
 use crate::relay::meter::Meter;
 use crate::telegram::DcId;
 use crate::wire::HelloClass;
@@ -53,6 +54,30 @@ impl Moved {
 }
 
 impl Live {
+    /// A session that begins now, of a client that was not greeted. `id` is its number, `client` is what it asked for and
+    /// how, and so many bytes came along with its header.
+    pub(super) fn inside(
+        id: u64,
+        permit: &Permit,
+        (dc, class): (DcId, HelloClass),
+        from: IpAddr,
+        came_along: usize,
+    ) -> Self {
+        let member = permit.member();
+        Self {
+            id,
+            member: Arc::clone(member),
+            dc,
+            class,
+            since: SystemTime::now().into(),
+            from: from.to_canonical(),
+            key: permit.key(),
+            greeted: None,
+            opened_with: came_along as u64,
+            meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(member))))),
+        }
+    }
+
     /// Tells the member what was moved since the last time.
     pub fn count(&self, now: UnixTime) {
         let (up, down) = self.meter.news();

@@ -24,8 +24,7 @@ use super::Server;
 use super::event::Event;
 use super::promote::{Opening, over, reach};
 use super::sessions::{Entry, Live};
-use super::tariff::Charges;
-use crate::auth::{Key, Permit, Secret, UnixTime, replay};
+use crate::auth::{Key, Permit, Secret, replay};
 use crate::base::summary::{self, Cause};
 use crate::cover::site::extension::{Claim, SiteExtension, VisitorRequest};
 use crate::crypto::Ctr;
@@ -100,7 +99,9 @@ async fn serve(server: Arc<Server>, mut stream: WebStream) {
     let (peer, member) = (stream.handle.peer(), permit.member());
     let (class, took) = (HelloClass::Other, since.elapsed());
     server.observer.observe(&Event::Admitted { from: peer, member, class, took, by_cover: false });
-    let entry = enter(&server, &permit, &opened, peer, rest.len());
+    let asked = (DcId::new(opened.dc), class);
+    let live = Live::inside(server.sessions.number(), &permit, asked, peer.ip(), rest.len());
+    let entry = server.sessions.enter(live);
     AdmittedStream { server, stream, opened, permit, entry, rest }.carry().await;
 }
 
@@ -138,21 +139,6 @@ async fn admit(server: &Server, handle: &StreamHandle, header: &[u8; HEADER]) ->
     }
 }
 
-fn enter(server: &Server, permit: &Permit, opened: &Opened, peer: SocketAddr, came_along: usize) -> Entry {
-    server.sessions.enter(Live {
-        id: server.sessions.number(),
-        member: Arc::clone(permit.member()),
-        dc: DcId::new(opened.dc),
-        class: HelloClass::Other,
-        since: UnixTime::from(SystemTime::now()),
-        from: peer.ip().to_canonical(),
-        key: permit.key(),
-        greeted: None,
-        opened_with: came_along as u64,
-        meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(permit.member()))))),
-    })
-}
-
 /// A stream that is inside, with everything that it needs but a far side.
 struct AdmittedStream {
     server: Arc<Server>,
@@ -182,7 +168,7 @@ impl AdmittedStream {
             biased;
             reached = reach(&server, dc, permit.member().name(), opening) => reached.ok(),
             () = closed(&mut stream.uplink, &mut waiting) => None,
-            () = ending(meter) => None,
+            () = meter.ended() => None,
         };
         let Some((Reached { stream: far, by, .. }, opening)) = reached else { return };
         debug!(address = far.peer_addr().ok().map(field::display::<SocketAddr>), "stream");
@@ -210,11 +196,6 @@ async fn closed(uplink: &mut UnboundedReceiver<Bytes>, waiting: &mut Vec<Bytes>)
     }
 }
 
-/// Done when the session shall end.
-async fn ending(meter: &Meter) {
-    poll_fn(|context| if meter.poll_end(context) { Poll::Ready(()) } else { Poll::Pending }).await;
-}
-
 /// A stream and its data centre. Bytes of the data centre are under the client's own keys and pass as they are, unless
 /// another proxy is between; they are read only as far as the app has given credit and its carrier takes them, so the
 /// back-pressure is the kernel's.
@@ -239,7 +220,7 @@ impl StreamRelay<'_> {
             let down = pass_down(&far, handle, meter, down);
             let mut up = pin!(up);
             let mut down = pin!(down);
-            let mut over = pin!(ending(meter));
+            let mut over = pin!(meter.ended());
             let mut late = pin!(silence(meter, idle));
             poll_fn(|context| {
                 if over.as_mut().poll(context).is_ready() {
