@@ -170,7 +170,7 @@ pub fn change(
         let path = spread::renew(table, &secret).map(|written| folder.join(written));
         Ok(Some((secret, path)))
     };
-    // Before the configuration says so: with the old secret nobody must have the new name, not for a moment.
+    // Before the configuration says so: the old secret must not be good under the new name, not for a moment.
     let moved = edit_with(file, changed, |moved| match moved {
         Some((secret, Some(path))) => write(path, secret, Access::Kept),
         _ => Ok(()),

@@ -222,7 +222,7 @@ impl IdleEnd {
     }
 
     /// What to go by after a visit, with what was `known` before. A limit shorter than that is believed once two visits in
-    /// a row agree on it, for servers that are reloaded leave whoever rests; until then it is `doubted`.
+    /// a row agree on it, for servers that are reloaded close connections that rest; until then it is `doubted`.
     pub(super) fn weighed(known: Option<Self>, seen: Option<Self>, doubted: &mut Option<Self>) -> Option<Self> {
         let Some(seen) = seen else { return known };
         let limit = |one: &Self| one.after_ms.unwrap_or(u64::MAX);

@@ -45,7 +45,7 @@ const PAUSE: Duration = Duration::from_millis(120);
 /// How long the end of a connection is waited for.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// What nobody may be told apart by.
+/// Features by which sessions and visits must not be told apart.
 const FAR: f64 = 0.6;
 
 #[test]
@@ -75,7 +75,7 @@ fn a_forest_cannot_tell_sessions_from_visits() {
 
 type Features = fn(&Seen) -> Vec<f64>;
 
-/// Parts of what is seen, and whether it is promised that nobody is told by them.
+/// Parts of what is seen, and whether it is promised that they tell nothing.
 const GROUPS: [(&str, bool, Features); 7] = [
     ("flight", false, |seen| seen.flight.clone()),
     ("records of the greeting", true, |seen| seen.records.clone()),

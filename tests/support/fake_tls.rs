@@ -122,7 +122,7 @@ impl Session {
         }
     }
 
-    /// The bare connection, for whoever does not care for what comes.
+    /// The bare connection, for tests that do not look at what comes.
     pub fn into_stream(self) -> TcpStream {
         self.up.write.reunite(self.down.read).expect("two halves of one stream")
     }
