@@ -30,7 +30,7 @@ pub fn page(report: &Report) -> String {
         body += &histograms(latency);
     }
     body += &measured(report);
-    body += &findings(report, "Wavered, as the cover or this machine does by itself", &report.noise);
+    body += &findings(report, "Varied, as the cover or this machine does by itself", &report.noise);
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n<title>vizard audit</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"

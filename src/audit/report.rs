@@ -114,12 +114,12 @@ impl Report {
             Verdict::Same => format!("None of {probes} probes tells you from your cover.{}", self.not_looked_at()),
             Verdict::Different => {
                 let tell = if found == 1 { "tells" } else { "tell" };
-                format!("{found} of {probes} probes {tell} you from your cover.{}", self.not_looked_at())
+                format!("{found} of {probes} probes {tell} the proxy from its cover.{}", self.not_looked_at())
             }
             Verdict::Nothing => format!("Nothing was looked at.{}", self.not_looked_at()),
             Verdict::NotAdmitted => {
                 format!(
-                    "No hello with the secret of {} was let in, so the probes with the secret say nothing.",
+                    "No hello with the secret of {} was accepted, so the probes with the secret say nothing.",
                     self.user
                 )
             }
@@ -159,7 +159,7 @@ impl Report {
     pub fn summary(&self) -> String {
         let mut text = format!("{} as {}, against {}\n\n{}\n", self.proxy, self.name, self.cover, self.headline());
         if self.verdict() == Verdict::Different && self.admitted == Some(false) {
-            let _ = writeln!(text, "No hello with the secret of {} was let in: is this the right proxy?", self.user);
+            let _ = writeln!(text, "No hello with the secret of {} was accepted: is this the right proxy?", self.user);
         }
         let shown = &self.differences[..self.differences.len().min(SHOWN)];
         if self.differences.len() > SHOWN {
@@ -186,7 +186,7 @@ impl Report {
         }
         if !self.noise.is_empty() {
             let _ =
-                writeln!(text, "\n{} probes wavered, as the cover or this machine does by itself.", self.noise.len());
+                writeln!(text, "\n{} probes varied, as the cover or this machine does by itself.", self.noise.len());
         }
         text + &self.scope() + &format!("seed {}", self.seed)
     }
@@ -307,7 +307,7 @@ pub(super) mod tests {
         let order: Vec<_> = report.differences.iter().map(|finding| finding.probe.as_str()).collect();
         assert_eq!(order, ["seen", "a", "late", "b", "secret"]);
         let summary = report.summary();
-        assert!(summary.contains("5 of 160 probes tell you from your cover."), "{summary}");
+        assert!(summary.contains("5 of 160 probes tell the proxy from its cover."), "{summary}");
         assert!(summary.contains("--only 'seen' --seed 7") && !summary.contains("--only 'secret'"), "{summary}");
     }
 

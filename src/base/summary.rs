@@ -176,7 +176,7 @@ impl Summary {
         lines.sort_by(|a, b| (b.severity, b.count, &a.user).cmp(&(a.severity, a.count, &b.user)));
         let more = std::mem::take(&mut table.more);
         if more > 0 {
-            let what = "more happened than is told apart";
+            let what = "more events than are listed separately";
             let (severity, reason, detail) = (Severity::Info, String::new(), String::new());
             lines.push(Line { what, severity, user: None, reason, detail, count: more });
         }

@@ -30,19 +30,19 @@ pub struct Arguments {
     /// Use the secret of this user instead of the first one's
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Leave out what takes over ten seconds, and measure less: a minute in place of four
+    /// Skip what takes over ten seconds, and measure less: one minute instead of four
     #[arg(long)]
     fast: bool,
     /// Only the probe of this name, or those whose names contain this, `*` standing for anything; may be repeated
     #[arg(long, value_name = "PATTERN")]
     only: Vec<String>,
-    /// Repeat the run of this number
+    /// Repeat the run with this seed
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Rounds in which a probe is played that showed a difference
     #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
-    /// Number of hellos of each kind that are timed, in place of 300, or 60 with --fast
+    /// Number of hellos of each kind that to time instead of 300, or of 60 with --fast
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(20..=10_000))]
     samples: Option<u16>,
     /// Wait this many seconds for the ends of silent connections, which are left out otherwise
@@ -89,8 +89,7 @@ pub fn audit(arguments: &Arguments, environment: &Environment) -> Result<(), Fai
     let proxy = proxy(arguments, &config)?;
     run::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime =
-        runtime.map_err(|error| unusable(format!("cannot start: {error}"), "see whether threads are left"))?;
+    let runtime = runtime.map_err(|error| unusable(format!("cannot start: {error}"), "check the limit of threads"))?;
     let outcome = runtime.block_on(compare(arguments, &choice, &config, proxy, &list));
     runtime.shutdown_timeout(Duration::from_secs(1));
     hand_out(arguments, &outcome?)
@@ -141,10 +140,10 @@ async fn compare(
         return Err(unusable(format!("nobody accepts connections at {proxy}"), "start the proxy, or correct --proxy"));
     }
     if cover.addr == proxy {
-        return Err(unusable("the cover and the proxy are one", "name the proxy with --proxy"));
+        return Err(unusable("the cover and the proxy are the same server", "name the proxy with --proxy"));
     }
     let relay = Relay::start(cover.addr, Fault::None).await;
-    let relay = relay.map_err(|error| unusable(format!("cannot listen: {error}"), "see whether ports are left"))?;
+    let relay = relay.map_err(|error| unusable(format!("cannot listen: {error}"), "check for free ports"))?;
     let limit = LIMITS[usize::from(!choice.fast)];
     let plan = Plan {
         subject: Subject { key: *user.secret.bytes(), name: config.name_of(user).to_string(), dc: NOWHERE },
@@ -262,7 +261,7 @@ fn hand_out(arguments: &Arguments, report: &Report) -> Result<(), Failure> {
         Verdict::Same => Ok(()),
         Verdict::Different => Err(Failure::new(
             "the proxy can be told from its cover",
-            "repeat one difference with the words behind `again:` and the same flags, and report it",
+            "repeat one difference with the command after `again:` and the same flags, and report it",
         )),
         Verdict::Nothing => Err(unusable(report.headline(), "add the flags that the report names")),
         Verdict::NotAdmitted => Err(unusable(

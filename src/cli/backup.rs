@@ -73,11 +73,11 @@ pub fn backup(arguments: &Backup, environment: &Environment) -> Result<(), Failu
         }
     };
     files::replace_file(&arguments.to, &bytes, Access::Private).map_err(|error| cannot_write(&arguments.to, &error))?;
-    let mut text = format!("{} is written, with {} bytes.\n", arguments.to.display(), bytes.len());
+    let mut text = format!("{} is written ({} bytes).\n", arguments.to.display(), bytes.len());
     text += &contents(&archive);
     if passphrase.is_none() {
         text +=
-            "\nIt holds secrets, and whoever can read it holds them: keep it like a key, or encrypt it: --encrypt\n";
+            "\nIt contains secrets that anyone who can read it gets: keep it like a key, or encrypt it: --encrypt\n";
     }
     output::print(text.trim_end());
     Ok(())
@@ -86,7 +86,7 @@ pub fn backup(arguments: &Backup, environment: &Environment) -> Result<(), Failu
 fn gather(path: Option<PathBuf>, named: &[PathBuf], draft: &Draft) -> Result<Archive, Failure> {
     let unreadable = |path: &Path, error: io::Error| {
         let message = format!("{} cannot be read: {error}", path.display());
-        Failure::new(message, "be the user of the proxy or root")
+        Failure::new(message, "run this as the user of the proxy or root")
     };
     let author = path.as_deref().map(owner).transpose().map_err(|error| unreadable(&draft.state_dir, error))?;
     let read = |path: &PathBuf| read(path, author).map_err(|error| unreadable(path, error));
@@ -146,19 +146,19 @@ fn elsewhere(draft: &Draft) -> Vec<String> {
         }
     }
     if let Some(log) = &draft.misuse.audit_log {
-        left_out.push(format!("the audit log {}: it shall end when its time has come", log.file.display()));
+        left_out.push(format!("the audit log {}: its entries have to expire", log.file.display()));
     }
     left_out
 }
 
 pub(super) fn contents(archive: &Archive) -> String {
     let Manifest { config, state_dir, files, left_out, .. } = &archive.manifest;
-    let mut text = "In it are\n".to_owned();
+    let mut text = "It contains\n".to_owned();
     text += &config.as_ref().map(|path| format!("  - the configuration {}\n", path.display())).unwrap_or_default();
     files.iter().for_each(|path| text += &format!("  - {}\n", path.display()));
     text += &format!("  - {} files of {}\n", archive.state.len(), state_dir.display());
     if !left_out.is_empty() {
-        text += "Not in it are\n";
+        text += "It does not contain\n";
         left_out.iter().for_each(|what| text += &format!("  - {what}\n"));
     }
     text
@@ -176,10 +176,7 @@ impl Lock {
         };
         if new && passphrase.chars().count() < SHORTEST {
             let message = format!("the passphrase has fewer than {SHORTEST} characters");
-            return Err(Failure::usage(
-                message,
-                "take a longer one, best one that was made: `vizard secret` makes one",
-            ));
+            return Err(Failure::usage(message, "use a longer one, best a generated one: `vizard secret` prints one"));
         }
         Ok(passphrase)
     }
@@ -188,7 +185,7 @@ impl Lock {
 fn asked(new: bool) -> Result<Zeroizing<String>, Failure> {
     let mut question = dialoguer::Password::new().with_prompt("Passphrase");
     if new {
-        question = question.with_confirmation("Once more", "That is not the same.");
+        question = question.with_confirmation("Repeat it", "The two are different.");
     }
     question.interact().map(Zeroizing::new).map_err(|_| {
         Failure::usage("there is no terminal to ask for the passphrase", "name a file: --passphrase-file FILE")
@@ -196,7 +193,7 @@ fn asked(new: bool) -> Result<Zeroizing<String>, Failure> {
 }
 
 pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    let next = "name another place, or be the user of the proxy or root";
+    let next = "name another place, or run this as the user of the proxy or root";
     Failure::new(format!("{} cannot be written: {error}", path.display()), next)
 }
 
@@ -206,7 +203,7 @@ pub(super) fn exists(paths: &[PathBuf]) -> Failure {
         0 | 1 => String::new(),
         count => format!(" and {} more", count - 1),
     };
-    Failure::usage(format!("{first}{more} would be replaced"), "name another place, or say so: --force")
+    Failure::usage(format!("{first}{more} would be replaced"), "name another place, or add --force")
 }
 
 impl From<SealError> for Failure {

@@ -90,13 +90,13 @@ fn summary(draft: &Draft) -> String {
     let proxied = draft.proxied.listen.iter().map(|address| format!("{address} (behind a PROXY protocol header)"));
     let listen = listen.into_iter().chain(proxied).collect::<Vec<_>>().join(", ");
     let users = match &draft.users[..] {
-        [] if had_users(&draft.state_dir) => "none: nobody can enter".into(),
-        [] => "one user with a secret made at the first start".into(),
+        [] if had_users(&draft.state_dir) => "none: no client can connect".into(),
+        [] => "one user with a secret generated at the first start".into(),
         users if users.len() > MOST => format!("{} users", users.len()),
         users => users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>().join(", "),
     };
     let names = draft.domain.iter().chain(&draft.names).map(ToString::to_string).collect::<Vec<_>>();
-    let domain = if names.is_empty() { "made up at the first start, for trying out".to_owned() } else { list(&names) };
+    let domain = if names.is_empty() { "generated at the first start, for tests".to_owned() } else { list(&names) };
     let cover = match &draft.cover {
         CoverDraft::Site { acme: Some(authority), .. } => {
             let host = authority.directory.host().unwrap_or_default();

@@ -51,7 +51,7 @@ fn tight_limits(draft: &Draft) -> Vec<String> {
         0..=MOST => users.join(", "),
         count => format!("{} and {} more", users[..MOST].join(", "), count - MOST),
     };
-    let why = "one client opens 13 to 18 connections at once, and tries without end what is refused";
+    let why = "one client opens 13 to 18 connections at once, and endlessly retries those that are refused";
     let address = draft.misuse.limits.address.connections.filter(|most| most.get() < FEW);
     let found = [
         (!users.is_empty())
@@ -79,7 +79,7 @@ pub(super) fn crowded_names(draft: &Draft) -> Option<(String, &'static str)> {
     };
     let what = format!(
         "{name} has {keys} keys of users: every hello is tried with all of them, and above {HIDDEN} that takes longer than the \
-         time of the cover's own answer hides"
+         longer than the cover's own answer"
     );
     Some((what, next))
 }
@@ -111,7 +111,8 @@ fn wide_lists(draft: &Draft, lists: &lists::State) -> Vec<String> {
     let sentence = |(why, whom): (String, Vec<String>)| {
         let whom = whom.join(", ");
         format!(
-            "{whom} may not enter ({why}): this machine, a home network or a front; put what should on a list of lists.allow"
+            "{whom} would be rejected ({why}): this machine, a home network or a front; to accept them, add them to a \
+             list of lists.allow"
         )
     };
     barred.into_iter().map(sentence).collect()
@@ -190,13 +191,13 @@ mod tests {
         let said = found(&format!("[lists]\ndeny = [\"{wide}\"]\n"));
         assert_eq!(said.len(), 1, "{said:?}");
         assert!(
-            said[0].starts_with(&format!("127.0.0.0/8, 10.0.0.0/8 may not enter (on a deny list: {wide})")),
+            said[0].starts_with(&format!("127.0.0.0/8, 10.0.0.0/8 would be rejected (on a deny list: {wide})")),
             "{said:?}"
         );
         let said = found(&format!("[lists]\ndeny = [\"{wide}\"]\nallow = [\"{home}\"]\n"));
-        assert!(said[0].starts_with("10.0.0.0/8 may not enter"), "{said:?}");
+        assert!(said[0].starts_with("10.0.0.0/8 would be rejected"), "{said:?}");
         let front = "[proxy_protocol]\nlisten = [\"127.0.0.1:8443\"]\nfrom = [\"192.0.2.7\"]\n";
         let said = found(&format!("{front}[lists]\ndeny = [\"{wide}\"]\n"));
-        assert!(said[0].contains("the front 192.0.2.7/32 may not enter"), "{said:?}");
+        assert!(said[0].contains("the front 192.0.2.7/32 would be rejected"), "{said:?}");
     }
 }

@@ -80,7 +80,7 @@ pub fn greet(config: &Config, listeners: &[SocketAddr], format: LogFormat, comma
 /// The greeting in words.
 pub fn greeting(config: &Config, listeners: &[SocketAddr], host: Option<&Host>, links: &Links) -> String {
     let mut text = format!("vizard {} listens on {}\n", env!("CARGO_PKG_VERSION"), texts(listeners).join(", "));
-    text += &format!("Strangers meet {}.\n\n", cover(config));
+    text += &format!("Visitors see {}.\n\n", cover(config));
     match (links, host) {
         _ if config.users.is_empty() => text += &format!("Attention: {NOBODY}.\n\n"),
         (Links::Shown, Some(host)) => {
@@ -101,7 +101,7 @@ pub fn greeting(config: &Config, listeners: &[SocketAddr], host: Option<&Host>, 
     }
     let missing = missing(config, listeners, host);
     if !missing.is_empty() {
-        text += "Good for trying out. For real use there is still missing:\n";
+        text += "Good for trying out. For real use, this is still missing:\n";
         missing.iter().for_each(|item| text += &format!("  - {item}\n"));
     }
     text.trim_end().to_owned() + "\n"

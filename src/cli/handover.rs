@@ -69,7 +69,7 @@ pub(super) fn lock(state: &Path) -> Result<Option<StateLock>, Failure> {
             let holder = holder.map(|process| format!(" (process {process})")).unwrap_or_default();
             Err(Failure::usage(
                 format!("another proxy{holder} runs with the state directory {}", state.display()),
-                "end that one first, have it replaced with `vizard upgrade`, or name another folder with --state-dir",
+                "stop that one first, replace it with `vizard upgrade`, or name another folder with --state-dir",
             ))
         }
         Err(NotLocked::Impossible(error)) => {
@@ -122,7 +122,7 @@ fn until_alone(state: &Path, handle: &Handle) {
 }
 
 fn failed(error: &io::Error) -> Failure {
-    Failure::new(format!("the running proxy did not hand over: {error}"), "see its log; it goes on as before")
+    Failure::new(format!("the running proxy did not hand over: {error}"), "see its log; it keeps running")
 }
 
 /// Tasks that only one process can run at a time.
@@ -190,7 +190,7 @@ impl Departure {
             let Some(taker) = takers.recv().await else { return std::future::pending().await };
             match self.leave(taker, handle, manager, books).await {
                 Ok(leaving) => break leaving,
-                Err(error) => warn!(%error, "another process wanted to take over and has not; everything goes on here"),
+                Err(error) => warn!(%error, "another process tried to take over and failed; this one keeps running"),
             }
         };
         manager.hush();
@@ -226,7 +226,7 @@ impl Departure {
         books: Option<&Books>,
     ) -> io::Result<Leaving> {
         if handle.is_draining() {
-            return Err(io::Error::other("this one is about to end"));
+            return Err(io::Error::other("this process is about to exit"));
         }
         let (passed, watchdog) = (handle.pass()?, manager.watchdog());
         let (state, lock) = {
@@ -236,7 +236,7 @@ impl Departure {
         let offering = spawn_blocking(move || Leaving::offer(taker, passed, lock, watchdog));
         let leaving = offering.await.map_err(io::Error::other)??;
         let mark = block_in_place(|| state_lock::Leaving::mark(&state)).map_err(|error| {
-            io::Error::other(format!("others could not know of the connections here, since {UNMARKED}: {error}"))
+            io::Error::other(format!("other processes could not see the connections here, because {UNMARKED}: {error}"))
         })?;
         self.left().mark = Some(mark);
         let whole = handle.judge().replay.share(Company::Leaving);
@@ -254,8 +254,9 @@ impl Departure {
 }
 
 const UNMARKED: &str = "the file `leaving` in the state directory cannot be locked";
-const UNSAVED: &str = "hellos were spent that are not on disk, and another process would let them in: make room for the file \
-                       `replay` in the state directory first, or end this one and start the other if that must be";
+const UNSAVED: &str = "part of the replay cache is not on disk, and another process would accept those hellos again: \
+                       make room for the file `replay` in the state directory first, or stop this process and start \
+                       the other";
 
 /// Leaves the books, then the listeners. Clients are accepted here until the other process has nothing left to do but that.
 async fn give_way(mut leaving: Leaving, handle: &Handle, books: Option<&Books>) -> io::Result<Leaving> {

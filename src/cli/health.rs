@@ -29,7 +29,7 @@ pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     let draft = load(flags, environment)?.draft;
     // Any name does: whoever knows no better is answered as well.
     let name = draft.domain.clone().or_else(|| "localhost.test".parse().ok());
-    let name = name.ok_or_else(|| Failure::new("there is no name to ask for", "name one with --domain"))?;
+    let name = name.ok_or_else(|| Failure::new("there is no domain to ask for", "name one with --domain"))?;
     let remote = match &draft.cover {
         CoverDraft::Remote(settings) => Some(settings.clone()),
         CoverDraft::Site { .. } => None,
@@ -63,7 +63,7 @@ pub(super) async fn visit(
     for target in ways {
         return match front(target, name).await {
             Ok(Reaction::Answered) => Ok(format!("{target} answers")),
-            Ok(Reaction::Closed) if remote.is_some() => Ok(format!("{target} serves; its cover is away")),
+            Ok(Reaction::Closed) if remote.is_some() => Ok(format!("{target} is serving; its cover is unreachable")),
             Ok(Reaction::Closed) => Err(format!("{target} closes connections without an answer")),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 let hangs = match remote {
@@ -73,7 +73,7 @@ pub(super) async fn visit(
                 };
                 match hangs {
                     true => Err(format!("{target} accepts connections and does not answer: the proxy hangs")),
-                    false => Ok(format!("{target} accepts connections; its cover does not answer, and nor does it")),
+                    false => Ok(format!("{target} accepts connections; no answer from it or its cover")),
                 }
             }
             Err(_) => continue,

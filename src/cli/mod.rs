@@ -131,30 +131,30 @@ struct Arguments {
 const TEACH: &str = "\
 First link in a minute:
   vizard run                        try it out: makes a secret and a small site, prints the link
-  vizard init                       set it up: asks little, writes the configuration, prints the link
+  vizard init                       set it up: asks a few questions, writes the configuration, prints the link
   vizard run --domain example.com   hide behind that site
   vizard check --config FILE        see every mistake of a configuration at once
 
-Every setting can stand in a file; docs/vizard.example.toml has them all. `vizard COMMAND --help` has examples.
+Every setting can be written in a file; docs/vizard.example.toml has them all. `vizard COMMAND --help` has examples.
 
 Exit codes:
-  0  done, and all is well
-  1  it could not be done, or something is wrong: what it is and what to do about it stands above
+  0  success
+  1  failure, or something is wrong: the messages above say what it is and what to do about it
   2  wrong usage, or the configuration cannot be used; `vizard COMMAND --help` has each command's own";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Set up: ask little, write the configuration, examine it, print the link
+    /// Set up: ask a few questions, write the configuration, check it, print the link
     ///
-    /// Proposes an answer to every question, and asks none that a flag answers. Without a terminal, or with --yes, the
-    /// proposals hold. Takes over the configuration of another proxy with --import.
+    /// Suggests an answer to every question, and skips those that a flag answers. Without a terminal, or with --yes,
+    /// the suggestions are used. Imports the configuration of another proxy with --import.
     Init(init::Arguments),
     /// Run the proxy
     ///
     /// Without any configuration it makes a secret, keeps it in the state directory, serves a built-in site, and prints
-    /// the link to hand out. Flags go before environment variables, those before the file.
+    /// the link to hand out. Flags override environment variables, and those override the file.
     Run(Run),
-    /// Check a configuration and print every complaint
+    /// Check a configuration and print every mistake
     ///
     /// Changes nothing, neither here nor in a running proxy.
     Check(Settings),
@@ -162,41 +162,40 @@ enum Command {
     Secret(secret::Arguments),
     /// Print the links to hand out, with a QR code
     Link(link::Arguments),
-    /// Try on the running proxy what a censor would try, and compare it with its cover
+    /// Probe the running proxy as a censor would, and compare it with its cover
     ///
-    /// Plays some hundreds of named probes against the proxy, its cover and a bare relay before the cover. Leaves
-    /// Telegram alone.
+    /// Runs some hundreds of named probes against the proxy, its cover and a bare relay in front of the cover. Does not
+    /// contact Telegram.
     Audit(audit::Arguments),
-    /// Ask whether the proxy serves (for the health check of a container)
+    /// Check that the proxy is serving (for the health check of a container)
     ///
-    /// Begins a visit at the first listener of the configuration and waits for the reaction, which takes a few seconds at
-    /// most.
+    /// Connects to the first listener of the configuration as a visitor and waits for an answer, a few seconds at most.
     Health(Settings),
-    /// Say who may enter: add, list, show, change, enable, disable, rotate, remove, link
+    /// Manage users: add, list, show, change, enable, disable, rotate, remove, link
     ///
-    /// Changes are written into the configuration file, with its comments kept, and a running proxy takes them over by
-    /// itself. A user who may not enter meets the cover, as everybody else does.
+    /// Changes are written into the configuration file, with its comments kept, and a running proxy applies them by
+    /// itself. A user who is rejected sees the cover, as everybody else does.
     User(user::Arguments),
-    /// Write configuration, secrets, usage and the memory of spent hellos into one file
+    /// Write configuration, secrets, usage and the replay cache into one file
     ///
-    /// The proxy may run meanwhile. What is kept by others, such as certificates and pages, is not in the file, and is
-    /// named. With --encrypt or --passphrase-file it is encrypted.
+    /// The proxy may keep running. Files that belong to others, such as certificates and pages, are not included but
+    /// listed. With --encrypt or --passphrase-file it is encrypted.
     Backup(backup::Backup),
-    /// Put back what `vizard backup` has written
+    /// Restore what `vizard backup` has written
     ///
-    /// Refuses while a proxy runs there, and where files would be replaced, unless --force says so. Restore only what you
-    /// have made: a backup says itself where its files go.
+    /// Refuses while a proxy runs there, or if files would be replaced without --force. Restore only backups that you
+    /// have made: a backup itself says where its files go.
     Restore(restore::Restore),
-    /// Have the running proxy read its configuration again
+    /// Make the running proxy reload its configuration
     ///
-    /// Speaks to the proxy that has the state directory, and tells what came of it. Users hold even where something else
-    /// cannot be taken.
+    /// Asks the proxy that uses the state directory, and prints the result. Changes to users apply even if the rest is
+    /// rejected.
     Reload(reload::Arguments),
-    /// Have a new process take over from the running proxy, without refusing a connection
+    /// Replace the running proxy with a new process, without refusing a connection
     ///
-    /// The new process is of the program that this command is, so install that first; it reads the configuration and takes
-    /// the listeners, then the old one ends when its sessions have. To be called with the flags of `vizard run`. Under
-    /// systemd: `systemctl reload vizard`.
+    /// The new process runs the program of this command, so install the new version first; it reads the configuration
+    /// and takes over the listeners, and the old one exits when its sessions have ended. Use the flags of `vizard run`.
+    /// Under systemd: `systemctl reload vizard`.
     Upgrade(upgrade::Arguments),
     /// Make a token for the admin listener
     ///
@@ -206,11 +205,11 @@ enum Command {
     Status(status::Arguments),
     /// Watch what the running proxy is doing
     ///
-    /// A view for the terminal that is drawn anew every two seconds. `q` ends it.
+    /// A view for the terminal, refreshed every two seconds. `q` quits.
     Top(top::Arguments),
-    /// Say whether this installation will work and be believed
+    /// Check that this installation works and passes for a web site
     ///
-    /// Examines configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes
+    /// Checks configuration, ports, clock, name, certificate, cover, data centres and each user's login, and changes
     /// nothing.
     Doctor(doctor::Arguments),
     /// Make manual pages, completions and the schema of configuration files, for packages and editors
@@ -226,7 +225,7 @@ struct Run {
     /// Take over from the proxy that runs with this state directory; what `vizard upgrade` does
     #[arg(long)]
     take_over: bool,
-    /// Once it has taken over, write the log where this process does
+    /// After the take-over, write the log where this process does
     #[arg(long, hide = true, value_name = "PID", requires = "take_over")]
     log_of: Option<u32>,
 }
@@ -240,10 +239,10 @@ struct Settings {
     /// Folder for what must survive a restart [environment: VIZARD_STATE_DIR]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Accept clients here, e.g. [::]:443; may be repeated [environment: VIZARD_LISTEN]
+    /// Listen on this address, e.g. [::]:443; may be repeated [environment: VIZARD_LISTEN]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<String>,
-    /// The name that links carry; without more, that site is the cover [environment: VIZARD_DOMAIN]
+    /// Domain name in links; its site is the cover unless --cover names another [environment: VIZARD_DOMAIN]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
     /// Site that strangers meet: the built-in site or a web server elsewhere [environment: VIZARD_COVER]
@@ -261,7 +260,7 @@ struct Settings {
     /// Address of a data centre instead of the built-in ones; may be repeated
     #[arg(long, value_name = "N=ADDR:PORT", allow_hyphen_values = true)]
     dc: Vec<String>,
-    /// Shape of the log [environment: VIZARD_LOG]
+    /// Format of the log [environment: VIZARD_LOG]
     #[arg(long, value_name = "text|json")]
     log: Option<String>,
     /// Host name or address that links name [environment: VIZARD_LINK_HOST]

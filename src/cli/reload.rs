@@ -10,7 +10,7 @@ use crate::ops::reload::{Applied, Refused, Removals, Terms};
 /// Flags of `vizard reload`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Take the configuration also if the last user or more than half of them are gone from it
+    /// Apply the configuration even if the last user or more than half of them are missing from it
     #[arg(long)]
     allow_removals: bool,
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub(super) fn reload_on(flags: &Flags, environment: &Environment, terms: &Terms)
         }
         Ok(Answer::Who(_) | Answer::Open(_)) => Err(Failure::new("the proxy did not understand", "see its log")),
         Ok(Answer::Refused(refused)) => {
-            Err(Failure::new(refusal(&refused), "correct what is said above; `vizard check` shows the places"))
+            Err(Failure::new(refusal(&refused), "fix the mistakes above; `vizard check` shows where they are"))
         }
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             Err(Failure::usage(
@@ -43,7 +43,7 @@ pub(super) fn reload_on(flags: &Flags, environment: &Environment, terms: &Terms)
         }
         Err(error) => Err(Failure::usage(
             format!("the proxy could not be asked: {error}"),
-            "be its user or root, and see its log",
+            "run this as its user or root, and see its log",
         )),
     }
 }
@@ -61,9 +61,9 @@ pub(super) fn after_new(flags: &Flags, environment: &Environment) -> Result<(), 
 }
 
 fn tell(flags: &Flags, environment: &Environment, terms: Terms) -> Result<(), Failure> {
-    const WRITTEN: &str = "the file is changed, but the running proxy has not taken it";
+    const WRITTEN: &str = "the file is changed, but the running proxy has not applied it";
     let state = config::state_dir(flags, environment)?;
-    match progress::during("the running proxy takes it", || control::ask_to_reload(&state, &terms)) {
+    match progress::during("the running proxy applies it", || control::ask_to_reload(&state, &terms)) {
         Ok(Answer::Applied(Applied { warnings, .. })) => {
             warnings.iter().for_each(|warning| output::complain(format!("warning: {warning}")));
             Ok(())
@@ -74,14 +74,14 @@ fn tell(flags: &Flags, environment: &Environment, terms: Terms) -> Result<(), Fa
             Ok(())
         }
         Ok(Answer::Refused(refused)) => {
-            let next = "correct what is said above, then `vizard reload`";
+            let next = "fix the mistakes above, then `vizard reload`";
             Err(Failure::new(format!("{WRITTEN}\n  {}", refused.complaints.join("\n  ")), next))
         }
         Ok(Answer::Who(_) | Answer::Open(_)) => Err(Failure::new(WRITTEN, "see its log, then `vizard reload`")),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(()),
         Err(error) => Err(Failure::new(
-            format!("the file is changed, but the running proxy could not be asked whether it has taken it: {error}"),
-            "be its user or root, then `vizard reload`",
+            format!("the file is changed, but the running proxy could not be asked whether it has applied it: {error}"),
+            "run `vizard reload` as its user or root",
         )),
     }
 }
@@ -89,7 +89,7 @@ fn tell(flags: &Flags, environment: &Environment, terms: Terms) -> Result<(), Fa
 fn refusal(refused: &Refused) -> String {
     let complaints = refused.complaints.join("\n  ");
     match refused.users.as_ref().filter(|users| !users.is_empty()) {
-        None => format!("refused, and nothing has changed\n  {complaints}"),
+        None => format!("rejected, and nothing has changed\n  {complaints}"),
         Some(users) => format!("only the users have changed: {}\n  {complaints}", users.join(", ")),
     }
 }
@@ -100,7 +100,7 @@ fn told(Applied { changed, restart, warnings }: &Applied) -> String {
         false => format!("changed: {}\n", changed.join(", ")),
     };
     if !restart.is_empty() {
-        text += &format!("takes a restart: {}\n", restart.join(", "));
+        text += &format!("needs a restart: {}\n", restart.join(", "));
     }
     warnings.iter().for_each(|warning| text += &format!("warning: {warning}\n"));
     text

@@ -31,13 +31,13 @@ pub struct Restore {
     /// Configuration file to write; default: where it was [environment: VIZARD_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// State directory to fill; default: where it was [environment: VIZARD_STATE_DIR]
+    /// State directory to restore; default: where it was [environment: VIZARD_STATE_DIR]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Write to this place too, which only the backup names; may be repeated
     #[arg(long, value_name = "PATH")]
     allow: Vec<PathBuf>,
-    /// Only say what is in it, and where it would go
+    /// Only list what is in it, and where it would go
     #[arg(long)]
     list: bool,
     /// Replace files that are there
@@ -67,7 +67,7 @@ pub fn restore(arguments: &Restore, environment: &Environment) -> Result<(), Fai
         },
     };
     let plan = Plan::of(&archive, arguments.given(environment), &trust).map_err(|path| {
-        let message = format!("the backup names {path:?}, which is no place where a file can belong");
+        let message = format!("the backup names {path:?}, which is not a valid path for a file");
         Failure::usage(message, "use another copy of the backup")
     })?;
     if !sealed {
@@ -80,7 +80,7 @@ pub fn restore(arguments: &Restore, environment: &Environment) -> Result<(), Fai
     if control::is_held(&plan.state_dir) {
         return Err(Failure::new(
             format!("a proxy runs with the state directory {}", plan.state_dir.display()),
-            "end it first, or name another folder: --state-dir DIR",
+            "stop it first, or name another folder: --state-dir DIR",
         ));
     }
     let allowed: Vec<_> = arguments.allow.iter().map(|path| whole(path)).collect();
@@ -102,17 +102,17 @@ pub fn restore(arguments: &Restore, environment: &Environment) -> Result<(), Fai
     Ok(())
 }
 
-const UNSEALED: &str = "no passphrase protects this backup: it is not authenticated, and whoever could write to the file may \
-                        have changed what is in it and where it goes";
+const UNSEALED: &str = "no passphrase protects this backup: it is not authenticated, and anyone who could write to the \
+                        file may have changed what is in it and where it goes";
 
 fn report(archive: &Archive, plan: &Plan<'_>) -> String {
-    let mut text = format!("{} files are back:\n{}", plan.parts.len(), plan.listed());
+    let mut text = format!("{} files restored:\n{}", plan.parts.len(), plan.listed());
     if !archive.manifest.left_out.is_empty() {
-        text += "\nStill to be put back, for it was not in the backup\n";
+        text += "\nStill to be restored, because it was not in the backup\n";
         archive.manifest.left_out.iter().for_each(|what| text += &format!("  - {what}\n"));
     }
-    text + "\nHellos that were spent after the backup are known here only if the file of spent hellos was still there: if not, \
-            and they may have been recorded, give all users another secret: vizard user rotate --all\n"
+    text + "\nThe replay cache lacks hellos that were used after the backup, unless its file was still here: if it was \
+            not, and they may have been recorded, give all users new secrets: vizard user rotate --all\n"
 }
 
 /// Says whether the configuration is one, and whether it means the folder that was filled.
@@ -122,7 +122,7 @@ fn after(plan: &Plan<'_>, environment: &Environment) {
     match config::load(&flags, environment) {
         Ok(loaded) if whole(&loaded.draft.state_dir) == plan.state_dir => {}
         Ok(loaded) => output::complain(format!(
-            "next: this configuration means the state directory {}, and {} was filled: start it with --state-dir, or \
+            "next: this configuration uses the state directory {}, but {} was restored: start it with --state-dir, or \
              correct `state_dir`",
             loaded.draft.state_dir.display(),
             plan.state_dir.display()

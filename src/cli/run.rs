@@ -52,7 +52,7 @@ pub(super) fn run(origin: Origin, loaded: Loaded, taking_over: Option<handover::
     // Before anything is tried that a mistake would end: once there were users, none is made up.
     embedded::note_users(&config)?;
     let format = logging::start(&config.log)
-        .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a mistake in the program"))?;
+        .map_err(|error| Failure::new(format!("cannot start the log: {error}"), "this is a bug; please report it"))?;
     // Before anything is opened there. Who takes over is given the lock.
     let lock = if taking_over.is_some() { None } else { handover::lock(&config.state_dir)? };
     let departure = Departure::new(config.state_dir.clone(), lock);
@@ -61,10 +61,11 @@ pub(super) fn run(origin: Origin, loaded: Loaded, taking_over: Option<handover::
     refuse_huge_pages();
     inherited::take_note();
     let open = shut_in(&config, loaded.path.as_deref(), &loaded.files);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().global_queue_interval(OVERFLOW).build().map_err(
-            |error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"),
-        )?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .global_queue_interval(OVERFLOW)
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start: {error}"), "check the limit of threads"))?;
     let misuse = Arc::new(Misuse::open(&config)?);
     let origin = origin.and(loaded.files, loaded.sets_nothing);
     let prepared = Prepared { origin, open, format, taking_over, departure: departure.clone() };
@@ -257,13 +258,12 @@ fn remembered(path: &Path, tags: &[SecretTag], shared: bool) -> Result<ReplayMem
     let open = if shared { ReplayMemory::open_shared } else { ReplayMemory::open };
     match open(path, tags) {
         Ok((memory, loaded)) => {
-            info!(entries = loaded.entries, others = loaded.others, "spent hellos loaded");
+            info!(entries = loaded.entries, others = loaded.others, "replay cache loaded");
             if loaded.damaged > 0 {
                 let copy = memory.kept_copy().map(|copy| copy.display().to_string());
                 warn!(
                     damaged = loaded.damaged,
-                    copy,
-                    "parts of the file of spent hellos cannot be read and were skipped; see whether the disk is well"
+                    copy, "parts of the replay cache cannot be read and were skipped; check the disk for errors"
                 );
             }
             Ok(memory)
@@ -276,13 +276,13 @@ fn remembered(path: &Path, tags: &[SecretTag], shared: bool) -> Result<ReplayMem
         }
         // Nothing was kept there, so nothing is forgotten by starting without.
         Err(error) if is_missing(path) => {
-            error!(%error, path = %path.display(), "spent hellos cannot be kept on disk: a restart will forget them");
+            error!(%error, path = %path.display(), "the replay cache cannot be kept on disk: a restart will lose it");
             Ok(ReplayMemory::volatile())
         }
         Err(error) => Err(Failure::new(
-            format!("{}: the spent hellos in this file cannot be read: {error}", path.display()),
-            "see whether the disk is well, and this user may read and write the file; without it, recorded hellos would be \
-             let in",
+            format!("{}: the replay cache in this file cannot be read: {error}", path.display()),
+            "check the disk for errors, and that this user may read and write the file; without it, recorded hellos \
+             would be accepted",
         )),
     }
 }
@@ -298,7 +298,7 @@ fn bind(config: &Config, passed: Vec<Passed>) -> Result<Bound, Failure> {
     let bound = match &config.listen {
         Listen::Automatic if passed.is_empty() => Bound::new(&parts::listeners(config, first)).or_else(|refused| {
             let why = refusal(&refused.address, &refused.error);
-            warn!("cannot listen on {}: {why}; {second} is tried instead", refused.address);
+            warn!("cannot listen on {}: {why}; trying {second} instead", refused.address);
             Bound::new(&parts::listeners(config, second))
         }),
         // What the other process has chosen stays.
@@ -316,9 +316,9 @@ fn cannot_listen(address: &Address, error: &io::Error) -> Failure {
             "start vizard by a systemd socket unit with `FileDescriptorName=` of this name"
         }
         _ if matches!(address, Address::Unix(_)) => "name a path in a folder that this user may write to",
-        io::ErrorKind::AddrInUse => "end the program that listens there, or name another address with --listen",
+        io::ErrorKind::AddrInUse => "stop the program that listens there, or name another address with --listen",
         io::ErrorKind::PermissionDenied => {
-            "ports below 1024 take root or CAP_NET_BIND_SERVICE; name another with --listen"
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE; name another with --listen"
         }
         _ => "name an address of this machine with --listen",
     };
@@ -336,7 +336,7 @@ fn refusal(address: &Address, error: &io::Error) -> String {
             ),
         },
         (io::ErrorKind::PermissionDenied, Some(tcp)) if tcp.port() < 1024 => {
-            format!("this user has no right to port {}, which takes root or CAP_NET_BIND_SERVICE", tcp.port())
+            format!("this user has no right to port {}, which needs root or CAP_NET_BIND_SERVICE", tcp.port())
         }
         _ => error.to_string(),
     }
@@ -372,7 +372,7 @@ fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or_default();
-        error!(place, message, "a mistake in the program ended what it was doing; please report it");
+        error!(place, message, "a bug in the program aborted a task; please report it");
     }));
 }
 

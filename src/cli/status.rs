@@ -34,7 +34,7 @@ pub fn status(arguments: &Arguments, environment: &Environment) -> Result<(), Fa
         return Ok(());
     }
     let status: Status = serde_json::from_value(status)
-        .map_err(|error| Failure::new(format!("the answer makes no sense: {error}"), "use the same version"))?;
+        .map_err(|error| Failure::new(format!("the answer cannot be parsed: {error}"), "use the same version"))?;
     output::print(text(&status, &users).trim_end());
     Ok(())
 }
@@ -59,23 +59,23 @@ fn text(status: &Status, users: &[User]) -> String {
         line("certificate", format!("until {ends}"));
     }
     let disk = if status.replay.healthy { "kept on disk" } else { "NOT kept on disk" };
-    line("memory", format!("{} spent hellos, {disk}", status.replay.entries));
+    line("replay", format!("{} entries, {disk}", status.replay.entries));
     status.alarms.iter().for_each(|alarm| line("alarm", format!("{}: {} ({}x)", alarm.name, alarm.text, alarm.count)));
     status.declines.iter().for_each(|(reason, count)| line("declined", format!("{count} for {reason}")));
     for centre in &status.data_centres {
         let (sessions, reached, failed) = (centre.sessions, centre.reached, centre.failed);
-        line("data centre", format!("{}: {sessions} sessions, reached {reached} times, not {failed} times", centre.dc));
+        line("data centre", format!("{}: {sessions} sessions, reached {reached} times, {failed} failures", centre.dc));
     }
     for route in &status.routes {
         let (up, reached, failed) = (if route.up { "up" } else { "DOWN" }, route.reached, route.failed);
-        line("route", format!("{} ({}), {up}, reached {reached} times, not {failed} times", route.name, route.kind));
+        line("route", format!("{} ({}), {up}, reached {reached} times, {failed} failures", route.name, route.kind));
     }
     users.iter().for_each(|user| line("user", user_line(user)));
     out
 }
 
 fn user_line(user: &User) -> String {
-    let state = user.reason.as_deref().unwrap_or("may enter");
+    let state = user.reason.as_deref().unwrap_or("active");
     let (up, down) = (bytes(user.bytes.up as f64), bytes(user.bytes.down as f64));
     let mut text = format!("{}: {state}, {} sessions, {down} down, {up} up", user.name, user.sessions);
     if let Some(quota) = &user.quota {

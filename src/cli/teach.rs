@@ -15,19 +15,19 @@ struct Lesson {
 }
 
 const DONE: &str = "done";
-const FAILED: &str = "it could not be done";
+const FAILED: &str = "it failed";
 const UNUSABLE: &str = "wrong usage, or the configuration cannot be used";
 
 const LESSONS: &[Lesson] = &[
     Lesson {
         command: "init",
         examples: &[
-            ("vizard init", "ask, with a proposal for every answer"),
+            ("vizard init", "ask, with a suggestion for every answer"),
             (
                 "vizard init --yes --domain www.example.com --acme --user alice",
                 "ask nothing: the built-in site with a certificate from Let's Encrypt",
             ),
-            ("vizard init --import /etc/mtg.toml", "take over the users of another proxy"),
+            ("vizard init --import /etc/mtg.toml", "import the users of another proxy"),
             ("vizard init --yes --print", "show what would be written"),
         ],
         codes: [
@@ -40,10 +40,10 @@ const LESSONS: &[Lesson] = &[
         command: "run",
         examples: &[
             ("vizard run", "try it out: makes a secret and a small site, prints the link"),
-            ("vizard run --config /etc/vizard/vizard.toml", "as it is set up"),
+            ("vizard run --config /etc/vizard/vizard.toml", "with this configuration"),
             ("vizard run --domain www.example.com --cover 192.0.2.1:443", "hide behind a site elsewhere"),
         ],
-        codes: ["it was told to end, and did", "it could not start, which another try may mend", UNUSABLE],
+        codes: ["it was told to stop, and did", "it could not start, but another try may work", UNUSABLE],
     },
     Lesson {
         command: "check",
@@ -86,7 +86,7 @@ const LESSONS: &[Lesson] = &[
     Lesson {
         command: "user",
         examples: &[
-            ("vizard user list", "who may enter, and what they have moved"),
+            ("vizard user list", "all users with their state and traffic"),
             ("vizard user add bob --quota 50GB/month", "a new user with a limit, and the link"),
         ],
         codes: [DONE, FAILED, UNUSABLE],
@@ -114,12 +114,12 @@ const LESSONS: &[Lesson] = &[
     },
     Lesson {
         command: "user show",
-        examples: &[("vizard user show bob", "state, limits, what was moved")],
+        examples: &[("vizard user show bob", "state, limits, traffic")],
         codes: [DONE, FAILED, UNUSABLE],
     },
     Lesson {
         command: "user enable",
-        examples: &[("vizard user enable bob", "lets bob in again")],
+        examples: &[("vizard user enable bob", "bob can connect again")],
         codes: [DONE, FAILED, UNUSABLE],
     },
     Lesson {
@@ -142,13 +142,13 @@ const LESSONS: &[Lesson] = &[
     },
     Lesson {
         command: "user link",
-        examples: &[("vizard user link bob --qr", "once more, with the QR code")],
+        examples: &[("vizard user link bob --qr", "again, with the QR code")],
         codes: [DONE, FAILED, UNUSABLE],
     },
     Lesson {
         command: "backup",
         examples: &[
-            ("vizard backup vizard.tar --config vizard.toml", "readable for its owner only"),
+            ("vizard backup vizard.tar --config vizard.toml", "readable by its owner only"),
             ("vizard backup vizard.sealed --encrypt", "asks for a passphrase"),
         ],
         codes: [
@@ -161,16 +161,16 @@ const LESSONS: &[Lesson] = &[
         command: "restore",
         examples: &[
             ("vizard restore vizard.tar --list", "what is in it, and where it would go"),
-            ("vizard restore vizard.tar", "put it back"),
+            ("vizard restore vizard.tar", "restore it"),
         ],
         codes: [DONE, FAILED, "wrong usage, something would be replaced, or a file cannot be used"],
     },
     Lesson {
         command: "reload",
-        examples: &[("vizard reload --config vizard.toml", "tells whether it was taken, and what takes a restart")],
+        examples: &[("vizard reload --config vizard.toml", "tells whether it was applied, and what needs a restart")],
         codes: [
-            "the configuration holds",
-            "it was refused, and nothing has changed",
+            "the configuration is applied",
+            "it was rejected, and nothing has changed",
             "wrong usage, or no proxy runs there",
         ],
     },
@@ -181,14 +181,11 @@ const LESSONS: &[Lesson] = &[
                 "vizard upgrade --config vizard.toml",
                 "with the flags of `vizard run`, after another program was installed",
             ),
-            (
-                "vizard upgrade --or-reload --config vizard.toml",
-                "or no more than a reload, where it is the same program",
-            ),
+            ("vizard upgrade --or-reload --config vizard.toml", "or only a reload, if the program is the same"),
         ],
         codes: [
             "the new process has taken over",
-            "it has not, and the old one goes on",
+            "it has not, and the old one keeps running",
             "wrong usage, the configuration cannot be used, or no proxy runs there that could be taken over",
         ],
     },
@@ -214,7 +211,7 @@ const LESSONS: &[Lesson] = &[
         command: "doctor",
         examples: &[
             ("vizard doctor --config vizard.toml", "everything"),
-            ("vizard doctor --skip telegram --skip cover", "nothing that leaves the machine for long"),
+            ("vizard doctor --skip telegram --skip cover", "without the slow checks over the network"),
             ("vizard doctor --json", "for programs"),
         ],
         codes: ["all is fine", "there are warnings", "something is broken"],

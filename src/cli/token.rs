@@ -12,7 +12,7 @@ pub struct Arguments {
     /// Role of the token: metrics, viewer (all but secrets), operator (users and sessions) or admin (all)
     #[arg(value_name = "metrics|viewer|operator|admin")]
     role: String,
-    /// Whoever uses it; stands in the log of actions
+    /// Who uses it; shown in the log of actions
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 }
@@ -36,7 +36,7 @@ pub fn token(arguments: &Arguments, random: &mut impl CryptoRng) -> Result<(), F
     // The token alone is what a script keeps: `vizard token metrics > file`.
     output::print(&*token);
     output::complain(format!(
-        "\nKeep it: it is not shown again. These lines belong into the configuration:\n\n\
+        "\nKeep it: it is not shown again. Add these lines to the configuration:\n\n\
          [[admin.tokens]]\nname = \"{name}\"\nrole = \"{role}\"\nhash = \"{hash}\""
     ));
     Ok(())

@@ -229,7 +229,7 @@ fn draw_cover(frame: &mut Frame<'_>, area: Rect, status: &Status) {
         lines.push(Line::from(format!("certificate until {}", ends.get(..10).unwrap_or(ends))));
     }
     if !status.replay.healthy {
-        lines.push(Line::from("spent hellos are not kept on disk".red()));
+        lines.push(Line::from("the replay cache is not kept on disk".red()));
     }
     lines.extend(status.alarms.iter().map(|alarm| Line::from(format!("! {}: {}", alarm.name, alarm.text).yellow())));
     let block = Block::bordered().title(format!(" cover: {} ", cover.kind));
@@ -245,7 +245,7 @@ fn draw_users(frame: &mut Frame<'_>, area: Rect, users: &[User]) {
             .as_ref()
             .map_or_else(String::new, |quota| format!("{} of {}", bytes(quota.used as f64), bytes(quota.bytes as f64)));
         let state = match &user.reason {
-            None => Line::from("may enter".green()),
+            None => Line::from("active".green()),
             Some(reason) => Line::from(reason.clone().red()),
         };
         Row::new([
@@ -334,7 +334,7 @@ mod tests {
             "grade B",
             "a flaw",
             "alice",
-            "may enter",
+            "active",
             "q ends",
         ] {
             assert!(screen.contains(part), "{part} is missing in\n{screen}");

@@ -29,7 +29,7 @@ const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 pub struct Arguments {
     #[command(flatten)]
     settings: Settings,
-    /// Only have the configuration read again if the program is the one that runs
+    /// Only reload the configuration if the program is the one that runs
     #[arg(long)]
     or_reload: bool,
     /// Only start the process that takes over, and print its number
@@ -58,7 +58,7 @@ pub fn upgrade(arguments: &Arguments, environment: &Environment) -> Result<(), F
     }
     if old.managed && !this.managed {
         return Err(Failure::usage(
-            "a service manager looks after the running proxy, and would not know of the new process",
+            "a service manager controls the running proxy, and would not know of the new process",
             "let it do this: `systemctl reload vizard`",
         ));
     }
@@ -76,8 +76,8 @@ pub fn upgrade(arguments: &Arguments, environment: &Environment) -> Result<(), F
             Ok(())
         }
         Ok(None) => Err(Failure::new(
-            "the new process has not taken over, and the old one goes on",
-            "see what it has said; `vizard check` looks at the configuration alone",
+            "the new process has not taken over, and the old one keeps running",
+            "see its messages; `vizard check` checks the configuration alone",
         )),
         Err(error) => Err(unstarted(&error)),
     }
@@ -150,6 +150,9 @@ fn unasked(state: &Path, error: &io::Error) -> Failure {
             format!("no proxy runs with the state directory {}", state.display()),
             "give the same --config or --state-dir as to `vizard run`",
         ),
-        _ => Failure::usage(format!("the proxy could not be asked: {error}"), "be its user or root, and see its log"),
+        _ => Failure::usage(
+            format!("the proxy could not be asked: {error}"),
+            "run this as its user or root, and see its log",
+        ),
     }
 }

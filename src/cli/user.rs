@@ -60,7 +60,7 @@ enum Wish {
         #[command(flatten)]
         place: Place,
     },
-    /// List all users with their limits and what they have moved
+    /// List all users with their limits and traffic
     List {
         /// Print a JSON array instead
         #[arg(long)]
@@ -81,29 +81,30 @@ enum Wish {
         #[command(flatten)]
         place: Place,
     },
-    /// Let a user in again
+    /// Enable a user again
     Enable {
         /// The name
         name: String,
         #[command(flatten)]
         place: Place,
     },
-    /// Keep a user out: to the proxy a visitor from now on
+    /// Disable a user, who gets the cover from now on
     Disable {
         /// The name
         name: String,
         #[command(flatten)]
         place: Place,
     },
-    /// Give a user, or with --all everybody, a new secret, and print it with the link; the old one stays good for a while
+    /// Give a user, or with --all every user, a new secret, and print it with the link; the old one stays valid for a
+    /// while
     Rotate {
         /// The name
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         name: Option<String>,
-        /// Everybody in the configuration file
+        /// All users in the configuration file
         #[arg(long)]
         all: bool,
-        /// Time for which the old secret stays good; 0s ends it at once
+        /// Time for which the old secret stays valid; 0s ends it at once
         #[arg(long, value_name = "TIME", default_value = KEEP)]
         keep: String,
         #[command(flatten)]
@@ -141,7 +142,7 @@ struct Place {
 /// Limits of a user. `none` takes a limit away.
 #[derive(clap::Args)]
 struct Limits {
-    /// Until when, e.g. 2026-12-31 or 2026-12-31T18:00:00Z
+    /// Expiry date, e.g. 2026-12-31 or 2026-12-31T18:00:00Z
     #[arg(long, value_name = "DATE")]
     expires: Option<String>,
     /// Quota, e.g. 50GB/month, 500MB/calendar day, 1TB
@@ -208,8 +209,8 @@ impl Place {
     /// The file that is to be changed.
     fn file(&self, environment: &Environment) -> Result<PathBuf, Failure> {
         if let Some(name) = environment.names_users() {
-            let message = format!("{name} names the users, so those of the file do not count");
-            return Err(Failure::usage(message, "take the variable away, and write its users into the file"));
+            let message = format!("{name} names the users, so those in the file are ignored");
+            return Err(Failure::usage(message, "remove the variable, and write its users into the file"));
         }
         config::path(&self.flags(), environment).ok_or_else(|| {
             Failure::usage("there is no configuration file to write to", "name it: --config FILE (it may be empty)")
@@ -258,12 +259,12 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
         Wish::Enable { name, place } => {
             edit::enable(&place.file(environment)?, &name)?;
             after_edit(&place.flags(), environment, None)?;
-            output::print(format!("{name} may enter again"));
+            output::print(format!("{name} is enabled again"));
         }
         Wish::Disable { name, place } => {
             edit::disable(&place.file(environment)?, &name)?;
             after_edit(&place.flags(), environment, None)?;
-            output::print(format!("{name} may not enter any more"));
+            output::print(format!("{name} is disabled"));
         }
         Wish::Rotate { name, keep, place, .. } => {
             let keep = units::duration(&keep)
@@ -328,8 +329,8 @@ fn rotate_all(until: UnixTime, place: &Place, environment: &Environment) -> Resu
     let names = edit::rotate_all(&place.file(environment)?, until, || Secret::generate(&mut rand::rng()))?;
     if names.is_empty() {
         let state = config::state_dir(&place.flags(), environment)?;
-        let next = format!("end the proxy, remove {}, and start it again", state.join("secret").display());
-        return Err(Failure::usage("there are no users in the configuration file: the secret is made up", next));
+        let next = format!("stop the proxy, remove {}, and start it again", state.join("secret").display());
+        return Err(Failure::usage("there are no users in the configuration file: the secret is generated", next));
     }
     after_edit(&place.flags(), environment, None)?;
     output::print(format!("new secrets: {}; the old ones are good until {}\n", names.join(", "), moment(until)));
@@ -452,7 +453,7 @@ fn list(as_json: bool, place: &Place, environment: &Environment) -> Result<(), F
     if table.len() == 1 {
         output::print(match had_users(&draft.state_dir) {
             true => NOBODY,
-            false => "there are no users: `vizard run` makes up one, `default`, with a secret of its own",
+            false => "there are no users: `vizard run` creates one, `default`, with a secret of its own",
         });
         return Ok(());
     }
@@ -489,7 +490,7 @@ fn show(name: &str, as_json: bool, secret: bool, place: &Place, environment: &En
         ("previous secret until", user.previous.as_ref().map(|(_, until)| moment(*until))),
         ("expires", expires.map(moment)),
         ("quota", quota.map(units::quota_text)),
-        ("used of it", quota.map(|_| size(usage.in_period))),
+        ("quota used", quota.map(|_| size(usage.in_period))),
         ("period since", quota.and(usage.since).map(moment)),
         ("period ends", quota.and_then(|quota| quota.period.end(usage.since?)).map(moment)),
         ("bandwidth up", rate(bandwidth_up)),
@@ -500,8 +501,8 @@ fn show(name: &str, as_json: bool, secret: bool, place: &Place, environment: &En
         ("denied networks", networks(&user.policy.deny)),
         ("promoted channel", units::tagging_text(user.policy.ad_tag)),
         ("name of the site", draft.name_of(user).map(ToString::to_string)),
-        ("moved up", Some(size(usage.up))),
-        ("moved down", Some(size(usage.down))),
+        ("traffic up", Some(size(usage.up))),
+        ("traffic down", Some(size(usage.down))),
         ("note", user.policy.note.clone()),
     ];
     let rows: Vec<_> = rows.into_iter().filter_map(|(key, value)| Some([key.to_owned(), value?])).collect();
@@ -513,7 +514,7 @@ fn show(name: &str, as_json: bool, secret: bool, place: &Place, environment: &En
 fn people(place: &Place, environment: &Environment) -> Result<(Draft, BTreeMap<String, Usage>), Failure> {
     let draft = load(&place.flags(), environment)?.draft;
     let known = usage::read(&draft.state_dir).unwrap_or_else(|error| {
-        output::complain(format!("warning: what users have moved cannot be read: {error}"));
+        output::complain(format!("warning: the traffic of users cannot be read: {error}"));
         Default::default()
     });
     Ok((draft, known))

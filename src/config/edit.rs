@@ -64,7 +64,7 @@ impl EditError {
             Self::NotToml => "see the mistakes with `vizard check`, and mend them first",
             Self::NoSections => "write each user as a section `[[users]]` with its keys in lines of their own",
             Self::Unknown(_) => "`vizard user list` has the names; those of flags and variables are not in the file",
-            Self::Exists(_) => "take another name, or change the user that there is",
+            Self::Exists(_) => "use another name, or change the existing user",
             Self::Tangled(_) => "remove the section in an editor",
             Self::NoSecret(_) => "see the mistakes with `vizard check`, and mend them first",
             Self::Mistakes(_) => "correct the values",
@@ -77,10 +77,10 @@ impl fmt::Display for EditError {
         match self {
             Self::File { path, error } => write!(f, "{}: {error}", path.display()),
             Self::NotToml => f.write_str("the configuration file is not TOML"),
-            Self::NoSections => f.write_str("the users do not stand in sections `[[users]]`"),
+            Self::NoSections => f.write_str("the users are not written as sections `[[users]]`"),
             Self::Unknown(name) => write!(f, "there is no user {name} in the configuration file"),
             Self::Exists(name) => write!(f, "there is a user {name} already"),
-            Self::Tangled(name) => write!(f, "the section of {name} cannot be told from what surrounds it"),
+            Self::Tangled(name) => write!(f, "the section of {name} cannot be separated from the text around it"),
             Self::NoSecret(name) => write!(f, "the secret of {name} cannot be read"),
             Self::Mistakes(mistakes) => f.write_str(&mistakes.join("\n")),
         }

@@ -185,7 +185,7 @@ impl fmt::Display for StateError {
         let path = self.path.display();
         match &self.trouble {
             StateTrouble::Io(error) => write!(f, "the state directory cannot be used: {path}: {error}"),
-            StateTrouble::Content => write!(f, "{path} does not hold what vizard wrote into it"),
+            StateTrouble::Content => write!(f, "{path} does not contain what vizard wrote"),
         }
     }
 }
@@ -214,7 +214,7 @@ pub fn default_state_dir(environment: &Environment, root: bool) -> Option<PathBu
 }
 
 /// The sentence about a proxy without users.
-pub const NOBODY: &str = "no users are configured, so nobody can enter: add one with `vizard user add NAME`";
+pub const NOBODY: &str = "no users are configured, so no client can connect: add one with `vizard user add NAME`";
 
 /// File in the state directory which says that users were configured once. From then on none is made up: who takes
 /// away the last user means that nobody may enter.

@@ -77,7 +77,7 @@ fn syntax(error: &toml::de::Error) -> Complaint {
     let mend = match error.message() {
         message if message.contains("duplicate key") => "keep one of the two",
         message if message.contains("string values must be quoted") => "put the value into quotes: key = \"value\"",
-        message if message.contains("array") => "a list that starts here or above is not in order: [\"…\", \"…\"]",
+        message if message.contains("array") => "a list that starts here or above is malformed: [\"…\", \"…\"]",
         _ => "write `key = value` lines and `[section]` headers; text stands in quotes",
     };
     Complaint::new(&at, format!("{NOT_TOML}: {}", error.message()), mend)
@@ -556,7 +556,7 @@ impl Reader {
             DeValue::Table(_) => "a section",
         };
         let at = Origin::File(value.span());
-        self.complaints.push(Complaint::new(&at, format!("{found} cannot stand here"), format!("write {wanted}")));
+        self.complaints.push(Complaint::new(&at, format!("{found} is not allowed here"), format!("write {wanted}")));
     }
 
     fn refuse_unknown(&mut self, section: &str, table: Table<'_, '_>) {
@@ -566,7 +566,7 @@ impl Reader {
             let path = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
             // A quoted key with a dot in it looks like a path and is none.
             if name.contains('.') || !KEYS.contains(&path.as_str()) {
-                let what = format!("the key {} is not known", quoted(name));
+                let what = format!("unknown key {}", quoted(name));
                 self.complaints.push(Complaint::new(&Origin::File(key.span()), what, suggestion(section, name)));
             }
         }

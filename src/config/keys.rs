@@ -24,10 +24,10 @@ pub fn suggestion(section: &str, name: &str) -> String {
     }
     let elsewhere = KEYS.iter().find(|key| key.rsplit('.').next() == Some(name) && key.contains('.'));
     if let Some((owner, _)) = elsewhere.and_then(|key| key.rsplit_once('.')) {
-        return format!("`{name}` belongs into the section `[{owner}]`");
+        return format!("`{name}` belongs in the section `[{owner}]`");
     }
     if KEYS.contains(&name) {
-        return format!("`{name}` belongs to the top of the file, before the first section");
+        return format!("`{name}` belongs at the top of the file, before the first section");
     }
     let mut known: Vec<_> = KEYS.iter().filter_map(|key| within(section, key)).map(|key| format!("`{key}`")).collect();
     known.sort_unstable();
@@ -66,10 +66,10 @@ mod tests {
     fn advice_names_the_near_key_the_right_place_or_the_choice() {
         assert_eq!(suggestion("", "lisen"), "did you mean `listen`?");
         assert_eq!(suggestion("site", "server-header"), "did you mean `server_header`?");
-        assert_eq!(suggestion("", "time_window"), "`time_window` belongs into the section `[hello]`");
+        assert_eq!(suggestion("", "time_window"), "`time_window` belongs in the section `[hello]`");
         assert_eq!(
             suggestion("site", "state_dir"),
-            "`state_dir` belongs to the top of the file, before the first section"
+            "`state_dir` belongs at the top of the file, before the first section"
         );
         assert_eq!(suggestion("session", "colour"), "remove it; known here: `drain`, `fillers`, `handover`, `idle`");
     }

@@ -102,7 +102,7 @@ impl Resolver<'_> {
         let allow_only = written.allow_only.take();
         if let Some(only) = allow_only.as_ref().filter(|only| only.value && written.allow.is_empty() && self.whole) {
             let mend = "name lists: `allow = [\"allowed.netset\"]`";
-            self.complaints.push(Complaint::new(&only.at, "without an allow list nobody could enter", mend));
+            self.complaints.push(Complaint::new(&only.at, "without an allow list no client could connect", mend));
         }
         lists::Settings {
             deny: self.sources(std::mem::take(&mut written.deny)),
@@ -140,13 +140,13 @@ impl Resolver<'_> {
         let (deny, allow) = (written.deny_countries.take(), written.allow_countries.take());
         let first = |list: &Option<Vec<Written<String>>>| list.as_ref().and_then(|list| list.first()).cloned();
         if let (Some(deny), Some(allow)) = (first(&deny), first(&allow)) {
-            let what = "countries are either denied or alone allowed";
+            let what = "countries are either denied or allowed, not both";
             self.complaints.push(Complaint::new(&allow.at, what, "remove one").and(&deny.at, "the other one"));
         }
         let rule = match (first(&deny).or(first(&allow)), &database) {
             (Some(lonely), None) if self.whole => {
                 let mend = "add `country_database = \"FILE.mmdb\"`: vizard comes with none";
-                self.complaints.push(Complaint::new(&lonely.at, "a country takes a database to be known by", mend));
+                self.complaints.push(Complaint::new(&lonely.at, "rules for countries need a database", mend));
                 return None;
             }
             (None, Some(database)) if self.whole => {
@@ -192,7 +192,7 @@ impl Resolver<'_> {
         let webhook = written.webhook.take();
         if let (Some(token), None) = (&token, &webhook) {
             let mend = "add `webhook = \"https://…\"`, or remove the line";
-            self.complaints.push(Complaint::new(&token.at, "there is no webhook that gets this token", mend));
+            self.complaints.push(Complaint::new(&token.at, "there is no webhook for this token", mend));
         }
         let token = token.and_then(|file| self.webhook_token(&file));
         let webhook = webhook.filter(|url| self.url(url)).map(|url| alarms::Webhook { url: url.value, token });

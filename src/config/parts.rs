@@ -281,7 +281,7 @@ pub async fn open_cover(config: &Config, listeners: &[SocketAddr], demand: Deman
                 }
                 Err(error @ Unusable::Private(_)) => return Err(PartError::new(error.to_string(), PRIVATE)),
                 Err(error) if demand == Demand::Reload => {
-                    return Err(PartError::new(error.to_string(), "the cover in use stays"));
+                    return Err(PartError::new(error.to_string(), "the cover in use is kept"));
                 }
                 Err(error) => warn!(%error, "going on, and trying again"),
             }
@@ -295,8 +295,8 @@ pub const SEVERAL: &str = "put the built-in site in front of your web server: --
                            \"http://127.0.0.1:8080\"; or accept it: --accept-grade-c, or accept_grade_c = true in [cover]";
 
 /// The way out of a cover whose name leads inside.
-const PRIVATE: &str = "write the address itself in place of the name; or allow it with private_addresses = true in [cover], if \
-                       whoever rules the name may show strangers what is in your network";
+const PRIVATE: &str = "write the address itself in place of the name; or allow it with private_addresses = true in \
+                       [cover], if the owner of the name may expose your network to visitors";
 
 /// Visits the cover before the first client comes, and tells the operator what about it will be visible.
 async fn look_at(cover: &cover::Cover, demand: Demand, accepts_several: bool) -> Result<(), PartError> {
@@ -320,7 +320,7 @@ async fn look_at(cover: &cover::Cover, demand: Demand, accepts_several: bool) ->
         Err(error) if demand == Demand::Reload => {
             return Err(PartError::new(
                 format!("the new cover could not be visited: {error}"),
-                "the cover in use stays; try again when the other one answers",
+                "the cover in use is kept; try again when the other one answers",
             ));
         }
         Err(error) => warn!(%error, "the cover could not be visited; going on, and trying again"),

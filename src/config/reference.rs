@@ -116,13 +116,13 @@ pub const REFERENCE: &[Key] = &[
         AtOnce,
         "addresses to accept clients on; also `\"unix:PATH\"`, and `\"systemd:NAME\"` for sockets that systemd opens",
     ),
-    section("proxy_protocol", Section, "clients that another program hands on"),
+    section("proxy_protocol", Section, "clients that another program forwards"),
     key(
         "proxy_protocol.listen",
         Texts,
         Words("none"),
         AtOnce,
-        "where clients are handed on by another program, which names them in a PROXY protocol header; see \
+        "listeners for clients that another program forwards with a PROXY protocol header; see \
          [front.md](front.md)",
     ),
     key(
@@ -130,7 +130,7 @@ pub const REFERENCE: &[Key] = &[
         Texts,
         Value("[\"127.0.0.1\", \"::1\"]"),
         AtOnce,
-        "networks of the programs whose headers count; to others such a listener is like any other",
+        "networks of the programs whose headers are trusted; to others such a listener is like any other",
     ),
     key(
         "ad_tag",
@@ -140,7 +140,7 @@ pub const REFERENCE: &[Key] = &[
         "tag of a [promoted channel](promoted-channel.md), 32 hexadecimal digits; sessions of users with a tag go \
          through Telegram's middle proxies",
     ),
-    section("users", Sections, "who may enter: one section for each user"),
+    section("users", Sections, "the users: one section for each"),
     key("users.name", Text, Needed, Hello, "1 to 64 letters, digits, `-`, `_`, `.` and `@`"),
     key(
         "users.secret",
@@ -161,24 +161,24 @@ pub const REFERENCE: &[Key] = &[
         Text,
         Words("none"),
         Hello,
-        "the key before it, which is good until `users.previous_until`",
+        "the previous key, which is valid until `users.previous_until`",
     ),
     key("users.previous_secret_file", Path, Words("none"), Hello, "file with that key instead"),
     key("users.previous_until", Moment, Words("none"), Hello, "needed where there is a previous key"),
-    key("users.enabled", Switch, Value("true"), Hello, "whether the user may enter"),
+    key("users.enabled", Switch, Value("true"), Hello, "whether the user is active"),
     key(
         "users.expires",
         Moment,
         Words("never"),
         Hello,
-        "date (its end in UTC) or time with its zone; from then on the user may not enter",
+        "date (its end in UTC) or time with its zone; from then on the user is rejected",
     ),
     key(
         "users.quota",
         Size,
         Words("none"),
         Hello,
-        "how much may be moved both ways: `\"50GB/month\"`, `\"500MB/calendar day\"`, `\"1TB\"`; see \
+        "traffic quota, both directions together: `\"50GB/month\"`, `\"500MB/calendar day\"`, `\"1TB\"`; see \
          [users.md](users.md)",
     ),
     key(
@@ -205,8 +205,8 @@ pub const REFERENCE: &[Key] = &[
         Hello,
         "networks or addresses that the user may not come from, even if they are allowed",
     ),
-    key("users.note", Text, Words("none"), Hello, "what you want to remember"),
-    key("users.ad_tag", Text, Words("that of everybody"), Hello, "tag of one user, or `\"none\"`"),
+    key("users.note", Text, Words("none"), Hello, "a note for yourself"),
+    key("users.ad_tag", Text, Words("the global `ad_tag`"), Hello, "tag of one user, or `\"none\"`"),
     key(
         "users.domain",
         Text,
@@ -217,7 +217,7 @@ pub const REFERENCE: &[Key] = &[
     section("link", Section, "what links name as the server"),
     key("link.host", Text, Words("see below"), AtOnce, "host name or address in links"),
     key("link.port", Port, Words("port of the first listener"), AtOnce, "port in links"),
-    section("hello", Section, "the greeting of a client"),
+    section("hello", Section, "the ClientHello"),
     key("hello.time_window", Duration, Value("\"10m\""), Hello, "how far a client's clock may be off, either way"),
     key(
         "hello.accept_names",
@@ -226,13 +226,13 @@ pub const REFERENCE: &[Key] = &[
         Hello,
         "names that a hello with a right secret may carry besides those of the site",
     ),
-    section("cover", Section, "what strangers meet"),
+    section("cover", Section, "what visitors see"),
     key(
         "cover.kind",
         OneOf(&["site", "remote"]),
         Words("see below"),
         Connection,
-        "what strangers meet: the built-in site, or a web server elsewhere",
+        "what visitors see: the built-in site, or a web server elsewhere",
     ),
     key("cover.address", Text, Words("port 443 of the domain"), Connection, "`\"host:port\"` of a remote cover"),
     key(
@@ -248,8 +248,8 @@ pub const REFERENCE: &[Key] = &[
         Switch,
         Value("false"),
         Connection,
-        "whether the name of a remote cover may lead to this machine or a private network, which strangers then see; an \
-         address may be written at any time",
+        "whether the name of a remote cover may lead to this machine or a private network, which visitors then see; an \
+         IP address is always allowed",
     ),
     key(
         "cover.accept_grade_c",
@@ -282,7 +282,7 @@ pub const REFERENCE: &[Key] = &[
         Text,
         Words("none"),
         Connection,
-        "value of the header `Server`, where it is not to be `nginx` or the upstream's own",
+        "value of the header `Server`, if it should not be `nginx` or the upstream's own",
     ),
     key(
         "site.redirect_from",
@@ -302,14 +302,14 @@ pub const REFERENCE: &[Key] = &[
     section(
         "site.acme",
         Section,
-        "a certificate that an authority issues; the empty section is enough, and agrees to its terms",
+        "a certificate that an authority issues; the empty section is enough, and accepts its terms",
     ),
     key(
         "site.acme.staging",
         Switch,
         Value("false"),
         AtOnce,
-        "asks the authority's twin for trying things out, whose certificates no browser trusts",
+        "uses the authority's staging server, whose certificates no browser trusts",
     ),
     key("site.acme.directory", Text, Words("Let's Encrypt"), AtOnce, "URL of another authority's ACME directory"),
     key(
@@ -333,7 +333,7 @@ pub const REFERENCE: &[Key] = &[
         Text,
         Words("none"),
         AtOnce,
-        "identifier of an account made elsewhere, which some authorities ask for",
+        "identifier of an external account, which some authorities require",
     ),
     key("site.acme.eab_key_file", Path, Words("none"), AtOnce, "file with its key in base64"),
     section(
@@ -377,8 +377,8 @@ pub const REFERENCE: &[Key] = &[
         UpTo(64),
         Value("8"),
         Session,
-        "most connections to each data centre that stand ready for the next sessions; they follow what was asked for in \
-         the last minutes; 0: none",
+        "most idle connections to each data centre, kept ready for the next sessions; their number follows the demand \
+         of the last minutes; 0: none",
     ),
     key(
         "telegram.refresh",
@@ -417,15 +417,14 @@ pub const REFERENCE: &[Key] = &[
         Words("published by Telegram"),
         Session,
         "their addresses by number of the data centre: `2 = [\"192.0.2.1:8888\"]`; if there are any here, those that \
-         are published do not count",
+         are published are ignored",
     ),
     key(
         "middle.public_addresses",
         Texts,
         Words("see there"),
         Session,
-        "the IPv4 and the IPv6 address that connections from this machine come from, where they are translated on the \
-         way",
+        "the public IPv4 and IPv6 address of this machine, if it is behind NAT",
     ),
     key("middle.stun", Text, Words("none"), Session, "`\"host:port\"` of a STUN server that is asked for that address"),
     key(
@@ -442,7 +441,7 @@ pub const REFERENCE: &[Key] = &[
         OneOf(&["direct", "socks5", "socks4a", "http", "shadowsocks", "mtproto"]),
         Needed,
         Session,
-        "how it goes on: directly, through a proxy (`http` is CONNECT), or through another vizard or any proxy for \
+        "how it connects: directly, through a proxy (`http` is CONNECT), or through another vizard or any proxy for \
          Telegram; `shadowsocks` where vizard was built with it",
     ),
     key(
@@ -459,7 +458,7 @@ pub const REFERENCE: &[Key] = &[
         Session,
         "how the server of a `shadowsocks` route encrypts, such as `\"aes-256-gcm\"`",
     ),
-    key("routes.user", Text, Words("none"), Session, "what such a proxy wants to know"),
+    key("routes.user", Text, Words("none"), Session, "user name for that proxy"),
     key("routes.password", Text, Words("none"), Session, "for `socks5`, `http` and `shadowsocks`"),
     key(
         "routes.password_file",
@@ -483,7 +482,7 @@ pub const REFERENCE: &[Key] = &[
         UpTo(u32::MAX),
         Words("none"),
         Session,
-        "number for the kernel's rules (`SO_MARK`); takes CAP_NET_ADMIN",
+        "number for the kernel's rules (`SO_MARK`); needs CAP_NET_ADMIN",
     ),
     key("routes.order", Count, Words("place in the file"), Session, "lower ones are tried first"),
     key("routes.weight", Count, Value("1"), Session, "share of the sessions among routes of the same order"),
@@ -527,10 +526,10 @@ pub const REFERENCE: &[Key] = &[
         Value("[\"chrome-hybrid\", \"padded-517\"]"),
         Session,
         "classes of clients that get records of NOP frames in place of the cover's session tickets; of `chrome-hybrid` \
-         and `padded-517` only TDLib and Telegram Desktop, known by their whole hello; the others are off because no \
-         client of theirs could be tried here; `[]`: nobody gets any",
+         and `padded-517` only TDLib and Telegram Desktop, known by their complete hello; the others are off because \
+         none of their clients could be tested; `[]`: no client gets any",
     ),
-    section("limits", Section, "limits on connections: who is above one is a visitor"),
+    section("limits", Section, "limits on connections: those above a limit get the cover only"),
     key(
         "limits.connections",
         Count,
@@ -538,7 +537,7 @@ pub const REFERENCE: &[Key] = &[
         Connection,
         "connections at once; above it clients wait in the listener's queue",
     ),
-    key("limits.rate", Count, Words("none"), Connection, "new connections in a second; 64 in a row are always fine"),
+    key("limits.rate", Count, Words("none"), Connection, "new connections in a second; a burst of 64 is allowed"),
     key(
         "limits.address_connections",
         Count,
@@ -551,7 +550,7 @@ pub const REFERENCE: &[Key] = &[
         Count,
         Words("none"),
         Connection,
-        "new connections in a second from one address; 64 in a row are always fine",
+        "new connections in a second from one address; a burst of 64 is allowed",
     ),
     key(
         "limits.network_connections",
@@ -565,42 +564,37 @@ pub const REFERENCE: &[Key] = &[
         Count,
         Words("none"),
         Connection,
-        "new connections in a second from one network; 64 in a row are always fine",
+        "new connections in a second from one network; a burst of 64 is allowed",
     ),
     key(
         "limits.excess",
         OneOf(&["pass", "delay"]),
         Value("\"pass\""),
         Connection,
-        "what comes too fast: `\"pass\"` makes it a visit, `\"delay\"` makes it wait for its turn, up to five seconds",
+        "what happens to connections above a rate: `\"pass\"` gives them the cover only, `\"delay\"` lets them wait, \
+         up to five seconds",
     ),
-    section("lists", Section, "addresses that are visitors for ever, and addresses that alone are not"),
+    section("lists", Section, "deny and allow lists of addresses; a denied address gets the cover only"),
     key(
         "lists.deny",
         Texts,
         Words("none"),
         Connection,
-        "files or `https://` URLs of lists of addresses that are visitors for ever",
+        "files or `https://` URLs of lists of addresses that get the cover only",
     ),
     key(
         "lists.allow",
         Texts,
         Words("none"),
         Connection,
-        "the same of addresses that no other list and no country bars",
+        "the same for addresses that no other list and no country denies",
     ),
-    key(
-        "lists.allow_only",
-        Switch,
-        Value("false"),
-        Connection,
-        "everybody who is not on a list of `allow` is a visitor",
-    ),
-    key("lists.refresh", Duration, Value("\"24h\""), Connection, "how often URLs are fetched, give or take a tenth"),
+    key("lists.allow_only", Switch, Value("false"), Connection, "addresses on no list of `allow` get the cover only"),
+    key("lists.refresh", Duration, Value("\"24h\""), Connection, "how often URLs are fetched, plus or minus a tenth"),
     key("lists.country_database", Path, Words("none"), Connection, "file in MaxMind's format, which you supply"),
-    key("lists.deny_countries", Texts, Words("none"), Connection, "countries whose addresses are visitors: `[\"XX\"]`"),
-    key("lists.allow_countries", Texts, Words("none"), Connection, "the only countries whose addresses are not"),
-    section("alarms", Section, "what you want to hear of"),
+    key("lists.deny_countries", Texts, Words("none"), Connection, "countries that get the cover only: `[\"XX\"]`"),
+    key("lists.allow_countries", Texts, Words("none"), Connection, "the only countries that are accepted"),
+    section("alarms", Section, "alarms, and where they are sent"),
     key(
         "alarms.webhook",
         Text,
@@ -615,36 +609,30 @@ pub const REFERENCE: &[Key] = &[
         Connection,
         "file with a token that is sent along as `Authorization: Bearer …`",
     ),
-    key("alarms.networks", Count, Value("10"), Connection, "from how many networks one user may come within a day"),
-    key(
-        "alarms.replays",
-        Count,
-        Value("3"),
-        Connection,
-        "how many recorded hellos of one user may be shown within an hour",
-    ),
+    key("alarms.networks", Count, Value("10"), Connection, "most networks that one user may connect from within a day"),
+    key("alarms.replays", Count, Value("3"), Connection, "most replayed hellos of one user within an hour"),
     key(
         "alarms.declines",
         Count,
         Value("1000"),
         Connection,
-        "how many hellos may be declined within ten minutes, if that is also ten times the usual",
+        "most hellos declined within ten minutes; above it is an alarm if that is also ten times the usual",
     ),
     key(
         "alarms.failures",
         Count,
         Value("5"),
         Connection,
-        "how many clients in a row may find the cover or a data centre away",
+        "most clients in a row that find the cover or a data centre unreachable",
     ),
     key(
         "alarms.certificate_days",
         Count,
         Value("14"),
         Connection,
-        "days before its end from which a certificate is an alarm",
+        "days before a certificate expires from which it raises an alarm",
     ),
-    section("audit_log", Section, "a file of who was admitted, and who was declined although a key was shown"),
+    section("audit_log", Section, "a file of admitted users, and of clients declined although they had a key"),
     key(
         "audit_log.file",
         Path,
@@ -659,16 +647,16 @@ pub const REFERENCE: &[Key] = &[
         Restart,
         "`\"none\"`, `\"truncated\"` (24 or 48 bits) or `\"hashed\"` (under a key that is forgotten daily)",
     ),
-    key("audit_log.max_megabytes", Count, Value("64"), Restart, "size at which the file is begun anew"),
-    key("audit_log.max_age", Duration, Value("\"24h\""), Restart, "age at which the file is begun anew"),
+    key("audit_log.max_megabytes", Count, Value("64"), Restart, "size at which the file is rotated"),
+    key("audit_log.max_age", Duration, Value("\"24h\""), Restart, "age at which the file is rotated"),
     key("audit_log.keep_days", Count, Value("30"), Restart, "days after which a file is removed"),
-    section("sandbox", Section, "what the proxy may do once it has read its configuration"),
+    section("sandbox", Section, "limits on what the proxy may do once it has read its configuration"),
     key(
         "sandbox.enabled",
         Switch,
         Value("true"),
         Restart,
-        "whether the proxy shuts itself into a [sandbox](hardening.md#the-sandbox) once it has read its configuration",
+        "whether the proxy enters a [sandbox](hardening.md#the-sandbox) once it has read its configuration",
     ),
     key(
         "sandbox.read",
@@ -683,14 +671,14 @@ pub const REFERENCE: &[Key] = &[
         OneOf(&["text", "json"]),
         Words("text on a terminal, else json"),
         Restart,
-        "the shape of the log",
+        "the format of the log",
     ),
     key(
         "log.level",
         OneOf(&["error", "warn", "info", "debug", "trace"]),
         Value("\"info\""),
         AtOnce,
-        "the least that is told",
+        "the least severe level that is logged",
     ),
     key("log.client_addresses", Switch, Value("false"), AtOnce, "whether addresses of clients may appear in the log"),
     section("admin", Section, "the admin listener; without this section there is none"),
@@ -700,7 +688,7 @@ pub const REFERENCE: &[Key] = &[
         Words("the socket `admin` in the state directory"),
         Restart,
         "where the [admin listener](admin-api.md) is, if there is a section `[admin]`: `127.0.0.1:PORT` or \
-         `unix:PATH`; any other address takes `certificate`, `key` and tokens, or the start is refused",
+         `unix:PATH`; any other address needs `certificate`, `key` and tokens, or the start is refused",
     ),
     key(
         "admin.certificate",
@@ -709,7 +697,7 @@ pub const REFERENCE: &[Key] = &[
         Handshake,
         "PEM file for TLS on the admin listener, read again when it changes",
     ),
-    key("admin.key", Path, Words("none"), Handshake, "the key that belongs to it"),
+    key("admin.key", Path, Words("none"), Handshake, "PEM file of its private key"),
     key(
         "admin.hosts",
         Texts,
@@ -725,14 +713,14 @@ pub const REFERENCE: &[Key] = &[
         Restart,
         "whether [metrics](monitoring.md) name users, the first 500 of them",
     ),
-    section("admin.tokens", Sections, "who may ask: one section for each"),
-    key("admin.tokens.name", Text, Needed, Request, "whoever uses this token; stands in the log of actions"),
+    section("admin.tokens", Sections, "tokens for the admin listener: one section for each"),
+    key("admin.tokens.name", Text, Needed, Request, "who uses this token; shown in the log of actions"),
     key(
         "admin.tokens.role",
         OneOf(&["metrics", "viewer", "operator", "admin"]),
         Needed,
         Request,
-        "what the token is good for",
+        "what the token permits",
     ),
     key("admin.tokens.hash", Text, Needed, Request, "the SHA-256 that `vizard token` prints; not the token"),
 ];
@@ -824,16 +812,16 @@ impl Holds {
 
     fn sentence(self) -> String {
         match self {
-            AtOnce => "A change holds at once.".into(),
-            Restart => "A change holds after a restart.".into(),
-            later => format!("A change holds for the {}.", later.words()),
+            AtOnce => "A change applies at once.".into(),
+            Restart => "A change applies after a restart.".into(),
+            later => format!("A change applies to the {}.", later.words()),
         }
     }
 }
 
 /// The table of docs/configuration.md.
 pub fn table() -> String {
-    let head = "| key | what can stand there | default | a change holds | meaning |\n|---|---|---|---|---|\n";
+    let head = "| key | value | default | a change applies | meaning |\n|---|---|---|---|---|\n";
     let row = |key: &Key| {
         let Key { path, kind, usual, holds, about } = key;
         format!("| `{path}` | {} | {} | {} | {about} |\n", kind.words(), usual.words(), holds.words())

@@ -160,9 +160,9 @@ impl Reloader {
         self.manager.ready();
         match &outcome {
             Ok(Applied { changed, restart, warnings }) => {
-                info!(source = source.label(), changed = changed.join(", "), "the configuration was read again");
+                info!(source = source.label(), changed = changed.join(", "), "the configuration was reloaded");
                 if !restart.is_empty() {
-                    warn!(keys = restart.join(", "), "these changes take a restart; until then the old values hold");
+                    warn!(keys = restart.join(", "), "these changes need a restart; until then the old values apply");
                 }
                 warnings.iter().for_each(|warning| warn!("{warning}"));
             }
@@ -270,7 +270,7 @@ impl Reloader {
         tokio::task::spawn_blocking(move || judge.replay.learn(&new))
             .await
             .map_err(|panic| Refused::for_reason(panic.to_string()))?
-            .map_err(|error| Refused::for_reason(format!("spent hellos of new users cannot be read: {error}")))?;
+            .map_err(|error| Refused::for_reason(format!("the replay cache for new users cannot be read: {error}")))?;
         Ok(())
     }
 
@@ -286,7 +286,7 @@ impl Reloader {
 
     fn note_users(&self) {
         if let Err(error) = embedded::note_users(&self.config) {
-            warn!(%error, "a start without users would make one up");
+            warn!(%error, "a start without users would create one");
         }
         if self.config.users.is_empty() {
             warn!("{}", embedded::NOBODY);
@@ -353,7 +353,7 @@ impl Reloader {
     fn explained(&self, mut refused: Refused) -> Refused {
         let denied = std::io::Error::from(rustix::io::Errno::ACCESS).to_string();
         if self.open.is_some() && refused.complaints.iter().any(|complaint| complaint.contains(&denied)) {
-            refused.complaints.push(format!("this may be for the sandbox; {OUTSIDE}"));
+            refused.complaints.push(format!("the sandbox may be the reason; {OUTSIDE}"));
         }
         refused
     }
@@ -418,13 +418,13 @@ impl Reloader {
 }
 
 /// The mend for a place that was not named at the start.
-const OUTSIDE: &str = "it is put up at the start for the places that are named then: restart the proxy";
+const OUTSIDE: &str = "it is set up at the start for the paths that are configured then: restart the proxy";
 
-const NOTHING: &str = "the configuration cannot be taken, and everything stays as it was";
-const ONLY_USERS: &str = "the configuration cannot be taken, but for the users, who hold";
+const NOTHING: &str = "the configuration was rejected, and nothing has changed";
+const ONLY_USERS: &str = "the configuration was rejected, except for the users, which are applied";
 
 /// The end of every complaint about what may be a file that was cut short.
-const MEANT: &str = "if that is meant: `vizard reload --allow-removals`";
+const MEANT: &str = "if that is intended: `vizard reload --allow-removals`";
 
 /// Configuration that was read, as far as a running proxy can take it.
 struct Fresh {

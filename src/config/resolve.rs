@@ -179,7 +179,7 @@ impl Resolver<'_> {
         let found = stated.or_else(|| default_state_dir(environment, rustix::process::geteuid().is_root()));
         found.unwrap_or_else(|| {
             let mend = "name one with `--state-dir DIR` or `state_dir = \"DIR\"`";
-            self.complaints.push(Complaint::missing("there is no place for the state: HOME is not set", mend));
+            self.complaints.push(Complaint::missing("there is no state directory: HOME is not set", mend));
             PathBuf::new()
         })
     }
@@ -213,7 +213,7 @@ impl Resolver<'_> {
             };
             match known.get(&name) {
                 Some(first) => {
-                    let complaint = Complaint::new(&at, "this name of the site stands here twice", "remove one");
+                    let complaint = Complaint::new(&at, "this name of the site is listed twice", "remove one");
                     self.complaints.push(complaint.and(first, "the other one"));
                 }
                 None => {
@@ -459,7 +459,7 @@ impl Resolver<'_> {
         let fine = !written.value.is_empty() && written.value.bytes().all(|b| matches!(b, 0x20..=0x7e));
         if !fine {
             let mend = "write plain ASCII like \"nginx\", or remove the line: then no such header is sent";
-            self.complaints.push(Complaint::new(&written.at, "this cannot be the value of a header", mend));
+            self.complaints.push(Complaint::new(&written.at, "this is not a valid header value", mend));
         }
         fine.then_some(written.value)
     }

@@ -131,9 +131,9 @@ impl Starter {
             text += &format!("\n# Where clients and visitors are accepted.\nlisten = [{}]\n", list.join(", "));
         }
         if let Some(tag) = &self.ad_tag {
-            text += &format!("\n# Whose channel Telegram shows to the users of this proxy.\nad_tag = \"{tag}\"\n");
+            text += &format!("\n# The channel that Telegram shows to the users of this proxy.\nad_tag = \"{tag}\"\n");
         }
-        text += "\n# Who may enter. Give each person a secret: `vizard user add NAME --config THIS_FILE`.\n";
+        text += "\n# The users. Give each person a secret: `vizard user add NAME --config THIS_FILE`.\n";
         text += &self.users.iter().map(section).collect::<Vec<_>>().join("\n");
         text += &self.link();
         text += &self.cover.text();
@@ -143,7 +143,7 @@ impl Starter {
     fn about_the_domain(&self) -> &'static str {
         match self.cover {
             Cover::Site { .. } => " It should lead to this machine.",
-            Cover::Remote { .. } => " It is that of the site that strangers meet.",
+            Cover::Remote { .. } => " It is that of the site that visitors see.",
         }
     }
 
@@ -160,7 +160,7 @@ impl Starter {
 
 const HEAD: &str = "\
 # A configuration of vizard, made by `vizard init`. `vizard check --config THIS_FILE` shows every mistake at once;
-# docs/configuration.md has all keys. A running proxy takes changes over by itself.
+# docs/configuration.md has all keys. A running proxy applies changes by itself.
 #
 # This file holds secrets: keep it readable for its owner only.
 ";
@@ -170,7 +170,7 @@ impl Cover {
         match self {
             Self::Remote { address, accept_grade_c } => {
                 let mut text =
-                    "\n# What strangers meet: a web server elsewhere, which they are passed on to.\n[cover]\n\
+                    "\n# What visitors see: a web server elsewhere, to which they are passed through.\n[cover]\n\
                                 kind = \"remote\"\n"
                         .to_owned();
                 text += &address.as_ref().map(|address| format!("address = {}\n", quoted(address))).unwrap_or_default();
@@ -180,7 +180,7 @@ impl Cover {
                 text
             }
             Self::Site { certificate, content, redirect } => {
-                let mut text = "\n# What strangers meet: the built-in web server.\n[site]\n".to_owned();
+                let mut text = "\n# What visitors see: the built-in web server.\n[site]\n".to_owned();
                 text += &certificate.files();
                 text += &match content {
                     Content::Sample => "# Without this, pages that every such installation begins with. Put your own \
@@ -216,7 +216,7 @@ impl Certificate {
     fn section(&self) -> String {
         match self {
             Self::Issued(authority) => format!(
-                "\n# An authority issues the certificate and renews it, which agrees to its terms. docs/certificates.md\n{}",
+                "\n# An authority issues and renews the certificate; this accepts its terms. docs/certificates.md\n{}",
                 acme::section(authority)
             ),
             Self::SelfSigned | Self::Files { .. } => String::new(),

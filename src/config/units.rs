@@ -108,8 +108,8 @@ impl fmt::Display for ValueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SocketAddress => "not an address with a port",
-            Self::Listener => "not a place to listen",
-            Self::NameForAddress => "a name cannot stand here",
+            Self::Listener => "not an address to listen on",
+            Self::NameForAddress => "a name is not allowed here",
             Self::PortAlone => "the address is missing",
             Self::HostAndPort => "not a host with a port",
             Self::Host => "neither a host name nor an address",
@@ -119,7 +119,7 @@ impl fmt::Display for ValueError {
             Self::Moment => "neither a date nor a time with its zone",
             Self::Quota => "not a quota",
             Self::QuotaRange => "this quota is too small to be kept exactly",
-            Self::Period => "there is no such period",
+            Self::Period => "unknown period",
             Self::Bandwidth => "not a rate",
             Self::BandwidthRange => "this rate is too small to work with",
             Self::Count => "not a number that can be a limit",

@@ -105,8 +105,8 @@ impl fmt::Display for Flaw {
             Self::SeveralRecords(count) => {
                 write!(f, "its first flight has {count} encrypted records, which clients must get as one")
             }
-            Self::NoPostQuantum => f.write_str("it does not take up a post-quantum key share"),
-            Self::Untrusted => f.write_str("no authority that browsers know has signed its certificate"),
+            Self::NoPostQuantum => f.write_str("it does not accept a post-quantum key share"),
+            Self::Untrusted => f.write_str("its certificate is not signed by an authority that browsers trust"),
             Self::Expired => f.write_str("its certificate has expired"),
             Self::Early => f.write_str("its certificate is not valid yet"),
             Self::OtherName(names) => write!(f, "its certificate is not for {}", list(names)),

@@ -124,7 +124,7 @@ impl Control {
         // A socket's address has room for some hundred bytes, a path may have more.
         let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(FILE);
         match UnixStream::connect(&short) {
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another proxy has this state directory")),
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another proxy uses this state directory")),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(&path)?,
             Err(_) => {}
         }
@@ -155,7 +155,7 @@ async fn converse(mut stream: tokio::net::UnixStream, queue: Queue, takers: mpsc
     let ours = rustix::process::geteuid().as_raw();
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == ours || peer.uid() == 0 => {}
-        _ => return debug!("somebody else's process knocked at the control socket"),
+        _ => return debug!("a process of another user connected to the control socket"),
     }
     let (read, mut write) = stream.split();
     let mut line = String::new();
@@ -237,7 +237,7 @@ pub fn ask_who(state: &Path) -> io::Result<Identity> {
 pub fn ask_open(state: &Path) -> io::Result<Open> {
     match ask_within(state, OPEN, MOMENT)? {
         Answer::Open(open) => Ok(open),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the running proxy does not say where it is entered")),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the running proxy does not say where it listens")),
     }
 }
 

@@ -83,7 +83,7 @@ impl Files {
             }
         };
         self.watcher = notify::recommended_watcher(heard)
-            .inspect_err(|error| warn!(%error, "files cannot be watched: changes take `vizard reload` or SIGHUP"))
+            .inspect_err(|error| warn!(%error, "files cannot be watched: changes need `vizard reload` or SIGHUP"))
             .ok();
         self.attend();
         if self.changed() {
@@ -159,7 +159,7 @@ impl Files {
 }
 
 fn warn_unwatched(folder: &Path, error: &notify::Error) {
-    warn!(folder = %folder.display(), %error, "a folder cannot be watched: changes there take `vizard reload` or SIGHUP");
+    warn!(folder = %folder.display(), %error, "a folder cannot be watched: changes need `vizard reload` or SIGHUP");
 }
 
 impl Stamp {

@@ -155,7 +155,7 @@ impl Lists {
             match self.fetch(url).await {
                 Ok(nets) => self.put(source, nets),
                 Err(why) => {
-                    warn!(list = %source, why, "a list could not be fetched; the last good one stays in force");
+                    warn!(list = %source, why, "a list could not be fetched; the last good one stays in use");
                     well = false;
                 }
             }

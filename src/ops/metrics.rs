@@ -104,12 +104,12 @@ impl Source {
         )?;
         page.counters(
             "vizard_admissions",
-            "Clients that proved themselves twice, by class of hello",
+            "Clients that passed both proofs, by class of hello",
             counts.admitted.list().into_iter().map(|(class, count)| ([("hello", class.label().to_owned())], count)),
         )?;
         page.counters(
             "vizard_declines",
-            "Connections that stayed visits, by reason",
+            "Connections declined to the cover, by reason",
             counts
                 .declined
                 .list()
@@ -163,12 +163,12 @@ impl Source {
             |tally: &Tally<DcId>| tally.list().into_iter().map(|(dc, n)| ([("dc", dc.to_string())], n)).collect();
         let (seated, unseated): (Vec<_>, Vec<_>) = (by_dc(&self.counts.seated), by_dc(&self.counts.unseated));
         page.counters("vizard_middle_sessions", "Sessions that went through middle proxies", seated)?;
-        let help = "Sessions with a tag that went the direct way because there was no link to a middle proxy";
+        let help = "Sessions with a tag that went directly because there was no link to a middle proxy";
         page.counters("vizard_middle_fallbacks", help, unseated)?;
         page.counter("vizard_middle_link_failures", "Links to middle proxies that failed to open", seen.middle.failed)?;
         let ends = Cause::ALL.into_iter().zip(seen.middle.ends);
         let ends = ends.map(|(cause, n)| ([("cause", cause.label().to_owned())], n));
-        page.counters("vizard_middle_link_ends", "Links to middle proxies that are over", ends)?;
+        page.counters("vizard_middle_link_ends", "Links to middle proxies that have ended", ends)?;
         page.gauge("vizard_middle_links", "Links to middle proxies that are open", seen.middle.links)?;
         page.gauge(
             "vizard_middle_waiting_bytes",
@@ -182,23 +182,23 @@ impl Source {
         let up = !counts.cover_is_away() && !counts.cover_fails();
         page.gauge(
             "vizard_cover_up",
-            "0: the cover was away, or had no handshake, when last asked for",
+            "0: the cover was unreachable, or had no handshake, at the last attempt",
             i64::from(up),
         )?;
         let away = counts.cover_away.load(Ordering::Relaxed);
         page.counter("vizard_cover_away", "Times that the cover could not be reached", away)?;
         let failed = counts.cover_failed.list().into_iter().map(|(how, n)| ([("cause", how.to_owned())], n));
         page.counters("vizard_cover_failures", "Admitted clients that the cover had no handshake for", failed)?;
-        page.counter("vizard_cover_changes", "Rounds of visits that found the cover changed", seen.cover.changes)?;
+        page.counter("vizard_cover_changes", "Scans that found the cover changed", seen.cover.changes)?;
         if let Some(learnt) = seen.cover.learnt {
-            page.gauge("vizard_cover_visit_time_seconds", "When the last round of visits was", learnt.0)?;
+            page.gauge("vizard_cover_visit_time_seconds", "When the cover was last scanned", learnt.0)?;
         }
         if let Some(graded) = &seen.cover.graded {
             let grade = graded.grade as i64;
             page.gauge("vizard_cover_grade", "The cover's grade: 0 is A, 3 is D", grade)?;
         }
         if let Some(ends) = seen.certificate_ends {
-            page.gauge("vizard_certificate_expiry_time_seconds", "When the certificate ends", ends.0)?;
+            page.gauge("vizard_certificate_expiry_time_seconds", "When the certificate expires", ends.0)?;
         }
         let Some(acme) = &seen.acme else { return Ok(()) };
         page.counters(
@@ -227,14 +227,10 @@ fn routes(page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
 fn state(page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
     page.gauge("vizard_replay_entries", "Hellos and headers that the replay cache holds", seen.replay.entries)?;
     page.gauge("vizard_replay_unsaved", "Entries of the replay cache that wait for the disk", seen.replay.unsaved)?;
-    page.counter(
-        "vizard_replay_dropped",
-        "Entries of the replay cache that a restart will forget",
-        seen.replay.dropped,
-    )?;
+    page.counter("vizard_replay_dropped", "Entries of the replay cache that a restart will lose", seen.replay.dropped)?;
     page.gauge(
         "vizard_replay_healthy",
-        "Whether the disk takes entries of the replay cache",
+        "Whether entries of the replay cache can be written to disk",
         i64::from(seen.replay.well),
     )?;
     page.gauge("vizard_draining", "Whether no more clients are accepted", i64::from(seen.draining))?;
@@ -260,14 +256,14 @@ fn users(page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
         users().map(|one| (&*one.name, one.sessions as u64)),
     )?;
     let open = users().map(|one| (&*one.name, u64::from(one.shut.is_none())));
-    page.gauges("vizard_user_enabled", "Whether a user may enter at all", "user", open)?;
+    page.gauges("vizard_user_enabled", "Whether a user is active", "user", open)?;
     let quota = |value: fn(&super::snapshot::QuotaState) -> u64| {
         users().filter_map(move |one| Some((&*one.name, value(one.quota.as_ref()?))))
     };
     page.gauges("vizard_user_quota_bytes", "The quota of a user", "user", quota(|quota| quota.bytes))?;
-    page.gauges("vizard_user_quota_used_bytes", "What is used of it", "user", quota(|quota| quota.used))?;
+    page.gauges("vizard_user_quota_used_bytes", "Bytes used of the quota", "user", quota(|quota| quota.used))?;
     let ends = users().filter_map(|one| Some((&*one.name, u64::try_from(one.expires?.0).unwrap_or_default())));
-    page.gauges("vizard_user_expiry_time_seconds", "When a user's access ends", "user", ends)
+    page.gauges("vizard_user_expiry_time_seconds", "When a user expires", "user", ends)
 }
 
 /// The names are those that every exporter gives these figures.

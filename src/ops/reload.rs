@@ -122,7 +122,7 @@ impl Queue {
 
     /// The same, with what is known of the change.
     pub async fn reload_on(&self, source: Source, terms: Terms) -> Result<Applied, Refused> {
-        let gone = || Refused::for_reason("the proxy is about to end");
+        let gone = || Refused::for_reason("the proxy is shutting down");
         let (answer, outcome) = oneshot::channel();
         self.0.send(Request { source, terms, answer }).await.map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?

@@ -73,7 +73,11 @@ impl Books {
         match Self::try_open(&path, is_user, now) {
             Ok((people, books)) => (people, Some(books)),
             Err(error) => {
-                error!(%error, path = %path.display(), "what users have moved cannot be kept: a restart will forget it, and quotas begin anew");
+                error!(
+                    %error,
+                    path = %path.display(),
+                    "the traffic of users cannot be kept on disk: a restart will lose it, and quotas start from zero"
+                );
                 (Arc::default(), None)
             }
         }
@@ -107,7 +111,7 @@ impl Books {
         while *leave == Lease::Asked && !self.writing.is_finished() {
             if Instant::now() >= end {
                 *leave = Lease::Ours;
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the disk does not take what users have moved"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the traffic of users cannot be written to disk"));
             }
             leave = self.bell.left.wait_timeout(leave, EVERY.min(patience)).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -164,9 +168,9 @@ fn warn_of_the_clock(rows: &[(String, Usage)], now: UnixTime) {
         warn!(
             users,
             days = most / DAY,
-            "the clock of this server is behind what was noted here earlier: set it; until then these users' quotas do not \
-             begin again. If it is right now and was ahead before, move usage.redb out of the state directory, which \
-             forgets what all users have moved"
+            "the clock of this server is behind the times recorded here earlier: set it; until then these users' \
+             quotas are not reset. If it is right now and was ahead before, move usage.redb out of the state \
+             directory, which resets the traffic of all users"
         );
     }
 }
@@ -192,9 +196,10 @@ fn keep(mut store: Store, people: &People, bell: &Bell) {
         match &outcome {
             Err(error) if !failing => error!(
                 %error,
-                "what users have moved cannot be written: a restart now would forget the latest; make room or mend the state directory"
+                "the traffic of users cannot be written: a restart now would lose the latest; make room or fix the \
+                 state directory"
             ),
-            Ok(()) if failing && !pages.is_empty() => info!("what users have moved is written again"),
+            Ok(()) if failing && !pages.is_empty() => info!("the traffic of users is written again"),
             _ => {}
         }
         failing = outcome.is_err() || (failing && pages.is_empty());

@@ -134,14 +134,14 @@ impl Witness for Doorbell {
             }
             Reason::Unsearched => {
                 summary::note(
-                    Cause::warn("too many hellos came to look at all of them: some may have been users"),
+                    Cause::warn("too many hellos arrived to check all of them: some may have been users"),
                     String::new,
                 );
             }
             // Also where it is not known whose client it is: the operator's own may be among them.
             Reason::Barred(by) => {
                 let list = self.barrier.list(from.ip()).map(|list| format!("{by}: {list}"));
-                let cause = Cause::info("kept out by a limit or a list, and shown the cover");
+                let cause = Cause::info("rejected by a limit or a list, and shown the cover");
                 summary::note(cause.of(user).because(list.as_deref().unwrap_or(by)), String::new);
             }
             _ if user.is_some() => {

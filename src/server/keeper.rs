@@ -102,7 +102,7 @@ pub(super) fn end_unwanted(server: &Server) {
         let refused = live.standing(&rules.keyring, now).err().map(Refusal::label);
         let refused = refused.or_else(|| server.barrier.bars(live.from)).filter(|_| !live.meter.is_ending());
         if let Some(reason) = refused {
-            let cause = Cause::info("a session ends: its user may not be inside any more");
+            let cause = Cause::info("a session ends: its user is no longer admitted");
             summary::note(cause.of(Some(live.member.name())).because(reason), String::new);
         }
         refused.is_some()
@@ -121,15 +121,16 @@ async fn keep_replay_memory(server: &Arc<Server>) {
         match &health.error {
             Some(error) if !failing => error!(
                 %error,
-                "spent hellos cannot be kept on disk: a restart now would forget the latest; make room or mend the state directory"
+                "the replay cache cannot be kept on disk: a restart now would lose the latest entries; make room or \
+                 fix the state directory"
             ),
-            None if failing && health.is_well() => info!("spent hellos are kept on disk again"),
+            None if failing && health.is_well() => info!("the replay cache is kept on disk again"),
             _ => {}
         }
         if health.dropped > dropped {
             error!(
                 dropped = health.dropped,
-                "spent hellos that the disk refused will be forgotten at the next restart"
+                "replay cache entries that could not be written will be lost at the next restart"
             );
         }
         (failing, dropped) = (!health.is_well(), health.dropped);
@@ -139,7 +140,7 @@ async fn keep_replay_memory(server: &Arc<Server>) {
 /// The last sync before the proxy ends.
 pub(super) async fn last_sync(server: &Arc<Server>) {
     if timeout(LAST_SYNC, sync(server)).await.is_err() || !server.judge.replay.health().is_well() {
-        error!("the latest spent hellos could not be kept on disk");
+        error!("the latest replay cache entries could not be kept on disk");
     }
 }
 
@@ -147,6 +148,6 @@ pub(super) async fn last_sync(server: &Arc<Server>) {
 async fn sync(server: &Arc<Server>) {
     let server = Arc::clone(server);
     if let Err(panic) = tokio::task::spawn_blocking(move || _ = server.judge.replay.sync()).await {
-        warn!(%panic, "keeping spent hellos failed");
+        warn!(%panic, "writing the replay cache failed");
     }
 }

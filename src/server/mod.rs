@@ -123,7 +123,7 @@ impl Settings {
 /// Tells that a program in front of us did not name its client.
 fn give_up(front: SocketAddr, why: &str) {
     let front = front.ip().to_canonical().to_string();
-    summary::note(Cause::warn("connections of a front are given up").because(&front), || why.to_owned());
+    summary::note(Cause::warn("dropping connections of a front").because(&front), || why.to_owned());
 }
 
 /// Returns the number of connections that a limit of open files has room for, each with its far side, beside what else

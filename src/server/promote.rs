@@ -254,7 +254,7 @@ async fn sit(server: &Server, dc: DcId, peer: SocketAddr, tag: AdTag) -> Option<
         }
         Err(why) => {
             server.observer.observe(&Event::Unseated { dc });
-            let cause = "no middle proxy: the session goes the direct way, without the promoted channel";
+            let cause = "no middle proxy: the session goes directly, without the promoted channel";
             summary::note(Cause::info(cause).because(why.label()), || why.to_string());
             None
         }

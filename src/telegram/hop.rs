@@ -30,7 +30,7 @@ pub async fn enter(mut stream: TcpStream, pass: &SecretText, class: HelloClass) 
 /// secret, or does not let it in.
 pub async fn greet(stream: &mut TcpStream, secret: &Secret, hello: &[u8]) -> io::Result<()> {
     stream.write_all(hello).await?;
-    let stranger = || io::Error::new(io::ErrorKind::PermissionDenied, "it answers as to a stranger");
+    let stranger = || io::Error::new(io::ErrorKind::PermissionDenied, "it answers as to a visitor");
     let mut flight = Vec::new();
     for expected in [kind::HANDSHAKE, kind::CHANGE_CIPHER_SPEC, kind::APPLICATION_DATA] {
         let record = read_record(stream).await?;

@@ -210,7 +210,7 @@ async fn a_certificate_is_issued_for_what_init_has_written() {
     let output = command.output().expect("the program runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("has not been asked yet") && said.contains(&format!("server={NAME}&port=")), "{said}");
+    assert!(said.contains("was requested from") && said.contains(&format!("server={NAME}&port=")), "{said}");
 
     let authority = bed.authority().await;
     let proxy = bed.proxy().await;

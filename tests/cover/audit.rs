@@ -74,7 +74,7 @@ async fn the_built_in_site_is_not_told_from_itself() {
         (&Value::from(true), vec!["segments for an admitted client with a hello of tdlib"])
     );
     assert_eq!(found["latency"][0]["series"][3]["millis"].as_array().unwrap().len(), 300);
-    assert!(outcome.err.contains("from your cover"), "{}", outcome.err);
+    assert!(outcome.err.contains("from its cover"), "{}", outcome.err);
     let page = std::fs::read_to_string(page).unwrap();
     well_formed(&page);
     assert_eq!(page.matches("<svg").count(), 20);
@@ -91,7 +91,7 @@ async fn another_server_is_told_from_the_cover() {
     let arguments = [&["--fast", "--seed", "7", "--html", page.to_str().unwrap()][..], &only].concat();
     let outcome = audit(&stage.origin, stage.state.path(), nginx.addr, &arguments).await;
     assert_eq!(outcome.code, 1, "{}{}", outcome.out, outcome.err);
-    assert!(outcome.out.contains("probes tell you from your cover"), "{}", outcome.out);
+    assert!(outcome.out.contains("probes tell the proxy from its cover"), "{}", outcome.out);
     assert!(outcome.out.contains("is this the right proxy?"), "{}", outcome.out);
     let worst = outcome.out.find("by watching").unwrap();
     assert!(outcome.out.find("with one connection").is_none_or(|other| worst < other), "{}", outcome.out);

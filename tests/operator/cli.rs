@@ -189,12 +189,12 @@ fn removing_the_last_user_lets_nobody_in() {
     fs::write(&file, config).unwrap();
     started("the link of 1 user");
     assert_eq!(run(home.path(), &["user", "remove", "alice", "--config", "vizard.toml"]).0, 0);
-    started("nobody can enter");
+    started("no client can connect");
     let (code, out, err) = run(home.path(), &["check", "--config", "vizard.toml"]);
-    assert!(code == 0 && err.contains("nobody can enter") && out.contains("see the warnings"), "{out}{err}");
+    assert!(code == 0 && err.contains("no client can connect") && out.contains("see the warnings"), "{out}{err}");
     let (code, out, err) = run(home.path(), &["link", "--config", "vizard.toml"]);
     assert!(code == 1 && out.is_empty() && err.contains("no users are configured"), "{out}{err}");
-    assert!(run(home.path(), &["user", "list", "--config", "vizard.toml"]).1.contains("nobody can enter"));
+    assert!(run(home.path(), &["user", "list", "--config", "vizard.toml"]).1.contains("no client can connect"));
 }
 
 const PREVENT: &str = "RestartPreventExitStatus=";
@@ -257,7 +257,7 @@ fn a_service_prints_no_key_and_says_how_links_are_printed() {
         wait_until(|| ready(&said()) || child.try_wait().unwrap().is_some());
         // What a reload says goes to the same places.
         signal(&child, rustix::process::Signal::HUP);
-        wait_until(|| said().contains("was read again") || child.try_wait().unwrap().is_some());
+        wait_until(|| said().contains("was reloaded") || child.try_wait().unwrap().is_some());
         signal(&child, rustix::process::Signal::TERM);
         assert!(child.wait().unwrap().success(), "{}", said());
         let text = said();
@@ -362,7 +362,7 @@ fn many_users_come_from_a_list() {
         ("dora\nemil=12\n", "line 2"),
         ("dora\nalice\n", "alice already"),
         ("dora\nemil\ndora\n", "dora already"),
-        ("no such name\n", "cannot be the name"),
+        ("no such name\n", "is not a valid name"),
     ] {
         let (code, out, err) = add(list);
         assert!(code != 0 && err.contains(said) && !err.contains("12\n"), "{list}: {out}{err}");

@@ -343,7 +343,7 @@ fn the_schema_lets_through_what_is_valid_and_little_else() {
         assert_eq!(check(&fs::read_to_string(&path).unwrap()), None, "{}", path.display());
     }
     assert_eq!(check(&example_uncommented()), None);
-    assert_eq!(check("[session]\nfillers = []"), None, "nobody gets any");
+    assert_eq!(check("[session]\nfillers = []"), None, "no client gets any");
     for text in [
         "lisen = [\"[::]:443\"]",
         "listen = []",
@@ -409,7 +409,7 @@ fn the_defaults_of_the_reference_are_the_defaults() {
 /// Whether a value has the kind that the program expects there, whatever else is wrong with it.
 fn has_the_kind(key: &str, value: &str) -> bool {
     match load_text(&around(key, &line(key, value)), None, &Flags::default(), &environment()) {
-        Err(LoadError::Complaints(report)) => !report.render(false).contains("cannot stand here"),
+        Err(LoadError::Complaints(report)) => !report.render(false).contains("is not allowed here"),
         _ => true,
     }
 }

@@ -210,11 +210,11 @@ async fn a_running_proxy_with_the_built_in_site_is_well_but_for_its_certificate(
     }
     assert_eq!(said.the("configuration").0, "warning", "of a secret in the list of processes: {}", said.text);
     assert!(said.of("telegram").iter().all(|(verdict, _)| *verdict == "ok") && said.of("telegram").len() == 6);
-    assert!(said.the("ports").1.contains("held by the running proxy"), "{}", said.text);
+    assert!(said.the("ports").1.contains("in use by the running proxy"), "{}", said.text);
     assert!(said.the("login").1.starts_with("alice: "), "{}", said.text);
     let (verdict, reason) = said.the("cover");
     assert!(
-        verdict == "warning" && reason == "grade C: no authority that browsers know has signed its certificate",
+        verdict == "warning" && reason == "grade C: its certificate is not signed by an authority that browsers trust",
         "{}",
         said.text
     );
@@ -255,7 +255,7 @@ async fn a_proxy_that_does_not_run_is_no_reason_to_stop() {
     let said = bed.doctor(refusing().await, "site", &[]).await;
     assert!(said.the("ports").0 == "ok" && said.the("ports").1.contains("can be bound"), "{}", said.text);
     assert!(said.the("login").0 == "warning" && said.the("login").1.contains("does not run"), "{}", said.text);
-    assert!(said.the("cover").1.contains("no cover yet"), "the first start makes its certificate: {}", said.text);
+    assert!(said.the("cover").1.contains("no cover to check"), "the first start makes its certificate: {}", said.text);
     assert_eq!(std::fs::read_dir(bed.state.path()).unwrap().count(), 0, "the doctor makes nothing");
 }
 
@@ -427,7 +427,7 @@ async fn a_proxy_that_only_a_front_reaches_is_found_and_logged_in_to() {
         assert!(begun.elapsed() < Duration::from_secs(60), "it never runs: {said}");
     };
     let (_, said) = command(&bed, &file, &["doctor", "--skip", "files"]).await;
-    assert!(said.contains(&format!("{address} is held by the running proxy")), "{said}");
+    assert!(said.contains(&format!("{address} is in use by the running proxy")), "{said}");
     assert!(said.contains("alice: through the front"), "{said}");
     let (code, said) = command(&bed, &file, &["health"]).await;
     assert!(code == 0 && said.contains(&format!("{address} answers")), "{said}");
@@ -453,8 +453,8 @@ async fn a_list_that_bars_this_machine_is_named() {
     let file = written(&bed, &format!("listen = [\"127.0.0.1:0\"]\ndomain = \"{NAME}\"\n{lists}"));
     let _proxy = started(&bed, &file).await;
     let (_, said) = command(&bed, &file, &["doctor", "--skip", "files"]).await;
-    let barred = format!("this address is barred, on a deny list: {}", list.display());
-    assert!(said.contains(&barred) && !said.contains("held by another program"), "{said}");
+    let barred = format!("this address is blocked, on a deny list: {}", list.display());
+    assert!(said.contains(&barred) && !said.contains("in use by another program"), "{said}");
     let (code, said) = command(&bed, &file, &["check"]).await;
-    assert!(code == 0 && said.contains("127.0.0.0/8 may not enter"), "{said}");
+    assert!(code == 0 && said.contains("127.0.0.0/8 would be rejected"), "{said}");
 }

@@ -135,9 +135,9 @@ async fn what_a_list_keeps_out_is_summarised_under_its_name() {
         let read = client.read_u8();
         tokio::time::timeout(PATIENCE, read).await.expect("an answer in time").unwrap();
     }
-    let line = proxy.logged("kept out by a limit or a list").await;
+    let line = proxy.logged("rejected by a limit or a list").await;
     assert!(line.contains(&format!("on a deny list: {}", list.display())) && !line.contains("127.0.0.1"), "{line}");
-    let lines = proxy.log().iter().filter(|line| line.contains("kept out by")).count();
+    let lines = proxy.log().iter().filter(|line| line.contains("rejected by")).count();
     assert!(lines <= 3, "{lines} lines for {TIMES} connections");
 }
 

@@ -42,7 +42,7 @@ fn a_configuration_is_written_once_and_its_links_are_printed() {
     assert!(out.contains(&link), "the same links: {link}");
 
     let (code, _, err) = init(home.path(), &flags);
-    assert!(code == 2 && err.contains("is there already") && err.contains("--force"), "{err}");
+    assert!(code == 2 && err.contains("exists already") && err.contains("--force"), "{err}");
     assert_eq!(fs::read_to_string(&file).unwrap(), text, "it is as it was");
     let (code, _, err) = init(home.path(), &[&flags[..], &["--force"]].concat());
     assert_eq!(code, 0, "{err}");
@@ -83,7 +83,7 @@ fn a_unit_of_systemd_is_written_where_it_is_wished() {
 
     fs::remove_file(&config).unwrap();
     let (code, _, err) = init(home.path(), &flags);
-    assert!(code == 2 && err.contains("vizard.service is there already") && !config.exists(), "{err}");
+    assert!(code == 2 && err.contains("vizard.service exists already") && !config.exists(), "{err}");
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn a_person_at_a_terminal_is_asked() {
     assert!(fs::read_to_string(home.path().join("vizard.toml")).unwrap().contains("name = \"carol\""));
 
     let mut terminal = Terminal::start(home.path(), &arguments);
-    terminal.answer("Begin anew", "n");
+    terminal.answer("Start over", "n");
     assert_eq!(terminal.end(), 2);
     assert!(!home.path().join("vizard.toml.old").exists());
 }

@@ -215,8 +215,8 @@ async fn only_who_has_a_tag_goes_there_and_addresses_are_told_on_request_only() 
 
         let mut bob = self::login(OTHER_KEY).enter(stage.proxy.addr).await.unwrap();
         bob.echo(&packet(&mut Dice::new(2), 40)).await.unwrap();
-        assert_eq!((middle.heard().len(), dc.seen().len()), (1, 1), "a user without a tag goes the direct way");
-        assert!(!stage.proxy.log().iter().any(|line| line.contains("goes the direct way")));
+        assert_eq!((middle.heard().len(), dc.seen().len()), (1, 1), "a user without a tag goes directly");
+        assert!(!stage.proxy.log().iter().any(|line| line.contains("goes directly")));
     }
 }
 
@@ -369,7 +369,7 @@ async fn where_there_is_no_link_sessions_go_the_direct_way_and_the_log_says_why(
         for _ in 0..3 {
             enter(&stage).await.echo(&packet(&mut Dice::new(8), 40)).await.unwrap();
         }
-        let line = stage.proxy.logged("goes the direct way").await;
+        let line = stage.proxy.logged("goes directly").await;
         assert!(line.contains(why), "{why}: {line}");
         assert_eq!(dc.seen().len(), 3);
         // No list has this one.

@@ -67,7 +67,7 @@ async fn a_denied_address_sees_the_cover_and_nothing_else() {
         let sections = format!("[log]\nlevel = \"debug\"\n[lists]\ndeny = [\"{}\"]\n", list.display());
         let Some(stage) = stage(kind, &dc, &sections).await else { continue };
         expect_visitors(&stage, "denied").await;
-        stage.proxy.logged("kept out by a limit or a list").await;
+        stage.proxy.logged("rejected by a limit or a list").await;
     }
 }
 
@@ -202,7 +202,7 @@ async fn sessions_of_an_address_that_is_denied_later_end() {
     let mut session = login(1).enter(stage.proxy.addr).await.unwrap();
     session.echo(&[7; 40]).await.unwrap();
     std::fs::write(&list, "192.0.2.1\n127.0.0.0/8\n").unwrap();
-    stage.proxy.logged("the configuration was read again").await;
+    stage.proxy.logged("the configuration was reloaded").await;
     assert_eq!(tokio::time::timeout(PATIENCE, session.down.end()).await, Ok(End::Fin));
     assert_eq!(session.down.sizes.last(), Some(&19), "a close alert comes last");
 }

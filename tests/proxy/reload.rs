@@ -173,7 +173,7 @@ async fn a_bad_file_changes_nothing_and_says_why_without_the_secret() {
             good.replace(&running.origin.certificate().display().to_string(), &nowhere.display().to_string()),
             "cannot be read",
         ),
-        (good.replace("[site]", "[cover]\naddress = \"127.0.0.1:1\"\n[cover.x]"), "not known"),
+        (good.replace("[site]", "[cover]\naddress = \"127.0.0.1:1\"\n[cover.x]"), "unknown key"),
     ] {
         running.write_text(&bad);
         let output = running.reload().await;
@@ -183,7 +183,7 @@ async fn a_bad_file_changes_nothing_and_says_why_without_the_secret() {
         session.echo(&[1; 40]).await.unwrap();
         running.session(KEY, 2).await.echo(&[7; 40]).await.unwrap_or_else(|end| panic!("{why}: {end:?}"));
     }
-    let refused = running.proxy.logged("everything stays as it was").await;
+    let refused = running.proxy.logged("rejected, and nothing has changed").await;
     assert!(refused.contains("lisen") && refused.contains("length of time"), "all complaints at once: {refused}");
     assert!(running.proxy.log().iter().all(|line| !line.contains(&secret)));
     running.write_text(&good);
@@ -293,7 +293,7 @@ async fn the_admin_listener_tells_of_the_cover_that_is_there_now() {
     elsewhere.proxy.kill();
     let health: Value = admin.get("/api/v1/health").await.unwrap();
     assert_eq!(health["serving"], true, "{health}");
-    assert!(health["detail"].as_str().unwrap().contains("cover is away"), "{health}");
+    assert!(health["detail"].as_str().unwrap().contains("cover is unreachable"), "{health}");
 }
 
 /// A certificate for this machine, in files that the admin listener is to show.
@@ -447,7 +447,7 @@ async fn a_signal_while_the_file_is_written_waits_until_it_is_whole() {
     let line = running.proxy.logged("session.idle").await;
     assert!(line.contains("\"source\":\"signal\""), "{line}");
     session.echo(&[1; 40]).await.unwrap();
-    assert!(running.proxy.log().iter().all(|line| !line.contains("stays as it was")));
+    assert!(running.proxy.log().iter().all(|line| !line.contains("rejected, and nothing has changed")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -473,7 +473,7 @@ async fn what_takes_a_restart_is_said_and_flags_go_before_the_file() {
     running.write_text(&(file + "[audit_log]\nfile = \"audit.log\"\n[session]\nidle = \"50m\"\n"));
     let output = running.reload().await;
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(said(&output).contains("takes a restart: audit_log\n"), "{}", said(&output));
+    assert!(said(&output).contains("needs a restart: audit_log\n"), "{}", said(&output));
     assert!(!other.exists() && !running.origin.path().join("audit.log").exists());
     running.proxy.logged("session.idle").await;
 }

@@ -195,7 +195,7 @@ async fn a_next_hop_that_does_not_know_the_secret_is_named_in_the_log() {
     let stranger = proxy("", &[]).await;
     let stage = proxy(&route("abroad", "mtproto", &link(stranger.proxy.addr, true)), &[]).await;
     assert!(!is_served(&stage, login()).await);
-    let line = stage.proxy.logged("abroad: it answers as to a stranger").await;
+    let line = stage.proxy.logged("abroad: it answers as to a visitor").await;
     assert!(!line.contains(&HEXLOWER.encode(&NEXT_KEY)), "{line}");
 }
 
@@ -279,7 +279,7 @@ async fn a_reload_changes_the_routes_of_sessions_to_come() {
     let site = text.split("[[routes]]").next().unwrap();
     std::fs::write(&file, format!("{site}{}", route("way", "socks5", &at(gate.addr)))).unwrap();
     stage.proxy.hangup();
-    stage.proxy.logged("the configuration was read again").await;
+    stage.proxy.logged("the configuration was reloaded").await;
     assert!(is_served(&stage, login()).await);
     assert_eq!(gate.came(), 1);
 }

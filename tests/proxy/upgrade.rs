@@ -299,7 +299,7 @@ async fn one_that_stalls_while_it_takes_over_keeps_nobody_out() {
     assert_eq!(taker.hears().await, "\"go\"\n");
     waits("told to go").await;
     drop(taker);
-    running.proxy.logged("has not; everything goes on here").await;
+    running.proxy.logged("failed; this one keeps running").await;
     waits("gone").await;
     let next = running.successor().await;
     waits("taken over").await;

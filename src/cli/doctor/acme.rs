@@ -45,26 +45,26 @@ pub fn issue(Issue { challenge, host, issued, memory, reachable }: &Issue) -> Ve
             format!("{host} connects to port {port} for {way}, and no listener has that port"),
             match challenge {
                 Challenge::TlsAlpn01 => "listen on port 443, or pass that port on to this proxy",
-                Challenge::Http01 => "put port 80 into site.redirect_from, or pass that port on to this proxy",
+                Challenge::Http01 => "add port 80 to site.redirect_from, or pass that port on to this proxy",
             },
         )
     });
     let outcome = match memory {
         Err(kind) => Finding::warning(
             Check::Acme,
-            format!("what is remembered of {host} cannot be read: {kind}"),
+            format!("the record of earlier requests to {host} cannot be read: {kind}"),
             "run the doctor as the user of the proxy",
         ),
         Ok(memory) if memory.failures > 0 => {
             let times =
                 if memory.failures == 1 { "once".into() } else { format!("{} times in a row", memory.failures) };
-            let why = memory.why.as_deref().unwrap_or("nobody knows why");
+            let why = memory.why.as_deref().unwrap_or("the reason is unknown");
             let mend = memory.mend.as_deref().unwrap_or("see the log of the proxy");
             match issued {
-                true => Finding::warning(Check::Acme, format!("{host} was asked in vain {times}: {why}"), mend),
+                true => Finding::warning(Check::Acme, format!("requests to {host} failed {times}: {why}"), mend),
                 false => Finding::broken(
                     Check::Acme,
-                    format!("{host} was asked in vain {times}, and browsers warn of the certificate in use: {why}"),
+                    format!("requests to {host} failed {times}, and browsers warn of the certificate in use: {why}"),
                     mend,
                 ),
             }
@@ -72,8 +72,8 @@ pub fn issue(Issue { challenge, host, issued, memory, reachable }: &Issue) -> Ve
         Ok(_) if *issued => Finding::ok(Check::Acme, format!("{host} issues the certificate ({way})")),
         Ok(_) => Finding::warning(
             Check::Acme,
-            format!("{host} has not been asked yet"),
-            "start the proxy: it asks by itself, and says in its log what comes of it",
+            format!("no certificate was requested from {host} yet"),
+            "start the proxy: it asks by itself, and logs the result",
         ),
     };
     gone.into_iter().chain([outcome]).collect()

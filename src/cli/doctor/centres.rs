@@ -82,10 +82,10 @@ pub fn centre((number, routes): &Asked) -> Finding {
         None => Finding::broken(
             Check::Telegram,
             reason,
-            "see whether a firewall or the provider stands between this machine and Telegram",
+            "check whether a firewall or the provider blocks Telegram from this machine",
         ),
         Some(best) if best > SLOW => {
-            Finding::warning(Check::Telegram, reason, "a machine nearer to Telegram serves its users faster")
+            Finding::warning(Check::Telegram, reason, "a machine closer to Telegram serves its users faster")
         }
         Some(_) => Finding::ok(Check::Telegram, reason),
     }

@@ -13,12 +13,12 @@ pub fn certificate(chain: Option<&Chain>, names: &[&str], own: bool, now: UnixTi
     let warning = |reason: String, mend: &str| Finding::warning(Check::Certificate, reason, mend);
     // Somebody else's certificate is not ours to mend, but a cover that nobody would believe is a poor one.
     let judged = |reason: String, mend: &str| {
-        if own { broken(reason, mend) } else { warning(reason, "choose a cover whose certificate is in order") }
+        if own { broken(reason, mend) } else { warning(reason, "choose a cover whose certificate is valid") }
     };
     let Some(chain) = chain else {
         return vec![broken(
-            "what the cover shows is no certificate".into(),
-            "put the right file into site.certificate",
+            "the cover sends something that is no certificate".into(),
+            "set site.certificate to the right file",
         )];
     };
     let lacks = chain.lacking(names.iter().copied());
@@ -26,9 +26,9 @@ pub fn certificate(chain: Option<&Chain>, names: &[&str], own: bool, now: UnixTi
     let found = [
         (chain.not_after <= now.0).then(|| judged(format!("it expired {} days ago", -days), "renew it now")),
         (chain.not_before > now.0)
-            .then(|| judged("it is not valid yet".into(), "see the line on the clock, or wait until it is")),
+            .then(|| judged("it is not valid yet".into(), "see the result for the clock, or wait until it is")),
         (chain.not_after > now.0 && days < SOON)
-            .then(|| warning(format!("it expires in {days} days"), "see why it was not renewed")),
+            .then(|| warning(format!("it expires in {days} days"), "find out why it was not renewed")),
         (!lacks.is_empty()).then(|| {
             let next = match names {
                 [_] => "get a certificate for the domain, or name the right domain: --domain NAME",
@@ -50,7 +50,7 @@ pub fn certificate(chain: Option<&Chain>, names: &[&str], own: bool, now: UnixTi
         }),
         (!chain.self_signed && chain.linked && !chain.trusted).then(|| {
             warning(
-                "no authority that browsers know has signed it".into(),
+                "it is not signed by an authority that browsers trust".into(),
                 "let an authority issue one that browsers trust, with a section [site.acme]",
             )
         }),

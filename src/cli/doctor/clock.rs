@@ -38,13 +38,13 @@ pub fn clock(skews: Skews, window: Duration) -> Finding {
         (None, None) => {
             return Finding::warning(
                 Check::Clock,
-                "nobody could be asked for the time",
-                "see the lines on the cover and on Telegram; compare the clock with another one",
+                "no server could be asked for the time",
+                "see the results for the cover and for Telegram; compare the clock with another one",
             );
         }
     };
     let reason = format!(
-        "{}; clients are let in up to {window} s off, so their clocks matter as much as this one",
+        "{}; clients are accepted up to {window} s off, so their clocks matter as much as this one",
         told(who, skew)
     );
     match skew {

@@ -116,10 +116,12 @@ pub fn cover(graded: &Graded, why: Option<&str>) -> Finding {
     let mend = match graded.flaws.first() {
         None => return Finding::ok(Check::Cover, reason),
         Some(Flaw::Ourselves) => "name another web server with --cover, or use the built-in site: --cover site",
-        Some(Flaw::Unreachable) => "see whether the address of the cover is right and whether it runs",
+        Some(Flaw::Unreachable) => "check that the address of the cover is right and that it runs",
         Some(Flaw::Elsewhere) => "a domain of your own that leads here, with the built-in site, has grade A",
-        Some(Flaw::Untrusted | Flaw::Expired | Flaw::Early | Flaw::OtherName(_)) => "see the line on the certificate",
-        Some(_) => "the built-in site has none of this: --cover site, with a domain and a certificate of your own",
+        Some(Flaw::Untrusted | Flaw::Expired | Flaw::Early | Flaw::OtherName(_)) => {
+            "see the result for the certificate"
+        }
+        Some(_) => "the built-in site avoids all of this: --cover site, with a domain and a certificate of your own",
     };
     match graded.grade {
         Grade::D => Finding::broken(Check::Cover, reason, mend),
@@ -131,10 +133,10 @@ pub fn cover(graded: &Graded, why: Option<&str>) -> Finding {
 pub fn post_quantum(profile: &Profile) -> Finding {
     let takes = profile.flights.values().any(|flight| flight.group == X25519MLKEM768);
     match takes {
-        true => Finding::ok(Check::PostQuantum, "an X25519MLKEM768 share is taken up"),
+        true => Finding::ok(Check::PostQuantum, "an X25519MLKEM768 key share is accepted"),
         false => Finding::warning(
             Check::PostQuantum,
-            "an X25519MLKEM768 share is offered and left: sites of today take it up",
+            "an X25519MLKEM768 key share is offered and ignored: modern sites accept it",
             "update the web server and its TLS library (OpenSSL 3.5 or later), or use the built-in site",
         ),
     }
@@ -145,7 +147,7 @@ pub fn records(counts: &[usize], stable: bool) -> Finding {
     const MEND: &str = "the built-in site sends one: --cover site";
     let visits = counts.len();
     let (Some(least), Some(most)) = (counts.iter().min(), counts.iter().max()) else {
-        return Finding::warning(Check::Records, "no flight was seen", "see the line on the cover");
+        return Finding::warning(Check::Records, "no first flight was received", "see the result for the cover");
     };
     let sizes = if stable { "of the same sizes" } else { "with sizes that vary, as those of ECDSA signatures do" };
     match (least == most, most) {

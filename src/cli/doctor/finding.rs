@@ -27,7 +27,7 @@ pub enum Check {
     Acme,
     /// The cover hides the proxy well.
     Cover,
-    /// The cover takes up a post-quantum key share.
+    /// The cover accepts a post-quantum key share.
     PostQuantum,
     /// The cover's first flight is one record, visit after visit.
     Records,
@@ -159,7 +159,7 @@ impl Findings {
         let lines: String = self.0.iter().map(|finding| finding.text(colours) + "\n").collect();
         let end = match (count(Verdict::Broken), count(Verdict::Warning)) {
             (0, 0) => "everything is fine".to_owned(),
-            (broken, warnings) => format!("{broken} broken, {warnings} to be looked at"),
+            (broken, warnings) => format!("{broken} broken, {warnings} with warnings"),
         };
         format!("{lines}\n{end}")
     }
@@ -211,7 +211,7 @@ mod tests {
         let findings = Findings::from_iter([warning, broken, ok]);
         let text = findings.text(false);
         assert!(text.starts_with("✓ ok      files          many\n✗ broken  clock          slow\n"), "{text}");
-        assert!(text.contains("mend: wind it") && text.ends_with("1 broken, 1 to be looked at"), "{text}");
+        assert!(text.contains("mend: wind it") && text.ends_with("1 broken, 1 with warnings"), "{text}");
         assert!(findings.text(true).contains("\x1b[31m✗"));
         let json: serde_json::Value = serde_json::from_str(&findings.json()).unwrap();
         assert_eq!(json[1], json!({ "check": "clock", "verdict": "broken", "reason": "slow", "mend": "wind it" }));

@@ -89,9 +89,9 @@ pub fn port(listener: impl fmt::Display, held: Held, redirects: bool) -> Finding
     let broken = |reason: String, mend: &str| Finding::broken(Check::Ports, reason, mend);
     match held {
         Held::Free => Finding::ok(Check::Ports, format!("{listener} can be bound; nothing runs there now")),
-        Held::Ours => Finding::ok(Check::Ports, format!("{listener} is held by the running proxy")),
+        Held::Ours => Finding::ok(Check::Ports, format!("{listener} is in use by the running proxy")),
         Held::Other if redirects => {
-            Finding::ok(Check::Ports, format!("{listener} is in use, for the redirect as it seems"))
+            Finding::ok(Check::Ports, format!("{listener} is in use, apparently for the redirect"))
         }
         Held::Later => Finding::warning(
             Check::Ports,
@@ -99,12 +99,12 @@ pub fn port(listener: impl fmt::Display, held: Held, redirects: bool) -> Finding
             "name the port of the running proxy with --listen",
         ),
         Held::Other => broken(
-            format!("{listener} is held by another program, or by a proxy that knows none of these secrets"),
-            "end that program, restart the proxy, or name another address with --listen",
+            format!("{listener} is in use by another program, or by a proxy that knows none of these secrets"),
+            "stop that program, restart the proxy, or name another address with --listen",
         ),
         Held::Unusable(io::ErrorKind::PermissionDenied) => broken(
-            format!("{listener} may not be bound by this user, and no proxy runs there"),
-            "ports below 1024 take root or CAP_NET_BIND_SERVICE; or name another with --listen",
+            format!("this user may not bind {listener}, and no proxy runs there"),
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE; or name another with --listen",
         ),
         Held::Unusable(kind) => {
             broken(format!("{listener} cannot be bound: {kind}"), "name an address of this machine with --listen")
@@ -153,11 +153,11 @@ pub fn login((user, outcome): &LoggedIn) -> Finding {
         ),
         Err(error) => {
             let mend = match error {
-                LoginError::Unreachable(_) => "see whether the proxy still runs",
+                LoginError::Unreachable(_) => "check that the proxy still runs",
                 LoginError::NotAdmitted => {
                     "restart the proxy, so that it knows this configuration; its log has the reason"
                 }
-                LoginError::Dropped | LoginError::Odd(_) => "see the lines on Telegram and the log of the proxy",
+                LoginError::Dropped | LoginError::Odd(_) => "see the results for Telegram and the log of the proxy",
             };
             Finding::broken(Check::Login, format!("{user}: {error}"), mend)
         }
@@ -168,8 +168,8 @@ pub fn login((user, outcome): &LoggedIn) -> Finding {
 pub fn barred_port(listener: impl fmt::Display, why: &str) -> Finding {
     Finding::warning(
         Check::Ports,
-        format!("{listener} is in use, and by which program cannot be told: this address is barred, {why}"),
-        "see the line on the login",
+        format!("{listener} is in use, by an unknown program: this address is blocked, {why}"),
+        "see the result for the login",
     )
 }
 
@@ -177,21 +177,21 @@ pub fn barred_port(listener: impl fmt::Display, why: &str) -> Finding {
 /// who come from here.
 pub fn no_login(users: usize, running: bool, barred: Option<&str>) -> Finding {
     match users {
-        0 => Finding::warning(Check::Login, "there is no user yet", "start the proxy once, then ask again"),
+        0 => Finding::warning(Check::Login, "there is no user yet", "start the proxy once, then run this again"),
         _ if barred.is_some() => Finding::warning(
             Check::Login,
-            format!("no login is possible from here: this address is barred, {}", barred.unwrap_or_default()),
-            "take it off that list, or put it on a list of lists.allow",
+            format!("no login is possible from here: this address is blocked, {}", barred.unwrap_or_default()),
+            "remove it from that list, or add it to a list of lists.allow",
         ),
         _ if running => Finding::warning(
             Check::Login,
             "the proxy runs, but no login is possible from here by any of its listeners",
-            "see the lines on the ports; a front elsewhere has to be tried from outside",
+            "see the results for the ports; a front elsewhere has to be tested from outside",
         ),
         _ => Finding::warning(
             Check::Login,
-            "the proxy does not run here, so nobody could log in",
-            "start it, then ask again with the same flags",
+            "the proxy does not run here, so no login was possible",
+            "start it, then run this again with the same flags",
         ),
     }
 }
@@ -232,7 +232,7 @@ mod tests {
         }
         let said = |users, running, barred| no_login(users, running, barred).reason;
         assert!(said(0, false, None).contains("no user") && said(3, false, None).contains("does not run"));
-        assert!(said(3, true, None).starts_with("the proxy runs") && said(3, true, Some("x")).contains("barred, x"));
+        assert!(said(3, true, None).starts_with("the proxy runs") && said(3, true, Some("x")).contains("blocked, x"));
     }
 
     #[tokio::test]

@@ -80,7 +80,7 @@ pub fn state(path: &Path, state: &State) -> Vec<Finding> {
         Ok(folder) => folder,
         Err(io::ErrorKind::NotFound) => {
             return vec![warning(
-                format!("{path} does not exist; the first start makes it"),
+                format!("{path} does not exist; the first start creates it"),
                 "start the proxy once, as the user that it will run as",
             )];
         }
@@ -96,7 +96,7 @@ pub fn state(path: &Path, state: &State) -> Vec<Finding> {
             )
         }),
         (folder.mode & 0o077 != 0).then(|| {
-            warning(format!("others may look into {path} (mode {:03o})", folder.mode), "chmod 700 the folder")
+            warning(format!("other users can read {path} (mode {:03o})", folder.mode), "chmod 700 the folder")
         }),
         (folder.free < FULL).then(|| broken(format!("the disk of {path} is full"), "make room")),
         (FULL..SCARCE)
@@ -105,18 +105,18 @@ pub fn state(path: &Path, state: &State) -> Vec<Finding> {
         match folder.replay {
             Replay::None | Replay::Loads { damaged: 0 } => None,
             Replay::Loads { damaged } => Some(warning(
-                format!("{damaged} parts of the file of spent hellos in {path} are damaged and are skipped"),
-                "see whether the disk is well",
+                format!("{damaged} parts of the replay cache in {path} are damaged and are skipped"),
+                "check the disk for errors",
             )),
             Replay::Refused(kind) => Some(broken(
-                format!("the file of spent hellos in {path} cannot be used: {kind}"),
+                format!("the replay cache in {path} cannot be used: {kind}"),
                 "move the file `replay` away, or make it readable for the proxy",
             )),
         },
         (!state.missing.is_empty()).then(|| {
             warning(
-                format!("the first start has still to make: {}", state.missing.join(", ")),
-                "start the proxy once, then ask again",
+                format!("the first start still has to create: {}", state.missing.join(", ")),
+                "start the proxy once, then run this again",
             )
         }),
     ];

@@ -36,9 +36,9 @@ impl fmt::Display for LoginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(error) => write!(f, "no connection: {error}"),
-            Self::NotAdmitted => f.write_str("answered as a stranger"),
-            Self::Dropped => f.write_str("let in, but the data centre did not answer"),
-            Self::Odd(odd) => write!(f, "let in, but {odd}"),
+            Self::NotAdmitted => f.write_str("rejected: answered as a visitor"),
+            Self::Dropped => f.write_str("accepted, but the data centre did not answer"),
+            Self::Odd(odd) => write!(f, "accepted, but {odd}"),
         }
     }
 }

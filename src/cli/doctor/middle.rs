@@ -61,12 +61,12 @@ pub async fn ask(upstream: &Upstream, settings: &Settings, published: Option<&Di
 
 /// Judges what came of it. Without links sessions go the direct way, which is no loss but of the channel.
 pub fn middle(asked: &Asked) -> Vec<Finding> {
-    const MEND: &str = "see docs/promoted-channel.md for what links need; until then sessions go the direct way, without \
-                        the channel";
+    const MEND: &str = "see docs/promoted-channel.md for what links need; until then sessions go directly, without the \
+                        channel";
     let Asked::Links(links) = asked else {
-        let reason = "there is a tag, and Telegram has not told yet where its middle proxies are";
-        let mend = "start the proxy, which asks within some minutes; where it runs, its log says why a list could not be \
-                    fetched; or state them, see docs/promoted-channel.md";
+        let reason = "there is a tag, but the addresses of Telegram's middle proxies are not known yet";
+        let mend = "start the proxy, which fetches them within some minutes; if it runs, its log says why a list could \
+                    not be fetched; or configure them, see docs/promoted-channel.md";
         return vec![Finding::warning(Check::Middle, reason, mend)];
     };
     let none = links.iter().all(|(_, outcome)| outcome.is_err());

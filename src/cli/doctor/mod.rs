@@ -87,7 +87,7 @@ pub(super) fn findings(
 }
 
 fn configuration(loaded: &Result<Loaded, LoadError>) -> Finding {
-    const MEND: &str = "correct what is shown above; `vizard check` shows it again";
+    const MEND: &str = "fix what is shown above; `vizard check` shows it again";
     match loaded {
         Err(LoadError::Complaints(report)) => {
             output::report(report);
@@ -116,7 +116,7 @@ fn examine(patient: &Patient, skip: &[Check]) -> Result<Vec<Finding>, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(format!("cannot start: {error}"), "see whether the machine is out of threads"))?;
+        .map_err(|error| Failure::new(format!("cannot start: {error}"), "check the limit of threads"))?;
     let facts = runtime.block_on(Facts::gather(patient, skip));
     // A task that waits for a name to be resolved would hold the program back.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -257,8 +257,8 @@ impl Facts {
         let Some(seen) = &self.cover else {
             return vec![Finding::warning(
                 Check::Cover,
-                "there is no cover yet that could be looked at",
-                "start the proxy once, then ask again",
+                "there is no cover to check yet",
+                "start the proxy once, then run this again",
             )];
         };
         match seen {

@@ -34,14 +34,14 @@ pub fn route((name, kind, answer): &Asked, alone: bool) -> Finding {
             let (connected, answered) = (connect.as_millis(), answer.as_millis());
             let reason = format!("{name} ({kind}): connection in {connected} ms, answer in {answered} ms");
             if *connect + *answer > SLOW {
-                let mend = "users feel every one of these milliseconds; see whether there is a nearer way";
+                let mend = "every session is slowed by this; look for a shorter route";
                 return Finding::warning(Check::Routes, reason, mend);
             }
             Finding::ok(Check::Routes, reason)
         }
         Err(why) => {
             let reason = format!("{name} ({kind}): {why}");
-            let mend = "see whether the proxy of this route runs and lets this machine in; docs/routes.md";
+            let mend = "check that the proxy of this route runs and accepts this machine; see docs/routes.md";
             if alone {
                 Finding::broken(Check::Routes, reason, mend)
             } else {

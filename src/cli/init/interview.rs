@@ -71,7 +71,7 @@ enum Way {
 const WAYS: [&str; 3] = [
     "my own domain, which leads to this machine (recommended: name and address agree, and the first answer is that of \
      any visit)",
-    "the site of somebody else, or mine on another machine (anybody can look up that its name leads elsewhere)",
+    "another site, or mine on another machine (anyone can look up that its name leads elsewhere)",
     "only try it out: a made-up name and a self-signed certificate",
 ];
 
@@ -170,7 +170,7 @@ impl Talk<'_> {
             None => Way::Trial,
         };
         let items = if domain.is_some() { &WAYS[..2] } else { &WAYS };
-        let chosen = self.ask.choose("What shall strangers meet?", items, usual as usize).map_err(unanswered)?;
+        let chosen = self.ask.choose("What should visitors see?", items, usual as usize).map_err(unanswered)?;
         Ok([Way::Own, Way::Elsewhere, Way::Trial][chosen])
     }
 
@@ -267,7 +267,7 @@ impl Talk<'_> {
              where the hoster has a firewall."
         );
         if challenge == Challenge::TlsAlpn01 && !ports.https {
-            told += " Whatever has port 443 must hand this name on: docs/front.md.";
+            told += " The program on port 443 must forward this name: docs/front.md.";
         }
         self.ask.tell(&told);
         Certificate::Issued(Box::new(Authority { challenge, ..acme.authority.clone() }))
@@ -280,7 +280,7 @@ impl Talk<'_> {
 
     fn content(&mut self) -> Result<Content, Failure> {
         let items =
-            ["pages that come with vizard, which I replace soon", "files below a folder", "a web server behind it"];
+            ["the pages that come with vizard, to be replaced soon", "files below a folder", "a web server behind it"];
         match self.ask.choose("What does the site show?", &items, 0).map_err(unanswered)? {
             1 => {
                 let fits = |text: &str| match Path::new(text).is_dir() {
@@ -310,11 +310,12 @@ impl Talk<'_> {
         let told = match self.machine.port(USUAL_PORT) {
             Port::Free => return Ok(vec![format!("[::]:{USUAL_PORT}")]),
             Port::Taken => {
-                "Another program has port 443. docs/front.md tells how to share it; or end that program, and write 443 \
-                 here."
+                "Another program uses port 443. docs/front.md tells how to share it; or stop that program, and enter \
+                 443 here."
             }
             Port::Forbidden => {
-                "This user may not have port 443, where sites are. As root, or as a service of systemd, write 443 here."
+                "This user may not bind port 443, the port of web sites. As root, or as a systemd service, enter 443 \
+                 here."
             }
         };
         self.ask.tell(told);
@@ -550,7 +551,7 @@ mod tests {
         let machine = Paper { http: Port::Taken, ..machine };
         let (starter, heard) = talk(Given::default(), &machine, &[&answers[..], &["usual"]].concat());
         assert_eq!(certificate(&starter), (&lets_encrypt(Challenge::TlsAlpn01), false));
-        assert!(heard.contains("must hand this name on: docs/front.md"), "{heard}");
+        assert!(heard.contains("must forward this name: docs/front.md"), "{heard}");
     }
 
     #[test]

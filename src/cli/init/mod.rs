@@ -40,10 +40,10 @@ pub struct Arguments {
     /// File to write; default: /etc/vizard/vizard.toml for root, otherwise vizard.toml here [environment: VIZARD_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Folder for what must survive a restart, if it shall stand in the file
+    /// Folder for what must survive a restart, to be set in the file
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// The name that links carry: best is your own, which leads to this machine
+    /// Domain name in links: best your own, which leads to this machine
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
     /// A further name of the same site, over which users are spread; may be repeated
@@ -69,7 +69,7 @@ pub struct Arguments {
     /// Web server that the built-in site passes requests on to, e.g. http://127.0.0.1:8080
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
-    /// Accept clients here; may be repeated; default: [::]:443 where that can be had
+    /// Listen on this address; may be repeated; default: [::]:443 where possible
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<String>,
     /// Public address or name of this machine, for the links
@@ -84,22 +84,23 @@ pub struct Arguments {
     /// Proxy that the configuration belongs to, where the file does not tell
     #[arg(long, value_name = "PROXY", requires = "import")]
     from: Option<Format>,
-    /// Ask nothing: what no flag says is as proposed; so it is too where there is no terminal
+    /// Ask nothing, and use the suggestions where no flag is given; the default without a terminal
     #[arg(long)]
     yes: bool,
-    /// Begin anew where there is a configuration; the old one is kept as FILE.old
+    /// Start over if there is a configuration; the old one is kept as FILE.old
     #[arg(long)]
     force: bool,
     /// Print the configuration, with its secrets, and write nothing
     #[arg(long)]
     print: bool,
-    /// Do not examine the result
+    /// Do not check the result
     #[arg(long)]
     no_check: bool,
     /// Leave this check out; may be repeated
     #[arg(long, value_name = "CHECK", value_enum)]
     skip: Vec<Check>,
-    /// Take a cover whose first flight has several encrypted records, which one flow tells from what clients get
+    /// Accept a cover whose first flight has several encrypted records, although one flow tells it from what clients
+    /// get
     #[arg(long)]
     accept_grade_c: bool,
     /// Draw no QR code
@@ -116,7 +117,7 @@ struct Acme {
     /// Have Let's Encrypt issue the certificate, which agrees to its terms (https://letsencrypt.org/repository/)
     #[arg(long, conflicts_with_all = ["certificate", "self_signed"])]
     acme: bool,
-    /// Try it first with certificates that no browser trusts, for which the limits are wide
+    /// Test it first with certificates that no browser trusts, which have generous limits
     #[arg(long, requires = "acme", conflicts_with = "acme_directory")]
     acme_staging: bool,
     /// Address that the authority may write to; none is needed
@@ -166,7 +167,7 @@ pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Fail
     let begins_anew = !arguments.print && may_begin(&path, arguments.force, ask.as_mut())?;
     if let Some(unit) = arguments.unit.as_ref().filter(|unit| unit.exists() && !arguments.force) {
         let next = "name another file: --unit FILE; or replace it: --force";
-        return Err(Failure::usage(format!("{} is there already", unit.display()), next));
+        return Err(Failure::usage(format!("{} exists already", unit.display()), next));
     }
     let given = arguments.given()?;
     given.imported.notes.iter().for_each(|note| ask.tell(&format!("- {note}.")));
@@ -210,9 +211,9 @@ pub fn init(arguments: &Arguments, environment: &Environment) -> Result<u8, Fail
     }
     let start = start(arguments.unit.clone(), &path, ask.as_mut())?;
     output::print(format!("Start it:\n  {}", start.join("\n  ")));
-    output::print(format!("Then see whether it works: vizard doctor --config {}", shell(&path)));
+    output::print(format!("Then check that it works: vizard doctor --config {}", shell(&path)));
     if broken {
-        output::complain("next: mend what is broken above; it is written as it is");
+        output::complain("next: fix what is broken above; the configuration is written anyway");
     }
     Ok(if broken || taken.is_err() { code::FAILED } else { code::FINE })
 }
@@ -290,9 +291,9 @@ fn imported(file: &Path, format: Option<Format>) -> Result<Imported, Failure> {
         );
     }
     imported.notes.push(
-        "hellos that were recorded on their way to the old server are new to this one, so a recording may open a session \
-         here; `vizard user rotate --all --keep 0s` makes new links and ends the old ones at once, without --keep after a \
-         week"
+        "hellos that were recorded on their way to the old server are not in the replay cache here, so a replay may \
+         open a session; `vizard user rotate --all --keep 0s` makes new links and ends the old ones at once, without \
+         --keep after a week"
             .into(),
     );
     let count = imported.people.len();
@@ -317,13 +318,13 @@ fn may_begin(path: &Path, force: bool, ask: &mut dyn Ask) -> Result<bool, Failur
     if fs::symlink_metadata(path).is_err() || sets_nothing(path) {
         return Ok(false);
     }
-    let question = format!("{} is there already. Begin anew, and keep it as {}?", path.display(), old(path).display());
+    let question = format!("{} exists already. Start over, and keep it as {}?", path.display(), old(path).display());
     if force || ask.yes(&question, false).unwrap_or(false) {
         return Ok(true);
     }
     Err(Failure::usage(
-        format!("{} is there already", path.display()),
-        "name another file: --config FILE; or begin anew, which keeps the old one beside it: --force",
+        format!("{} exists already", path.display()),
+        "name another file: --config FILE; or start over, which keeps the old one beside it: --force",
     ))
 }
 
@@ -363,7 +364,7 @@ fn examine(path: &Path, skip: &[Check], environment: &Environment) -> Result<boo
 
 /// Writes the unit of systemd, if it is wished. Returns the commands that start the proxy.
 fn start(wished: Option<PathBuf>, config: &Path, ask: &mut dyn Ask) -> Result<Vec<String>, Failure> {
-    let question = format!("Write {}, so that systemd runs it, shut in as docs/hardening.md says?", unit::USUAL);
+    let question = format!("Write {}, so that systemd runs it, sandboxed as docs/hardening.md says?", unit::USUAL);
     let unit = match (wished, Service::find()) {
         (Some(unit), _) => unit,
         (None, Service::Wanted) if ask.is_person() && ask.yes(&question, true).unwrap_or(false) => unit::USUAL.into(),

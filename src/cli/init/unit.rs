@@ -58,7 +58,7 @@ fn word(path: &Path) -> io::Result<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "/-_.+@".contains(c);
     match path.to_str() {
         Some(text) if text.starts_with('/') && text.chars().all(fits) => Ok(text.to_owned()),
-        _ => Err(io::Error::other(format!("{} has signs that cannot stand in a unit", path.display()))),
+        _ => Err(io::Error::other(format!("{} has characters that a systemd unit cannot have", path.display()))),
     }
 }
 

@@ -91,7 +91,7 @@ impl fmt::Display for ImportError {
         match self {
             Self::Unknown => f.write_str("the file is in no known format"),
             Self::NotOfTheFormat(format) => write!(f, "the file is not a configuration of {format}"),
-            Self::NoSecret(format) => write!(f, "the configuration of {format} has no secret that could be taken over"),
+            Self::NoSecret(format) => write!(f, "the configuration of {format} has no secret that could be imported"),
         }
     }
 }
@@ -138,11 +138,11 @@ impl Imported {
     /// Adds a user, under a name that can be had; says so if that is another one, or if the secret is none.
     fn add(&mut self, name: &str, secret: &str, limits: Changes) {
         let Ok(SecretText { secret, domain }) = SecretText::parse(secret.trim()) else {
-            return self.note(format!("the secret of {} is none, so the user was left out", named(name)));
+            return self.note(format!("the secret of {} is invalid, so the user was left out", named(name)));
         };
         let fitting = self.free_name(name);
         if fitting != name {
-            self.note(format!("{} is called {fitting} here", named(name)));
+            self.note(format!("{} was renamed to {fitting}", named(name)));
         }
         // Kept with the user in case it becomes a further name of the site.
         let domain_of_user = domain.as_ref().map(ToString::to_string).or(limits.domain.clone());

@@ -81,11 +81,9 @@ pub(super) fn read(text: &str) -> Option<Imported> {
     }
     for (name, value) in &found {
         match (value, HINTS.iter().find(|(hinted, _)| hinted == name)) {
-            (None, _) => {
-                it.note(format!("{name} was left out: it is no plain value, and nothing is run to find it out"))
-            }
+            (None, _) => it.note(format!("{name} was left out: it is not a plain value, and the file is not executed")),
             (Some(value), _) if KNOWN.contains(&name.as_str()) || value.is_empty() => {}
-            (_, Some((_, here))) => it.note(format!("{name} was left out: `{here}` is like it")),
+            (_, Some((_, here))) => it.note(format!("{name} was left out: use `{here}` instead")),
             (_, None) => it.no_counterpart(name),
         }
     }

@@ -59,7 +59,7 @@ pub(super) fn read(text: &str) -> Option<Imported> {
             }
             "-C" | "--max-special-connections" => {
                 value();
-                it.note(format!("{option} was left out: `limits.connections` is like it"));
+                it.note(format!("{option} was left out: use `limits.connections` instead"));
             }
             known if VALUES.contains(&known) => _ = value(),
             other => it.no_counterpart(&other.escape_debug().to_string()),

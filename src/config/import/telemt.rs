@@ -118,7 +118,7 @@ pub(super) fn read(text: &str) -> Option<Imported> {
             continue;
         }
         match HINTS.iter().find(|(hinted, _)| *hinted == key) {
-            Some((_, here)) => it.note(format!("{key} was left out: `{here}` is like it")),
+            Some((_, here)) => it.note(format!("{key} was left out: use `{here}` instead")),
             None => it.no_counterpart(&key),
         }
     }

@@ -45,12 +45,12 @@ impl Resolver<'_> {
         }
         if beside.domain.is_none() && self.whole {
             let mend = "add `domain = \"NAME\"` to the top of the file: a domain that leads to this machine";
-            self.complaints.push(Complaint::new(&written.at, "nobody issues a certificate without a domain", mend));
+            self.complaints.push(Complaint::new(&written.at, "a certificate needs a domain", mend));
         }
         let at = written.challenge.as_ref().map(|challenge| challenge.at.clone());
         let challenge = self.choice(written.challenge, CHALLENGES).unwrap_or_default();
         if let (Challenge::Http01, Some(at), false) = (challenge, at, beside.redirects) {
-            let what = "this challenge is over plain HTTP, which nothing here speaks";
+            let what = "this challenge needs plain HTTP, and no listener speaks it";
             let mend = "add `redirect_from = [\"[::]:80\"]` to the section `[site]`";
             self.complaints.push(Complaint::new(&at, what, mend));
         }
@@ -71,7 +71,7 @@ impl Resolver<'_> {
     fn directory(&mut self, directory: Option<Written<String>>, staging: Option<Written<bool>>) -> Uri {
         let staging = staging.filter(|staging| staging.value);
         if let (Some(directory), Some(staging)) = (&directory, &staging) {
-            let what = "the authority is either the one for trying things out or this one";
+            let what = "the authority is either the staging one or this one";
             self.complaints.push(Complaint::new(&directory.at, what, "remove one").and(&staging.at, "the other one"));
         }
         let usual = Authority::lets_encrypt(staging.is_some()).directory;
@@ -97,7 +97,7 @@ impl Resolver<'_> {
 
     fn lonely<T>(&mut self, at: &Origin, lacking: &str) -> Option<T> {
         if self.whole {
-            let what = "an account elsewhere takes both its identifier and its key";
+            let what = "an external account needs both its identifier and its key";
             self.complaints.push(Complaint::new(at, what, format!("add `{lacking}`")));
         }
         None

@@ -31,7 +31,7 @@ impl Resolver<'_> {
         let place = place?;
         if let (Place::Unix(_), Some(at)) = (&place, &certificate_at) {
             let mend = "remove `certificate` and `key`, or listen on an address";
-            self.complaints.push(Complaint::new(at, "a socket in the file system speaks no TLS", mend));
+            self.complaints.push(Complaint::new(at, "a Unix socket does not use TLS", mend));
         }
         let per_user_metrics = written.per_user_metrics.is_none_or(|written| written.value);
         let settings = Settings { place, tls, tokens, hosts, per_user_metrics };
@@ -76,7 +76,7 @@ impl Resolver<'_> {
     fn socket(&mut self, path: PathBuf, at: &Origin) -> Option<Place> {
         let place = format!("unix:{}", path.display()).parse().ok();
         if place.is_none() {
-            let what = "the path of the admin socket is longer than the kernel takes";
+            let what = "the path of the admin socket is longer than the kernel allows";
             self.complaints.push(Complaint::new(at, what, "name a shorter one: listen = \"unix:/run/vizard/admin\""));
         }
         place

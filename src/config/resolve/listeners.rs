@@ -46,13 +46,13 @@ impl Resolver<'_> {
                 other => other,
             };
             if matches!(&address, Address::Unix(path) if path.as_os_str().len() > unix::LONGEST_PATH) {
-                let what = "the path of this socket is longer than the kernel takes";
+                let what = "the path of this socket is longer than the kernel allows";
                 self.complaints.push(Complaint::new(&text.at, what, "name a shorter one"));
             }
             let chosen = address.tcp().is_some_and(|address| address.port() == 0);
             match places.iter().find(|(known, _)| *known == address && !chosen) {
                 Some((_, first)) => {
-                    let complaint = Complaint::new(&text.at, "this listener stands here twice", "remove one");
+                    let complaint = Complaint::new(&text.at, "this listener is listed twice", "remove one");
                     self.complaints.push(complaint.and(first, "first here"));
                 }
                 None => places.push((address, text.at)),
@@ -70,7 +70,7 @@ impl Resolver<'_> {
                 self.complaints.push(Complaint::new(&text.at, what, mend).and(listener, "the listener"));
             }
             if addresses.contains(&address) {
-                self.complaints.push(Complaint::new(&text.at, "this address stands here twice", "remove one"));
+                self.complaints.push(Complaint::new(&text.at, "this address is listed twice", "remove one"));
             }
             addresses.push(address);
         }

@@ -77,7 +77,7 @@ impl Resolver<'_> {
         let Some(https) = https else {
             if self.whole {
                 let mend = "add a line like `https = \"https://192.0.2.53/dns-query\"`, or remove the section";
-                self.complaints.push(Complaint::new(&at, "this section does not say who is asked", mend));
+                self.complaints.push(Complaint::new(&at, "this section does not name a DNS server", mend));
             }
             return (ways, resolve::Resolver::System);
         };
@@ -130,7 +130,8 @@ impl Resolver<'_> {
     /// Warns of a tag that nobody's sessions have.
     pub(super) fn tag_beside(&mut self, routes: &[routes::Route], tag: &Origin) {
         if !routes.iter().all(routes::Route::is_plain) {
-            let what = "sessions do without the promoted channel, for middle proxies are not reached over these routes";
+            let what = "sessions go without the promoted channel, because middle proxies cannot be reached over these \
+                        routes";
             let mend = "remove the tag, or let only routes of the kind \"direct\" lead to Telegram, which are for all";
             self.complaints.push(Complaint::new(tag, what, mend).as_warning());
         }
@@ -140,7 +141,7 @@ impl Resolver<'_> {
     pub(super) fn cover_dialer(&mut self, name: &Written<String>, ways: &Ways) -> Option<Dialer> {
         let dialer = self.dialer(name, ways)?;
         if matches!(dialer.route().via, Via::Shadowsocks(_)) {
-            let what = "visitors would see that a reset does not come through Shadowsocks";
+            let what = "visitors would notice that resets do not pass through Shadowsocks";
             self.complaints.push(Complaint::new(&name.at, what, "name a route of another kind"));
             return None;
         }
@@ -221,7 +222,7 @@ impl Resolver<'_> {
             (place(link_file), chosen == Kind::MtProto),
         ] {
             if let (Some(at), false) = (key, meant) {
-                let what = format!("this has no meaning for a route of the kind {}", quoted(&kind.value));
+                let what = format!("this has no effect on a route of the kind {}", quoted(&kind.value));
                 self.complaints.push(Complaint::new(&at, what, "remove the line"));
             }
         }

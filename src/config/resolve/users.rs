@@ -209,8 +209,8 @@ impl Resolver<'_> {
         let PreviousWritten { secret, secret_file, until } = written;
         let place = secret.as_ref().map(|secret| &secret.at).or(secret_file.as_ref().map(|file| &file.at)).cloned();
         let missing = match (&place, &until) {
-            (Some(at), None) => Some((at, "there is no word of how long the previous secret is good")),
-            (None, Some(until)) => Some((&until.at, "there is no previous secret that this could be about")),
+            (Some(at), None) => Some((at, "there is no end date for the previous secret")),
+            (None, Some(until)) => Some((&until.at, "there is no previous secret that this belongs to")),
             _ => None,
         };
         if let Some((at, what)) = missing.filter(|_| self.whole) {

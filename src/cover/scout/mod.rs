@@ -158,7 +158,7 @@ impl Scout {
         let known = match store.as_ref().map(Store::load) {
             Some(Ok(profile)) => profile,
             Some(Err(error)) => {
-                warn!(%error, "what was known of the cover cannot be read and will be learnt anew");
+                warn!(%error, "the profile of the cover cannot be read and will be measured again");
                 None
             }
             None => None,
@@ -340,7 +340,7 @@ impl Scout {
         self.publish(&profile);
         self.keep(&profile).await;
         info!(failures = round.failures.len(), "the cover was visited");
-        debug!(?profile, "the cover is known");
+        debug!(?profile, "the profile of the cover is complete");
         last.profile = profile;
         Ok(round)
     }
@@ -467,8 +467,8 @@ impl Scout {
         let profile = profile.clone();
         match tokio::task::spawn_blocking(move || store.save(&profile)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "what is known of the cover cannot be kept on disk"),
-            Err(panic) => warn!(%panic, "what is known of the cover cannot be kept on disk"),
+            Ok(Err(error)) => warn!(%error, "the profile of the cover cannot be kept on disk"),
+            Err(panic) => warn!(%panic, "the profile of the cover cannot be kept on disk"),
         }
     }
 }

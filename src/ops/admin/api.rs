@@ -96,10 +96,10 @@ async fn readiness(State(desk): State<Shared>) -> Response {
     let seen = desk.control.look();
     let mut reasons = Vec::new();
     if seen.draining {
-        reasons.push("the proxy is ending".to_owned());
+        reasons.push("the proxy is shutting down".to_owned());
     }
     if !seen.replay.well {
-        reasons.push("spent hellos cannot be kept on disk".to_owned());
+        reasons.push("the replay cache cannot be kept on disk".to_owned());
     }
     let health = desk.health().await;
     if !health.serving {

@@ -59,11 +59,11 @@ pub enum ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Url => f.write_str("not a place of an admin listener"),
+            Self::Url => f.write_str("not the address of an admin listener"),
             Self::Trust(error) => write!(f, "the certificates to trust cannot be read: {error}"),
             Self::Unreachable(error) => write!(f, "the admin listener cannot be reached: {error}"),
             Self::Refused(_, failure) => f.write_str(&failure.error),
-            Self::Answer(error) => write!(f, "the answer makes no sense: {error}"),
+            Self::Answer(error) => write!(f, "the answer cannot be parsed: {error}"),
         }
     }
 }

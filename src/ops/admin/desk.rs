@@ -120,7 +120,7 @@ impl Desk {
             return Err(Box::new(too_often()));
         }
         const UNKNOWN: &str = "this token is not known";
-        summary::note(Cause::info("a token that is not known was shown to the admin listener"), String::new);
+        summary::note(Cause::info("an unknown token was used at the admin listener"), String::new);
         self.keep(Action { actor: NOBODY, role: None, action: "log in", on: "", error: Some(UNKNOWN) });
         Err(Box::new(unknown(UNKNOWN, "make one with `vizard token ROLE`")))
     }
@@ -135,7 +135,7 @@ impl Desk {
     ) -> Result<T, Trouble> {
         let desk = Arc::clone(self);
         let outcome = spawn_blocking(move || work(&*desk.control)).await.unwrap_or_else(|_| {
-            Err(Trouble::new(Kind::Failed, "a mistake in the program ended this", "see the log of the proxy"))
+            Err(Trouble::new(Kind::Failed, "a bug in the program ended this", "see the log of the proxy"))
         });
         self.note(caller, action, on, outcome.as_ref().err().map(|trouble| trouble.error.as_str()));
         outcome
@@ -170,7 +170,7 @@ impl Desk {
         }
         let desk = Arc::clone(self);
         let outcome = spawn_blocking(move || desk.control.knock()).await;
-        let health = match outcome.unwrap_or_else(|_| Err("a mistake in the program ended the visit".into())) {
+        let health = match outcome.unwrap_or_else(|_| Err("a bug in the program ended the connection".into())) {
             Ok(Heard::Cover) => Health { serving: true, detail: "a visitor got the cover's answer".into() },
             Ok(Heard::Close) => {
                 Health { serving: true, detail: "a visitor was closed without an answer: the cover is away".into() }

@@ -56,7 +56,7 @@ pub struct NoPlace;
 
 impl fmt::Display for NoPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a place to listen: an address with a port, or unix: and a path of at most 107 bytes")
+        f.write_str("not an address to listen on: an address with a port, or unix: and a path of at most 107 bytes")
     }
 }
 

@@ -173,7 +173,7 @@ pub async fn no_form(request: Request, next: Next) -> Response {
 }
 
 fn turn_away(foreign: Foreign) -> Response {
-    let cause = Cause::info("requests to the admin listener were refused as those of foreign pages");
+    let cause = Cause::info("requests to the admin listener were rejected as coming from other sites");
     summary::note(cause.because(foreign.label()), String::new);
     foreign.answer()
 }

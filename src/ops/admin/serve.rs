@@ -187,9 +187,9 @@ impl Guest {
             ended = timeout(CONNECTION, connection) => match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => debug!(%error, "a connection of the admin listener broke"),
-                Err(_) => debug!("a connection of the admin listener lived too long"),
+                Err(_) => debug!("a connection of the admin listener was open too long"),
             },
-            () = guest.place.given_up() => debug!("a silent connection of the admin listener made room for another"),
+            () = guest.place.given_up() => debug!("an idle connection of the admin listener was closed for a new one"),
         }
     }
 

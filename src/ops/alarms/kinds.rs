@@ -154,22 +154,22 @@ impl Alarm {
             Self::Clock { ahead, clients } => {
                 format!(
                     "the clock of this server is {} by the clocks of {clients} clients, \
-                     which are refused for it: set it, and see that it is kept by NTP (`timedatectl`)",
+                     which are rejected because of it: set it, and keep it in sync by NTP (`timedatectl`)",
                     off(*ahead)
                 )
             }
             Self::ClockByDate { ahead, by } => format!(
-                "the clock of this server is {} of {by}, and clients may be refused for it: set it, and see that it is kept by \
-                 NTP (`timedatectl`)",
+                "the clock of this server is {} of {by}, and clients may be rejected because of it: set it, and keep \
+                 it in sync by NTP (`timedatectl`)",
                 off(*ahead)
             ),
             Self::CoverAway => "the cover cannot be reached".into(),
             Self::CoverFails => {
-                "the cover accepts connections and has no handshake for clients: they get one in its place, which strangers \
-                 do not. See to the cover's web server; `vizard status` says when it is well again"
+                "the cover accepts connections and has no handshake for clients: they get a substitute, which visitors \
+                 do not. Check the cover's web server; `vizard status` shows when it works again"
                     .into()
             }
-            Self::CoverChanged => "the cover answers otherwise than before".into(),
+            Self::CoverChanged => "the cover answers differently than before".into(),
             Self::DataCentre { dc } => format!("data centre {dc} cannot be reached"),
             Self::Quota { user, percent } => format!("{user} has used {percent} % of the quota"),
         }

@@ -154,7 +154,7 @@ fn too_much(what: &str) -> io::Error {
 }
 
 fn strange(place: &Path) -> io::Error {
-    let message = format!("there is something in it that does not belong there: {}", place.display());
+    let message = format!("it contains something unexpected: {}", place.display());
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 

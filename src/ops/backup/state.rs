@@ -38,7 +38,7 @@ pub fn gather(folder: &Path, skip: impl Fn(&Path) -> bool) -> io::Result<Gathere
                 match usage::copy(folder) {
                     Ok(copy) => gathered.files.extend(copy.map(|copy| (place, copy))),
                     Err(error) => {
-                        gathered.left_out.push(format!("what users have moved: it cannot be read ({error})"));
+                        gathered.left_out.push(format!("the traffic of users: it cannot be read ({error})"));
                     }
                 }
             } else if kind.is_file() && !skip(&path) && !is_passing(&place) {

@@ -117,7 +117,7 @@ impl Keeper {
 
 /// Tells the operator. `false`, for all did not go well.
 fn refused(what: What, why: &dyn std::fmt::Display) -> bool {
-    warn!(list = what.name(), %why, "a list of Telegram's could not be fetched; the last good one stays in force");
+    warn!(list = what.name(), %why, "a list of Telegram's could not be fetched; the last good one stays in use");
     false
 }
 

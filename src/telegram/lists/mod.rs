@@ -81,7 +81,7 @@ impl fmt::Display for BadList {
             Self::NoText => f.write_str("it is no text"),
             Self::Statement(number) => write!(f, "its statement {number} is not understood"),
             Self::Empty => f.write_str("it names no address"),
-            Self::CutShort => f.write_str("it ends in the midst of a statement"),
+            Self::CutShort => f.write_str("it ends in the middle of a statement"),
         }
     }
 }

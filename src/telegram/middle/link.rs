@@ -373,7 +373,7 @@ async fn run(link: Arc<Link>, stream: TcpStream, inlet: Inlet, sealer: Sealer) -
         why = reader(&link, read, inlet) => why,
         why = writer(&link, write, sealer) => why,
         why = keeper(&link) => why,
-        () = link.over.cancelled() => LinkEnd::new(Cause::Unneeded, "nobody needs it any more"),
+        () = link.over.cancelled() => LinkEnd::new(Cause::Unneeded, "it is no longer needed"),
     };
     link.over.cancel();
     link.room.close();
@@ -382,7 +382,7 @@ async fn run(link: Arc<Link>, stream: TcpStream, inlet: Inlet, sealer: Sealer) -
 }
 
 async fn reader(link: &Link, mut read: OwnedReadHalf, mut inlet: Inlet) -> LinkEnd {
-    let nonsense = |error| LinkEnd::new(Cause::Nonsense, format_args!("what came makes no sense: {error}"));
+    let nonsense = |error| LinkEnd::new(Cause::Nonsense, format_args!("what it sent cannot be parsed: {error}"));
     loop {
         loop {
             match inlet.payload() {

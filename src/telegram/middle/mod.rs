@@ -135,7 +135,7 @@ impl Unavailable {
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDirectory => f.write_str("it is not known where middle proxies are"),
+            Self::NoDirectory => f.write_str("the addresses of middle proxies are not known"),
             Self::NoCluster => f.write_str("there is no middle proxy for this data centre"),
             Self::TooSlow => f.write_str("a link takes too long to open"),
             Self::Failed(why) => f.write_str(why),

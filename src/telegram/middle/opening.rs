@@ -46,8 +46,8 @@ impl fmt::Display for Refused {
             Self::Unacceptable(Unacceptable::Clock(ahead)) => {
                 write!(f, "its clock is {ahead} seconds ahead of ours, and 30 either way is the most")
             }
-            Self::Unacceptable(Unacceptable::Peer) => f.write_str("it answers somebody else"),
-            Self::Unacceptable(Unacceptable::Checksum) => f.write_str("it insists on a checksum that nobody asked for"),
+            Self::Unacceptable(Unacceptable::Peer) => f.write_str("it answers another connection"),
+            Self::Unacceptable(Unacceptable::Checksum) => f.write_str("it insists on an unrequested checksum"),
             Self::Error(code) => write!(f, "it refuses the handshake with the error {code}"),
         }
     }

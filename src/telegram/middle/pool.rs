@@ -149,7 +149,7 @@ impl Pool {
             let end = running.await;
             match end.cause {
                 link::Cause::Stalled => summary::note(Cause::warn("a middle proxy does not answer any more"), || {
-                    format!("{theirs}: {}; its clients come again", end.detail)
+                    format!("{theirs}: {}; its clients will reconnect", end.detail)
                 }),
                 _ => info!(%theirs, cause = end.cause.label(), "a link to a middle proxy is over: {}", end.detail),
             }

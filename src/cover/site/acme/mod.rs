@@ -257,7 +257,7 @@ impl Keeper {
         match outcome {
             Ok(()) => {
                 if let Err(error) = self.store.remember(&begun.succeeded()) {
-                    warn!(%error, file = %self.store.remembered().display(), "the success cannot be remembered");
+                    warn!(%error, file = %self.store.remembered().display(), "the success cannot be recorded");
                 }
                 self.note(|standing| standing.issued += 1);
                 let until = certificate.validity().map(|validity| shown(validity.not_after));
@@ -290,7 +290,7 @@ impl Keeper {
             why = %trouble.what,
             mend = %trouble.mend,
             next = %shown(next),
-            "no certificate was issued; the site goes on with the one it has"
+            "no certificate was issued; the site keeps the current one"
         );
     }
 

@@ -18,7 +18,7 @@ pub struct Trouble {
     pub(super) wait: Option<i64>,
 }
 
-const PASSES: &str = "nothing, if it passes: it is tried again";
+const PASSES: &str = "nothing, if it is temporary: it is tried again";
 
 impl Trouble {
     fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
@@ -36,7 +36,7 @@ impl Trouble {
     /// A file that this program once wrote holds something else.
     pub(super) fn spoilt(path: &Path) -> Self {
         Self::new(
-            format!("{} does not hold what vizard wrote into it", path.display()),
+            format!("{} does not contain what vizard wrote", path.display()),
             "put it back from a backup, or remove it: then a new account is made",
         )
     }
@@ -52,7 +52,7 @@ impl Trouble {
     }
 
     pub(super) fn late() -> Self {
-        Self::new("the authority has not come to an end in ten minutes", PASSES)
+        Self::new("the authority has not finished within ten minutes", PASSES)
     }
 
     pub(super) fn unfit(why: &str) -> Self {
@@ -74,7 +74,7 @@ impl Trouble {
 
     /// It did not say what is wrong.
     pub(super) fn unsaid(what: &str) -> Self {
-        Self::new(format!("the authority says no more than that {what}"), PASSES)
+        Self::new(format!("the authority only says that {what}"), PASSES)
     }
 
     /// Describes an error in talking to the authority. `refused` is how long it asked to wait.
@@ -91,7 +91,7 @@ impl Trouble {
                 ),
             ),
             Error::Json(_) => Self::new(
-                format!("{host} does not answer as an authority"),
+                format!("{host} does not answer like an ACME server"),
                 "name the URL of its directory: site.acme.directory",
             ),
             error => Self::new(tamed(&error.to_string()), PASSES),
@@ -132,7 +132,7 @@ impl Trouble {
                 ),
             ),
             "unauthorized" | "incorrectResponse" => (
-                format!("somebody else answered for {domain} on port {port} ({way})"),
+                format!("another server answered for {domain} on port {port} ({way})"),
                 format!("let every A and AAAA record of {domain} lead to this machine, {reach}"),
             ),
             "caa" => (
@@ -142,7 +142,7 @@ impl Trouble {
             ),
             "rateLimited" => (
                 "the authority's limit is reached".to_owned(),
-                "wait: it is tried again when the authority allows it; try things out with site.acme.staging = true"
+                "wait: it is tried again when the authority allows it; use site.acme.staging = true for tests"
                     .to_owned(),
             ),
             "rejectedIdentifier" | "unsupportedIdentifier" => (
@@ -150,14 +150,14 @@ impl Trouble {
                 "use a domain of your own that is not one for tests".to_owned(),
             ),
             "externalAccountRequired" => (
-                "the authority wants an account that was made elsewhere".to_owned(),
+                "the authority requires an external account".to_owned(),
                 "set site.acme.eab_key_id and site.acme.eab_key_file to what the authority shows there".to_owned(),
             ),
             "invalidContact" | "unsupportedContact" => {
-                ("the authority does not take the address".to_owned(), "correct or remove site.acme.email".to_owned())
+                ("the authority rejects the email address".to_owned(), "correct or remove site.acme.email".to_owned())
             }
             "userActionRequired" => (
-                "the authority wants its new terms to be agreed to".to_owned(),
+                "the authority requires its new terms to be accepted".to_owned(),
                 "read what it says, and visit the page that it names".to_owned(),
             ),
             _ => (format!("the authority refuses ({})", tamed(kind)), PASSES.to_owned()),
@@ -204,11 +204,11 @@ mod tests {
             ("connection", Challenge::TlsAlpn01, "port 443", "firewall"),
             ("connection", Challenge::Http01, "port 80", "site.redirect_from"),
             ("tls", Challenge::TlsAlpn01, "port 443", "http-01"),
-            ("unauthorized", Challenge::TlsAlpn01, "somebody else answered", "lead to this machine"),
+            ("unauthorized", Challenge::TlsAlpn01, "another server answered", "lead to this machine"),
             ("caa", Challenge::TlsAlpn01, "CAA", "letsencrypt.org"),
             ("rateLimited", Challenge::TlsAlpn01, "limit", "staging"),
             ("rejectedIdentifier", Challenge::TlsAlpn01, "nothing for www.example.com", "your own"),
-            ("externalAccountRequired", Challenge::TlsAlpn01, "made elsewhere", "eab_key_id"),
+            ("externalAccountRequired", Challenge::TlsAlpn01, "external account", "eab_key_id"),
             ("invalidContact", Challenge::TlsAlpn01, "address", "site.acme.email"),
             ("serverInternal", Challenge::TlsAlpn01, "serverInternal", "tried again"),
         ] {

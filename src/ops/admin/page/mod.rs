@@ -77,7 +77,7 @@ impl Guest {
     fn may(&self, desk: &Shared, csrf: &str, least: Role, action: &str) -> Result<(), Box<Response>> {
         let caller = &self.login.caller;
         let (noted, told) = if !self.login.is_ours(csrf) {
-            ("the form is out of date", "This form is out of date. Go back and load the page anew.")
+            ("the form is out of date", "This form is out of date. Go back and reload the page.")
         } else if caller.role < least {
             ("the role may not do this", "Your role may not do this.")
         } else {

@@ -123,11 +123,11 @@ pub fn overview(desk: &Shared, login: &Login) -> Markup {
         div class="columns" {
             div class="card" { (graph("Connections", &[line("a", "sessions", &sessions), line("b", "visitors", &visitors)], slots, whole)) }
             div class="card" { (graph("Traffic of sessions", &[line("a", "down", &down), line("b", "up", &up)], slots, rate)) }
-            div class="card" { (graph("At the door", &[line("a", "admitted", &admitted), line("b", "declined", &declined)], slots, per_second)) }
+            div class="card" { (graph("Handshakes", &[line("a", "admitted", &admitted), line("b", "declined", &declined)], slots, per_second)) }
             (cover_card(&status.cover))
         }
         div class="columns" {
-            (tally("Declined, by reason", "Every one of these was a visitor of the cover and stayed one.", &status.declines))
+            (tally("Declined, by reason", "Each of these got the cover.", &status.declines))
             (tally("Admitted, by class of hello", "What the clients' first packets look like.", &status.hellos))
             (centres(&status))
             (routes(&status))
@@ -248,13 +248,13 @@ fn about(status: &Status, login: &Login) -> Markup {
             table {
                 tr { th { "Version" } td { (status.version) } }
                 tr { th { "Listens on" } td { (status.listen.join(", ")) } }
-                tr { th { "Spent hellos" } td {
+                tr { th { "Replay cache" } td {
                     (replay.entries) " "
-                    @if replay.healthy { span class="good" { "kept on disk" } } @else { span class="bad" { (replay.unsaved) " wait for the disk" } }
+                    @if replay.healthy { span class="good" { "kept on disk" } } @else { span class="bad" { (replay.unsaved) " not yet on disk" } }
                 } }
                 @for (by, count) in &status.session_ends { tr { th { "Sessions ended: " (by) } td { (count) } } }
             }
-            @if login.caller.role >= Role::Admin { p { (button("/reload", login, "Read the configuration again", "")) } }
+            @if login.caller.role >= Role::Admin { p { (button("/reload", login, "Reload the configuration", "")) } }
         }
     }
 }
@@ -311,7 +311,7 @@ fn new_user(login: &Login) -> Markup {
 fn state(user: &User) -> Markup {
     html! {
         @match &user.reason {
-            None => span class="badge good" { "may enter" },
+            None => span class="badge good" { "active" },
             Some(reason) => span class="badge bad" { (reason) },
         }
     }
@@ -330,7 +330,7 @@ fn quota(user: &User) -> Markup {
     html! {
         (bar(part, class))
         span class="soft" { (bytes(quota.used as f64)) " of " (bytes(quota.bytes as f64)) " · " (quota.period)
-            @if let Some(resets) = &quota.resets { " · anew " (short(resets)) } }
+            @if let Some(resets) = &quota.resets { " · resets " (short(resets)) } }
     }
 }
 
@@ -435,7 +435,7 @@ pub fn events(desk: &Shared, login: &Login) -> Markup {
     let body = html! {
         h1 { "Events" }
         div class="card scroll" {
-            @if entries.is_empty() { p class="soft" { "None so far. Visits of strangers are counted, not listed." } }
+            @if entries.is_empty() { p class="soft" { "None so far. Visitors are counted, not listed." } }
             @else {
                 table {
                     tr { th { "Time" } th { "What" } th { "Who" } th { "Detail" } }
