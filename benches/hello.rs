@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use vizard::auth::{
-    Judge, Key, Keyring, Member, Period, Policy, Quota, ReplayMemory, Rules, Secret, TimeWindow, UnixTime, Way,
+    Direction, Judge, Key, Keyring, Member, Period, Policy, Quota, ReplayMemory, Rules, Secret, TimeWindow, UnixTime,
 };
 use vizard::wire::{ClientHello, HelloCollector};
 
@@ -94,8 +94,8 @@ fn asking(criterion: &mut Criterion) {
             let now = (Instant::now(), UnixTime(1_767_225_600));
             bencher.iter(|| {
                 if black_box(&member).is_metered() {
-                    black_box(member.ask(Way::Up, now.0, now.1, Waker::noop()));
-                    member.charge(Way::Up, 16_384, now.0, now.1);
+                    black_box(member.ask(Direction::Up, now.0, now.1, Waker::noop()));
+                    member.charge(Direction::Up, 16_384, now.0, now.1);
                 }
             });
         });

@@ -82,7 +82,7 @@ fn foreign(name: &str) -> String {
     name.chars().map(next).collect()
 }
 
-/// Place of that length in a hello within one record.
+/// Endpoint of that length in a hello within one record.
 const SESSION_ID_LENGTH: usize = 43;
 
 /// Measured times of one client's hello.

@@ -18,7 +18,7 @@ const LEAST_STEP: u64 = 16 * 1024;
 
 /// The two directions of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Way {
+pub enum Direction {
     /// From the client.
     Up,
     /// To the client.
@@ -27,7 +27,7 @@ pub enum Way {
 
 /// Whether a session may move bytes of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
+pub enum Allowance {
     /// As many as it likes.
     Free,
     /// This many now, at most.
@@ -100,33 +100,39 @@ impl Ledger {
 
     /// Whether so many bytes may be moved now, and whether somebody has to be asked for a grant. `banked` says that
     /// there is one to ask.
-    pub fn ask(&mut self, policy: &Policy, banked: bool, way: Way, now: (Instant, UnixTime)) -> (Leave, bool) {
+    pub fn ask(
+        &mut self,
+        policy: &Policy,
+        banked: bool,
+        way: Direction,
+        now: (Instant, UnixTime),
+    ) -> (Allowance, bool) {
         let (mut most, mut call) = (u64::MAX, false);
         if let Some(quota) = policy.quota {
             self.turn(quota, now.1);
             let left = quota.bytes.saturating_sub(self.usage.in_period);
             if left == 0 {
-                return (Leave::Over, false);
+                return (Allowance::Over, false);
             }
             let granted = if banked { self.granted.saturating_sub(self.usage.in_period) } else { left };
             if granted < left.min(step(quota)) && !self.asked {
                 (self.asked, self.changed, call) = (true, true, true);
             }
             if granted == 0 {
-                return (Leave::Wait, call);
+                return (Allowance::Wait, call);
             }
             most = left.min(granted);
         }
         let (bucket, rate) = self.bucket(policy, way);
         match rate.map(|rate| bucket.ask(rate, now.0)) {
-            Some(Err(later)) => (Leave::After(later), call),
-            Some(Ok(allowed)) => (Leave::Most(most.min(allowed)), call),
-            None => (Leave::Most(most), call),
+            Some(Err(later)) => (Allowance::After(later), call),
+            Some(Ok(allowed)) => (Allowance::Most(most.min(allowed)), call),
+            None => (Allowance::Most(most), call),
         }
     }
 
     /// So much was moved by a session that had asked.
-    pub fn charge(&mut self, policy: &Policy, way: Way, bytes: u64, now: (Instant, UnixTime)) {
+    pub fn charge(&mut self, policy: &Policy, way: Direction, bytes: u64, now: (Instant, UnixTime)) {
         if let Some(quota) = policy.quota {
             self.turn(quota, now.1);
             self.usage.in_period = self.usage.in_period.saturating_add(bytes);
@@ -225,10 +231,10 @@ impl Ledger {
         }
     }
 
-    fn bucket(&mut self, policy: &Policy, way: Way) -> (&mut Bucket, Option<u64>) {
+    fn bucket(&mut self, policy: &Policy, way: Direction) -> (&mut Bucket, Option<u64>) {
         match way {
-            Way::Up => (&mut self.up, policy.bandwidth_up),
-            Way::Down => (&mut self.down, policy.bandwidth_down),
+            Direction::Up => (&mut self.up, policy.bandwidth_up),
+            Direction::Down => (&mut self.down, policy.bandwidth_down),
         }
     }
 }
@@ -252,14 +258,14 @@ mod tests {
     }
 
     /// Uses as much as it may in reads of `read` bytes until it has to wait or `enough` were moved.
-    fn use_up(ledger: &mut Ledger, policy: &Policy, read: u64, enough: u64) -> (u64, Leave) {
+    fn use_up(ledger: &mut Ledger, policy: &Policy, read: u64, enough: u64) -> (u64, Allowance) {
         let now = (Instant::now(), NOW);
         let mut sum = 0;
         loop {
-            match ledger.ask(policy, true, Way::Down, now).0 {
-                Leave::Most(most) if sum < enough => {
+            match ledger.ask(policy, true, Direction::Down, now).0 {
+                Allowance::Most(most) if sum < enough => {
                     let bytes = most.min(read);
-                    ledger.charge(policy, Way::Down, bytes, now);
+                    ledger.charge(policy, Direction::Down, bytes, now);
                     sum += bytes;
                 }
                 leave => return (sum, leave),
@@ -275,7 +281,7 @@ mod tests {
         loop {
             let (moved, leave) = use_up(&mut ledger, &policy, 65_536, u64::MAX);
             sum += moved;
-            if leave == Leave::Over {
+            if leave == Allowance::Over {
                 break;
             }
             let page = ledger.page(&policy, false).expect("a grant was asked for");
@@ -290,23 +296,23 @@ mod tests {
     fn a_grant_is_asked_for_once_and_ahead() {
         let policy = quota(400 * MEGA, Period::Total);
         let (mut ledger, now) = (Ledger::default(), (Instant::now(), NOW));
-        assert_eq!(ledger.ask(&policy, true, Way::Up, now), (Leave::Wait, true));
-        assert_eq!(ledger.ask(&policy, true, Way::Up, now), (Leave::Wait, false));
+        assert_eq!(ledger.ask(&policy, true, Direction::Up, now), (Allowance::Wait, true));
+        assert_eq!(ledger.ask(&policy, true, Direction::Up, now), (Allowance::Wait, false));
         let page = ledger.page(&policy, false).unwrap();
         assert_eq!(page.in_period, 2 * MEGA);
         ledger.grant(&page, true);
-        assert_eq!(ledger.ask(&policy, true, Way::Up, now), (Leave::Most(2 * MEGA), false));
-        ledger.charge(&policy, Way::Up, MEGA + 1, now);
-        assert_eq!(ledger.ask(&policy, true, Way::Down, now), (Leave::Most(MEGA - 1), true));
+        assert_eq!(ledger.ask(&policy, true, Direction::Up, now), (Allowance::Most(2 * MEGA), false));
+        ledger.charge(&policy, Direction::Up, MEGA + 1, now);
+        assert_eq!(ledger.ask(&policy, true, Direction::Down, now), (Allowance::Most(MEGA - 1), true));
     }
 
     #[test]
     fn without_a_bank_nobody_waits() {
         let policy = quota(MEGA, Period::Total);
         let (mut ledger, now) = (Ledger::default(), (Instant::now(), NOW));
-        assert_eq!(ledger.ask(&policy, false, Way::Up, now), (Leave::Most(MEGA), false));
-        ledger.charge(&policy, Way::Up, MEGA, now);
-        assert_eq!(ledger.ask(&policy, false, Way::Up, now), (Leave::Over, false));
+        assert_eq!(ledger.ask(&policy, false, Direction::Up, now), (Allowance::Most(MEGA), false));
+        ledger.charge(&policy, Direction::Up, MEGA, now);
+        assert_eq!(ledger.ask(&policy, false, Direction::Up, now), (Allowance::Over, false));
     }
 
     #[test]
@@ -314,12 +320,12 @@ mod tests {
         let policy = quota(MEGA, Period::CalendarDay);
         let mut ledger = Ledger::default();
         let now = |days: i64| (Instant::now(), UnixTime(NOW.0 + days * 86_400));
-        ledger.charge(&policy, Way::Up, MEGA, now(0));
+        ledger.charge(&policy, Direction::Up, MEGA, now(0));
         ledger.count(&policy, MEGA, 0, NOW);
         assert!(ledger.is_spent(&policy, NOW) && !ledger.is_spent(&policy, now(1).1));
         assert_eq!(ledger.usage(&policy, NOW), Usage { up: MEGA, down: 0, in_period: MEGA, since: Some(NOW) });
         assert_eq!(ledger.usage(&policy, now(1).1), Usage { up: MEGA, down: 0, in_period: 0, since: None });
-        assert_eq!(ledger.ask(&policy, false, Way::Up, now(1)).0, Leave::Most(MEGA));
+        assert_eq!(ledger.ask(&policy, false, Direction::Up, now(1)).0, Allowance::Most(MEGA));
     }
 
     #[test]
@@ -342,9 +348,9 @@ mod tests {
     fn each_way_has_its_own_rate() {
         let policy = Policy { bandwidth_down: Some(1000), ..Policy::default() };
         let (mut ledger, now) = (Ledger::default(), (Instant::now(), NOW));
-        ledger.charge(&policy, Way::Down, 5000, now);
-        assert!(matches!(ledger.ask(&policy, true, Way::Down, now).0, Leave::After(later) if later > now.0));
-        assert_eq!(ledger.ask(&policy, true, Way::Up, now).0, Leave::Most(u64::MAX));
+        ledger.charge(&policy, Direction::Down, 5000, now);
+        assert!(matches!(ledger.ask(&policy, true, Direction::Down, now).0, Allowance::After(later) if later > now.0));
+        assert_eq!(ledger.ask(&policy, true, Direction::Up, now).0, Allowance::Most(u64::MAX));
     }
 
     proptest! {
@@ -362,7 +368,7 @@ mod tests {
             while used < enough {
                 let (moved, leave) = use_up(&mut ledger, &policy, read, enough - used);
                 used += moved;
-                if leave == Leave::Wait {
+                if leave == Allowance::Wait {
                     disk = ledger.page(&policy, false).unwrap();
                     ledger.grant(&disk, true);
                 }

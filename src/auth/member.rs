@@ -11,13 +11,13 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::ledger::Ledger;
-pub use super::ledger::{Leave, Usage, Way};
+pub use super::ledger::{Allowance, Direction, Usage};
 use super::policy::Policy;
 use super::replay::SecretTag;
 use super::window::UnixTime;
 
 /// Grants what is about to be used, by writing it down first. See [`super::People::pages`].
-pub trait Bank: Send + Sync + fmt::Debug {
+pub trait QuotaStore: Send + Sync + fmt::Debug {
     /// There is something to be written soon. Called on the threads that move bytes, so it must be quick.
     fn call(&self);
 }
@@ -31,7 +31,7 @@ pub struct Member {
     /// Whether sessions have to ask; the same as in the policy, for those who cannot wait.
     metered: AtomicBool,
     removed: AtomicBool,
-    bank: Option<Arc<dyn Bank>>,
+    bank: Option<Arc<dyn QuotaStore>>,
     inside: Mutex<Inside>,
     ledger: Mutex<Ledger>,
 }
@@ -89,7 +89,7 @@ impl Member {
     }
 
     /// A member with limits. Without a bank a quota counts from the start of the process.
-    pub(super) fn with(name: impl Into<String>, policy: Policy, bank: Option<Arc<dyn Bank>>) -> Arc<Self> {
+    pub(super) fn with(name: impl Into<String>, policy: Policy, bank: Option<Arc<dyn QuotaStore>>) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
             metered: policy.is_metered().into(),
@@ -180,14 +180,14 @@ impl Member {
     }
 
     /// Whether a session may move bytes this way now. If it has to wait, `waker` is called in time.
-    pub fn ask(&self, way: Way, instant: Instant, now: UnixTime, waker: &Waker) -> Leave {
+    pub fn ask(&self, way: Direction, instant: Instant, now: UnixTime, waker: &Waker) -> Allowance {
         if !self.is_metered() {
-            return Leave::Free;
+            return Allowance::Free;
         }
         let policy = self.policy.load();
         let mut ledger = self.ledger();
         let (leave, call) = ledger.ask(&policy, self.bank.is_some(), way, (instant, now));
-        if leave == Leave::Wait {
+        if leave == Allowance::Wait {
             ledger.wait(waker);
         }
         drop(ledger);
@@ -198,7 +198,7 @@ impl Member {
     }
 
     /// A session that had asked has moved so much.
-    pub fn charge(&self, way: Way, bytes: u64, instant: Instant, now: UnixTime) {
+    pub fn charge(&self, way: Direction, bytes: u64, instant: Instant, now: UnixTime) {
         self.ledger().charge(&self.policy.load(), way, bytes, (instant, now));
     }
 
@@ -411,9 +411,9 @@ mod tests {
     #[test]
     fn a_new_policy_holds_at_once() {
         let member = Member::new("alice");
-        assert_eq!(member.ask(Way::Up, Instant::now(), NOW, Waker::noop()), Leave::Free);
+        assert_eq!(member.ask(Direction::Up, Instant::now(), NOW, Waker::noop()), Allowance::Free);
         member.set_policy(Policy { bandwidth_up: Some(1), expires: Some(NOW), ..Policy::default() });
-        assert!(matches!(member.ask(Way::Up, Instant::now(), NOW, Waker::noop()), Leave::Most(_)));
+        assert!(matches!(member.ask(Direction::Up, Instant::now(), NOW, Waker::noop()), Allowance::Most(_)));
         assert_eq!(member.admit(from("::1"), NOW).unwrap_err(), Refusal::Expired);
     }
 

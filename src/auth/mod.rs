@@ -16,9 +16,9 @@ mod verdict;
 mod window;
 
 pub use keyring::{Key, Keyring};
-pub use member::{Bank, Leave, Member, Permit, Refusal, Usage, Way};
+pub use member::{Allowance, Direction, Member, Permit, QuotaStore, Refusal, Usage};
 pub use past::PastNames;
-pub use people::{Enrolment, Page, People};
+pub use people::{Enrolment, People, UsageRecord};
 pub use period::Period;
 pub use policy::{Policy, Quota, Tagging};
 pub use replay::{Company, ReplayCache, ReplayMemory, SecretTag};

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use super::keyring::{Key, Keyring};
 use super::ledger::Usage;
-use super::member::{Bank, Member};
+use super::member::{Member, QuotaStore};
 use super::policy::Policy;
 use super::secret::Secret;
 use super::window::UnixTime;
@@ -27,12 +27,12 @@ pub struct Enrolment {
 #[derive(Debug, Default)]
 pub struct People {
     known: Mutex<BTreeMap<String, Arc<Member>>>,
-    bank: Option<Arc<dyn Bank>>,
+    bank: Option<Arc<dyn QuotaStore>>,
 }
 
 /// Usage of a member that has to be written.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub struct UsageRecord {
     member: Arc<Member>,
     /// Usage to write: of a quota at least what was used.
     pub usage: Usage,
@@ -40,7 +40,7 @@ pub struct Page {
 
 impl People {
     /// Nobody yet; quotas are to be granted by this bank.
-    pub fn with_bank(bank: Arc<dyn Bank>) -> Self {
+    pub fn with_bank(bank: Arc<dyn QuotaStore>) -> Self {
         Self { known: Mutex::default(), bank: Some(bank) }
     }
 
@@ -107,12 +107,12 @@ impl People {
     }
 
     /// Usage that has changed and has to be written; `exact` is for the last time, when nothing moves any more. Each
-    /// page is to be followed by [`Page::kept`] or [`Page::lost`].
-    pub fn pages(&self, exact: bool) -> Vec<Page> {
+    /// page is to be followed by [`UsageRecord::kept`] or [`UsageRecord::lost`].
+    pub fn pages(&self, exact: bool) -> Vec<UsageRecord> {
         let known: Vec<_> = self.known().values().cloned().collect();
         let page = |member: Arc<Member>| {
             let usage = member.ledger().page(&member.policy(), exact)?;
-            Some(Page { member, usage })
+            Some(UsageRecord { member, usage })
         };
         known.into_iter().filter_map(page).collect()
     }
@@ -122,7 +122,7 @@ impl People {
     }
 }
 
-impl Page {
+impl UsageRecord {
     /// Name of the member.
     pub fn name(&self) -> &str {
         self.member.name()

@@ -103,11 +103,11 @@ struct Job {
 /// Memory of sources: of those that share a place, the budget is one, and the last user's is known.
 struct Sources {
     hasher: RandomState,
-    places: Vec<Place>,
+    places: Vec<QueueSlot>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct QueueSlot {
     /// Until when searches have been paid for.
     paid_until: Option<Instant>,
     /// Source that a user entered from, and when.
@@ -190,12 +190,12 @@ impl State {
 
 impl Default for Sources {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), places: vec![Place::default(); PLACES] }
+        Self { hasher: RandomState::new(), places: vec![QueueSlot::default(); PLACES] }
     }
 }
 
 impl Sources {
-    fn place(&mut self, source: IpAddr) -> &mut Place {
+    fn place(&mut self, source: IpAddr) -> &mut QueueSlot {
         let place = self.hasher.hash_one(source) as usize % PLACES;
         &mut self.places[place]
     }

@@ -124,7 +124,7 @@ async fn one_record(config: &Config) -> bool {
     let remote = Remote::new(settings.clone());
     let found = remote.resolve(&[]).await.is_ok();
     let cover = crate::cover::Cover::remote(remote, config.domain.clone(), None);
-    found && cover.glance().await.is_ok_and(|flight| flight.records == 1)
+    found && cover.quick_scan().await.is_ok_and(|flight| flight.records == 1)
 }
 
 async fn compare(

@@ -20,10 +20,10 @@ use super::{Failure, health};
 use crate::auth::{Member, Secret, UnixTime};
 use crate::config::edit::{self, EditError, UserToAdd};
 use crate::config::{self, Config, Environment, Flags, units};
-use crate::cover::grade::{Place, grade};
+use crate::cover::grade::{NameTarget, grade};
 use crate::net::listen::Address;
 use crate::ops::admin::control::{Changed, Control, Heard, Kind, Links, NewUser, Settings, Trouble};
-use crate::ops::admin::desk::Desk;
+use crate::ops::admin::desk::AdminState;
 use crate::ops::admin::events::Events;
 use crate::ops::admin::views::moment;
 use crate::ops::admin::{self, Keys};
@@ -44,8 +44,8 @@ const LOOK_UP: Duration = Duration::from_secs(60 * 60);
 /// Default time for which a replaced secret stays good.
 const KEEP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Parts of the program that the admin listener needs.
-pub struct Parts {
+/// AdminParts of the program that the admin listener needs.
+pub struct AdminParts {
     /// The running server.
     pub handle: Handle,
     /// Counters.
@@ -71,7 +71,7 @@ pub fn keys(config: &Config) -> Result<Option<Keys>, Failure> {
 }
 
 /// Opens the admin listener if one is configured, and serves it until the value is dropped.
-pub async fn open(config: &Config, parts: Parts) -> Result<Option<AbortOnDropHandle<()>>, Failure> {
+pub async fn open(config: &Config, parts: AdminParts) -> Result<Option<AbortOnDropHandle<()>>, Failure> {
     let (Some(settings), Some(keys)) = (&config.admin, parts.keys.clone()) else { return Ok(None) };
     let listener =
         admin::open(settings, keys.clone()).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
@@ -82,17 +82,17 @@ pub async fn open(config: &Config, parts: Parts) -> Result<Option<AbortOnDropHan
     let (counts, events) = (Arc::clone(&parts.counts), Arc::clone(&parts.events));
     let audit_log = parts.audit_log.clone();
     let started = parts.handle.status().since;
-    let house = Arc::new(House::new(parts));
+    let house = Arc::new(AdminBackend::new(parts));
     let looked = Arc::clone(&house);
     let metrics = Metrics::new(counts, Arc::new(move || looked.look()), started, settings.per_user_metrics);
-    let desk = Desk::new(house.clone(), keys, metrics, events, started, audit_log);
+    let desk = AdminState::new(house.clone(), keys, metrics, events, started, audit_log);
     Ok(Some(AbortOnDropHandle::new(tokio::spawn(async move {
         tokio::join!(listener.serve(desk), Arc::clone(&house).keep_looking_up());
     }))))
 }
 
 /// The proxy, as the admin listener sees it.
-struct House {
+struct AdminBackend {
     handle: Handle,
     counts: Arc<Counts>,
     alarms: Arc<Alarms>,
@@ -104,9 +104,9 @@ struct House {
     place: AtomicU8,
 }
 
-impl House {
-    fn new(parts: Parts) -> Self {
-        let Parts { handle, counts, alarms, queue, origin: (flags, environment), .. } = parts;
+impl AdminBackend {
+    fn new(parts: AdminParts) -> Self {
+        let AdminParts { handle, counts, alarms, queue, origin: (flags, environment), .. } = parts;
         let (runtime, place) = (runtime::Handle::current(), AtomicU8::new(0));
         Self { handle, counts, alarms, queue, flags, environment, runtime, place }
     }
@@ -125,11 +125,11 @@ impl House {
         }
     }
 
-    fn place(&self) -> Option<Place> {
+    fn place(&self) -> Option<NameTarget> {
         match self.place.load(Ordering::Relaxed) {
             0 => None,
-            1 => Some(Place::Here),
-            _ => Some(Place::Elsewhere),
+            1 => Some(NameTarget::Here),
+            _ => Some(NameTarget::Elsewhere),
         }
     }
 
@@ -181,7 +181,7 @@ impl House {
         change: impl FnOnce(&Path) -> Result<(), EditError>,
     ) -> Result<Changed, Trouble> {
         let file = self.file()?;
-        let before = Before::of(&file, &self.flags, &self.environment);
+        let before = FileSnapshot::of(&file, &self.flags, &self.environment);
         change(&file).map_err(refused)?;
         let after = before.now();
         let removals = removed.map_or(Removals::Few, |name| Removals::Named(name.to_owned()));
@@ -200,9 +200,9 @@ impl House {
 }
 
 /// Files of the configuration as they were before a change.
-struct Before(Vec<(PathBuf, Option<String>)>);
+struct FileSnapshot(Vec<(PathBuf, Option<String>)>);
 
-impl Before {
+impl FileSnapshot {
     /// The configuration file, and the files of secrets that it names.
     fn of(file: &Path, flags: &Flags, environment: &Environment) -> Self {
         let named = config::load(flags, environment).map(|loaded| loaded.files).unwrap_or_default();
@@ -268,7 +268,7 @@ fn user(member: &Member, now: UnixTime) -> UserState {
     }
 }
 
-impl Control for House {
+impl Control for AdminBackend {
     fn counts(&self) -> &Arc<Counts> {
         &self.counts
     }
@@ -310,7 +310,7 @@ impl Control for House {
         }
     }
 
-    fn knock(&self) -> Result<Heard, String> {
+    fn ping(&self) -> Result<Heard, String> {
         let ways = Way::all(&self.open(Purpose::Cover), &self.open(Purpose::Proxied));
         let cover = self.handle.cover();
         self.runtime

@@ -13,11 +13,11 @@ use crate::config::reference;
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    wish: Wish,
+    wish: Subcommand,
 }
 
 #[derive(clap::Subcommand)]
-enum Wish {
+enum Subcommand {
     /// Write a manual page for every command into a folder
     Man {
         /// The folder, which is made if need be
@@ -36,17 +36,17 @@ enum Wish {
 /// Writes or prints what is wished.
 pub fn generate(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.wish {
-        Wish::Man { folder } => man(folder).map_err(|error| {
+        Subcommand::Man { folder } => man(folder).map_err(|error| {
             let next = "name a folder that this user may write to";
             Failure::new(format!("the pages cannot be written to {}: {error}", folder.display()), next)
         }),
-        Wish::Completions { shell } => {
+        Subcommand::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut super::command(), "vizard", &mut text);
             output::print(String::from_utf8_lossy(&text).trim_end());
             Ok(())
         }
-        Wish::Schema => {
+        Subcommand::Schema => {
             output::print(format!("{:#}", reference::schema()));
             Ok(())
         }

@@ -20,7 +20,7 @@ use crate::auth::Company;
 use crate::ops::handover::{Leaving, Progress, STEP, Taking};
 use crate::ops::service_manager::ServiceManager;
 use crate::ops::state_lock::{self, NotLocked, StateLock};
-use crate::ops::usage::Books;
+use crate::ops::usage::UsageWriter;
 use crate::server::handle::Handle;
 
 /// Interval at which the other process is told what members have moved here.
@@ -183,7 +183,7 @@ impl Departure {
         mut takers: mpsc::Receiver<UnixStream>,
         handle: &Handle,
         manager: &ServiceManager,
-        books: Option<&Books>,
+        books: Option<&UsageWriter>,
         front: Front,
     ) {
         let mut leaving = loop {
@@ -193,7 +193,7 @@ impl Departure {
                 Err(error) => warn!(%error, "another process tried to take over and failed; this one keeps running"),
             }
         };
-        manager.hush();
+        manager.mute();
         front.close().await;
         // The other process holds it too.
         self.left().lock = None;
@@ -223,7 +223,7 @@ impl Departure {
         taker: UnixStream,
         handle: &Handle,
         manager: &ServiceManager,
-        books: Option<&Books>,
+        books: Option<&UsageWriter>,
     ) -> io::Result<Leaving> {
         if handle.is_draining() {
             return Err(io::Error::other("this process is about to exit"));
@@ -259,7 +259,7 @@ const UNSAVED: &str = "part of the replay cache is not on disk, and another proc
                        the other";
 
 /// Leaves the books, then the listeners. Clients are accepted here until the other process has nothing left to do but that.
-async fn give_way(mut leaving: Leaving, handle: &Handle, books: Option<&Books>) -> io::Result<Leaving> {
+async fn give_way(mut leaving: Leaving, handle: &Handle, books: Option<&UsageWriter>) -> io::Result<Leaving> {
     if let Some(books) = books {
         block_in_place(|| books.pause(STEP))?;
     }

@@ -18,7 +18,7 @@ use crate::config::embedded::CoverDraft;
 use crate::config::{Environment, Flags, Listen};
 use crate::cover::remote;
 use crate::cover::remote::Remote;
-use crate::cover::scout::{Reaction, knock};
+use crate::cover::scout::{Reaction, ping};
 use crate::ops::control;
 
 /// Time limit for one visit. Two of them fit into the five seconds that the image gives the command.
@@ -84,14 +84,14 @@ pub(super) async fn visit(
 
 /// Reaction of the proxy. Fails if no one accepts the connection, and with `TimedOut` if nothing happens on it.
 async fn front(target: &Way, name: &Domain) -> io::Result<Reaction> {
-    timeout(VISIT, async { knock(target.connect().await?, name).await }).await?
+    timeout(VISIT, async { ping(target.connect().await?, name).await }).await?
 }
 
 async fn answers(cover: &remote::Settings, name: &Domain) -> bool {
     let remote = Remote::new(cover.clone());
     let visit = async {
         remote.resolve(&[]).await.map_err(io::Error::other)?;
-        knock(remote.visit().await?, name).await
+        ping(remote.visit().await?, name).await
     };
     matches!(timeout(VISIT, visit).await, Ok(Ok(_)))
 }

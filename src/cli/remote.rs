@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::{Failure, Settings, load};
 use crate::config::Environment;
 use crate::config::resolve::read_secret_file;
-use crate::ops::admin::Place;
+use crate::ops::admin::AdminAddress;
 use crate::ops::admin::client::{Client, ClientError};
 
 /// Flags that name the admin listener.
@@ -39,7 +39,7 @@ impl Access {
                 "add a section [admin], or name a listener: --admin URL",
             )
         })?;
-        let chosen_later = matches!(admin.place, Place::Tcp(address) if address.port() == 0);
+        let chosen_later = matches!(admin.place, AdminAddress::Tcp(address) if address.port() == 0);
         if admin.tls.is_some() || chosen_later {
             let message = "the configuration does not say under which name the admin listener is to be reached";
             return Err(Failure::usage(message, "name it: --admin https://NAME:PORT"));

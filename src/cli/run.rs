@@ -33,10 +33,10 @@ use crate::ops::reload::Queue;
 use crate::ops::sandbox::{self, Places, Wall, Walls};
 use crate::ops::service_manager::ServiceManager;
 use crate::ops::state_lock;
-use crate::ops::usage::Books;
+use crate::ops::usage::UsageWriter;
 use crate::server::event::Observer;
 use crate::server::handle::Handle;
-use crate::server::{Bound, CannotListen, Passed, Purpose, Server};
+use crate::server::{Bound, CannotListen, InheritedListener, Purpose, Server};
 use crate::telegram::lists;
 
 /// File in the state directory that remembers spent hellos.
@@ -134,7 +134,7 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
     }
     let names: HashSet<&str> = config.users.iter().map(|user| user.name.as_str()).collect();
     let is_user = |name: &str| names.contains(name);
-    let (people, books) = Books::open(&config.state_dir, is_user, SystemTime::now().into());
+    let (people, books) = UsageWriter::open(&config.state_dir, is_user, SystemTime::now().into());
     let past = embedded::remember_names(&config.state_dir, &PastNames::default(), &config.all_names())?;
     let judge = Judge::new(parts::rules(&config, &people, past, SystemTime::now().into()), replay);
     let (counts, events) = (Arc::new(Counts::default()), Arc::new(Events::default()));
@@ -171,7 +171,7 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
     let control = control(&config.state_dir, &queue, takers, opened(handle.clone()));
     greeting::greet(&config, &addresses, format, greeting::link_command(&origin.flags));
     let keys = desk::keys(&config)?;
-    let parts = desk::Parts {
+    let parts = desk::AdminParts {
         handle: handle.clone(),
         counts,
         events,
@@ -292,7 +292,7 @@ fn is_missing(path: &Path) -> bool {
 }
 
 /// Binds all listeners but those that were passed on; of those that the proxy may choose itself, the first that can be had.
-fn bind(config: &Config, passed: Vec<Passed>) -> Result<Bound, Failure> {
+fn bind(config: &Config, passed: Vec<InheritedListener>) -> Result<Bound, Failure> {
     let [first, second] = Listen::candidates();
     let chosen = |address: SocketAddr| passed.iter().any(|passed| passed.wanted.address == Address::Tcp(address));
     let bound = match &config.listen {

@@ -5,7 +5,7 @@
 use clap::Command;
 
 /// Help text of one command.
-struct Lesson {
+struct HelpText {
     /// Its names behind the program's.
     command: &'static str,
     /// Commands, and what each does.
@@ -18,8 +18,8 @@ const DONE: &str = "done";
 const FAILED: &str = "it failed";
 const UNUSABLE: &str = "wrong usage, or the configuration cannot be used";
 
-const LESSONS: &[Lesson] = &[
-    Lesson {
+const LESSONS: &[HelpText] = &[
+    HelpText {
         command: "init",
         examples: &[
             ("vizard init", "ask, with a suggestion for every answer"),
@@ -36,7 +36,7 @@ const LESSONS: &[Lesson] = &[
             "wrong usage, or there is a configuration already",
         ],
     },
-    Lesson {
+    HelpText {
         command: "run",
         examples: &[
             ("vizard run", "try it out: makes a secret and a small site, prints the link"),
@@ -45,7 +45,7 @@ const LESSONS: &[Lesson] = &[
         ],
         codes: ["it was told to stop, and did", "it could not start, but another try may work", UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "check",
         examples: &[("vizard check --config vizard.toml", "see every mistake at once, with its mend")],
         codes: [
@@ -54,7 +54,7 @@ const LESSONS: &[Lesson] = &[
             "wrong usage, or there are mistakes, also in the files that it names; a start would end with 2 as well",
         ],
     },
-    Lesson {
+    HelpText {
         command: "secret",
         examples: &[
             ("vizard secret", "a key for a file"),
@@ -62,7 +62,7 @@ const LESSONS: &[Lesson] = &[
         ],
         codes: [DONE, FAILED, "wrong usage"],
     },
-    Lesson {
+    HelpText {
         command: "link",
         examples: &[
             ("vizard link --config vizard.toml", "all users"),
@@ -70,7 +70,7 @@ const LESSONS: &[Lesson] = &[
         ],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "audit",
         examples: &[
             ("vizard audit --config vizard.toml --fast", "in about a minute"),
@@ -78,12 +78,12 @@ const LESSONS: &[Lesson] = &[
         ],
         codes: ["no difference", "there are differences", "it could not be run"],
     },
-    Lesson {
+    HelpText {
         command: "health",
         examples: &[("vizard health --config vizard.toml", "for a health check")],
         codes: ["visitors are answered", "they are not", UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "user",
         examples: &[
             ("vizard user list", "all users with their state and traffic"),
@@ -91,7 +91,7 @@ const LESSONS: &[Lesson] = &[
         ],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "user add",
         examples: &[
             ("vizard user add bob", "makes a secret, prints the link"),
@@ -99,7 +99,7 @@ const LESSONS: &[Lesson] = &[
         ],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "user change",
         examples: &[
             ("vizard user change bob --quota 100GB/month", "another limit"),
@@ -107,27 +107,27 @@ const LESSONS: &[Lesson] = &[
         ],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "user list",
         examples: &[("vizard user list --json", "for programs")],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "user show",
         examples: &[("vizard user show bob", "state, limits, traffic")],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "user enable",
         examples: &[("vizard user enable bob", "bob can connect again")],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "user disable",
         examples: &[("vizard user disable bob", "sessions of bob end within seconds")],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "user rotate",
         examples: &[
             ("vizard user rotate bob --keep 48h", "the old link works for two more days"),
@@ -135,17 +135,17 @@ const LESSONS: &[Lesson] = &[
         ],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "user remove",
         examples: &[("vizard user remove bob", "the link of bob leads to the cover from now on")],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "user link",
         examples: &[("vizard user link bob --qr", "again, with the QR code")],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "backup",
         examples: &[
             ("vizard backup vizard.tar --config vizard.toml", "readable by its owner only"),
@@ -157,7 +157,7 @@ const LESSONS: &[Lesson] = &[
             "wrong usage, the file is there already, or the configuration or another file cannot be used",
         ],
     },
-    Lesson {
+    HelpText {
         command: "restore",
         examples: &[
             ("vizard restore vizard.tar --list", "what is in it, and where it would go"),
@@ -165,7 +165,7 @@ const LESSONS: &[Lesson] = &[
         ],
         codes: [DONE, FAILED, "wrong usage, something would be replaced, or a file cannot be used"],
     },
-    Lesson {
+    HelpText {
         command: "reload",
         examples: &[("vizard reload --config vizard.toml", "tells whether it was applied, and what needs a restart")],
         codes: [
@@ -174,7 +174,7 @@ const LESSONS: &[Lesson] = &[
             "wrong usage, or no proxy runs there",
         ],
     },
-    Lesson {
+    HelpText {
         command: "upgrade",
         examples: &[
             (
@@ -189,12 +189,12 @@ const LESSONS: &[Lesson] = &[
             "wrong usage, the configuration cannot be used, or no proxy runs there that could be taken over",
         ],
     },
-    Lesson {
+    HelpText {
         command: "token",
         examples: &[("vizard token metrics --name prometheus", "for the configuration, and for Prometheus")],
         codes: [DONE, FAILED, "wrong usage"],
     },
-    Lesson {
+    HelpText {
         command: "status",
         examples: &[
             ("vizard status --config vizard.toml", "once"),
@@ -202,12 +202,12 @@ const LESSONS: &[Lesson] = &[
         ],
         codes: [DONE, FAILED, UNUSABLE],
     },
-    Lesson {
+    HelpText {
         command: "top",
         examples: &[("vizard top --config vizard.toml", "until you press q")],
         codes: [DONE, FAILED, "wrong usage, this is no terminal, or the configuration cannot be used"],
     },
-    Lesson {
+    HelpText {
         command: "doctor",
         examples: &[
             ("vizard doctor --config vizard.toml", "everything"),
@@ -226,7 +226,7 @@ pub fn taught(mut command: Command) -> Command {
     command
 }
 
-fn with(command: Command, path: &'static str, lesson: &Lesson) -> Command {
+fn with(command: Command, path: &'static str, lesson: &HelpText) -> Command {
     let (name, rest) = path.split_once(' ').unwrap_or((path, ""));
     command.mut_subcommand(name, |inner| match rest {
         "" => inner.after_help(lesson.text()),
@@ -234,7 +234,7 @@ fn with(command: Command, path: &'static str, lesson: &Lesson) -> Command {
     })
 }
 
-impl Lesson {
+impl HelpText {
     fn text(&self) -> String {
         let example = |(command, what): &(&str, &str)| format!("  {command}\n      {what}\n");
         let code = |(code, meaning): (usize, &&str)| format!("  {code}  {meaning}\n");
@@ -247,7 +247,7 @@ impl Lesson {
 /// The table of exit codes for docs/configuration.md. Commands below `user` are as `user` is.
 pub fn exit_codes() -> String {
     let rows =
-        LESSONS.iter().filter(|lesson| !lesson.command.contains(' ')).map(|Lesson { command, codes, .. }| {
+        LESSONS.iter().filter(|lesson| !lesson.command.contains(' ')).map(|HelpText { command, codes, .. }| {
             let [fine, failed, unusable] = codes;
             format!("| `vizard {command}` | {fine} | {failed} | {unusable} |\n")
         });

@@ -27,11 +27,11 @@ const KEEP: &str = "7d";
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    wish: Wish,
+    wish: Subcommand,
 }
 
 #[derive(clap::Subcommand)]
-enum Wish {
+enum Subcommand {
     /// Add a user, or with --from many, and print the new secret and the link
     Add {
         /// The name: letters, digits, `-`, `_`, `.` and `@`
@@ -49,7 +49,7 @@ enum Wish {
         #[command(flatten)]
         limits: Limits,
         #[command(flatten)]
-        place: Place,
+        place: ConfigFile,
     },
     /// Change what a user may do
     Change {
@@ -58,7 +58,7 @@ enum Wish {
         #[command(flatten)]
         limits: Limits,
         #[command(flatten)]
-        place: Place,
+        place: ConfigFile,
     },
     /// List all users with their limits and traffic
     List {
@@ -66,7 +66,7 @@ enum Wish {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        place: Place,
+        place: ConfigFile,
     },
     /// Show one user
     Show {
@@ -79,21 +79,21 @@ enum Wish {
         #[arg(long)]
         secret: bool,
         #[command(flatten)]
-        place: Place,
+        place: ConfigFile,
     },
     /// Enable a user again
     Enable {
         /// The name
         name: String,
         #[command(flatten)]
-        place: Place,
+        place: ConfigFile,
     },
     /// Disable a user, who gets the cover from now on
     Disable {
         /// The name
         name: String,
         #[command(flatten)]
-        place: Place,
+        place: ConfigFile,
     },
     /// Give a user, or with --all every user, a new secret, and print it with the link; the old one stays valid for a
     /// while
@@ -108,14 +108,14 @@ enum Wish {
         #[arg(long, value_name = "TIME", default_value = KEEP)]
         keep: String,
         #[command(flatten)]
-        place: Place,
+        place: ConfigFile,
     },
     /// Remove a user
     Remove {
         /// The name
         name: String,
         #[command(flatten)]
-        place: Place,
+        place: ConfigFile,
     },
     /// Print the link of a user, with a QR code
     Link {
@@ -124,13 +124,13 @@ enum Wish {
         #[command(flatten)]
         look: Look,
         #[command(flatten)]
-        place: Place,
+        place: ConfigFile,
     },
 }
 
 /// Paths of the configuration and the state.
 #[derive(clap::Args)]
-struct Place {
+struct ConfigFile {
     /// Configuration file [environment: VIZARD_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -197,7 +197,7 @@ impl From<Limits> for Changes {
     }
 }
 
-impl Place {
+impl ConfigFile {
     fn flags(&self) -> Flags {
         Flags { config: self.config.clone(), state_dir: self.state_dir.clone(), ..Flags::default() }
     }
@@ -231,8 +231,10 @@ impl From<EditError> for Failure {
 /// Does what is wished.
 pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failure> {
     match arguments.wish {
-        Wish::Add { from: Some(file), limits, place, .. } => add_from(&file, &limits.into(), &place, environment)?,
-        Wish::Add { name, secret, secret_file, limits, place, .. } => {
+        Subcommand::Add { from: Some(file), limits, place, .. } => {
+            add_from(&file, &limits.into(), &place, environment)?
+        }
+        Subcommand::Add { name, secret, secret_file, limits, place, .. } => {
             let new = UserToAdd::with(name.unwrap_or_default(), given_secret(secret, secret_file.as_deref())?);
             edit::add(&place.file(environment)?, new.clone(), &limits.into())?;
             after_edit(&place.flags(), environment, None)?;
@@ -240,7 +242,7 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
             foreign_links(std::slice::from_ref(&new), &place, environment);
             show_links(&[new.name], &place, environment);
         }
-        Wish::Change { name, limits, place } => {
+        Subcommand::Change { name, limits, place } => {
             let fresh = || Secret::generate(&mut rand::rng());
             let moved = edit::change(&place.file(environment)?, &name, &limits.into(), fresh)?;
             after_edit(&place.flags(), environment, None)?;
@@ -254,19 +256,19 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
                 show_links(&[name], &place, environment);
             }
         }
-        Wish::List { json, place } => list(json, &place, environment)?,
-        Wish::Show { name, json, secret, place } => show(&name, json, secret, &place, environment)?,
-        Wish::Enable { name, place } => {
+        Subcommand::List { json, place } => list(json, &place, environment)?,
+        Subcommand::Show { name, json, secret, place } => show(&name, json, secret, &place, environment)?,
+        Subcommand::Enable { name, place } => {
             edit::enable(&place.file(environment)?, &name)?;
             after_edit(&place.flags(), environment, None)?;
             output::print(format!("{name} is enabled again"));
         }
-        Wish::Disable { name, place } => {
+        Subcommand::Disable { name, place } => {
             edit::disable(&place.file(environment)?, &name)?;
             after_edit(&place.flags(), environment, None)?;
             output::print(format!("{name} is disabled"));
         }
-        Wish::Rotate { name, keep, place, .. } => {
+        Subcommand::Rotate { name, keep, place, .. } => {
             let keep = units::duration(&keep)
                 .or_else(|error| days(&keep).ok_or(error))
                 .map_err(|error| Failure::usage(format!("--keep: {error}"), error.mend()))?;
@@ -276,12 +278,12 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
                 None => rotate_all(until, &place, environment)?,
             }
         }
-        Wish::Remove { name, place } => {
+        Subcommand::Remove { name, place } => {
             edit::remove(&place.file(environment)?, &name)?;
             after_edit(&place.flags(), environment, Some(&name))?;
             output::print(format!("removed {name}"));
         }
-        Wish::Link { name, look, place } => {
+        Subcommand::Link { name, look, place } => {
             link::link(&link::Arguments::of(&[name], look, place.settings()), environment)?;
         }
     }
@@ -315,7 +317,7 @@ fn given_secret(text: Option<String>, file: Option<&Path>) -> Result<SecretText,
 /// Longest line that is read as a secret.
 const LONGEST: u64 = 4096;
 
-fn rotate(name: &str, until: UnixTime, place: &Place, environment: &Environment) -> Result<(), Failure> {
+fn rotate(name: &str, until: UnixTime, place: &ConfigFile, environment: &Environment) -> Result<(), Failure> {
     let secret = Secret::generate(&mut rand::rng());
     edit::rotate(&place.file(environment)?, name, &secret, until)?;
     after_edit(&place.flags(), environment, None)?;
@@ -325,7 +327,7 @@ fn rotate(name: &str, until: UnixTime, place: &Place, environment: &Environment)
     Ok(())
 }
 
-fn rotate_all(until: UnixTime, place: &Place, environment: &Environment) -> Result<(), Failure> {
+fn rotate_all(until: UnixTime, place: &ConfigFile, environment: &Environment) -> Result<(), Failure> {
     let names = edit::rotate_all(&place.file(environment)?, until, || Secret::generate(&mut rand::rng()))?;
     if names.is_empty() {
         let state = config::state_dir(&place.flags(), environment)?;
@@ -339,7 +341,7 @@ fn rotate_all(until: UnixTime, place: &Place, environment: &Environment) -> Resu
 }
 
 /// Links are for convenience: that there is no address for them yet is no failure of what was done. Many are no pictures.
-fn show_links(names: &[String], place: &Place, environment: &Environment) {
+fn show_links(names: &[String], place: &ConfigFile, environment: &Environment) {
     let look = Look::default().without_qr(names.len() > PICTURES);
     if link::link(&link::Arguments::of(names, look, place.settings()), environment).is_err() {
         output::print("the link is printed by `vizard link` where the whole configuration is known");
@@ -349,7 +351,7 @@ fn show_links(names: &[String], place: &Place, environment: &Environment) {
 /// Most links that are drawn as QR codes where they were not asked for.
 const PICTURES: usize = 5;
 
-fn add_from(file: &Path, limits: &Changes, place: &Place, environment: &Environment) -> Result<(), Failure> {
+fn add_from(file: &Path, limits: &Changes, place: &ConfigFile, environment: &Environment) -> Result<(), Failure> {
     let shown = file.display();
     let read = match file == Path::new("-") {
         true => io::read_to_string(io::stdin().lock().take(LONGEST_LIST + 1)),
@@ -396,7 +398,7 @@ fn new_users(text: &str) -> Result<Vec<UserToAdd>, (usize, String)> {
 }
 
 /// Tells whose given links carry another name than they have here.
-fn foreign_links(new: &[UserToAdd], place: &Place, environment: &Environment) {
+fn foreign_links(new: &[UserToAdd], place: &ConfigFile, environment: &Environment) {
     if new.iter().all(|new| new.domain.is_none()) {
         return;
     }
@@ -431,7 +433,7 @@ fn days(text: &str) -> Option<Duration> {
     (days <= 3650).then(|| Duration::from_secs(u64::from(days) * 24 * 60 * 60))
 }
 
-fn list(as_json: bool, place: &Place, environment: &Environment) -> Result<(), Failure> {
+fn list(as_json: bool, place: &ConfigFile, environment: &Environment) -> Result<(), Failure> {
     let (draft, known) = people(place, environment)?;
     let now = now();
     let rows = draft.users.iter().map(|user| (user, usage_of(user, &known, now)));
@@ -461,7 +463,7 @@ fn list(as_json: bool, place: &Place, environment: &Environment) -> Result<(), F
     Ok(())
 }
 
-fn show(name: &str, as_json: bool, secret: bool, place: &Place, environment: &Environment) -> Result<(), Failure> {
+fn show(name: &str, as_json: bool, secret: bool, place: &ConfigFile, environment: &Environment) -> Result<(), Failure> {
     let (draft, known) = people(place, environment)?;
     let user = draft.users.iter().find(|user| user.name == name).ok_or_else(|| {
         Failure::usage(format!("there is no user {}", quoted(name)), "`vizard user list` has the names")
@@ -511,7 +513,7 @@ fn show(name: &str, as_json: bool, secret: bool, place: &Place, environment: &En
 }
 
 /// The configuration, and what is written of everybody.
-fn people(place: &Place, environment: &Environment) -> Result<(Draft, BTreeMap<String, Usage>), Failure> {
+fn people(place: &ConfigFile, environment: &Environment) -> Result<(Draft, BTreeMap<String, Usage>), Failure> {
     let draft = load(&place.flags(), environment)?.draft;
     let known = usage::read(&draft.state_dir).unwrap_or_else(|error| {
         output::complain(format!("warning: the traffic of users cannot be read: {error}"));

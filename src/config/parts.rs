@@ -24,7 +24,7 @@ use crate::ops::audit_log::AuditLog;
 use crate::ops::lists::{self, Lists};
 use crate::server::event::Observer;
 use crate::server::handle::Handle;
-use crate::server::{self, Purpose, Wanted};
+use crate::server::{self, ListenerSpec, Purpose};
 use crate::telegram::middle;
 use crate::webproxy::{Host, service};
 
@@ -161,7 +161,7 @@ pub fn middle(config: &Config) -> middle::Settings {
 }
 
 /// The listeners; `automatic` is what [`Listen::Automatic`] came to.
-pub fn listeners(config: &Config, automatic: SocketAddr) -> Vec<Wanted> {
+pub fn listeners(config: &Config, automatic: SocketAddr) -> Vec<ListenerSpec> {
     let clients = match &config.listen {
         Listen::Given(addresses) => addresses.clone(),
         Listen::Automatic => vec![automatic.into()],
@@ -170,7 +170,7 @@ pub fn listeners(config: &Config, automatic: SocketAddr) -> Vec<Wanted> {
         super::Cover::Site(site) => &site.redirect_from[..],
         super::Cover::Remote(_) => &[],
     };
-    let wanted = |purpose| move |address| Wanted { purpose, address };
+    let wanted = |purpose| move |address| ListenerSpec { purpose, address };
     clients
         .into_iter()
         .map(wanted(Purpose::Cover))
@@ -300,7 +300,7 @@ const PRIVATE: &str = "write the address itself in place of the name; or allow i
 
 /// Visits the cover before the first client comes, and tells the operator what about it will be visible.
 async fn look_at(cover: &cover::Cover, demand: Demand, accepts_several: bool) -> Result<(), PartError> {
-    match cover.glance().await {
+    match cover.quick_scan().await {
         Ok(flight) => {
             if flight.records > 1 && !accepts_several {
                 let what = "the cover's first flight has several encrypted records (grade C), and clients get one: a single \

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use super::{Config, Cover};
 use crate::cover::site::{self, Content};
 use crate::net::listen::Address;
-use crate::ops::admin::Place;
+use crate::ops::admin::AdminAddress;
 use crate::ops::sandbox::Places;
 
 /// Paths that a running proxy with this configuration needs: at each reload, and whenever a certificate is issued, a
@@ -22,7 +22,7 @@ pub fn open(config: &Config, file: Option<&Path>, read: &[PathBuf]) -> Places {
         // It changes users and gives them other secrets, each of which is a file put in the place of another.
         std::iter::once(file).chain(read.iter().map(PathBuf::as_path)).for_each(|path| places.file_to_edit(path));
     }
-    if let Some(Place::Unix(path)) = config.admin.as_ref().map(|admin| &admin.place) {
+    if let Some(AdminAddress::Unix(path)) = config.admin.as_ref().map(|admin| &admin.place) {
         places.beside_to_write(path);
     }
     if let Some(audit_log) = &config.misuse.audit_log {

@@ -6,12 +6,12 @@
 
 use serde_json::{Value as Json, json};
 
-use self::Holds::{AtOnce, Connection, Handshake, Hello, Request, Restart, Session};
+use self::AppliesWhen::{AtOnce, Connection, Handshake, Hello, Request, Restart, Session};
+use self::DefaultValue::{Needed, Value, Words};
 use self::Kind::{
     Addresses, Count, Duration, Moment, Names, Numbers, OneOf, Path, Port, Rate, Section, Sections, Size, SomeOf,
     Switch, Text, Texts, UpTo,
 };
-use self::Usual::{Needed, Value, Words};
 
 /// A key, as its users are told of it.
 #[derive(Clone, Copy, Debug)]
@@ -21,9 +21,9 @@ pub struct Key {
     /// Kind of value.
     pub kind: Kind,
     /// Default value.
-    pub usual: Usual,
+    pub usual: DefaultValue,
     /// Moment when a change takes effect in a running proxy.
-    pub holds: Holds,
+    pub holds: AppliesWhen,
     /// Purpose of the key, in Markdown.
     pub about: &'static str,
 }
@@ -54,7 +54,7 @@ pub enum Kind {
 
 /// Default of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Usual {
+pub enum DefaultValue {
     /// This, in TOML.
     Value(&'static str),
     /// A default described in words, in Markdown.
@@ -65,7 +65,7 @@ pub enum Usual {
 
 /// Moment when a change takes effect in a running proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holds {
+pub enum AppliesWhen {
     /// As soon as the file is read again.
     AtOnce,
     /// For the next hello.
@@ -82,7 +82,7 @@ pub enum Holds {
     Restart,
 }
 
-const fn key(path: &'static str, kind: Kind, usual: Usual, holds: Holds, about: &'static str) -> Key {
+const fn key(path: &'static str, kind: Kind, usual: DefaultValue, holds: AppliesWhen, about: &'static str) -> Key {
     Key { path, kind, usual, holds, about }
 }
 
@@ -780,7 +780,7 @@ impl Kind {
     }
 }
 
-impl Usual {
+impl DefaultValue {
     fn words(self) -> String {
         match self {
             Value(toml) => format!("`{toml}`"),
@@ -797,7 +797,7 @@ impl Usual {
     }
 }
 
-impl Holds {
+impl AppliesWhen {
     fn words(self) -> &'static str {
         match self {
             AtOnce => "at once",

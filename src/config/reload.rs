@@ -367,7 +367,7 @@ impl Reloader {
                 Ok(true) => {
                     changed.push("certificate".into());
                     // Its grade is that of the certificate that visitors are shown.
-                    self.handle.cover().look_again();
+                    self.handle.cover().request_scan();
                 }
                 Ok(false) => {}
                 Err(error) => return Err(refused(error.to_string())),
@@ -561,7 +561,7 @@ fn same_cover(old: &Config, new: &Config) -> bool {
 mod tests {
     use super::*;
     use crate::config::load_text;
-    use crate::config::reference::{Holds, REFERENCE};
+    use crate::config::reference::{AppliesWhen, REFERENCE};
 
     #[test]
     fn every_key_is_compared_where_the_reference_says_when_it_holds() {
@@ -580,7 +580,7 @@ mod tests {
         };
         for key in REFERENCE.iter().filter(|key| !key.kind.is_section()) {
             match key.holds {
-                Holds::Restart => assert!(within(&later, key.path) && !within(&now, key.path), "{}", key.path),
+                AppliesWhen::Restart => assert!(within(&later, key.path) && !within(&now, key.path), "{}", key.path),
                 _ => assert!(within(&now, key.path), "{} is not compared", key.path),
             }
         }

@@ -112,7 +112,7 @@ struct SiteNames {
 }
 
 /// A TCP address to listen on and where it was written.
-type Place = (SocketAddr, Origin);
+type ListenerAt = (SocketAddr, Origin);
 
 impl Resolver<'_> {
     fn draft(&mut self, layer: Layer, environment: &Environment) -> (Draft, Vec<String>, bool) {
@@ -250,7 +250,7 @@ impl Resolver<'_> {
         cover: Option<CoverWritten>,
         site: Option<SiteWritten>,
         domain: Option<&(Domain, Origin)>,
-        listen: &[Place],
+        listen: &[ListenerAt],
         (ways, names): (&Ways, &net::resolve::Resolver),
     ) -> CoverDraft {
         let overruled = choice.is_some();
@@ -306,7 +306,7 @@ impl Resolver<'_> {
         address: Option<Written<String>>,
         proxy_protocol: Option<Written<String>>,
         domain: Option<&(Domain, Origin)>,
-        listen: &[Place],
+        listen: &[ListenerAt],
         at: Option<Origin>,
     ) -> remote::Settings {
         let place = address.as_ref().map(|address| address.at.clone()).or(at);
@@ -329,7 +329,7 @@ impl Resolver<'_> {
     }
 
     /// A cover that is the proxy itself would answer every visitor with another visitor.
-    fn refuse_loop(&mut self, host: &str, port: u16, at: &Origin, listen: &[Place]) {
+    fn refuse_loop(&mut self, host: &str, port: u16, at: &Origin, listen: &[ListenerAt]) {
         let target = match (host.parse::<IpAddr>(), host == "localhost") {
             (Ok(address), _) => address,
             (Err(_), true) => IpAddr::from([127, 0, 0, 1]),
@@ -346,7 +346,12 @@ impl Resolver<'_> {
         }
     }
 
-    fn site(&mut self, site: Option<SiteWritten>, domain: Option<&(Domain, Origin)>, listen: &[Place]) -> CoverDraft {
+    fn site(
+        &mut self,
+        site: Option<SiteWritten>,
+        domain: Option<&(Domain, Origin)>,
+        listen: &[ListenerAt],
+    ) -> CoverDraft {
         let Some(site) = site else { return CoverDraft::default() };
         if let (Some(_), Some(upstream)) = (&site.folder, &site.upstream) {
             let complaint = Complaint::new(&upstream.at, "the site is either a folder or an upstream", "remove one");
@@ -432,7 +437,7 @@ impl Resolver<'_> {
         self.complaints.push(Complaint::new(at, what, mend));
     }
 
-    fn upstream(&mut self, written: &Written<String>, listen: &[Place]) -> Option<hyper::Uri> {
+    fn upstream(&mut self, written: &Written<String>, listen: &[ListenerAt]) -> Option<hyper::Uri> {
         let uri = written.value.parse::<hyper::Uri>().ok();
         let plain = |uri: &hyper::Uri| {
             let port = uri.port().is_none_or(|port| port.as_u16() != 0);
@@ -532,7 +537,7 @@ pub fn read_secret_file(path: &Path) -> io::Result<(String, bool)> {
     Ok((text.trim().to_owned(), private))
 }
 
-/// Place where the first tag for a promoted channel is written, if one is.
+/// ListenerAt where the first tag for a promoted channel is written, if one is.
 fn tagged(layer: &Layer) -> Option<Origin> {
     let users = layer.users.iter().flatten().filter_map(|user| user.limits.ad_tag.as_ref());
     let tags = layer.ad_tag.iter().chain(users.filter(|tag| tag.value.trim() != "none"));

@@ -42,9 +42,9 @@ impl fmt::Display for Grade {
     }
 }
 
-/// Place of a cover, seen from the proxy.
+/// NameTarget of a cover, seen from the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum NameTarget {
     /// Its name leads to the address of the proxy.
     Here,
     /// Its name leads elsewhere, or nowhere.
@@ -125,13 +125,13 @@ pub struct Graded {
 }
 
 /// Grades at `now` what visits have taught. A profile without a flight is that of a cover that could not be reached.
-pub fn grade(profile: &Profile, place: Place, now: UnixTime) -> Graded {
+pub fn grade(profile: &Profile, place: NameTarget, now: UnixTime) -> Graded {
     let mut flaws = match (place, profile.flights.is_empty()) {
-        (Place::Ourselves, _) => vec![Flaw::Ourselves],
+        (NameTarget::Ourselves, _) => vec![Flaw::Ourselves],
         (_, true) => vec![Flaw::Unreachable],
         _ => [flaws_of_flights(profile), flaws_of_certificate(profile, now)].concat(),
     };
-    if place == Place::Elsewhere {
+    if place == NameTarget::Elsewhere {
         flaws.push(Flaw::Elsewhere);
     }
     flaws.sort_by_key(|flaw| std::cmp::Reverse(flaw.grade()));
@@ -212,29 +212,34 @@ mod tests {
         let old = (Padded517, FlightShape { version: 0x0303, ..FlightShape::default() });
         let retry = (Padded517, FlightShape { retry: true, ..flight(X25519, &[2000]) });
         for (flights, place, grade_, flaws) in [
-            (vec![good(), classical.clone()], Place::Here, Grade::A, vec![]),
-            (vec![good()], Place::Elsewhere, Grade::B, vec![Elsewhere]),
-            (vec![(ChromeHybrid, flight(X25519, &[2000]))], Place::Here, Grade::C, vec![NoPostQuantum]),
-            (vec![classical.clone()], Place::Here, Grade::C, vec![NoPostQuantum]),
+            (vec![good(), classical.clone()], NameTarget::Here, Grade::A, vec![]),
+            (vec![good()], NameTarget::Elsewhere, Grade::B, vec![Elsewhere]),
+            (vec![(ChromeHybrid, flight(X25519, &[2000]))], NameTarget::Here, Grade::C, vec![NoPostQuantum]),
+            (vec![classical.clone()], NameTarget::Here, Grade::C, vec![NoPostQuantum]),
             (
                 vec![(ChromeHybrid, flight(X25519, &[27, 900, 300, 53]))],
-                Place::Elsewhere,
+                NameTarget::Elsewhere,
                 Grade::C,
                 vec![SeveralRecords(4), NoPostQuantum, Elsewhere],
             ),
-            (vec![(ChromeHybrid, flight(X25519MLKEM768, &[10_240]))], Place::Here, Grade::A, vec![]),
-            (vec![(ChromeHybrid, flight(X25519MLKEM768, &[10_241]))], Place::Here, Grade::D, vec![LongFlight(10_241)]),
+            (vec![(ChromeHybrid, flight(X25519MLKEM768, &[10_240]))], NameTarget::Here, Grade::A, vec![]),
+            (
+                vec![(ChromeHybrid, flight(X25519MLKEM768, &[10_241]))],
+                NameTarget::Here,
+                Grade::D,
+                vec![LongFlight(10_241)],
+            ),
             (
                 vec![(ChromeHybrid, flight(X25519MLKEM768, &[10_000, 241]))],
-                Place::Here,
+                NameTarget::Here,
                 Grade::D,
                 vec![LongFlight(10_241), SeveralRecords(2)],
             ),
-            (vec![good(), retry], Place::Here, Grade::D, vec![Retry]),
-            (vec![good(), old], Place::Here, Grade::D, vec![OldTls]),
-            (vec![], Place::Here, Grade::D, vec![Unreachable]),
-            (vec![], Place::Elsewhere, Grade::D, vec![Unreachable, Elsewhere]),
-            (vec![good()], Place::Ourselves, Grade::D, vec![Ourselves]),
+            (vec![good(), retry], NameTarget::Here, Grade::D, vec![Retry]),
+            (vec![good(), old], NameTarget::Here, Grade::D, vec![OldTls]),
+            (vec![], NameTarget::Here, Grade::D, vec![Unreachable]),
+            (vec![], NameTarget::Elsewhere, Grade::D, vec![Unreachable, Elsewhere]),
+            (vec![good()], NameTarget::Ourselves, Grade::D, vec![Ourselves]),
         ] {
             assert_eq!(grade(&profile(&flights), place, NOW), Graded { grade: grade_, flaws }, "{flights:?}");
         }
@@ -255,9 +260,9 @@ mod tests {
             (Shown { trusted: false, lacks, ..good() }, Grade::C, vec![Flaw::Untrusted, other]),
         ] {
             let profile = Profile { certificate: Some(shown.clone()), ..profile(&flights) };
-            assert_eq!(grade(&profile, Place::Here, NOW), Graded { grade: expected, flaws }, "{shown:?}");
+            assert_eq!(grade(&profile, NameTarget::Here, NOW), Graded { grade: expected, flaws }, "{shown:?}");
         }
         let elsewhere = Profile { certificate: Some(Shown { trusted: false, ..good() }), ..profile(&flights) };
-        assert_eq!(grade(&elsewhere, Place::Elsewhere, NOW).flaws, [Flaw::Untrusted, Flaw::Elsewhere]);
+        assert_eq!(grade(&elsewhere, NameTarget::Elsewhere, NOW).flaws, [Flaw::Untrusted, Flaw::Elsewhere]);
     }
 }

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use super::gate::{Answered, FlightEnd, FromClient, FromCover, Gate, Promotion};
 use super::site::extension::SiteVisitor;
 use super::site::{self, Site};
-use super::{Caller, Outcome, Witness};
+use super::{Caller, Outcome, VisitObserver};
 use crate::auth::Searched;
 use crate::auth::replay::Answer;
 use crate::net::sockopt;
@@ -58,7 +58,7 @@ struct Guarded {
 struct Traffic {
     up: u64,
     down: u64,
-    witness: Arc<dyn Witness>,
+    witness: Arc<dyn VisitObserver>,
 }
 
 impl Traffic {
@@ -83,7 +83,7 @@ struct Undecided {
     /// Pending answer of the replay cache.
     answer: Option<Answer>,
     /// Until it has heard that the connection is a visit.
-    witness: Option<Arc<dyn Witness>>,
+    witness: Option<Arc<dyn VisitObserver>>,
     /// Bytes of the client that the site gets before any others.
     inbox: Vec<u8>,
     promotion: Option<Box<Promotion>>,
@@ -329,7 +329,7 @@ mod tests {
     #[derive(Default)]
     struct Told(Mutex<Vec<(u64, u64)>>);
 
-    impl Witness for Told {
+    impl VisitObserver for Told {
         fn declined(&self, _: SocketAddr, _: &Declined) {}
         fn cover_away(&self, _: &io::Error) {}
         fn cover_failed(&self, _: Failure) {}

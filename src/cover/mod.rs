@@ -29,16 +29,16 @@ use crate::auth::{Declined, Domain, Judge, Reason, UnixTime};
 use crate::relay::splice::Splice;
 use gate::Promotion;
 use profile::Profile;
-use scout::{Door, Examined, Leg, Round, Scout, SeenFlight, TooSoon, Whose};
+use scout::{CoverDialer, Examined, Leg, Round, Scout, SeenFlight, TooSoon, Whose};
 use site::extension::SiteExtension;
 
 /// The site that everybody meets, and what is known of it.
 pub struct Cover {
-    place: Place,
+    place: CoverBackend,
     scout: Scout,
 }
 
-enum Place {
+enum CoverBackend {
     Site(Arc<site::Site>),
     Remote(Box<remote::Remote>),
 }
@@ -54,13 +54,13 @@ pub struct Caller {
     /// Judge that decides on it.
     pub judge: Arc<Judge>,
     /// Observer that hears of it.
-    pub witness: Arc<dyn Witness>,
+    pub witness: Arc<dyn VisitObserver>,
     /// What is asked for its requests before the built-in site, if anything is.
     pub extension: Option<Arc<dyn SiteExtension>>,
 }
 
 /// Hears what happens at the door, as it happens.
-pub trait Witness: Send + Sync {
+pub trait VisitObserver: Send + Sync {
     /// The connection is known to be a mere visit.
     fn declined(&self, from: SocketAddr, declined: &Declined);
 
@@ -76,10 +76,10 @@ pub trait Witness: Send + Sync {
 
 /// Hears nothing.
 #[cfg(test)]
-struct Unheard;
+struct NoObserver;
 
 #[cfg(test)]
-impl Witness for Unheard {
+impl VisitObserver for NoObserver {
     fn declined(&self, _: SocketAddr, _: &Declined) {}
     fn cover_away(&self, _: &io::Error) {}
     fn cover_failed(&self, _: Failure) {}
@@ -137,14 +137,14 @@ impl Cover {
     /// The built-in web server, known as `name`. What is learnt of it is kept in the folder `state`, if one is given.
     pub fn site(site: Arc<site::Site>, name: Domain, state: Option<&Path>) -> Self {
         let whose = Whose { host: String::new(), port: 0, domain: name.to_string() };
-        Self { place: Place::Site(site), scout: Scout::new(name, whose, state) }
+        Self { place: CoverBackend::Site(site), scout: Scout::new(name, whose, state) }
     }
 
     /// A web server elsewhere, known as `name`. What is learnt of it is kept in the folder `state`, if one is given.
     pub fn remote(remote: remote::Remote, name: Domain, state: Option<&Path>) -> Self {
         let (host, port) = remote.host_and_port();
         let whose = Whose { host: host.to_owned(), port, domain: name.to_string() };
-        Self { place: Place::Remote(Box::new(remote)), scout: Scout::new(name, whose, state) }
+        Self { place: CoverBackend::Remote(Box::new(remote)), scout: Scout::new(name, whose, state) }
     }
 
     /// The same site, known by these names too: its certificate has to hold them.
@@ -155,18 +155,18 @@ impl Cover {
     /// Receives a client, from its first byte on.
     pub async fn receive(&self, caller: Caller) -> Outcome {
         match &self.place {
-            Place::Site(site) => guarded::receive(site, caller).await,
-            Place::Remote(remote) => remote.receive(caller, &self.scout).await,
+            CoverBackend::Site(site) => guarded::receive(site, caller).await,
+            CoverBackend::Remote(remote) => remote.receive(caller, &self.scout).await,
         }
     }
 
     /// Keeps fresh what is known of the cover, and its certificate, for as long as this is polled. `listeners` is where the proxy itself is.
     pub async fn watch(&self, listeners: &[SocketAddr]) {
         match &self.place {
-            Place::Site(site) => {
+            CoverBackend::Site(site) => {
                 tokio::join!(self.scout.watch(site), site.keep_certificate(|| self.scout.note_stale()));
             }
-            Place::Remote(remote) => {
+            CoverBackend::Remote(remote) => {
                 tokio::join!(remote.watch_name(listeners), self.scout.watch(&**remote));
             }
         }
@@ -175,8 +175,8 @@ impl Cover {
     /// Answers a client that speaks plain HTTP with the way to the built-in site. A remote cover has no answer.
     pub async fn redirect(&self, client: TcpStream, peer: SocketAddr) {
         match &self.place {
-            Place::Site(site) => site.redirect(client, peer).await,
-            Place::Remote(_) => drop(client),
+            CoverBackend::Site(site) => site.redirect(client, peer).await,
+            CoverBackend::Remote(_) => drop(client),
         }
     }
 
@@ -188,46 +188,46 @@ impl Cover {
     /// `site` or `remote`.
     pub fn kind(&self) -> &'static str {
         match &self.place {
-            Place::Site(_) => "site",
-            Place::Remote(_) => "remote",
+            CoverBackend::Site(_) => "site",
+            CoverBackend::Remote(_) => "remote",
         }
     }
 
     /// Settings of a remote cover; `None` for the built-in site.
     pub fn elsewhere(&self) -> Option<&remote::Settings> {
         match &self.place {
-            Place::Site(_) => None,
-            Place::Remote(remote) => Some(remote.settings()),
+            CoverBackend::Site(_) => None,
+            CoverBackend::Remote(remote) => Some(remote.settings()),
         }
     }
 
     /// Host and port of a remote cover.
     pub fn place(&self) -> Option<(&str, u16)> {
         match &self.place {
-            Place::Site(_) => None,
-            Place::Remote(remote) => Some(remote.host_and_port()),
+            CoverBackend::Site(_) => None,
+            CoverBackend::Remote(remote) => Some(remote.host_and_port()),
         }
     }
 
     /// Reads the certificate of the built-in site again now, and says whether it was a new one.
     pub fn reload_certificate(&self) -> Result<bool, site::SiteError> {
         match &self.place {
-            Place::Site(site) => site.reload_certificate(),
-            Place::Remote(_) => Ok(false),
+            CoverBackend::Site(site) => site.reload_certificate(),
+            CoverBackend::Remote(_) => Ok(false),
         }
     }
 
     /// End of validity of the built-in site's certificate.
     pub fn certificate_ends(&self) -> Option<UnixTime> {
         match &self.place {
-            Place::Site(site) => site.certificate_ends(),
-            Place::Remote(_) => None,
+            CoverBackend::Site(site) => site.certificate_ends(),
+            CoverBackend::Remote(_) => None,
         }
     }
 
     /// Wishes that the authority which issues the site's certificate is asked again soon, if it has refused before.
     pub fn ask_for_certificate(&self) {
-        if let Place::Site(site) = &self.place {
+        if let CoverBackend::Site(site) = &self.place {
             site.ask_for_certificate();
         }
     }
@@ -235,8 +235,8 @@ impl Cover {
     /// Status of certificate issuance by that authority, if there is one.
     pub fn acme(&self) -> Option<site::acme::Standing> {
         match &self.place {
-            Place::Site(site) => site.acme(),
-            Place::Remote(_) => None,
+            CoverBackend::Site(site) => site.acme(),
+            CoverBackend::Remote(_) => None,
         }
     }
 
@@ -256,32 +256,32 @@ impl Cover {
     }
 
     /// Asks [`Cover::watch`] to visit the cover again, as soon as it may be.
-    pub fn look_again(&self) {
+    pub fn request_scan(&self) {
         self.scout.note_stale();
     }
 
-    /// Visits the cover in every way there is, which may take a minute. See [`Cover::glance`] for less.
+    /// Visits the cover in every way there is, which may take a minute. See [`Cover::quick_scan`] for less.
     pub async fn look(&self) -> Result<Round, TooSoon> {
         match &self.place {
-            Place::Site(site) => self.scout.round(site).await,
-            Place::Remote(remote) => self.scout.round(&**remote).await,
+            CoverBackend::Site(site) => self.scout.round(site).await,
+            CoverBackend::Remote(remote) => self.scout.round(&**remote).await,
         }
     }
 
     /// Visits the cover for somebody who wants to know now what it is like, and keeps nothing of it.
     pub async fn examine(&self) -> io::Result<Examined> {
         match &self.place {
-            Place::Site(site) => self.scout.examine(site).await,
-            Place::Remote(remote) => self.scout.examine(&**remote).await,
+            CoverBackend::Site(site) => self.scout.examine(site).await,
+            CoverBackend::Remote(remote) => self.scout.examine(&**remote).await,
         }
     }
 
     /// Visits the cover for a moment, to learn what the first clients need: the number of records in its first flight,
     /// and what comes behind it.
-    pub async fn glance(&self) -> io::Result<SeenFlight> {
+    pub async fn quick_scan(&self) -> io::Result<SeenFlight> {
         match &self.place {
-            Place::Site(site) => self.scout.glance(site).await,
-            Place::Remote(remote) => self.scout.glance(&**remote).await,
+            CoverBackend::Site(site) => self.scout.quick_scan(site).await,
+            CoverBackend::Remote(remote) => self.scout.quick_scan(&**remote).await,
         }
     }
 }
@@ -289,7 +289,7 @@ impl Cover {
 /// Most bytes under way between the scout and the site.
 const IN_PROCESS: usize = 64 * 1024;
 
-impl Door for Arc<site::Site> {
+impl CoverDialer for Arc<site::Site> {
     /// Without a socket: the site serves the other end, and ends with this one.
     async fn open(&self) -> io::Result<Leg> {
         let (near, far) = parcels::parcels(IN_PROCESS);

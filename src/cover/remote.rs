@@ -15,12 +15,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 
 use super::gate::{Answered, FlightEnd, FromClient, FromCover, Gate, Promotion};
-use super::scout::{Door, Leg, Scout};
-use super::{Caller, Failure, Outcome, Witness, stand_in};
+use super::scout::{CoverDialer, Leg, Scout};
+use super::{Caller, Failure, Outcome, VisitObserver, stand_in};
 use crate::auth::replay::Question;
 use crate::auth::{Admission, Reason};
 use crate::net::address::is_public;
-use crate::net::route::{Dialer, Place};
+use crate::net::route::{Dialer, Endpoint};
 use crate::net::sockopt;
 use crate::relay::splice::{AFTERMATH, Splice};
 use crate::relay::{End, attempt, reset_on_close, shut};
@@ -193,7 +193,7 @@ impl Remote {
     async fn connect(&self) -> io::Result<TcpStream> {
         let (dialer, addresses) = (&self.settings.dialer, self.addresses.load_full());
         let cover = if dialer.route().via.proxy().is_some() {
-            dialer.connect(&Place::new(&self.settings.host, self.settings.port), CONNECT_PATIENCE).await?
+            dialer.connect(&Endpoint::new(&self.settings.host, self.settings.port), CONNECT_PATIENCE).await?
         } else if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the cover's name could not be resolved yet"));
         } else {
@@ -237,7 +237,7 @@ async fn stand_between(caller: Caller, cover: TcpStream, scout: &Scout) -> Outco
     }
 }
 
-impl Door for Remote {
+impl CoverDialer for Remote {
     async fn open(&self) -> io::Result<Leg> {
         Ok(Box::new(self.visit().await?))
     }
@@ -309,7 +309,7 @@ struct Watch<'a> {
     /// Time when something moved last, once the cover has ended its side.
     alive: Option<Instant>,
     /// Until it has heard that the connection is a visit.
-    witness: Option<Arc<dyn Witness>>,
+    witness: Option<Arc<dyn VisitObserver>>,
     /// Bytes of the client's hello, until that is answered.
     said: Vec<u8>,
     /// Due time of the cover's flight; before there is a hello, the time until which the cover has no reason to leave.
@@ -686,7 +686,7 @@ mod tests {
     use super::super::scout::Whose;
     use super::*;
     use crate::auth::{Judge, Key, Keyring, Member, ReplayMemory, Rules, Secret, TimeWindow};
-    use crate::cover::Unheard;
+    use crate::cover::NoObserver;
     use crate::fixtures::{vector, vector_array};
 
     fn at(text: &str) -> SocketAddr {
@@ -750,7 +750,7 @@ mod tests {
         let (client, peer) = listener.accept().await.unwrap();
         let cover = TcpStream::connect(place).await.unwrap();
         let (outer_cover, _) = listener.accept().await.unwrap();
-        let witness = Arc::new(Unheard);
+        let witness = Arc::new(NoObserver);
         let caller = Caller { client, peer, barred: None, judge: Arc::clone(&judge), witness, extension: None };
         let whose = Whose { host: String::new(), port: 0, domain: String::new() };
         let scout = Scout::new("www.example.com".parse().unwrap(), whose, None);

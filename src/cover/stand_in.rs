@@ -181,7 +181,7 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::time::Instant;
 
-    use super::super::Unheard;
+    use super::super::NoObserver;
     use super::*;
     use crate::auth::{Judge, Keyring, ReplayMemory, Rules, TimeWindow};
     use crate::fixtures::captured;
@@ -194,7 +194,7 @@ mod tests {
         let window = TimeWindow::new(Duration::from_secs(600));
         let rules = Rules { keyring: Keyring::new([]), window, names: None };
         let judge = Arc::new(Judge::new(rules, ReplayMemory::volatile()));
-        let witness = Arc::new(Unheard);
+        let witness = Arc::new(NoObserver);
         let caller = Caller { client, peer, barred: None, judge, witness, extension: None };
         tokio::spawn(async move { receive(caller, &Profile::default()).await });
         outside

@@ -38,9 +38,9 @@ pub struct Counts {
     /// Data centres that were not; `None`: there is no such one.
     pub undialled: Tally<Option<DcId>>,
     /// Sessions that have a place on a link to a middle proxy.
-    pub seated: Tally<DcId>,
+    pub attached: Tally<DcId>,
     /// Sessions that were to have one and went the direct way.
-    pub unseated: Tally<DcId>,
+    pub fallbacks: Tally<DcId>,
     /// Ends of sessions and of pass-throughs.
     pub ends: Tally<Ends>,
     /// Bytes that visitors sent and got: of a remote cover after it was known that they are visitors, of the built-in site all.
@@ -104,8 +104,8 @@ impl Default for Counts {
             dialled: Tally::default(),
             dialled_warm: AtomicU64::default(),
             undialled: Tally::default(),
-            seated: Tally::default(),
-            unseated: Tally::default(),
+            attached: Tally::default(),
+            fallbacks: Tally::default(),
             ends: Tally::default(),
             passed_up: AtomicU64::default(),
             passed_down: AtomicU64::default(),
@@ -187,8 +187,8 @@ impl Observer for Counts {
             }
             // The number of one that does not exist was chosen by a client.
             Event::Undialled { dc, unknown } => self.undialled.count((!unknown).then_some(dc)),
-            Event::Seated { dc, .. } => self.seated.count(dc),
-            Event::Unseated { dc } => self.unseated.count(dc),
+            Event::MiddleAttached { dc, .. } => self.attached.count(dc),
+            Event::MiddleFallback { dc } => self.fallbacks.count(dc),
             Event::SessionOver { closed, lasted, .. } => {
                 self.ends.count(Ends { what: "session", by: closed.by.label() });
                 self.lasted.observe(Duration::as_secs_f64(&lasted));

@@ -50,7 +50,7 @@ use super::control;
 use super::state_lock::StateLock;
 use crate::auth::Usage;
 use crate::net::listen::Address;
-use crate::server::{Passed, Purpose, Wanted};
+use crate::server::{InheritedListener, ListenerSpec, Purpose};
 
 /// Time limit for the new process to read all it needs; a remote cover is visited.
 const READING: Duration = Duration::from_secs(120);
@@ -79,7 +79,7 @@ struct Offer {
 #[derive(Serialize, Deserialize)]
 struct Offered {
     purpose: Errand,
-    place: Place,
+    place: ListenerAddress,
     both: bool,
     sockets: usize,
 }
@@ -94,7 +94,7 @@ enum Errand {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Place {
+enum ListenerAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
     Systemd(String),
@@ -118,7 +118,7 @@ type Moved = BTreeMap<String, (u64, u64, u64)>;
 #[derive(Debug)]
 pub struct Taking {
     lines: Lines,
-    passed: Vec<Passed>,
+    passed: Vec<InheritedListener>,
     lock: Option<StateLock>,
     /// Whether the other process waits for this one to be prepared.
     waits: bool,
@@ -152,7 +152,7 @@ impl Taking {
     }
 
     /// The listeners; to be called once.
-    pub fn passed(&mut self) -> Vec<Passed> {
+    pub fn passed(&mut self) -> Vec<InheritedListener> {
         std::mem::take(&mut self.passed)
     }
 
@@ -218,7 +218,7 @@ impl Leaving {
     /// Passes the listeners on, and returns when the other process has read what it needs.
     pub fn offer(
         stream: UnixStream,
-        passed: Vec<Passed>,
+        passed: Vec<InheritedListener>,
         lock: Option<OwnedFd>,
         watchdog: Option<Duration>,
     ) -> io::Result<Self> {
@@ -275,33 +275,37 @@ impl Leaving {
 }
 
 impl Offered {
-    fn of(passed: Passed) -> (Self, Vec<OwnedFd>) {
-        let Passed { wanted: Wanted { purpose, address }, both, sockets } = passed;
+    fn of(passed: InheritedListener) -> (Self, Vec<OwnedFd>) {
+        let InheritedListener { wanted: ListenerSpec { purpose, address }, both, sockets } = passed;
         let purpose = match purpose {
             Purpose::Cover => Errand::Cover,
             Purpose::Proxied => Errand::Proxied,
             Purpose::Redirect => Errand::Redirect,
         };
         let place = match address {
-            Address::Tcp(address) => Place::Tcp(address),
-            Address::Unix(path) => Place::Unix(path),
-            Address::Systemd(name) => Place::Systemd(name),
+            Address::Tcp(address) => ListenerAddress::Tcp(address),
+            Address::Unix(path) => ListenerAddress::Unix(path),
+            Address::Systemd(name) => ListenerAddress::Systemd(name),
         };
         (Self { purpose, place, both, sockets: sockets.len() }, sockets)
     }
 
-    fn with(self, sockets: &mut impl Iterator<Item = OwnedFd>) -> Passed {
+    fn with(self, sockets: &mut impl Iterator<Item = OwnedFd>) -> InheritedListener {
         let purpose = match self.purpose {
             Errand::Cover => Purpose::Cover,
             Errand::Proxied => Purpose::Proxied,
             Errand::Redirect => Purpose::Redirect,
         };
         let address = match self.place {
-            Place::Tcp(address) => Address::Tcp(address),
-            Place::Unix(path) => Address::Unix(path),
-            Place::Systemd(name) => Address::Systemd(name),
+            ListenerAddress::Tcp(address) => Address::Tcp(address),
+            ListenerAddress::Unix(path) => Address::Unix(path),
+            ListenerAddress::Systemd(name) => Address::Systemd(name),
         };
-        Passed { wanted: Wanted { purpose, address }, both: self.both, sockets: sockets.take(self.sockets).collect() }
+        InheritedListener {
+            wanted: ListenerSpec { purpose, address },
+            both: self.both,
+            sockets: sockets.take(self.sockets).collect(),
+        }
     }
 }
 
@@ -404,9 +408,11 @@ mod tests {
         let state = folder.path().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let local = listener.local_addr().unwrap();
-        let asked =
-            || Wanted { purpose: Purpose::Redirect, address: "127.0.0.1:0".parse::<SocketAddr>().unwrap().into() };
-        let passed = Passed { wanted: asked(), both: true, sockets: vec![listener.into()] };
+        let asked = || ListenerSpec {
+            purpose: Purpose::Redirect,
+            address: "127.0.0.1:0".parse::<SocketAddr>().unwrap().into(),
+        };
+        let passed = InheritedListener { wanted: asked(), both: true, sockets: vec![listener.into()] };
         let leaving = thread::spawn(move || {
             let lock = StateLock::take(&state).unwrap();
             let mut leaving =

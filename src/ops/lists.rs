@@ -24,7 +24,7 @@ use super::geo::{self, Geo};
 use super::nets::Nets;
 use crate::base::files::{self, Access};
 use crate::net::https::{Bounds, Client};
-use crate::server::limits::Barrier;
+use crate::server::limits::IpFilter;
 
 /// Settings of the lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -193,7 +193,7 @@ impl Lists {
     }
 }
 
-impl Barrier for Lists {
+impl IpFilter for Lists {
     fn bars(&self, address: IpAddr) -> Option<&'static str> {
         self.state.load().bars(address)
     }

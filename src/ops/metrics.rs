@@ -161,10 +161,10 @@ impl Source {
         )?;
         let by_dc =
             |tally: &Tally<DcId>| tally.list().into_iter().map(|(dc, n)| ([("dc", dc.to_string())], n)).collect();
-        let (seated, unseated): (Vec<_>, Vec<_>) = (by_dc(&self.counts.seated), by_dc(&self.counts.unseated));
-        page.counters("vizard_middle_sessions", "Sessions that went through middle proxies", seated)?;
+        let (attached, fallbacks): (Vec<_>, Vec<_>) = (by_dc(&self.counts.attached), by_dc(&self.counts.fallbacks));
+        page.counters("vizard_middle_sessions", "Sessions that went through middle proxies", attached)?;
         let help = "Sessions with a tag that went directly because there was no link to a middle proxy";
-        page.counters("vizard_middle_fallbacks", help, unseated)?;
+        page.counters("vizard_middle_fallbacks", help, fallbacks)?;
         page.counter("vizard_middle_link_failures", "Links to middle proxies that failed to open", seen.middle.failed)?;
         let ends = Cause::ALL.into_iter().zip(seen.middle.ends);
         let ends = ends.map(|(cause, n)| ([("cause", cause.label().to_owned())], n));

@@ -53,7 +53,7 @@ impl ServiceManager {
     }
 
     /// From now on another process speaks.
-    pub fn hush(&self) {
+    pub fn mute(&self) {
         self.0.hushed.store(true, Ordering::Release);
     }
 

@@ -22,7 +22,7 @@ use redb::{
 use rustix::fs::OFlags;
 use tracing::{error, info, warn};
 
-use crate::auth::{Bank, Page, People, UnixTime, Usage};
+use crate::auth::{People, QuotaStore, UnixTime, Usage, UsageRecord};
 use crate::base::files;
 
 /// Name of the file in the state directory.
@@ -60,12 +60,12 @@ impl<E: Into<redb::Error>> From<E> for UsageError {
 
 /// Writes down what the people move, for as long as this lives.
 #[derive(Debug)]
-pub struct Books {
-    bell: Arc<Bell>,
+pub struct UsageWriter {
+    bell: Arc<DirtyFlag>,
     writing: JoinHandle<()>,
 }
 
-impl Books {
+impl UsageWriter {
     /// Opens the books in this folder and knows of the people what is written there. `is_user` says whose numbers are
     /// kept without end. If the books cannot be opened there are none, and the people are as if it was their first day.
     pub fn open(folder: &Path, is_user: impl Fn(&str) -> bool, now: UnixTime) -> (Arc<People>, Option<Self>) {
@@ -85,8 +85,8 @@ impl Books {
 
     fn try_open(path: &Path, is_user: impl Fn(&str) -> bool, now: UnixTime) -> Result<(Arc<People>, Self), UsageError> {
         let mut store = Store { path: path.to_owned(), open: None };
-        let bell = Arc::new(Bell::default());
-        let bank: Arc<dyn Bank> = Arc::clone(&bell) as _;
+        let bell = Arc::new(DirtyFlag::default());
+        let bank: Arc<dyn QuotaStore> = Arc::clone(&bell) as _;
         let people = Arc::new(People::with_bank(bank));
         let rows = guarded(|| store.load(is_user, now))?;
         warn_of_the_clock(&rows, now);
@@ -134,7 +134,7 @@ impl Books {
 
 /// Wakes the thread that writes.
 #[derive(Debug, Default)]
-struct Bell {
+struct DirtyFlag {
     thread: OnceLock<Thread>,
     closing: AtomicBool,
     lease: Mutex<Lease>,
@@ -151,7 +151,7 @@ enum Lease {
     Theirs,
 }
 
-impl Bank for Bell {
+impl QuotaStore for DirtyFlag {
     fn call(&self) {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
@@ -175,13 +175,13 @@ fn warn_of_the_clock(rows: &[(String, Usage)], now: UnixTime) {
     }
 }
 
-fn keep(mut store: Store, people: &People, bell: &Bell) {
+fn keep(mut store: Store, people: &People, bell: &DirtyFlag) {
     let mut failing = false;
     loop {
         let closing = bell.closing.load(Ordering::Acquire);
         let lease = *bell.lease.lock().unwrap_or_else(PoisonError::into_inner);
         if lease == Lease::Theirs {
-            people.pages(false).into_iter().for_each(Page::lost);
+            people.pages(false).into_iter().for_each(UsageRecord::lost);
             if closing {
                 return;
             }
@@ -253,7 +253,7 @@ impl Store {
         Ok(rows)
     }
 
-    fn write(&mut self, pages: &[Page], now: UnixTime) -> Result<(), UsageError> {
+    fn write(&mut self, pages: &[UsageRecord], now: UnixTime) -> Result<(), UsageError> {
         let outcome = self.try_write(pages, now);
         if outcome.is_err() {
             self.open = None;
@@ -261,7 +261,7 @@ impl Store {
         outcome
     }
 
-    fn try_write(&mut self, pages: &[Page], now: UnixTime) -> Result<(), UsageError> {
+    fn try_write(&mut self, pages: &[UsageRecord], now: UnixTime) -> Result<(), UsageError> {
         let transaction = self.database()?.begin_write()?;
         let mut table = transaction.open_table(USERS)?;
         for page in pages {
@@ -399,7 +399,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::auth::{Enrolment, Leave, Period, Policy, Quota, Way};
+    use crate::auth::{Allowance, Direction, Enrolment, Period, Policy, Quota};
 
     const NOW: UnixTime = UnixTime(1_767_225_600);
     const MEGA: u64 = 1_000_000;
@@ -415,14 +415,14 @@ mod tests {
         let member = people.get(name).unwrap();
         let mut sum = 0;
         while sum < enough {
-            match member.ask(Way::Down, Instant::now(), NOW, Waker::noop()) {
-                Leave::Most(most) => {
+            match member.ask(Direction::Down, Instant::now(), NOW, Waker::noop()) {
+                Allowance::Most(most) => {
                     let bytes = most.min(50_000).min(enough - sum);
-                    member.charge(Way::Down, bytes, Instant::now(), NOW);
+                    member.charge(Direction::Down, bytes, Instant::now(), NOW);
                     member.count(0, bytes, NOW);
                     sum += bytes;
                 }
-                Leave::Wait => thread::yield_now(),
+                Allowance::Wait => thread::yield_now(),
                 leave => panic!("{leave:?}"),
             }
         }
@@ -433,7 +433,7 @@ mod tests {
     fn a_clean_end_keeps_exact_numbers_and_others_can_read_meanwhile() {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).unwrap().is_empty());
-        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        let (people, books) = UsageWriter::open(folder.path(), |_| true, NOW);
         assert_eq!(folder.path().join(FILE).metadata().unwrap().permissions().mode() & 0o777, 0o600);
         enrol(&people, "alice", Some(100 * MEGA));
         use_up(&people, "alice", 30 * MEGA);
@@ -442,7 +442,7 @@ mod tests {
         books.unwrap().close();
         let exact = Usage { up: 0, down: 30 * MEGA, in_period: 30 * MEGA, since: Some(NOW) };
         assert_eq!(read(folder.path()).unwrap()["alice"], exact);
-        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        let (people, books) = UsageWriter::open(folder.path(), |_| true, NOW);
         enrol(&people, "alice", Some(100 * MEGA));
         assert_eq!(people.get("alice").unwrap().usage(NOW), exact);
         books.unwrap().close();
@@ -452,7 +452,7 @@ mod tests {
     fn a_copy_has_the_same_in_it_while_somebody_writes() {
         let folder = tempfile::tempdir().unwrap();
         assert!(copy(folder.path()).unwrap().is_none());
-        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        let (people, books) = UsageWriter::open(folder.path(), |_| true, NOW);
         enrol(&people, "alice", Some(100 * MEGA));
         use_up(&people, "alice", 30 * MEGA);
         let bytes = copy(folder.path()).unwrap().unwrap();
@@ -461,7 +461,7 @@ mod tests {
         let seen = read(other.path()).unwrap()["alice"];
         assert!((30 * MEGA..31 * MEGA).contains(&seen.in_period), "{seen:?}");
         books.unwrap().close();
-        let (people, books) = Books::open(other.path(), |_| true, NOW);
+        let (people, books) = UsageWriter::open(other.path(), |_| true, NOW);
         enrol(&people, "alice", Some(100 * MEGA));
         assert!(people.get("alice").unwrap().usage(NOW).in_period >= 30 * MEGA);
         books.unwrap().close();
@@ -470,15 +470,15 @@ mod tests {
     #[test]
     fn a_start_with_a_clock_that_is_behind_gives_no_quota_once_more() {
         let folder = tempfile::tempdir().unwrap();
-        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        let (people, books) = UsageWriter::open(folder.path(), |_| true, NOW);
         enrol(&people, "alice", Some(10 * MEGA));
         use_up(&people, "alice", 10 * MEGA);
         books.unwrap().close();
         let behind = UnixTime(NOW.0 - 400 * 24 * 60 * 60);
-        let (people, books) = Books::open(folder.path(), |_| true, behind);
+        let (people, books) = UsageWriter::open(folder.path(), |_| true, behind);
         enrol(&people, "alice", Some(10 * MEGA));
         let alice = people.get("alice").unwrap();
-        assert_eq!(alice.ask(Way::Down, Instant::now(), behind, Waker::noop()), Leave::Over);
+        assert_eq!(alice.ask(Direction::Down, Instant::now(), behind, Waker::noop()), Allowance::Over);
         assert_eq!(alice.usage(behind).in_period, 10 * MEGA);
         books.unwrap().close();
     }
@@ -487,7 +487,7 @@ mod tests {
     fn a_file_that_is_something_else_stops_nobody() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FILE), vec![7; 100_000]).unwrap();
-        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        let (people, books) = UsageWriter::open(folder.path(), |_| true, NOW);
         assert!(books.is_none());
         enrol(&people, "alice", Some(MEGA));
         assert_eq!(use_up(&people, "alice", MEGA), MEGA);
@@ -497,7 +497,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_gone_stops_nobody() {
         let folder = tempfile::tempdir().unwrap();
-        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        let (people, books) = UsageWriter::open(folder.path(), |_| true, NOW);
         enrol(&people, "alice", Some(10 * MEGA));
         drop(folder);
         assert_eq!(use_up(&people, "alice", 10 * MEGA), 10 * MEGA);
@@ -507,7 +507,7 @@ mod tests {
     #[test]
     fn those_who_are_no_users_any_more_are_forgotten_in_time() {
         let folder = tempfile::tempdir().unwrap();
-        let (people, books) = Books::open(folder.path(), |_| true, NOW);
+        let (people, books) = UsageWriter::open(folder.path(), |_| true, NOW);
         enrol(&people, "alice", None);
         people.get("alice").unwrap().count(1, 2, NOW);
         books.unwrap().close();

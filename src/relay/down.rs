@@ -12,10 +12,10 @@ use std::task::{Context, Poll, ready};
 use rustix::net::{RecvFlags, recv, recvmsg};
 use tokio::net::TcpStream;
 
-use super::downlink::{Begun, Downlink};
+use super::downlink::{Downlink, PartialSend};
 use super::ready;
 use super::stream::with_buffer;
-use super::unsent::Unsent;
+use super::unsent::WriteBacklog;
 use super::writes::Writes;
 use super::{End, attempt};
 use crate::wire::record::MAX_ENCRYPTED;
@@ -45,21 +45,21 @@ pub(super) struct Down {
     bulk: bool,
     /// Whether something was left in the data centre's socket, which will not tell of it again.
     more: bool,
-    pub unsent: Unsent,
+    pub unsent: WriteBacklog,
     writes: Writes,
     /// Bytes still in the data centre's socket of the record that the client's socket took only a beginning of.
-    owed: usize,
+    unread: usize,
 }
 
 impl Down {
     pub fn new(transform: Downlink, writes: Writes) -> Self {
-        let unsent = Unsent::default();
-        Self { transform, open: true, heard: false, bulk: false, more: false, unsent, writes, owed: 0 }
+        let unsent = WriteBacklog::default();
+        Self { transform, open: true, heard: false, bulk: false, more: false, unsent, writes, unread: 0 }
     }
 
     /// Whether a record that has begun is not yet with the client.
     pub fn is_behind(&self) -> bool {
-        !self.unsent.is_empty() || self.owed > 0
+        !self.unsent.is_empty() || self.unread > 0
     }
 
     /// Whether there is anything to read, as far as that is known; the task is woken when there is.
@@ -76,20 +76,20 @@ impl Down {
         taken: &mut impl FnMut(usize),
     ) -> Poll<Result<(), End>> {
         ready!(self.unsent.poll_write(client, context, &mut *taken)).map_err(|_| End::ClientBroke)?;
-        while self.owed > 0 {
+        while self.unread > 0 {
             ready!(client.poll_write_ready(context)).map_err(|_| End::ClientBroke)?;
             let sent = with_buffer(|buffer| {
-                let bytes = &mut buffer[..self.owed];
+                let bytes = &mut buffer[..self.unread];
                 let (_, here) = recv(dc, &mut *bytes, RecvFlags::PEEK).map_err(|_| End::FarBroke)?;
                 if here == 0 {
                     return Err(End::FarBroke);
                 }
-                self.transform.repeat(&mut bytes[..here], self.owed);
+                self.transform.repeat(&mut bytes[..here], self.unread);
                 let sent = ready::write_now(client, &[IoSlice::new(&bytes[..here])]).map_err(|_| End::ClientBroke)?;
                 discard(dc, &mut bytes[..sent])?;
                 Ok(sent)
             })?;
-            self.owed -= sent;
+            self.unread -= sent;
             taken(sent);
         }
         Poll::Ready(Ok(()))
@@ -132,7 +132,7 @@ impl Down {
             let write = |records: &[u8]| ready::write_now(client, &[IoSlice::new(records)]);
             let sent = self.writes.write(&buffer[..length], write).map_err(|_| End::ClientBroke)?;
             taken(sent);
-            let mut begun = Begun { length, read: arrived, last: 0 };
+            let mut begun = PartialSend { length, read: arrived, last: 0 };
             if let Some(before) = before
                 && (sent < length || self.transform.keeps() && !ready::has_room(client))
             {
@@ -141,10 +141,10 @@ impl Down {
             if sent < length {
                 self.transform.client_is_slow();
             }
-            self.owed = begun.last.min(begun.length - sent);
-            self.unsent.append(&buffer[sent..begun.length - self.owed]);
+            self.unread = begun.last.min(begun.length - sent);
+            self.unsent.append(&buffer[sent..begun.length - self.unread]);
             if look {
-                discard(dc, &mut buffer[..begun.read - self.owed])?;
+                discard(dc, &mut buffer[..begun.read - self.unread])?;
             }
             if read.is_some() {
                 self.more = begun.read < arrived;
@@ -186,9 +186,9 @@ impl Down {
         Ok(Some(read))
     }
 
-    /// Takes what is owed out of the data centre's socket, which is to be closed.
+    /// Takes what is unread out of the data centre's socket, which is to be closed.
     pub fn collect(&mut self, dc: &TcpStream) {
-        let behind = std::mem::take(&mut self.owed);
+        let behind = std::mem::take(&mut self.unread);
         let mut bytes = vec![0; behind];
         if let Ok(read) = rustix::io::read(dc, &mut bytes[..]) {
             self.transform.repeat(&mut bytes[..read], behind);

@@ -8,11 +8,11 @@ use std::io::IoSliceMut;
 
 use smallvec::SmallVec;
 
-use super::kept::Kept;
+use super::kept::PendingBytes;
 use super::sizing::Pattern;
 use crate::crypto::kdf::KeyIv;
 use crate::crypto::{BLOCK, Ctr};
-use crate::wire::framing::{self, FrameTracker, Place};
+use crate::wire::framing::{self, FramePosition, FrameTracker};
 use crate::wire::record::{HEADER, Header, MAX_ENCRYPTED, MIN_ENCRYPTED};
 
 /// Data centre to client.
@@ -23,7 +23,7 @@ pub struct Downlink {
     tracker: FrameTracker,
     /// Payload for the client that waits to become part of a record: the beginning of one in the midst of a frame, or
     /// what separates a filler from the data centre's first byte.
-    kept: Kept,
+    kept: PendingBytes,
     /// Bytes of `kept` that were there before the data centre said anything.
     lead: usize,
     pattern: Pattern,
@@ -31,17 +31,17 @@ pub struct Downlink {
     number: usize,
     /// Bytes that the last room had space for.
     offered: usize,
-    moved: Option<Box<Moved>>,
+    moved: Option<Box<Transcoder>>,
 }
 
 /// A downlink that had to insert bytes: position in the client's keystream and in the data centre's no longer agree.
 #[derive(Clone, Debug)]
-struct Moved {
+struct Transcoder {
     from_dc: Ctr,
     to_client: Ctr,
 }
 
-impl Moved {
+impl Transcoder {
     /// From one keystream to the other; the way back is the same.
     fn apply(&mut self, bytes: &mut [u8]) {
         self.from_dc.apply(bytes);
@@ -51,19 +51,19 @@ impl Moved {
 
 /// State of a [`Downlink`] before it framed what was read.
 #[derive(Debug)]
-pub struct Before {
+pub struct Checkpoint {
     tracker: FrameTracker,
-    kept: Kept,
+    kept: PendingBytes,
     lead: usize,
     number: usize,
-    moved: Option<Box<Moved>>,
+    moved: Option<Box<Transcoder>>,
     /// Bytes that were read.
     read: usize,
 }
 
 /// The records that a client has got a beginning of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Begun {
+pub struct PartialSend {
     /// Their length with their heads.
     pub length: usize,
     /// Bytes of the last read that are in them.
@@ -87,7 +87,7 @@ impl Downlink {
         Self {
             tracker: FrameTracker::new(keys.clone()),
             keys,
-            kept: Kept::default(),
+            kept: PendingBytes::default(),
             lead: 0,
             pattern,
             number: 0,
@@ -124,7 +124,7 @@ impl Downlink {
         frames.extend(framing::nops(padding, filler));
         keys.stream().apply(&mut frames);
         let (mut rest, kept) = frames.split_at(sent);
-        let (kept, lead) = (Kept::from(kept), kept.len());
+        let (kept, lead) = (PendingBytes::from(kept), kept.len());
         let mut written = Vec::with_capacity(writes.len());
         for sizes in writes {
             let (now, behind) = rest.split_at(length(sizes));
@@ -143,7 +143,7 @@ impl Downlink {
         }
         let kept = std::mem::take(&mut self.kept);
         let (now, later) = kept.split_at(length);
-        (self.kept, self.lead) = (Kept::from(later), later.len());
+        (self.kept, self.lead) = (PendingBytes::from(later), later.len());
         in_records(now, sizes)
     }
 
@@ -155,7 +155,7 @@ impl Downlink {
         let unused = self.lead.div_ceil(BLOCK);
         let place = self.keys.moved_by(-(unused as i128));
         let to_client = place.stream_at((unused * BLOCK - self.lead) as u64);
-        let moved = Some(Box::new(Moved { from_dc: far.stream(), to_client }));
+        let moved = Some(Box::new(Transcoder { from_dc: far.stream(), to_client }));
         Self { moved, ..Self::new(far, self.pattern) }
     }
 
@@ -184,7 +184,7 @@ impl Downlink {
 
     /// Whether anything waits that must go out when the data centre has nothing more to say for now.
     pub fn is_waiting(&self) -> bool {
-        self.kept.len() > self.lead && self.tracker.place() != Place::Inside
+        self.kept.len() > self.lead && self.tracker.place() != FramePosition::Inside
     }
 
     /// Returns the parts of `buffer` that the data centre's next bytes are to be read to: behind what was kept, with
@@ -228,15 +228,15 @@ impl Downlink {
     }
 
     /// The same, with what there was before, so that a part can be taken back.
-    pub fn frame_for_now(&mut self, buffer: &mut [u8], read: usize, filler: impl FnMut() -> u8) -> (usize, Before) {
+    pub fn frame_for_now(&mut self, buffer: &mut [u8], read: usize, filler: impl FnMut() -> u8) -> (usize, Checkpoint) {
         let (tracker, lead, number, moved) = (self.tracker.clone(), self.lead, self.number, self.moved.clone());
         let (length, kept) = self.lay(buffer, read, filler);
-        (length, Before { tracker, kept, lead, number, moved, read })
+        (length, Checkpoint { tracker, kept, lead, number, moved, read })
     }
 
     /// Takes back all of what was `framed` but the records that the first `taken` bytes of it are of: what was read
     /// for the others has never been read.
-    pub fn take_back(&mut self, before: Before, framed: &[u8], taken: usize) -> Begun {
+    pub fn take_back(&mut self, before: Checkpoint, framed: &[u8], taken: usize) -> PartialSend {
         let mut layout = self.layout(before.number, before.kept.len(), before.read);
         layout.truncate(layout.iter().take_while(|(start, _)| start - HEADER < taken).count());
         let differs = |(start, size): &(usize, usize)| framed.get(start - HEADER..*start) != Some(&header(*size));
@@ -246,15 +246,15 @@ impl Downlink {
             let rest = before.kept.len() + before.read - ahead;
             let as_it_came = framed.len() == start + rest;
             let last = if as_it_came { rest.min(before.read) } else { 0 };
-            return Begun { length: framed.len(), read: before.read, last };
+            return PartialSend { length: framed.len(), read: before.read, last };
         }
-        let Before { tracker, kept, lead, number, moved, read: _ } = before;
+        let Checkpoint { tracker, kept, lead, number, moved, read: _ } = before;
         (self.tracker, self.moved, self.number) = (tracker, moved, number + layout.len());
         let Some((start, size)) = layout.last().copied() else {
             (self.kept, self.lead) = (kept, lead);
-            return Begun { length: 0, read: 0, last: 0 };
+            return PartialSend { length: 0, read: 0, last: 0 };
         };
-        (self.kept, self.lead) = (Kept::default(), 0);
+        (self.kept, self.lead) = (PendingBytes::default(), 0);
         let (mut skip, mut read, mut last) = (kept.len(), 0, 0);
         for (start, size) in layout {
             let fresh = &framed[start + std::mem::take(&mut skip)..start + size];
@@ -262,7 +262,7 @@ impl Downlink {
             last = fresh.len();
             read += last;
         }
-        Begun { length: start + size, read, last }
+        PartialSend { length: start + size, read, last }
     }
 
     /// Moves bytes of the data centre to their place in the client's keystream that end so many bytes behind their
@@ -270,12 +270,12 @@ impl Downlink {
     pub fn repeat(&self, bytes: &mut [u8], behind: usize) {
         if let Some(moved) = &self.moved {
             let back = |stream: &Ctr| stream.back_by(behind as u64);
-            Moved { from_dc: back(&moved.from_dc), to_client: back(&moved.to_client) }.apply(bytes);
+            Transcoder { from_dc: back(&moved.from_dc), to_client: back(&moved.to_client) }.apply(bytes);
         }
     }
 
     /// Lays records out; gives the length of what is to be sent, and what was kept before.
-    fn lay(&mut self, buffer: &mut [u8], read: usize, filler: impl FnMut() -> u8) -> (usize, Kept) {
+    fn lay(&mut self, buffer: &mut [u8], read: usize, filler: impl FnMut() -> u8) -> (usize, PendingBytes) {
         let layout = self.layout(self.number, self.kept.len(), read);
         let before = std::mem::take(&mut self.kept);
         let length = before.len() + read;
@@ -300,9 +300,9 @@ impl Downlink {
         let end = layout[..full].last().map_or(0, |(start, size)| start + size);
         let length = match self.tracker.place() {
             _ if rest == 0 => end,
-            place if place == Place::Inside || more => {
+            place if place == FramePosition::Inside || more => {
                 let start = layout[full].0;
-                self.kept = Kept::from(&buffer[start..start + rest]);
+                self.kept = PendingBytes::from(&buffer[start..start + rest]);
                 end
             }
             place => {
@@ -329,7 +329,10 @@ impl Downlink {
     /// A record with NOP frames of `length` bytes in all, at least 8; `None` where the stream stands in the midst of a
     /// frame.
     pub fn nops(&mut self, length: usize, filler: impl FnMut() -> u8) -> Option<Vec<u8>> {
-        if self.tracker.place() != Place::Border || self.kept.len() > self.lead || length < *framing::NOP.start() {
+        if self.tracker.place() != FramePosition::Border
+            || self.kept.len() > self.lead
+            || length < *framing::NOP.start()
+        {
             return None;
         }
         let frames = self.sealed_nops(length, filler);
@@ -383,7 +386,7 @@ impl Downlink {
         buffer: &mut [u8],
         before: Option<(usize, usize)>,
         rest: usize,
-        place: Place,
+        place: FramePosition,
         filler: impl FnMut() -> u8,
     ) -> usize {
         let end = before.map_or(0, |(start, size)| start + size);
@@ -396,7 +399,7 @@ impl Downlink {
                 buffer[end - lacking..end - lacking + HEADER].copy_from_slice(&header(rest + lacking));
                 payload.end
             }
-            _ if lacking > 0 && place == Place::Border => {
+            _ if lacking > 0 && place == FramePosition::Border => {
                 let frames = self.sealed_nops(lacking.max(*framing::NOP.start()), filler);
                 buffer[payload.end..payload.end + frames.len()].copy_from_slice(&frames);
                 buffer[end..payload.start].copy_from_slice(&header(rest + frames.len()));
@@ -417,10 +420,10 @@ impl Downlink {
             // A lead that was never sent leaves the client that much behind the data centre's first byte.
             let blocks = lead.div_ceil(BLOCK);
             let behind = keys.moved_by(-(blocks as i128)).stream_at((blocks * BLOCK - lead) as u64 + position);
-            Box::new(Moved { from_dc: keys.stream_at(position), to_client: behind })
+            Box::new(Transcoder { from_dc: keys.stream_at(position), to_client: behind })
         });
         if lead > 0 {
-            self.kept = Kept::default();
+            self.kept = PendingBytes::default();
         }
         moved.to_client.apply(&mut frames);
         frames
@@ -743,15 +746,15 @@ mod tests {
                 let taken = if nothing > 20 { length } else { (length as f64 * share) as usize };
                 nothing = if taken > 0 { 0 } else { nothing + 1 };
                 let framed = &buffer[..length];
-                let whole = Begun { length, read, last: 0 };
+                let whole = PartialSend { length, read, last: 0 };
                 let begun = if taken < length { downlink.take_back(before, framed, taken) } else { whole };
                 prop_assert!((taken..=length).contains(&begun.length) && begun.read <= read);
                 rest = &rest[begun.read..];
                 let at = stream.len() - rest.len();
-                for owed in [begun.last, begun.last / 2] {
-                    let mut again = stream[at - owed..at].to_vec();
-                    downlink.repeat(&mut again, owed);
-                    prop_assert_eq!(&again, &framed[begun.length - owed..begun.length]);
+                for unread in [begun.last, begun.last / 2] {
+                    let mut again = stream[at - unread..at].to_vec();
+                    downlink.repeat(&mut again, unread);
+                    prop_assert_eq!(&again, &framed[begun.length - unread..begun.length]);
                 }
                 wire.extend_from_slice(&framed[..begun.length]);
                 if rest.is_empty() && !downlink.is_waiting() { break }

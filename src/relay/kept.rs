@@ -30,15 +30,15 @@ thread_local! {
 
 /// Bytes as a slice. Small itself, because most sessions have none.
 #[derive(Debug, Default)]
-pub struct Kept(Option<Box<Place>>);
+pub struct PendingBytes(Option<Box<PendingPlace>>);
 
 #[derive(Debug)]
-enum Place {
+enum PendingPlace {
     Heap(Box<[u8]>),
     Pages { pages: Pages, length: usize },
 }
 
-impl Kept {
+impl PendingBytes {
     /// These bytes, one part after the other.
     pub fn of(parts: &[&[u8]]) -> Self {
         let length = parts.iter().map(|part| part.len()).sum();
@@ -51,34 +51,34 @@ impl Kept {
                     here.copy_from_slice(part);
                     room = later;
                 }
-                Place::Pages { pages, length }
+                PendingPlace::Pages { pages, length }
             }
-            None => Place::Heap(parts.concat().into()),
+            None => PendingPlace::Heap(parts.concat().into()),
         };
         Self((length > 0).then(|| Box::new(place)))
     }
 }
 
-impl From<&[u8]> for Kept {
+impl From<&[u8]> for PendingBytes {
     fn from(bytes: &[u8]) -> Self {
         Self::of(&[bytes])
     }
 }
 
-impl Clone for Kept {
+impl Clone for PendingBytes {
     fn clone(&self) -> Self {
         Self::from(&**self)
     }
 }
 
-impl Deref for Kept {
+impl Deref for PendingBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         match self.0.as_deref() {
             None => &[],
-            Some(Place::Heap(bytes)) => bytes,
-            Some(Place::Pages { pages, length }) => &pages.bytes()[..*length],
+            Some(PendingPlace::Heap(bytes)) => bytes,
+            Some(PendingPlace::Pages { pages, length }) => &pages.bytes()[..*length],
         }
     }
 }
@@ -123,24 +123,24 @@ mod tests {
     fn bytes_of_any_length_are_what_they_were() {
         for length in [0, 1, LEAST - 1, LEAST, LEAST + 1, ROOM, ROOM + 1, 5 * ROOM] {
             let bytes: Vec<u8> = (0..length).map(|number| number as u8).collect();
-            let kept = Kept::from(&bytes[..]);
+            let kept = PendingBytes::from(&bytes[..]);
             assert_eq!((&*kept, &*kept.clone()), (&bytes[..], &bytes[..]));
             let (front, back) = bytes.split_at(length / 3);
-            assert_eq!(&*Kept::of(&[front, &[], back]), &bytes[..]);
+            assert_eq!(&*PendingBytes::of(&[front, &[], back]), &bytes[..]);
             // And once more in pages that others have used.
             drop(kept);
-            assert_eq!(&*Kept::from(&[7; LEAST][..]), &[7; LEAST]);
+            assert_eq!(&*PendingBytes::from(&[7; LEAST][..]), &[7; LEAST]);
         }
     }
 
     #[test]
     fn a_thread_holds_on_to_a_few_pages_only() {
         let unused = || UNUSED.with_borrow(Vec::len);
-        let held: Vec<Kept> = (0..3 * SPARE).map(|_| Kept::from(&[1; LEAST][..])).collect();
+        let held: Vec<PendingBytes> = (0..3 * SPARE).map(|_| PendingBytes::from(&[1; LEAST][..])).collect();
         assert_eq!(unused(), 0);
         drop(held);
         assert_eq!(unused(), SPARE);
-        let again = Kept::from(&[2; LEAST][..]);
+        let again = PendingBytes::from(&[2; LEAST][..]);
         assert_eq!((unused(), &again[..]), (SPARE - 1, &[2; LEAST][..]));
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::time::{Instant, sleep_until};
 
-use super::tariff::{Leave, Tariff, Way};
+use super::tariff::{Allowance, Direction, RateLimiter};
 
 /// The outside of one session. Whoever else holds it can read its counters at any time and end the session.
 #[derive(Debug, Default)]
@@ -18,12 +18,12 @@ pub struct Meter {
     waker: Mutex<Option<Waker>>,
     /// Counts that [`Meter::news`] has already told.
     told: Mutex<(u64, u64)>,
-    tariff: Option<Arc<dyn Tariff>>,
+    tariff: Option<Arc<dyn RateLimiter>>,
 }
 
 impl Meter {
     /// The meter of a session that asks before it moves anything.
-    pub fn with_tariff(tariff: Arc<dyn Tariff>) -> Self {
+    pub fn with_tariff(tariff: Arc<dyn RateLimiter>) -> Self {
         Self { tariff: Some(tariff), ..Self::default() }
     }
 
@@ -63,7 +63,7 @@ impl Meter {
     }
 
     /// Whom to ask before anything is moved, if anybody.
-    pub(super) fn tariff(&self) -> Option<&dyn Tariff> {
+    pub(super) fn tariff(&self) -> Option<&dyn RateLimiter> {
         self.tariff.as_deref().filter(|tariff| tariff.is_due())
     }
 
@@ -73,33 +73,33 @@ impl Meter {
         self.add_up(bytes);
         let mut left = bytes;
         while left > 0 {
-            let Some(most) = self.leave(Way::Up).await else { return false };
+            let Some(most) = self.leave(Direction::Up).await else { return false };
             let most = most.min(left);
-            self.charge(Way::Up, most);
+            self.charge(Direction::Up, most);
             left -= most;
         }
         true
     }
 
     /// Waits until bytes may be moved this way, and says how many at most; `None` if none may any more.
-    pub(crate) async fn leave(&self, way: Way) -> Option<usize> {
+    pub(crate) async fn leave(&self, way: Direction) -> Option<usize> {
         loop {
             let Some(tariff) = self.tariff() else { return Some(usize::MAX) };
             let leave = poll_fn(|context| match tariff.ask(way, Instant::now().into_std(), context.waker()) {
-                Leave::Wait if !self.poll_end(context) => Poll::Pending,
+                Allowance::Wait if !self.poll_end(context) => Poll::Pending,
                 leave => Poll::Ready(leave),
             });
             match leave.await {
-                Leave::Free => return Some(usize::MAX),
-                Leave::Most(most) => return Some(usize::try_from(most).unwrap_or(usize::MAX)),
-                Leave::After(later) => sleep_until(later.into()).await,
-                Leave::Wait | Leave::Over => return None,
+                Allowance::Free => return Some(usize::MAX),
+                Allowance::Most(most) => return Some(usize::try_from(most).unwrap_or(usize::MAX)),
+                Allowance::After(later) => sleep_until(later.into()).await,
+                Allowance::Wait | Allowance::Over => return None,
             }
         }
     }
 
     /// So many bytes were moved this way.
-    pub(crate) fn charge(&self, way: Way, bytes: usize) {
+    pub(crate) fn charge(&self, way: Direction, bytes: usize) {
         if let Some(tariff) = self.tariff() {
             tariff.charge(way, bytes, Instant::now().into_std());
         }
@@ -159,23 +159,23 @@ mod tests {
     #[derive(Debug)]
     struct Purse(AtomicU64, AtomicBool);
 
-    impl Tariff for Purse {
+    impl RateLimiter for Purse {
         fn is_due(&self) -> bool {
             true
         }
 
-        fn ask(&self, _: Way, _: std::time::Instant, waker: &Waker) -> Leave {
+        fn ask(&self, _: Direction, _: std::time::Instant, waker: &Waker) -> Allowance {
             match self.0.load(Ordering::Relaxed) {
-                0 if self.1.swap(true, Ordering::Relaxed) => Leave::Over,
+                0 if self.1.swap(true, Ordering::Relaxed) => Allowance::Over,
                 0 => {
                     waker.wake_by_ref();
-                    Leave::Wait
+                    Allowance::Wait
                 }
-                left => Leave::Most(left.min(4)),
+                left => Allowance::Most(left.min(4)),
             }
         }
 
-        fn charge(&self, _: Way, bytes: usize, _: std::time::Instant) {
+        fn charge(&self, _: Direction, bytes: usize, _: std::time::Instant) {
             self.0.fetch_sub(bytes as u64, Ordering::Relaxed);
         }
     }

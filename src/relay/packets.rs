@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::downlink::Downlink;
 use super::meter::Meter;
 use super::stream::{Manner, Occasion, PIECE, part, say_to_the_end, with_buffer};
-use super::tariff::Way;
+use super::tariff::Direction;
 use super::uplink::{BadRecord, Uplink};
 use super::welcome::Welcome;
 use super::writes::Writes;
@@ -281,9 +281,9 @@ impl<P: Port> Ways<'_, P> {
     /// Waits for bytes of the client.
     async fn read(&self, up: &mut Unpacker) -> Result<Result<(), BadRecord>, End> {
         loop {
-            // Leave is asked for what is there, and not before.
+            // Allowance is asked for what is there, and not before.
             self.client.readable().await.map_err(|_| End::ClientBroke)?;
-            let most = self.meter.leave(Way::Up).await.ok_or(End::Closed)?;
+            let most = self.meter.leave(Direction::Up).await.ok_or(End::Closed)?;
             let read = with_buffer(|buffer| {
                 let (room, held) = (PIECE.min(most), up.held().len());
                 buffer[..held].copy_from_slice(up.held());
@@ -296,7 +296,7 @@ impl<P: Port> Ways<'_, P> {
                     return Err(End::Finished);
                 }
                 self.meter.add_up(read);
-                self.meter.charge(Way::Up, read);
+                self.meter.charge(Direction::Up, read);
                 self.alive.moved();
                 return Ok(outcome);
             }
@@ -323,7 +323,7 @@ impl<P: Port> Ways<'_, P> {
 
     async fn write(&self, down: &mut Packer, wire: &mut Wire) -> Result<(), End> {
         while !wire.left().is_empty() {
-            let most = self.meter.leave(Way::Down).await.ok_or(End::Closed)?;
+            let most = self.meter.leave(Direction::Down).await.ok_or(End::Closed)?;
             let piece = wire.piece();
             let piece = &piece[..most.min(piece.len())];
             let taken = poll_fn(|context| ready::poll_write(self.client, context, &[IoSlice::new(piece)])).await;
@@ -333,7 +333,7 @@ impl<P: Port> Ways<'_, P> {
             }
             wire.wrote(offered, taken);
             self.meter.add_down(taken);
-            self.meter.charge(Way::Down, taken);
+            self.meter.charge(Direction::Down, taken);
             self.alive.moved();
         }
         Ok(())

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::ready;
-use super::unsent::Unsent;
+use super::unsent::WriteBacklog;
 use super::{Closed, End, reset_on_close, shut};
 
 /// Capacity that is asked for a pipe, and the most bytes that are moved at once.
@@ -156,7 +156,7 @@ enum Held {
     Nothing,
     /// So many bytes in a pipe.
     Pipe(Pipe, usize),
-    Bytes(Unsent),
+    Bytes(WriteBacklog),
 }
 
 impl Flow {
@@ -227,7 +227,7 @@ impl Flow {
         while self.deliver(to, &mut context).is_ok() && matches!(self.held, Held::Nothing) {
             let read = with_buffer(|buffer| {
                 let read = rustix::io::read(from, &mut *buffer).unwrap_or(0);
-                self.held = Held::Bytes(Unsent::from(&buffer[..read]));
+                self.held = Held::Bytes(WriteBacklog::from(&buffer[..read]));
                 read
             });
             if read == 0 {
@@ -271,7 +271,7 @@ impl Flow {
             let Poll::Ready(read) = ready::poll_read(from, context, read) else { return Ok(None) };
             let read = read.map_err(|_| Broke::Sender)?;
             self.bulk = read == SMALL;
-            let mut unsent = Unsent::default();
+            let mut unsent = WriteBacklog::default();
             unsent.write(to, &[IoSlice::new(&buffer[..read])]).map_err(|_| Broke::Receiver)?;
             if !unsent.is_empty() {
                 self.held = Held::Bytes(unsent);

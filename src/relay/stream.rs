@@ -20,8 +20,8 @@ use super::down::{Down, Ends};
 use super::downlink::{Downlink, FRAMING_BUFFER};
 use super::meter::Meter;
 use super::ready;
-use super::tariff::{Leave, Tariff, Way};
-use super::unsent::Unsent;
+use super::tariff::{Allowance, Direction, RateLimiter};
+use super::unsent::WriteBacklog;
 use super::uplink::Uplink;
 use super::welcome::{Welcome, has_come};
 use super::writes::Writes;
@@ -163,7 +163,7 @@ const BOTH: Ways = Ways { up: true, down: true };
 #[derive(Debug)]
 struct Up {
     transform: Uplink,
-    unsent: Unsent,
+    unsent: WriteBacklog,
     open: bool,
     /// Most bytes that are read at once: twice what came last, as long as the data centre takes all of it.
     room: usize,
@@ -180,7 +180,7 @@ impl Session {
         manner: Manner,
         meter: Arc<Meter>,
     ) -> Self {
-        let up = Up { transform: up, unsent: Unsent::default(), open: true, room: PIECE };
+        let up = Up { transform: up, unsent: WriteBacklog::default(), open: true, room: PIECE };
         let (down, alive) = (Down::new(down, manner.writes), Instant::now());
         let manner = Box::new(manner);
         Self { client, dc, up, down, manner, settles: false, welcome: None, meter, alive, later: None, ended: None }
@@ -320,7 +320,7 @@ impl Session {
         let tariff = self.meter.tariff().filter(|_| !far_gone);
         let most = match tariff {
             Some(_) if self.client.poll_read_ready(context).is_pending() => return Ok(moved),
-            Some(tariff) => match leave(tariff, Way::Up, context, &mut self.later)? {
+            Some(tariff) => match leave(tariff, Direction::Up, context, &mut self.later)? {
                 Some(most) => most,
                 None => return Ok(moved),
             },
@@ -337,7 +337,7 @@ impl Session {
                 Poll::Ready(Ok(read)) => {
                     self.meter.add_up(read);
                     if let Some(tariff) = tariff {
-                        tariff.charge(Way::Up, read, Instant::now().into_std());
+                        tariff.charge(Direction::Up, read, Instant::now().into_std());
                     }
                     if read > 0
                         && !far_gone
@@ -408,13 +408,15 @@ impl Session {
         }
         let tariff = self.meter.tariff();
         let most = match tariff {
-            Some(tariff) if down.has_more(&self.dc, context) => leave(tariff, Way::Down, context, &mut self.later)?,
+            Some(tariff) if down.has_more(&self.dc, context) => {
+                leave(tariff, Direction::Down, context, &mut self.later)?
+            }
             Some(_) => None,
             None => Some(usize::MAX),
         };
         let charge = |bytes| {
             if let Some(tariff) = tariff {
-                tariff.charge(Way::Down, bytes, Instant::now().into_std());
+                tariff.charge(Direction::Down, bytes, Instant::now().into_std());
             }
         };
         let read = down.pass(ends, context, most, self.manner.filler, taken, charge)?;
@@ -585,21 +587,21 @@ fn throw_away(client: &TcpStream) {
 /// Returns the number of bytes that may be read now; `None` if none may, and then the task is woken when that changes,
 /// or at `later`. Not to be asked where there is nothing to read.
 fn leave(
-    tariff: &dyn Tariff,
-    way: Way,
+    tariff: &dyn RateLimiter,
+    way: Direction,
     context: &mut Context<'_>,
     later: &mut Option<Instant>,
 ) -> Result<Option<usize>, End> {
     match tariff.ask(way, Instant::now().into_std(), context.waker()) {
-        Leave::Free => Ok(Some(usize::MAX)),
-        Leave::Most(bytes) => Ok(Some(usize::try_from(bytes).unwrap_or(usize::MAX))),
-        Leave::After(time) => {
+        Allowance::Free => Ok(Some(usize::MAX)),
+        Allowance::Most(bytes) => Ok(Some(usize::try_from(bytes).unwrap_or(usize::MAX))),
+        Allowance::After(time) => {
             let time = Instant::from_std(time);
             *later = Some(later.map_or(time, |other| other.min(time)));
             Ok(None)
         }
-        Leave::Wait => Ok(None),
-        Leave::Over => Err(End::Closed),
+        Allowance::Wait => Ok(None),
+        Allowance::Over => Err(End::Closed),
     }
 }
 
@@ -991,29 +993,29 @@ mod tests {
     /// Gives clients leave for what it was told to, and remembers what it was charged.
     #[derive(Debug, Default)]
     struct Purse {
-        left: Mutex<Vec<Leave>>,
-        charged: Mutex<Vec<(Way, usize)>>,
+        left: Mutex<Vec<Allowance>>,
+        charged: Mutex<Vec<(Direction, usize)>>,
         waiting: Mutex<Option<Waker>>,
     }
 
-    impl Tariff for Purse {
+    impl RateLimiter for Purse {
         fn is_due(&self) -> bool {
             true
         }
 
-        fn ask(&self, way: Way, _: std::time::Instant, waker: &Waker) -> Leave {
+        fn ask(&self, way: Direction, _: std::time::Instant, waker: &Waker) -> Allowance {
             // A socket may be said to be readable when it is not.
-            if way == Way::Down {
-                return Leave::Free;
+            if way == Direction::Down {
+                return Allowance::Free;
             }
-            let leave = self.left.lock().unwrap().pop().unwrap_or(Leave::Wait);
-            if leave == Leave::Wait {
+            let leave = self.left.lock().unwrap().pop().unwrap_or(Allowance::Wait);
+            if leave == Allowance::Wait {
                 *self.waiting.lock().unwrap() = Some(waker.clone());
             }
             leave
         }
 
-        fn charge(&self, way: Way, bytes: usize, _: std::time::Instant) {
+        fn charge(&self, way: Direction, bytes: usize, _: std::time::Instant) {
             self.charged.lock().unwrap().push((way, bytes));
         }
     }
@@ -1022,7 +1024,8 @@ mod tests {
     async fn nothing_is_read_without_leave_and_no_more_than_it_is_for() {
         let purse = Arc::new(Purse::default());
         let later = std::time::Instant::now() + Duration::from_millis(5);
-        *purse.left.lock().unwrap() = vec![Leave::Free, Leave::Most(7), Leave::After(later), Leave::Most(10)];
+        *purse.left.lock().unwrap() =
+            vec![Allowance::Free, Allowance::Most(7), Allowance::After(later), Allowance::Most(10)];
         let meter = Arc::new(Meter::with_tariff(Arc::clone(&purse) as _));
         let (mut session, mut client, mut dc) = session(&meter).await;
         let running = tokio::spawn(async move { session.run(IDLE, || ()).await });
@@ -1030,7 +1033,7 @@ mod tests {
         client.write_all(&record).await.unwrap();
         let mut got = [0; 20];
         dc.read_exact(&mut got).await.unwrap();
-        let charged = [(Way::Up, 10), (Way::Up, 7), (Way::Up, 8)];
+        let charged = [(Direction::Up, 10), (Direction::Up, 7), (Direction::Up, 8)];
         assert_eq!(got, [9; 20]);
         assert_eq!(purse.charged.lock().unwrap()[..], charged);
         // There is no leave for more, until there is none any more at all.
@@ -1043,7 +1046,7 @@ mod tests {
             }
         };
         assert_eq!(meter.up(), 25);
-        purse.left.lock().unwrap().push(Leave::Over);
+        purse.left.lock().unwrap().push(Allowance::Over);
         waker.wake();
         let mut last = Vec::new();
         client.read_to_end(&mut last).await.unwrap();

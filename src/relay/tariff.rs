@@ -6,7 +6,7 @@ use std::time::Instant;
 
 /// The two directions of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// From the client.
     Up,
     /// To the client.
@@ -15,7 +15,7 @@ pub enum Way {
 
 /// Whether a session may move bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
+pub enum Allowance {
     /// As many as it likes.
     Free,
     /// This many now, at most.
@@ -30,13 +30,13 @@ pub enum Leave {
 
 /// Answers for the sessions of one who shares a limit among them. Called on the threads that move bytes, so it must be
 /// quick and never block.
-pub trait Tariff: Send + Sync + Debug {
+pub trait RateLimiter: Send + Sync + Debug {
     /// Whether there is anything to ask now. Sessions without limits are asked no more than this.
     fn is_due(&self) -> bool;
 
     /// Whether bytes may be read this way now; there are some to be read.
-    fn ask(&self, way: Way, now: Instant, waker: &Waker) -> Leave;
+    fn ask(&self, way: Direction, now: Instant, waker: &Waker) -> Allowance;
 
     /// So many were read.
-    fn charge(&self, way: Way, bytes: usize, now: Instant);
+    fn charge(&self, way: Direction, bytes: usize, now: Instant);
 }

@@ -6,23 +6,23 @@ use std::task::{Context, Poll, ready};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
-use super::kept::Kept;
+use super::kept::PendingBytes;
 use super::ready::{self, write_now};
 
 /// Bytes left to be written to a socket.
 #[derive(Debug, Default)]
-pub struct Unsent {
-    bytes: Kept,
+pub struct WriteBacklog {
+    bytes: PendingBytes,
     done: usize,
 }
 
-impl From<&[u8]> for Unsent {
+impl From<&[u8]> for WriteBacklog {
     fn from(bytes: &[u8]) -> Self {
-        Self { bytes: Kept::from(bytes), done: 0 }
+        Self { bytes: PendingBytes::from(bytes), done: 0 }
     }
 }
 
-impl Unsent {
+impl WriteBacklog {
     /// Whether everything was written.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
@@ -44,14 +44,14 @@ impl Unsent {
             skip -= sent.len();
             rest
         });
-        self.bytes = Kept::of(&rest.collect::<SmallVec<[&[u8]; 8]>>());
+        self.bytes = PendingBytes::of(&rest.collect::<SmallVec<[&[u8]; 8]>>());
         Ok(taken)
     }
 
     /// Puts more behind what is left.
     pub fn append(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.bytes = Kept::of(&[&self.bytes, bytes]);
+            self.bytes = PendingBytes::of(&[&self.bytes, bytes]);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Client to data centre, as a pure transform on buffers: the payload of the client's records, from the client's cipher to
 //! the data centre's.
 
-use super::kept::Kept;
+use super::kept::PendingBytes;
 use crate::crypto::Ctr;
 use crate::wire::obfuscated::HEADER as HEADER_LENGTH;
 use crate::wire::packets::MAX_PACKET;
@@ -83,7 +83,7 @@ pub struct Uplink {
     tail_may_follow: bool,
     /// None where whoever gets the payload looks at its frames.
     frames: Option<Frames>,
-    held: Kept,
+    held: PendingBytes,
 }
 
 /// Payload of the longest records of official clients. They cut whatever they have to say into pieces of this, so behind
@@ -114,7 +114,7 @@ impl Uplink {
             headless: record_left,
             tail_may_follow: record_left + HEADER_LENGTH >= CLIENT_RECORD,
             frames: Some(Frames::default()),
-            held: Kept::default(),
+            held: PendingBytes::default(),
         }
     }
 
@@ -159,7 +159,7 @@ impl Uplink {
                 Stop::Tail | Stop::Bad => break Err(BadRecord),
             }
         };
-        self.held = Kept::from(&bytes[at..]);
+        self.held = PendingBytes::from(&bytes[at..]);
         (&bytes[..length], outcome)
     }
 

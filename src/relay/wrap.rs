@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::stream::{PIECE, with_buffer};
-use super::unsent::Unsent;
+use super::unsent::WriteBacklog;
 use super::uplink::Unwrap;
 use super::{ready, shut};
 use crate::wire::record::{CHANGE_CIPHER_SPEC, HEADER, Header};
@@ -41,8 +41,8 @@ const LINGER: Duration = Duration::from_secs(60);
 pub fn wrap(outer: TcpStream) -> io::Result<(TcpStream, impl Future<Output = ()> + Send)> {
     let (near, inner) = UnixStream::pair()?;
     let (near, inner) = (adopt(near)?, adopt(inner)?);
-    let up = Up { unsent: Unsent::default(), open: true, opening: &CHANGE_CIPHER_SPEC };
-    let down = Down { unsent: Unsent::default(), open: true, records: Unwrap::new(0) };
+    let up = Up { unsent: WriteBacklog::default(), open: true, opening: &CHANGE_CIPHER_SPEC };
+    let down = Down { unsent: WriteBacklog::default(), open: true, records: Unwrap::new(0) };
     let mut wrapping = Wrapping { inner, outer, up, down, linger: None };
     Ok((near, async move { poll_fn(|context| wrapping.poll(context)).await }))
 }
@@ -62,14 +62,14 @@ struct Wrapping {
 }
 
 struct Up {
-    unsent: Unsent,
+    unsent: WriteBacklog,
     open: bool,
     /// Bytes ahead of the first record.
     opening: &'static [u8],
 }
 
 struct Down {
-    unsent: Unsent,
+    unsent: WriteBacklog,
     open: bool,
     records: Unwrap,
 }
@@ -165,7 +165,7 @@ impl Down {
 }
 
 /// Whether everything left over is gone. The end of an ended direction is told once it is.
-fn flush(unsent: &mut Unsent, open: bool, to: &TcpStream, context: &mut Context<'_>) -> Result<bool, Broken> {
+fn flush(unsent: &mut WriteBacklog, open: bool, to: &TcpStream, context: &mut Context<'_>) -> Result<bool, Broken> {
     if unsent.is_empty() {
         return Ok(true);
     }

@@ -10,9 +10,9 @@ use tracing::debug;
 
 use crate::auth::{Declined, Member, Reason};
 use crate::base::summary::{self, Cause};
-use crate::cover::{Failure, Witness};
+use crate::cover::{Failure, VisitObserver};
 use crate::relay::Closed;
-use crate::server::limits::Barrier;
+use crate::server::limits::IpFilter;
 use crate::telegram::DcId;
 use crate::wire::HelloClass;
 
@@ -76,14 +76,14 @@ pub enum Event<'a> {
         unknown: bool,
     },
     /// A session has a place on a link to a middle proxy.
-    Seated {
+    MiddleAttached {
         /// Its data centre.
         dc: DcId,
         /// Time that it took.
         took: Duration,
     },
     /// A session was to go through a middle proxy, and goes the direct way because there is no link.
-    Unseated {
+    MiddleFallback {
         /// Its data centre.
         dc: DcId,
     },
@@ -93,7 +93,7 @@ pub enum Event<'a> {
         member: &'a Arc<Member>,
         /// Its data centre.
         dc: DcId,
-        /// Way in which it ended.
+        /// Direction in which it ended.
         closed: Closed,
         /// Time since the client was admitted.
         lasted: Duration,
@@ -114,15 +114,15 @@ impl Observer for Vec<Arc<dyn Observer>> {
 }
 
 /// Hears the cover and tells the log and the observer.
-pub(super) struct Doorbell {
+pub(super) struct VisitReporter {
     pub observer: Arc<dyn Observer>,
     /// Knows which list bars whom.
-    pub barrier: Arc<dyn Barrier>,
+    pub barrier: Arc<dyn IpFilter>,
     /// Counts the clients that found the cover away.
     pub away: Arc<AtomicU64>,
 }
 
-impl Witness for Doorbell {
+impl VisitObserver for VisitReporter {
     /// An operator can act on the reasons of clients that know a secret, and on limits and lists of their own.
     fn declined(&self, from: SocketAddr, declined: &Declined) {
         let reason = declined.reason;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-use super::doors::{Bound, CannotListen, Listening, Passed, Wanted};
+use super::listeners::{Bound, CannotListen, InheritedListener, ListenerSpec, Listening};
 use super::sessions::Sessions;
 use super::{Server, Settings, keeper, web};
 use crate::auth::{Judge, People, Rules, UnixTime};
@@ -124,13 +124,13 @@ impl Handle {
     /// Binds those of these listeners that are not open, without accepting anybody yet. One that is open, not wanted and
     /// in the way of another is closed for it, so that nothing but [`Handle::apply`] should follow; it is opened again if
     /// that was in vain.
-    pub async fn bind(&self, wanted: &[Wanted]) -> Result<Bound, CannotListen> {
-        self.0.doors.rebind(&self.0, wanted).await
+    pub async fn bind(&self, wanted: &[ListenerSpec]) -> Result<Bound, CannotListen> {
+        self.0.listeners.rebind(&self.0, wanted).await
     }
 
     /// Returns the listeners that are open, for clients and visitors.
     pub fn listeners(&self) -> Vec<Listening> {
-        self.0.doors.list()
+        self.0.listeners.list()
     }
 
     /// From now on everything is like this. Cannot fail: whatever may has been tried by whoever made the change.
@@ -148,7 +148,7 @@ impl Handle {
             server.cover.store(Arc::new(cover));
         }
         if !self.is_draining() {
-            changed |= server.doors.apply(server, listeners);
+            changed |= server.listeners.apply(server, listeners);
         }
         if changed {
             server.changed.send_replace(());
@@ -177,23 +177,23 @@ impl Handle {
     }
 
     /// The listeners once more, for another process that takes over.
-    pub fn pass(&self) -> io::Result<Vec<Passed>> {
-        self.0.doors.pass()
+    pub fn pass(&self) -> io::Result<Vec<InheritedListener>> {
+        self.0.listeners.pass()
     }
 
     /// Everything that another process has passed on is this one's from now on, also files of sockets.
     pub fn own(&self) {
-        self.0.doors.leave_files(false);
+        self.0.listeners.leave_files(false);
     }
 
     /// Accepts nobody for now: who comes waits in the listeners' queues for the process that accepts next.
     pub async fn pause(&self) {
-        self.0.doors.pause().await;
+        self.0.listeners.pause().await;
     }
 
     /// Accepts again: the other process has not taken over, or not yet.
     pub fn resume(&self) {
-        self.0.doors.resume(&self.0);
+        self.0.listeners.resume(&self.0);
     }
 
     /// Leaves the clients that come to the other process. What is going on has the time that the settings promise it for
@@ -233,7 +233,7 @@ impl Handle {
 
     /// Accepts clients on these listeners; [`Handle::serve`] is to follow.
     pub fn open(&self, listeners: Bound) {
-        self.0.doors.apply(&self.0, listeners);
+        self.0.listeners.apply(&self.0, listeners);
     }
 
     /// Serves until [`Handle::drain`] or [`Handle::hand_over`] is called, then gives what is going on the time it was
@@ -248,7 +248,7 @@ impl Handle {
             () = server.handed.cancelled() => {}
         }
         drop(warm);
-        server.doors.shut().await;
+        server.listeners.shut().await;
         // What goes on in this process is lost to apps anyway: the sooner they come again the better.
         server.web.close();
         if !server.stop.is_cancelled() {

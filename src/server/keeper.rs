@@ -63,7 +63,8 @@ async fn watch_cover(server: &Server) {
     let mut changed = server.changed.subscribe();
     loop {
         let cover = server.cover();
-        let listeners: Vec<SocketAddr> = server.doors.list().iter().filter_map(|listening| listening.local).collect();
+        let listeners: Vec<SocketAddr> =
+            server.listeners.list().iter().filter_map(|listening| listening.local).collect();
         tokio::select! {
             () = cover.watch(&listeners) => {}
             _ = changed.changed() => {}
@@ -86,7 +87,7 @@ async fn sweep(server: &Server) {
         end_unwanted(server);
         web::sweep(server);
         server.limits.load().tidy();
-        let _ = (server.doors.list(), server.connections.len());
+        let _ = (server.listeners.list(), server.connections.len());
         server.beats.send_replace(());
     }
 }

@@ -84,7 +84,7 @@ impl Limit {
 }
 
 /// Knows addresses from which nobody is judged.
-pub trait Barrier: Send + Sync {
+pub trait IpFilter: Send + Sync {
     /// Returns the reason why such an address is barred, in a word for logs and counters; `None` if it is not. Asked
     /// for every connection.
     fn bars(&self, address: IpAddr) -> Option<&'static str>;
@@ -96,7 +96,7 @@ pub trait Barrier: Send + Sync {
 }
 
 /// Bars nobody.
-impl Barrier for () {
+impl IpFilter for () {
     fn bars(&self, _: IpAddr) -> Option<&'static str> {
         None
     }
@@ -108,7 +108,7 @@ pub struct Admittance {
     /// The limit that it is above, if it is above one.
     pub above: Option<Limit>,
     /// Its place, which is given back when this is dropped.
-    pub place: Place,
+    pub place: ConnectionPermit,
 }
 
 /// Connections in a row that are fine at any rate: clients open 13 to 18 at once, and families share an address.
@@ -146,7 +146,7 @@ struct Table {
 
 /// A connection's place in the counts; dropped, it is given back.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     counts: Arc<Counts>,
     address: IpAddr,
     network: IpAddr,
@@ -198,7 +198,7 @@ impl Limits {
         None
     }
 
-    fn take_place(&self, address: IpAddr, network: IpAddr) -> (Place, Option<Limit>) {
+    fn take_place(&self, address: IpAddr, network: IpAddr) -> (ConnectionPermit, Option<Limit>) {
         let mut table = self.counts.lock();
         table.all += 1;
         let at_address = one_more(&mut table.addresses, address);
@@ -210,7 +210,7 @@ impl Limits {
             () if over(self.settings.network, in_network) => Some(Limit::NetworkConnections),
             () => None,
         };
-        (Place { counts: Arc::clone(&self.counts), address, network }, above)
+        (ConnectionPermit { counts: Arc::clone(&self.counts), address, network }, above)
     }
 
     /// Forgets the rates of those who have not come for a while. To be called every few seconds.
@@ -243,7 +243,7 @@ impl Counts {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut table = self.counts.lock();
         table.all -= 1;

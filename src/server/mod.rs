@@ -1,11 +1,11 @@
 //! The running proxy. Read [`connection`] first.
 
 pub mod connection;
-mod doors;
 pub mod event;
 pub mod handle;
 mod keeper;
 pub mod limits;
+mod listeners;
 mod promote;
 pub mod sessions;
 mod tariff;
@@ -27,11 +27,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, field, info_span};
 
-pub use doors::{Bound, CannotListen, Listening, Passed, Purpose, Wanted};
+pub use listeners::{Bound, CannotListen, InheritedListener, ListenerSpec, Listening, Purpose};
 
 use crate::auth::{Judge, People, UnixTime};
 use crate::base::summary::{self, Cause};
-use crate::cover::{Cover, Witness};
+use crate::cover::{Cover, VisitObserver};
 use crate::net::listen::{self, Listener};
 use crate::net::proxy_protocol::{self, NoHeader};
 use crate::relay::sizing::Patterns;
@@ -41,10 +41,10 @@ use crate::webproxy::WebProxy;
 use crate::webproxy::service;
 use crate::wire::HelloClass;
 use crate::wire::rpc::AdTag;
-use doors::Doors;
-use event::{Doorbell, Observer};
+use event::{Observer, VisitReporter};
 use handle::Handle;
-use limits::{Barrier, Counts, Limits};
+use limits::{Counts, IpFilter, Limits};
+use listeners::ListenerSet;
 use sessions::Sessions;
 use tasks::Tasks;
 use understanding::Understanding;
@@ -90,11 +90,11 @@ pub struct Server {
     middle: Arc<Middle>,
     web: Arc<WebProxy>,
     observer: Arc<dyn Observer>,
-    witness: Arc<dyn Witness>,
+    witness: Arc<dyn VisitObserver>,
     limits: ArcSwap<Limits>,
     counts: Arc<Counts>,
-    barrier: Arc<dyn Barrier>,
-    doors: Doors,
+    barrier: Arc<dyn IpFilter>,
+    listeners: ListenerSet,
     connections: Tasks,
     /// No more clients.
     stop: CancellationToken,
@@ -148,14 +148,14 @@ impl Server {
         judge: Judge,
         people: Arc<People>,
         observer: Arc<dyn Observer>,
-        barrier: Arc<dyn Barrier>,
+        barrier: Arc<dyn IpFilter>,
         stop: CancellationToken,
     ) -> Handle {
         let counts = Arc::<Counts>::default();
         let away = Arc::new(AtomicU64::new(0));
         let upstream = Upstream::new(settings.telegram.clone());
         let witness =
-            Doorbell { observer: Arc::clone(&observer), barrier: Arc::clone(&barrier), away: Arc::clone(&away) };
+            VisitReporter { observer: Arc::clone(&observer), barrier: Arc::clone(&barrier), away: Arc::clone(&away) };
         let witness = Arc::new(witness);
         Handle::new(Self {
             limits: ArcSwap::from_pointee(Limits::new(settings.limits.clone(), Arc::clone(&counts))),
@@ -173,7 +173,7 @@ impl Server {
             understanding: Understanding::default(),
             observer,
             witness,
-            doors: Doors::default(),
+            listeners: ListenerSet::default(),
             connections: Tasks::default(),
             stop,
             handed: CancellationToken::new(),

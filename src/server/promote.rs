@@ -108,7 +108,7 @@ pub(super) async fn session(
             // Who has left meanwhile is noticed at the next step.
             let seat = tokio::select! {
                 biased;
-                seat = sit(&entered.server, dc, peer, tag) => seat,
+                seat = attach(&entered.server, dc, peer, tag) => seat,
                 () = sockopt::peer_gone(&entered.client) => None,
                 () = say(&mut entered.welcome, &entered.client) => None,
             };
@@ -244,16 +244,16 @@ async fn say(welcome: &mut Option<Box<Welcome>>, client: &TcpStream) {
 const FRAMING: Framing = Framing::Padded;
 
 /// A seat on a link to a middle proxy, or none: then the client goes the direct way, and the operator is told.
-async fn sit(server: &Server, dc: DcId, peer: SocketAddr, tag: AdTag) -> Option<middle::Port> {
+async fn attach(server: &Server, dc: DcId, peer: SocketAddr, tag: AdTag) -> Option<middle::Port> {
     let since = Instant::now();
     let client = server.middle.tells_addresses().then_some(peer);
-    match server.middle.sit(dc, Caller { client, framing: FRAMING, tag }).await {
+    match server.middle.attach(dc, Caller { client, framing: FRAMING, tag }).await {
         Ok(port) => {
-            server.observer.observe(&Event::Seated { dc, took: since.elapsed() });
+            server.observer.observe(&Event::MiddleAttached { dc, took: since.elapsed() });
             Some(port)
         }
         Err(why) => {
-            server.observer.observe(&Event::Unseated { dc });
+            server.observer.observe(&Event::MiddleFallback { dc });
             let cause = "no middle proxy: the session goes directly, without the promoted channel";
             summary::note(Cause::info(cause).because(why.label()), || why.to_string());
             None

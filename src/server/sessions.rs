@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use super::tariff::Charges;
+use super::tariff::UserLimiter;
 use crate::auth::{Keyring, Member, Permit, Refusal, SecretTag, UnixTime};
 use crate::relay::meter::Meter;
 use crate::telegram::DcId;
@@ -74,7 +74,7 @@ impl Live {
             key: permit.key(),
             greeted: None,
             opened_with: came_along as u64,
-            meter: Arc::new(Meter::with_tariff(Arc::new(Charges(Arc::clone(member))))),
+            meter: Arc::new(Meter::with_tariff(Arc::new(UserLimiter(Arc::clone(member))))),
         }
     }
 

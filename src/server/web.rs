@@ -29,7 +29,7 @@ use crate::base::summary::{self, Cause};
 use crate::cover::site::extension::{Claim, SiteExtension, VisitorRequest};
 use crate::crypto::Ctr;
 use crate::relay::meter::Meter;
-use crate::relay::tariff::Way;
+use crate::relay::tariff::Direction;
 use crate::relay::{Closed, End, attempt};
 use crate::telegram::{DcId, Reached};
 use crate::webproxy::live::{StreamBackend, StreamHandle, WebStream};
@@ -298,7 +298,7 @@ async fn pass_down(far: &TcpStream, handle: &StreamHandle, meter: &Meter, mut re
         if far.readable().await.is_err() {
             return End::FarBroke;
         }
-        let Some(leave) = meter.leave(Way::Down).await else { return End::Closed };
+        let Some(leave) = meter.leave(Direction::Down).await else { return End::Closed };
         let most = room.min(leave).min(usual);
         let mut bytes = BytesMut::with_capacity(most);
         // Capacities are rounded up, and no more than this may be read.
@@ -309,7 +309,7 @@ async fn pass_down(far: &TcpStream, handle: &StreamHandle, meter: &Meter, mut re
             Err(_) => return End::FarBroke,
             Ok(Some(read)) => {
                 meter.add_down(read);
-                meter.charge(Way::Down, read);
+                meter.charge(Direction::Down, read);
                 if let Some((theirs, ours)) = &mut recode {
                     theirs.apply(&mut bytes);
                     ours.apply(&mut bytes);

@@ -23,7 +23,7 @@ use super::{DcId, Settings, hop};
 use crate::auth::{Secret, SecretText};
 use crate::net::health::Health;
 use crate::net::resolve::Resolver;
-use crate::net::route::{Dialer, Place, Via};
+use crate::net::route::{Dialer, Endpoint, Via};
 use crate::net::{race, sockopt};
 use crate::wire::HelloClass;
 
@@ -61,7 +61,7 @@ pub enum Way {
         /// The way to it.
         dialer: Dialer,
         /// Host and port of the proxy.
-        place: Place,
+        place: Endpoint,
         /// Secret of the proxy.
         pass: SecretText,
     },

@@ -56,18 +56,18 @@ impl FrameTracker {
     }
 
     /// Returns the place of the stream within its frames.
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> FramePosition {
         match self.next {
-            None => Place::Unknown,
-            Some(next) if next == self.position => Place::Border,
-            Some(_) => Place::Inside,
+            None => FramePosition::Unknown,
+            Some(next) if next == self.position => FramePosition::Border,
+            Some(_) => FramePosition::Inside,
         }
     }
 }
 
-/// Place of a stream within its frames.
+/// FramePosition of a stream within its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum FramePosition {
     /// Between two frames; a NOP may stand here.
     Border,
     /// In a frame: its receiver can do nothing before the rest has come.
@@ -138,7 +138,7 @@ mod tests {
             for cut in cuts.into_iter().cycle() {
                 let (chunk, later) = rest.split_at(cut.min(rest.len()));
                 tracker.advance(chunk);
-                let expected = if borders.contains(&tracker.position()) { Place::Border } else { Place::Inside };
+                let expected = if borders.contains(&tracker.position()) { FramePosition::Border } else { FramePosition::Inside };
                 prop_assert_eq!(tracker.place(), expected);
                 rest = later;
                 if rest.is_empty() { break }

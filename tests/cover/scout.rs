@@ -70,7 +70,7 @@ async fn the_profile_of_an_nginx() {
     let origin = origin();
     let Some((nginx, _uploads)) = nginx(&origin).await else { return };
     let cover = remote(nginx.addr.port(), None).await;
-    assert_eq!(cover.glance().await.unwrap().records, 4);
+    assert_eq!(cover.quick_scan().await.unwrap().records, 4);
     assert_eq!(cover.look().await, Ok(Round::default()));
     let profile = cover.profile();
     assert_eq!(classes(&profile), CLASSES);
@@ -93,7 +93,7 @@ async fn the_profile_of_an_nginx() {
 async fn the_profile_of_the_built_in_site() {
     let origin = origin();
     let cover = built_in(&origin);
-    assert_eq!(cover.glance().await.unwrap().records, 1);
+    assert_eq!(cover.quick_scan().await.unwrap().records, 1);
     assert_eq!(cover.look().await, Ok(Round::default()));
     let profile = cover.profile();
     assert_eq!(classes(&profile), CLASSES);
@@ -180,7 +180,7 @@ async fn a_profile_survives_a_cover_that_is_away_and_a_restart_and_changes_are_n
     switch.set(Some(site));
     let cover = remote(switch.port, Some(state.path())).await;
     assert_eq!(cover.profile(), known);
-    assert_eq!(cover.glance().await.unwrap().records, 1);
+    assert_eq!(cover.quick_scan().await.unwrap().records, 1);
     let round = cover.look().await.unwrap();
     assert!(round.changes.iter().any(|change| change == "records up to the Finished: 4, now 1"), "{round:?}");
     assert!(round.changes.iter().any(|change| change.starts_with("group for chrome-hybrid")), "{round:?}");

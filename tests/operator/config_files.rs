@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use serde_json::Value as Json;
 use toml::de::{DeTable, DeValue};
 use vizard::config::keys::{FREE_TABLES, KEYS};
-use vizard::config::reference::{self, Kind, REFERENCE, Usual};
+use vizard::config::reference::{self, DefaultValue, Kind, REFERENCE};
 use vizard::config::{Environment, Flags, LoadError, Loaded, load, load_text};
 use vizard::ops::alarms::Settings as Alarms;
 use vizard::telegram::Settings as Telegram;
@@ -397,7 +397,7 @@ fn draft(text: &str) -> Result<String, String> {
 fn the_defaults_of_the_reference_are_the_defaults() {
     let mut count = 0;
     for key in REFERENCE {
-        let Usual::Value(usual) = key.usual else { continue };
+        let DefaultValue::Value(usual) = key.usual else { continue };
         let without = draft(&around(key.path, "")).unwrap();
         let with = draft(&around(key.path, &line(key.path, usual))).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(with, without, "{}", key.path);

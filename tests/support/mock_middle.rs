@@ -321,14 +321,14 @@ impl Peer {
         };
         let (from, to) = (meeting.keys(b"CLIENT"), meeting.keys(b"SERVER"));
         let mut inlet =
-            Inlet { chain: Chain::new(&from.0, &from.1), bytes: vec![], plain: 0, sequence: -1, crc: CRC32 };
+            LinkReader { chain: Chain::new(&from.0, &from.1), bytes: vec![], plain: 0, sequence: -1, crc: CRC32 };
         let (mut read, write) = stream.into_split();
         let Some(handshake) = inlet.next(&mut read).await? else { return Ok(()) };
         if handshake[..4] != HANDSHAKE.to_le_bytes() {
             return Ok(());
         }
         let agreed = manners.crc32c && handshake[5] & 8 != 0;
-        let mut outlet = Outlet { chain: Chain::new(&to.0, &to.1), write, sequence: -1, crc: CRC32, padding: link };
+        let mut outlet = LinkWriter { chain: Chain::new(&to.0, &to.1), write, sequence: -1, crc: CRC32, padding: link };
         let flags = if agreed { 0x800_u32 } else { 0 };
         let mut ours = [HANDSHAKE.to_le_bytes(), flags.to_le_bytes()].concat();
         ours.extend([9; 12]);
@@ -469,7 +469,7 @@ fn address(bytes: &[u8]) -> SocketAddr {
     SocketAddr::new(ip, port.try_into().expect("a port"))
 }
 
-struct Inlet {
+struct LinkReader {
     chain: Chain,
     bytes: Vec<u8>,
     plain: usize,
@@ -477,7 +477,7 @@ struct Inlet {
     crc: u32,
 }
 
-impl Inlet {
+impl LinkReader {
     /// `None` at the end, or where what comes cannot be decrypted.
     async fn next(&mut self, read: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<Option<Vec<u8>>> {
         loop {
@@ -510,7 +510,7 @@ impl Inlet {
     }
 }
 
-struct Outlet {
+struct LinkWriter {
     chain: Chain,
     write: OwnedWriteHalf,
     sequence: i32,
@@ -519,7 +519,7 @@ struct Outlet {
     padding: usize,
 }
 
-impl Outlet {
+impl LinkWriter {
     /// All of these in one flush, padded behind some of the frames or at the end only.
     async fn send(&mut self, payloads: Vec<Vec<u8>>) -> std::io::Result<()> {
         let mut out = Vec::new();

@@ -39,7 +39,7 @@ use super::{Failure, Settings, doubts, output};
 use crate::auth::{Domain, UnixTime};
 use crate::config::{self, Cover, Environment, Flags, LoadError, Loaded};
 use crate::cover::chain::Chain;
-use crate::cover::grade::{Place, grade};
+use crate::cover::grade::{NameTarget, grade};
 use crate::cover::profile::Profile;
 use crate::cover::scout::Examined;
 use crate::telegram::Upstream;
@@ -262,7 +262,7 @@ impl Facts {
             )];
         };
         match seen {
-            Seen::Ourselves => vec![cover::cover(&grade(&Profile::default(), Place::Ourselves, self.now), None)],
+            Seen::Ourselves => vec![cover::cover(&grade(&Profile::default(), NameTarget::Ourselves, self.now), None)],
             Seen::Unreachable(why) => {
                 vec![cover::cover(&grade(&Profile::default(), self.place(patient), self.now), Some(why))]
             }
@@ -286,10 +286,10 @@ impl Facts {
         ]
     }
 
-    /// Place of the cover. Without a lookup of its name, one's own site counts as here and any other as elsewhere.
-    fn place(&self, patient: &Patient) -> Place {
+    /// NameTarget of the cover. Without a lookup of its name, one's own site counts as here and any other as elsewhere.
+    fn place(&self, patient: &Patient) -> NameTarget {
         let here = self.leads.first().map_or(patient.whose() == Whose::Own, |(_, leads)| leads.here());
-        if here { Place::Here } else { Place::Elsewhere }
+        if here { NameTarget::Here } else { NameTarget::Elsewhere }
     }
 }
 

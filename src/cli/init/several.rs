@@ -21,7 +21,7 @@ pub(super) fn records(draft: &Draft) -> Option<usize> {
     let visit = async {
         let remote = Remote::new(settings.clone());
         remote.resolve(&[]).await.ok()?;
-        Some(Cover::remote(remote, domain.clone(), None).glance().await.ok()?.records)
+        Some(Cover::remote(remote, domain.clone(), None).quick_scan().await.ok()?.records)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let seen = runtime.block_on(async { timeout(PATIENCE, visit).await.ok().flatten() });

@@ -8,7 +8,7 @@ use crate::auth::{Domain, SecretText};
 use crate::config::layer::{AdminWritten, TokenWritten, Written};
 use crate::config::report::{Complaint, Origin};
 use crate::ops::admin::token::MARK;
-use crate::ops::admin::{Place, Refusal, Role, Settings, Token};
+use crate::ops::admin::{AdminAddress, Refusal, Role, Settings, Token};
 
 /// The socket in the state directory that is the default.
 const SOCKET: &str = "admin";
@@ -29,7 +29,7 @@ impl Resolver<'_> {
         let (tokens, whole) = self.tokens(written.tokens);
         let hosts = written.hosts.into_iter().flatten().filter_map(|host| self.host(host)).collect();
         let place = place?;
-        if let (Place::Unix(_), Some(at)) = (&place, &certificate_at) {
+        if let (AdminAddress::Unix(_), Some(at)) = (&place, &certificate_at) {
             let mend = "remove `certificate` and `key`, or listen on an address";
             self.complaints.push(Complaint::new(at, "a Unix socket does not use TLS", mend));
         }
@@ -58,9 +58,9 @@ impl Resolver<'_> {
         fine.then_some(text)
     }
 
-    fn place(&mut self, text: &Written<String>) -> Option<Place> {
+    fn place(&mut self, text: &Written<String>) -> Option<AdminAddress> {
         match text.value.parse() {
-            Ok(Place::Unix(path)) => {
+            Ok(AdminAddress::Unix(path)) => {
                 let path = self.path(Written::new(path, text.at.clone()));
                 self.socket(path, &text.at)
             }
@@ -73,7 +73,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn socket(&mut self, path: PathBuf, at: &Origin) -> Option<Place> {
+    fn socket(&mut self, path: PathBuf, at: &Origin) -> Option<AdminAddress> {
         let place = format!("unix:{}", path.display()).parse().ok();
         if place.is_none() {
             let what = "the path of the admin socket is longer than the kernel allows";

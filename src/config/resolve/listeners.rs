@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{Place, Resolver};
+use super::{ListenerAt, Resolver};
 use crate::config::Proxied;
 use crate::config::layer::{ProxiedWritten, Written};
 use crate::config::report::{Complaint, Origin};
@@ -18,7 +18,7 @@ impl Resolver<'_> {
         &mut self,
         listen: Option<Vec<Written<String>>>,
         proxied: Option<ProxiedWritten>,
-    ) -> (Vec<Address>, Proxied, Vec<Place>) {
+    ) -> (Vec<Address>, Proxied, Vec<ListenerAt>) {
         let proxied = proxied.unwrap_or_default();
         if let Some(lonely) = proxied.from.iter().flatten().next().filter(|_| proxied.listen.is_none() && self.whole) {
             let mend = "add `listen = [\"127.0.0.1:8443\"]` to this section";
@@ -60,7 +60,7 @@ impl Resolver<'_> {
         }
     }
 
-    pub(super) fn redirects(&mut self, written: Vec<Written<String>>, listen: &[Place]) -> Vec<SocketAddr> {
+    pub(super) fn redirects(&mut self, written: Vec<Written<String>>, listen: &[ListenerAt]) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         for text in written {
             let Some(address) = self.check(&text, units::socket_address) else { continue };

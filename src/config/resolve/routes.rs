@@ -15,7 +15,7 @@ use crate::config::keys::nearest;
 use crate::config::layer::{DnsWritten, RouteWritten, Written};
 use crate::config::report::{Complaint, Origin, quoted};
 use crate::config::{User, units};
-use crate::net::route::{Dialer, Leave, Login, Place, Route, Via, shadowsocks};
+use crate::net::route::{Dialer, Endpoint, LocalEnd, Login, Route, Via, shadowsocks};
 use crate::net::{https, resolve};
 use crate::telegram::DcId;
 use crate::telegram::routes::{self, Way};
@@ -284,7 +284,7 @@ impl Resolver<'_> {
         (centres, written.users.iter().map(|name| name.value.clone()).collect())
     }
 
-    fn leave(&mut self, written: &RouteWritten) -> Leave {
+    fn leave(&mut self, written: &RouteWritten) -> LocalEnd {
         let source = written.source.as_ref().and_then(|text| {
             let parsed = text.value.parse();
             if parsed.is_err() {
@@ -309,10 +309,10 @@ impl Resolver<'_> {
             }
             parsed.ok()
         });
-        Leave { source, interface, mark }
+        LocalEnd { source, interface, mark }
     }
 
-    fn proxy(&mut self, address: Option<Written<String>>, route: &Origin) -> Option<Place> {
+    fn proxy(&mut self, address: Option<Written<String>>, route: &Origin) -> Option<Endpoint> {
         let Some(address) = address else {
             if self.whole {
                 let mend = "add a line like `address = \"192.0.2.1:1080\"`";
@@ -321,7 +321,7 @@ impl Resolver<'_> {
             return None;
         };
         let (host, port) = self.check(&address, units::host_and_port)?;
-        Some(Place::new(&host, port))
+        Some(Endpoint::new(&host, port))
     }
 
     fn shadowsocks(&mut self, written: RouteWritten) -> Option<shadowsocks::Server> {
@@ -404,7 +404,7 @@ impl Resolver<'_> {
         link: Option<Written<String>>,
         file: Option<Written<PathBuf>>,
         route: &Origin,
-    ) -> Option<(Place, SecretText)> {
+    ) -> Option<(Endpoint, SecretText)> {
         if link.is_none() && file.is_none() {
             if self.whole {
                 let what = "this route does not say where the other proxy is";
@@ -423,11 +423,11 @@ impl Resolver<'_> {
     }
 }
 
-fn dialer(leave: Leave, via: Via) -> Dialer {
+fn dialer(leave: LocalEnd, via: Via) -> Dialer {
     Dialer::new(Route { leave, via }, resolve::Resolver::default())
 }
 
-fn via(kind: Kind, proxy: Place, login: Option<Login>) -> Via {
+fn via(kind: Kind, proxy: Endpoint, login: Option<Login>) -> Via {
     match kind {
         Kind::Direct | Kind::MtProto | Kind::Shadowsocks => Via::Direct,
         Kind::Socks5 => Via::Socks5 { proxy, login },
@@ -436,8 +436,8 @@ fn via(kind: Kind, proxy: Place, login: Option<Login>) -> Via {
     }
 }
 
-/// Place and secret in a link, `tg://proxy?…` or `https://t.me/proxy?…`. What is wrong is said without any of it.
-fn proxy_link(text: &str) -> Result<(Place, SecretText), String> {
+/// Endpoint and secret in a link, `tg://proxy?…` or `https://t.me/proxy?…`. What is wrong is said without any of it.
+fn proxy_link(text: &str) -> Result<(Endpoint, SecretText), String> {
     let part = |wanted: &str| {
         let part = link_part(text, wanted).ok_or("not the link of a proxy")?;
         part.ok_or(format!("the link has no {wanted}"))
@@ -445,7 +445,7 @@ fn proxy_link(text: &str) -> Result<(Place, SecretText), String> {
     let host = units::host(&part("server")?).map_err(|error| format!("in the link: {error}"))?;
     let port = units::port(&part("port")?).map_err(|error| format!("in the link: {error}"))?;
     let pass = SecretText::parse(&part("secret")?).map_err(|error| error.to_string())?;
-    Ok((Place::new(&host, port), pass))
+    Ok((Endpoint::new(&host, port), pass))
 }
 
 #[cfg(test)]
@@ -464,7 +464,7 @@ mod tests {
             ("tg://proxy?", "192.0.2.1", "7gABAgMEBQYHCAkKCwwNDg9leGFtcGxlLmNvbQ%3D%3D".into(), Some("example.com")),
         ] {
             let (place, pass) = proxy_link(&format!("{start}server={host}&port=443&secret={text}")).unwrap();
-            assert_eq!(place, Place::new(host, 443));
+            assert_eq!(place, Endpoint::new(host, 443));
             assert!(pass.secret == secret && pass.domain.as_ref().map(|name| name.as_str()) == domain, "{text}");
         }
         for text in [

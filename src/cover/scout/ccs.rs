@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::{Door, HANDSHAKE, flight, within};
+use super::{CoverDialer, HANDSHAKE, flight, within};
 use crate::wire::hellos::TEMPLATES;
 use crate::wire::record::CHANGE_CIPHER_SPEC;
 
@@ -18,7 +18,7 @@ const MOST: u16 = 33;
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// The number of records that the cover takes in a row, found by halving; `None` if it takes as many as are tried.
-pub(super) async fn limit(door: &impl Door, name: &str) -> io::Result<Option<u16>> {
+pub(super) async fn limit(door: &impl CoverDialer, name: &str) -> io::Result<Option<u16>> {
     if takes(door, name, MOST).await? {
         return Ok(None);
     }
@@ -34,7 +34,7 @@ pub(super) async fn limit(door: &impl Door, name: &str) -> io::Result<Option<u16
     Ok(Some(taken))
 }
 
-async fn takes(door: &impl Door, name: &str, count: u16) -> io::Result<bool> {
+async fn takes(door: &impl CoverDialer, name: &str, count: u16) -> io::Result<bool> {
     let hello = TEMPLATES[1].hello(name, &mut rand::rng()).map_err(|_| io::Error::other("no hello could be made"))?;
     let mut leg = within(HANDSHAKE, async {
         let mut leg = door.open().await?;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::visit::{HTTP2, HTTP2_PREFACE, send, shake_hands, take_in};
-use super::{Door, HANDSHAKE, Leg, within};
+use super::{CoverDialer, HANDSHAKE, Leg, within};
 use crate::cover::profile::{ByProtocol, Ending, Endings, IdleEnd};
 use crate::wire::record::{self, Header, kind};
 
@@ -41,7 +41,7 @@ const MOST_RECORDS: usize = 16;
 const SETTINGS_ACK: &[u8] = b"\0\0\0\x04\x01\0\0\0\0";
 
 /// Answers to what ends a connection, over HTTP/2 if that is offered and over HTTP/1.1; `None` where it was not to be seen.
-pub(super) async fn endings(door: &impl Door, name: &str, limit: Duration) -> ByProtocol<Endings> {
+pub(super) async fn endings(door: &impl CoverDialer, name: &str, limit: Duration) -> ByProtocol<Endings> {
     let one = async |protocols| {
         let fin = within(limit, async { Resting::start(door.open().await?, name, protocols).await?.fin().await });
         let bad =
@@ -54,7 +54,7 @@ pub(super) async fn endings(door: &impl Door, name: &str, limit: Duration) -> By
 }
 
 /// Ends that the cover makes of visitors who rest.
-pub(super) async fn rests(door: &impl Door, name: &str) -> ByProtocol<IdleEnd> {
+pub(super) async fn rests(door: &impl CoverDialer, name: &str) -> ByProtocol<IdleEnd> {
     let one = async |protocols| {
         let start = within(HANDSHAKE, async { Resting::start(door.open().await?, name, protocols).await });
         start.await.ok()?.rest().await.ok()
@@ -293,7 +293,7 @@ mod tests {
     /// A server with a keep-alive time that swallows for so long what comes behind its end, and takes so long to answer.
     struct Lingering(TlsAcceptor, Duration, Duration);
 
-    impl Door for Lingering {
+    impl CoverDialer for Lingering {
         async fn open(&self) -> io::Result<Leg> {
             let (near, far) = duplex(1 << 16);
             tokio::spawn(serve(self.0.clone(), far, self.1, self.2));
@@ -348,7 +348,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_said_to_who_rests_is_no_end() {
         struct Chatting(TlsAcceptor, &'static [u64], bool);
-        impl Door for Chatting {
+        impl CoverDialer for Chatting {
             async fn open(&self) -> io::Result<Leg> {
                 let (near, far) = duplex(1 << 16);
                 let (acceptor, pauses, leaves) = (self.0.clone(), self.1, self.2);
@@ -406,7 +406,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_limit_that_is_not_seen_is_none() {
         struct Patient(TlsAcceptor, bool);
-        impl Door for Patient {
+        impl CoverDialer for Patient {
             async fn open(&self) -> io::Result<Leg> {
                 let (near, far) = duplex(1 << 16);
                 let (acceptor, stays) = (self.0.clone(), self.1);

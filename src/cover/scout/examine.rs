@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 
-use super::{Door, Scout, VISIT, reading, within};
+use super::{CoverDialer, Scout, VISIT, reading, within};
 use crate::auth::UnixTime;
 use crate::base::told;
 use crate::cover::chain::Shown;
@@ -27,7 +27,7 @@ pub struct Examined {
 
 impl Scout {
     /// Fails if the cover could not be visited at all, or answered no hello of a client.
-    pub(in crate::cover) async fn examine(&self, door: &impl Door) -> io::Result<Examined> {
+    pub(in crate::cover) async fn examine(&self, door: &impl CoverDialer) -> io::Result<Examined> {
         let read = async { reading::farewell(door.open().await?, self.name.as_str()).await };
         let (greeting, read) = tokio::join!(self.greeting(door), within(VISIT, read));
         let read = match (&greeting, read) {

@@ -13,15 +13,15 @@
 //! rest     apart from all this, for up to 330 seconds: how visitors are left who rest
 //! ```
 //!
-//! Before the first client there is a glance: the visits, and beside them the readings as far as they get in a second.
+//! Before the first client there is a quick_scan: the visits, and beside them the readings as far as they get in a second.
 
 mod ccs;
 mod ends;
 mod examine;
 mod flight;
 mod keep;
-mod knock;
 mod page;
+mod ping;
 mod reading;
 mod rhythm;
 mod tap;
@@ -55,7 +55,7 @@ use crate::wire::record::CLOSE_NOTIFY;
 
 pub use self::examine::Examined;
 pub use self::keep::Whose;
-pub use self::knock::{Reaction, knock};
+pub use self::ping::{Reaction, ping};
 pub use visitor::AnyCertificate;
 
 /// The encrypted part of a cover's first flight.
@@ -96,7 +96,7 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// Opens connections to the cover.
-pub(super) trait Door: Sync {
+pub(super) trait CoverDialer: Sync {
     /// A fresh connection to it.
     fn open(&self) -> impl Future<Output = io::Result<Leg>> + Send;
 }
@@ -209,7 +209,7 @@ impl Scout {
 
     /// Learns what the first clients need: how many records the first flight has, and what comes behind it. How the
     /// cover cuts what is large and how it ends a connection is learnt too, as far as that is quick.
-    pub(super) async fn glance(&self, door: &impl Door) -> io::Result<SeenFlight> {
+    pub(super) async fn quick_scan(&self, door: &impl CoverDialer) -> io::Result<SeenFlight> {
         let mut last = self.last.lock().await;
         let (greeting, readings) =
             tokio::join!(within(HANDSHAKE, self.greeting(door)), self.readings(door, GLANCE, GLANCE));
@@ -231,13 +231,13 @@ impl Scout {
     }
 
     /// Makes rounds for as long as it is polled: at once, every hour or so, and when the cover was not as known.
-    pub(super) async fn watch(&self, door: &impl Door) {
+    pub(super) async fn watch(&self, door: &impl CoverDialer) {
         tokio::join!(self.watch_rounds(door), self.watch_rests(door));
     }
 
     /// Learns how visitors are left who rest, which takes longer than a round may. The first that is learnt counts from then
     /// on; the next round compares it with what was known before, and keeps it.
-    async fn watch_rests(&self, door: &impl Door) {
+    async fn watch_rests(&self, door: &impl CoverDialer) {
         let mut doubted = ByProtocol::default();
         loop {
             if self.profile().visit.is_none() {
@@ -298,7 +298,7 @@ impl Scout {
         drop(last);
     }
 
-    async fn watch_rounds(&self, door: &impl Door) {
+    async fn watch_rounds(&self, door: &impl CoverDialer) {
         let mut failing = false;
         loop {
             if let Ok(round) = self.round(door).await {
@@ -323,7 +323,7 @@ impl Scout {
 
     /// Visits the cover in every way there is, keeps and publishes what was learnt, and logs what has changed. Waits for
     /// a round that is under way; refuses to begin one within 30 seconds of the last.
-    pub(super) async fn round(&self, door: &impl Door) -> Result<Round, TooSoon> {
+    pub(super) async fn round(&self, door: &impl CoverDialer) -> Result<Round, TooSoon> {
         let mut last = self.last.lock().await;
         if last.began.is_some_and(|began| began.elapsed() < AGAIN) {
             return Err(TooSoon);
@@ -351,7 +351,7 @@ impl Scout {
     }
 
     /// Sessions have each part as soon as it is there.
-    async fn learn(&self, door: &impl Door, last: &mut Last, failures: &mut Vec<String>) -> Profile {
+    async fn learn(&self, door: &impl CoverDialer, last: &mut Last, failures: &mut Vec<String>) -> Profile {
         let mut profile = Profile::clone(&self.profile());
         let mut learnt = last.greeted.take().is_some_and(|at| at.elapsed() < AGAIN);
         if !learnt {
@@ -387,7 +387,7 @@ impl Scout {
     }
 
     /// Says whether anything was learnt.
-    async fn learn_flights(&self, door: &impl Door, profile: &mut Profile, failures: &mut Vec<String>) -> bool {
+    async fn learn_flights(&self, door: &impl CoverDialer, profile: &mut Profile, failures: &mut Vec<String>) -> bool {
         let behind = profile.visit.as_ref().map(|visit| visit.before_finished.clone()).unwrap_or_default();
         let expected = profile.visit.as_ref().map(|visit| visit.flight_records + behind.len());
         let mut learnt = false;
@@ -402,7 +402,7 @@ impl Scout {
 
     async fn flights(
         &self,
-        door: &impl Door,
+        door: &impl CoverDialer,
         expected: Option<usize>,
         failures: &mut Vec<String>,
     ) -> BTreeMap<HelloClass, Vec<(usize, FlightShape)>> {
@@ -416,7 +416,12 @@ impl Scout {
         seen
     }
 
-    async fn flight(&self, door: &impl Door, template: Template, expected: Option<usize>) -> io::Result<FlightShape> {
+    async fn flight(
+        &self,
+        door: &impl CoverDialer,
+        template: Template,
+        expected: Option<usize>,
+    ) -> io::Result<FlightShape> {
         let hello = template
             .hello(self.name.as_str(), &mut rand::rng())
             .map_err(|_| io::Error::other("no hello could be made"))?;
@@ -424,7 +429,7 @@ impl Scout {
     }
 
     /// Several visits at once that complete a handshake and ask for nothing. Fails if none of them succeeds.
-    async fn greeting(&self, door: &impl Door) -> io::Result<Greeting> {
+    async fn greeting(&self, door: &impl CoverDialer) -> io::Result<Greeting> {
         let name = self.name.as_str();
         let listen =
             |protocols| within(VISIT, async move { visit::listen(&mut door.open().await?, name, protocols).await });
@@ -449,7 +454,7 @@ impl Scout {
     }
 
     /// Visits that read something, at once.
-    async fn readings(&self, door: &impl Door, bulk: Duration, farewell: Duration) -> Readings {
+    async fn readings(&self, door: &impl CoverDialer, bulk: Duration, farewell: Duration) -> Readings {
         let name = self.name.as_str();
         let (bulk, farewell, endings) = tokio::join!(
             within(bulk, async { reading::bulk(door.open().await?, name).await }),

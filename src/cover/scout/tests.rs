@@ -17,7 +17,7 @@ impl Parrot {
     }
 }
 
-impl Door for Parrot {
+impl CoverDialer for Parrot {
     async fn open(&self) -> io::Result<Leg> {
         let (near, mut far) = duplex(1 << 16);
         let (says, stays) = (self.says.lock().unwrap().clone(), self.stays);
@@ -88,7 +88,7 @@ async fn a_cover_of_which_only_flights_can_be_seen_is_known_by_them() {
 async fn a_watch_visits_at_once_then_hourly_and_when_asked_but_never_twice_in_half_a_minute() {
     /// Nobody answers, and the times of the attempts are noted.
     struct Closed(StdMutex<Vec<Instant>>);
-    impl Door for Closed {
+    impl CoverDialer for Closed {
         async fn open(&self) -> io::Result<Leg> {
             self.0.lock().unwrap().push(Instant::now());
             Err(io::ErrorKind::ConnectionRefused.into())

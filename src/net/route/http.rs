@@ -7,7 +7,7 @@ use data_encoding::BASE64;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use super::{Login, Place, Refusal};
+use super::{Endpoint, Login, Refusal};
 
 /// Most bytes of an answer that are read.
 const LONGEST: usize = 8 * 1024;
@@ -15,7 +15,7 @@ const LONGEST: usize = 8 * 1024;
 /// Asks an HTTP proxy for a connection to `target`.
 pub(super) async fn connect(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    target: &Place,
+    target: &Endpoint,
     login: Option<&Login>,
 ) -> io::Result<()> {
     stream.write_all(request(target, login).as_bytes()).await?;
@@ -39,7 +39,7 @@ pub(super) async fn connect(
     }
 }
 
-fn request(target: &Place, login: Option<&Login>) -> Zeroizing<String> {
+fn request(target: &Endpoint, login: Option<&Login>) -> Zeroizing<String> {
     let mut request = Zeroizing::new(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"));
     if let Some(Login { user, password }) = login {
         let both = Zeroizing::new(format!("{user}:{}", **password));
@@ -64,7 +64,7 @@ mod tests {
 
     const PLAIN: &[u8] = b"CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: 192.0.2.1:443\r\n\r\n";
 
-    async fn run(target: &Place, login: Option<&Login>, request: &[u8], answer: &[u8]) -> io::Result<()> {
+    async fn run(target: &Endpoint, login: Option<&Login>, request: &[u8], answer: &[u8]) -> io::Result<()> {
         let (mut near, talking) = script::proxy(&[(request, answer)]);
         let outcome = connect(&mut near, target, login).await;
         talking.await.unwrap();
@@ -73,21 +73,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_good_answer_of_any_length_opens_the_way() {
-        let target = Place::new("192.0.2.1", 443);
+        let target = Endpoint::new("192.0.2.1", 443);
         for answer in ["HTTP/1.1 200 Connection established\r\n\r\n", "HTTP/1.0 200 OK\r\nVia: x\r\n\r\n"] {
             run(&target, None, PLAIN, answer.as_bytes()).await.unwrap();
         }
         let login = Login { user: "me".into(), password: Zeroizing::new("pw".into()) };
         let request = b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\
             Proxy-Authorization: Basic bWU6cHc=\r\n\r\n";
-        run(&Place::new("2001:db8::1", 443), Some(&login), request, b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        run(&Endpoint::new("2001:db8::1", 443), Some(&login), request, b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         let request = b"CONNECT example.com:80 HTTP/1.1\r\nHost: example.com:80\r\n\r\n";
-        run(&Place::new("example.com", 80), None, request, b"HTTP/1.1 200\r\n\r\n").await.unwrap();
+        run(&Endpoint::new("example.com", 80), None, request, b"HTTP/1.1 200\r\n\r\n").await.unwrap();
     }
 
     #[tokio::test]
     async fn everything_else_says_why_not() {
-        let target = Place::new("192.0.2.1", 443);
+        let target = Endpoint::new("192.0.2.1", 443);
         for (answer, kind) in [
             ("HTTP/1.1 407 Log in\r\n\r\n", io::ErrorKind::PermissionDenied),
             ("HTTP/1.1 403 Forbidden\r\n\r\n", io::ErrorKind::PermissionDenied),

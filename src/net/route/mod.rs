@@ -28,14 +28,14 @@ use super::sockopt;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// Local side of its connections.
-    pub leave: Leave,
+    pub leave: LocalEnd,
     /// Proxy that they go through, if any.
     pub via: Via,
 }
 
 /// Local side of outgoing connections; the system decides where nothing is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Leave {
+pub struct LocalEnd {
     /// From this address.
     pub source: Option<IpAddr>,
     /// Through this interface (`SO_BINDTODEVICE`).
@@ -53,14 +53,14 @@ pub enum Via {
     /// A SOCKS5 proxy (RFC 1928), with user and password (RFC 1929) if there are any.
     Socks5 {
         /// Host and port of the proxy.
-        proxy: Place,
+        proxy: Endpoint,
         /// Credentials for the proxy, if it asks for any.
         login: Option<Login>,
     },
     /// A SOCKS4 proxy that takes names.
     Socks4a {
         /// Host and port of the proxy.
-        proxy: Place,
+        proxy: Endpoint,
         /// Its user; may be empty.
         user: String,
     },
@@ -69,7 +69,7 @@ pub enum Via {
     /// An HTTP proxy with the method CONNECT (RFC 9110 §9.3.6).
     Http {
         /// Host and port of the proxy.
-        proxy: Place,
+        proxy: Endpoint,
         /// Credentials for the proxy, if it asks for any.
         login: Option<Login>,
     },
@@ -92,14 +92,14 @@ impl fmt::Debug for Login {
 
 /// Destination of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum Endpoint {
     /// An address.
     Address(SocketAddr),
     /// A name that has yet to be resolved, and a port.
     Name(String, u16),
 }
 
-impl Place {
+impl Endpoint {
     /// A host name or an address without brackets, and a port.
     pub fn new(host: &str, port: u16) -> Self {
         match host.parse::<IpAddr>() {
@@ -109,13 +109,13 @@ impl Place {
     }
 }
 
-impl From<SocketAddr> for Place {
+impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Self {
         Self::Address(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),
@@ -126,7 +126,7 @@ impl fmt::Display for Place {
 
 impl Via {
     /// The proxy, if there is one.
-    pub fn proxy(&self) -> Option<&Place> {
+    pub fn proxy(&self) -> Option<&Endpoint> {
         match self {
             Self::Direct => None,
             Self::Shadowsocks(server) => Some(server.place()),
@@ -168,7 +168,7 @@ impl Dialer {
     }
 
     /// A connection to `target`, whose other end has not been told anything yet.
-    pub async fn connect(&self, target: &Place, patience: Duration) -> io::Result<TcpStream> {
+    pub async fn connect(&self, target: &Endpoint, patience: Duration) -> io::Result<TcpStream> {
         // Boxed, for all that may be asked on the way has room in it.
         let reaching = Box::pin(async {
             let addresses = self.addresses(self.route.via.proxy().unwrap_or(target)).await?;
@@ -183,7 +183,7 @@ impl Dialer {
         if self.route.via == Via::Direct {
             return Ok(self.race(addresses, patience).await?.1);
         }
-        let reach = async |address| self.connect(&Place::from(address), patience).await;
+        let reach = async |address| self.connect(&Endpoint::from(address), patience).await;
         Ok(race(addresses, &self.targets, patience, reach).await?.1)
     }
 
@@ -203,15 +203,15 @@ impl Dialer {
         self.health.is_bad(&address)
     }
 
-    async fn addresses(&self, place: &Place) -> io::Result<Vec<SocketAddr>> {
+    async fn addresses(&self, place: &Endpoint) -> io::Result<Vec<SocketAddr>> {
         match place {
-            Place::Address(address) => Ok(vec![*address]),
-            Place::Name(name, port) => self.names.lookup(name, *port).await,
+            Endpoint::Address(address) => Ok(vec![*address]),
+            Endpoint::Name(name, port) => self.names.lookup(name, *port).await,
         }
     }
 
     /// Lets the proxy at the other end connect to `target`.
-    async fn hand_over(&self, mut stream: TcpStream, target: &Place) -> io::Result<TcpStream> {
+    async fn hand_over(&self, mut stream: TcpStream, target: &Endpoint) -> io::Result<TcpStream> {
         sockopt::no_delay(&stream);
         match &self.route.via {
             Via::Direct => {}
@@ -239,7 +239,7 @@ impl PartialEq for Dialer {
 
 impl Eq for Dialer {}
 
-impl Leave {
+impl LocalEnd {
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         if *self == Self::default() {
             return TcpStream::connect(address).await;
@@ -323,16 +323,16 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
-    fn leaving(leave: Leave) -> Dialer {
+    fn leaving(leave: LocalEnd) -> Dialer {
         Dialer::new(Route { leave, via: Via::Direct }, Resolver::default())
     }
 
     #[tokio::test]
     async fn connections_come_from_the_source_address() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Place::from(listener.local_addr().unwrap());
+        let target = Endpoint::from(listener.local_addr().unwrap());
         let source = Some([127, 0, 0, 7].into());
-        let dialer = leaving(Leave { source, interface: Some("lo".into()), mark: None });
+        let dialer = leaving(LocalEnd { source, interface: Some("lo".into()), mark: None });
         let stream = dialer.connect(&target, PATIENCE).await.unwrap();
         assert_eq!(Some(stream.local_addr().unwrap().ip()), source);
         assert_eq!(Some(listener.accept().await.unwrap().1.ip()), source);
@@ -340,11 +340,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_system_refuses_is_named() {
-        let target = Place::Address("127.0.0.1:9".parse().unwrap());
-        let none = Leave { interface: Some("no-such-one".into()), ..Leave::default() };
+        let target = Endpoint::Address("127.0.0.1:9".parse().unwrap());
+        let none = LocalEnd { interface: Some("no-such-one".into()), ..LocalEnd::default() };
         let error = leaving(none).connect(&target, PATIENCE).await.unwrap_err();
         assert!(error.to_string().starts_with("the interface cannot be used: "), "{error}");
-        let foreign = Leave { source: Some([192, 0, 2, 1].into()), ..Leave::default() };
+        let foreign = LocalEnd { source: Some([192, 0, 2, 1].into()), ..LocalEnd::default() };
         let error = leaving(foreign).connect(&target, PATIENCE).await.unwrap_err();
         assert!(error.to_string().starts_with("the source address cannot be used: "), "{error}");
     }
@@ -352,14 +352,14 @@ mod tests {
     #[tokio::test]
     async fn a_proxy_that_is_silent_is_not_waited_for() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Place::from(silent.local_addr().unwrap());
-        let target = Place::new("example.com", 443);
+        let proxy = Endpoint::from(silent.local_addr().unwrap());
+        let target = Endpoint::new("example.com", 443);
         for via in [
             Via::Socks5 { proxy: proxy.clone(), login: None },
             Via::Socks4a { proxy: proxy.clone(), user: String::new() },
             Via::Http { proxy, login: None },
         ] {
-            let dialer = Dialer::new(Route { leave: Leave::default(), via }, Resolver::default());
+            let dialer = Dialer::new(Route { leave: LocalEnd::default(), via }, Resolver::default());
             let error = dialer.connect(&target, Duration::from_millis(50)).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         }
@@ -367,9 +367,9 @@ mod tests {
 
     #[test]
     fn passwords_stay_out_of_debug() {
-        let login = Login { user: "someone".into(), password: Zeroizing::new("hush".into()) };
+        let login = Login { user: "someone".into(), password: Zeroizing::new("mute".into()) };
         let text = format!("{login:?}");
-        assert!(text.contains("someone") && !text.contains("hush"));
+        assert!(text.contains("someone") && !text.contains("mute"));
     }
 }
 

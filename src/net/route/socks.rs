@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Login, Place, Refusal};
+use super::{Endpoint, Login, Refusal};
 
 const NO_LOGIN: u8 = 0;
 const WITH_PASSWORD: u8 = 2;
@@ -26,7 +26,7 @@ const IPV6: u8 = 4;
 /// Asks a SOCKS5 proxy for a connection to `target`.
 pub(super) async fn connect5(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    target: &Place,
+    target: &Endpoint,
     login: Option<&Login>,
 ) -> io::Result<()> {
     let request = request5(target)?;
@@ -70,7 +70,7 @@ pub(super) async fn connect5(
 /// Asks a SOCKS4 proxy for a connection to `target`.
 pub(super) async fn connect4a(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    target: &Place,
+    target: &Endpoint,
     user: &str,
 ) -> io::Result<()> {
     stream.write_all(&request4a(target, user)?).await?;
@@ -84,17 +84,17 @@ pub(super) async fn connect4a(
     }
 }
 
-fn request5(target: &Place) -> Result<Vec<u8>, Refusal> {
+fn request5(target: &Endpoint) -> Result<Vec<u8>, Refusal> {
     let mut request = vec![5, 1, 0];
     let port = match target {
-        Place::Address(address) => {
+        Endpoint::Address(address) => {
             match address.ip() {
                 IpAddr::V4(v4) => request.extend([&[IPV4][..], &v4.octets()].concat()),
                 IpAddr::V6(v6) => request.extend([&[IPV6][..], &v6.octets()].concat()),
             }
             address.port()
         }
-        Place::Name(name, port) => {
+        Endpoint::Name(name, port) => {
             request.push(NAME);
             put_short(&mut request, name)?;
             *port
@@ -104,12 +104,12 @@ fn request5(target: &Place) -> Result<Vec<u8>, Refusal> {
     Ok(request)
 }
 
-fn request4a(target: &Place, user: &str) -> Result<Vec<u8>, Refusal> {
+fn request4a(target: &Endpoint, user: &str) -> Result<Vec<u8>, Refusal> {
     const RESOLVE: [u8; 4] = [0, 0, 0, 1];
     let (port, address, name) = match target {
-        Place::Address(SocketAddr::V4(v4)) => (v4.port(), v4.ip().octets(), None),
-        Place::Address(SocketAddr::V6(_)) => return Err(Refusal::Unsupported),
-        Place::Name(name, port) => (*port, RESOLVE, Some(name.clone())),
+        Endpoint::Address(SocketAddr::V4(v4)) => (v4.port(), v4.ip().octets(), None),
+        Endpoint::Address(SocketAddr::V6(_)) => return Err(Refusal::Unsupported),
+        Endpoint::Name(name, port) => (*port, RESOLVE, Some(name.clone())),
     };
     let text = |text: &str| if text.contains('\0') { Err(Refusal::Unsupported) } else { Ok(text.as_bytes().to_vec()) };
     let mut request = [&[4, 1][..], &port.to_be_bytes(), &address, &text(user)?, &[0]].concat();
@@ -162,18 +162,18 @@ mod tests {
         Login { user: "me".into(), password: Zeroizing::new("pw".into()) }
     }
 
-    fn name() -> Place {
-        Place::new("example.com", 443)
+    fn name() -> Endpoint {
+        Endpoint::new("example.com", 443)
     }
 
-    async fn run5(target: &Place, login: Option<&Login>, turns: &[(&[u8], &[u8])]) -> io::Result<()> {
+    async fn run5(target: &Endpoint, login: Option<&Login>, turns: &[(&[u8], &[u8])]) -> io::Result<()> {
         let (mut near, talking) = script::proxy(turns);
         let outcome = connect5(&mut near, target, login).await;
         talking.await.unwrap();
         outcome
     }
 
-    async fn run4(target: &Place, user: &str, request: &[u8], answer: &[u8]) -> io::Result<()> {
+    async fn run4(target: &Endpoint, user: &str, request: &[u8], answer: &[u8]) -> io::Result<()> {
         let (mut near, talking) = script::proxy(&[(request, answer)]);
         let outcome = connect4a(&mut near, target, user).await;
         talking.await.unwrap();
@@ -183,9 +183,9 @@ mod tests {
     #[tokio::test]
     async fn socks5_takes_addresses_of_both_families_and_names() {
         for (target, address) in [
-            (Place::new("192.0.2.1", 443), &b"\x01\xc0\x00\x02\x01\x01\xbb"[..]),
-            (Place::new("::ffff:192.0.2.1", 443), b"\x01\xc0\x00\x02\x01\x01\xbb"),
-            (Place::new("2001:db8::1", 443), b"\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x01\xbb"),
+            (Endpoint::new("192.0.2.1", 443), &b"\x01\xc0\x00\x02\x01\x01\xbb"[..]),
+            (Endpoint::new("::ffff:192.0.2.1", 443), b"\x01\xc0\x00\x02\x01\x01\xbb"),
+            (Endpoint::new("2001:db8::1", 443), b"\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x01\xbb"),
             (name(), b"\x03\x0bexample.com\x01\xbb"),
         ] {
             let request = [&[5, 1, 0][..], address].concat();
@@ -236,19 +236,19 @@ mod tests {
     async fn socks4a_lets_the_proxy_resolve() {
         let done = &[0, 90, 0, 0, 0, 0, 0, 0];
         run4(&name(), "me", b"\x04\x01\x01\xbb\0\0\0\x01me\0example.com\0", done).await.unwrap();
-        run4(&Place::new("192.0.2.1", 80), "", b"\x04\x01\0\x50\xc0\0\x02\x01\0", done).await.unwrap();
+        run4(&Endpoint::new("192.0.2.1", 80), "", b"\x04\x01\0\x50\xc0\0\x02\x01\0", done).await.unwrap();
         for (reply, kind) in [(91, io::ErrorKind::HostUnreachable), (93, io::ErrorKind::PermissionDenied)] {
             let answer = &[0, reply, 0, 0, 0, 0, 0, 0];
-            let error = run4(&Place::new("192.0.2.1", 80), "", b"\x04\x01\0\x50\xc0\0\x02\x01\0", answer).await;
+            let error = run4(&Endpoint::new("192.0.2.1", 80), "", b"\x04\x01\0\x50\xc0\0\x02\x01\0", answer).await;
             assert_eq!(error.unwrap_err().kind(), kind);
         }
     }
 
     #[test]
     fn what_has_no_room_or_would_change_the_meaning_is_refused() {
-        assert_eq!(request5(&Place::new(&"a".repeat(256), 1)), Err(Refusal::TooLong));
+        assert_eq!(request5(&Endpoint::new(&"a".repeat(256), 1)), Err(Refusal::TooLong));
         assert_eq!(request4a(&name(), "a\0b"), Err(Refusal::Unsupported));
-        assert_eq!(request4a(&Place::new("2001:db8::1", 80), ""), Err(Refusal::Unsupported));
+        assert_eq!(request4a(&Endpoint::new("2001:db8::1", 80), ""), Err(Refusal::Unsupported));
         let long = Login { user: "a".repeat(256), ..login() };
         assert_eq!(password(&long), Err(Refusal::TooLong));
     }

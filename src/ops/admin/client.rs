@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::Place;
+use super::AdminAddress;
 use super::views::Failure;
 
 /// Time limit of a request.
@@ -88,10 +88,10 @@ impl ClientError {
 
 impl Client {
     /// For a listener on this machine.
-    pub fn local(place: &Place, token: Option<Zeroizing<String>>) -> Self {
+    pub fn local(place: &AdminAddress, token: Option<Zeroizing<String>>) -> Self {
         let target = match place {
-            Place::Unix(path) => Target::Unix(path.clone()),
-            Place::Tcp(address) => Target::Tcp {
+            AdminAddress::Unix(path) => Target::Unix(path.clone()),
+            AdminAddress::Tcp(address) => Target::Tcp {
                 authority: address.to_string(),
                 host: address.ip().to_string(),
                 port: address.port(),
@@ -104,7 +104,7 @@ impl Client {
     /// For the listener at a URL or at `unix:PATH`. `trusted` are certificates to trust in place of those that browsers
     /// do.
     pub fn at(url: &str, trusted: Option<&Path>, token: Option<Zeroizing<String>>) -> Result<Self, ClientError> {
-        if let Ok(place @ Place::Unix(_)) = url.parse() {
+        if let Ok(place @ AdminAddress::Unix(_)) = url.parse() {
             return Ok(Self::local(&place, token));
         }
         let uri: Uri = url.parse().map_err(|_| ClientError::Url)?;

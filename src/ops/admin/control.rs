@@ -25,7 +25,7 @@ pub trait Control: Send + Sync + 'static {
     fn look(&self) -> Snapshot;
 
     /// Visits the proxy's own listener as anybody would, and says how that went.
-    fn knock(&self) -> Result<Heard, String>;
+    fn ping(&self) -> Result<Heard, String>;
 
     /// The links of a user: the secrets are in there.
     fn links(&self, user: &str) -> Result<Links, Trouble>;

@@ -25,7 +25,7 @@ use crate::ops::audit_log::{Action, AuditLog};
 use crate::ops::metrics::Metrics;
 
 /// State that the handlers share.
-pub struct Desk {
+pub struct AdminState {
     /// The program.
     pub control: Arc<dyn Control>,
     /// The tokens that are accepted now, and the names of the listener.
@@ -50,7 +50,7 @@ pub struct Desk {
 }
 
 /// The desk, as every handler has it.
-pub type Shared = Arc<Desk>;
+pub type Shared = Arc<AdminState>;
 
 /// Requests at once that wait for an event; others are answered at once.
 const MOST_WAITING: usize = 64;
@@ -58,7 +58,7 @@ const MOST_WAITING: usize = 64;
 /// Lifetime of the cached health check: frequent questions shall not become a crowd of visitors.
 const FRESH: Duration = Duration::from_secs(5);
 
-impl Desk {
+impl AdminState {
     /// A desk.
     pub fn new(
         control: Arc<dyn Control>,
@@ -169,7 +169,7 @@ impl Desk {
             return health.clone();
         }
         let desk = Arc::clone(self);
-        let outcome = spawn_blocking(move || desk.control.knock()).await;
+        let outcome = spawn_blocking(move || desk.control.ping()).await;
         let health = match outcome.unwrap_or_else(|_| Err("a bug in the program ended the connection".into())) {
             Ok(Heard::Cover) => Health { serving: true, detail: "a visitor got the cover's answer".into() },
             Ok(Heard::Close) => {

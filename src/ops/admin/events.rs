@@ -117,14 +117,14 @@ impl Observer for Events {
                 let what = if unknown { "does not exist" } else { "cannot be reached" };
                 self.add("dc_unreachable", None, format!("data centre {dc} {what}"));
             }
-            Event::Unseated { dc } => {
+            Event::MiddleFallback { dc } => {
                 self.add("middle_fallback", None, format!("data centre {dc} was reached directly: no middle proxy"));
             }
             Event::Accepted
             | Event::VisitOver { .. }
             | Event::VisitorMoved { .. }
             | Event::Dialled { .. }
-            | Event::Seated { .. } => {}
+            | Event::MiddleAttached { .. } => {}
         }
     }
 }

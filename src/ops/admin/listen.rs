@@ -12,14 +12,14 @@ use crate::net::unix;
 
 /// A place to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum AdminAddress {
     /// A TCP address.
     Tcp(SocketAddr),
     /// A socket in the file system, for its owner alone.
     Unix(PathBuf),
 }
 
-impl Place {
+impl AdminAddress {
     /// Whether only this machine can reach it.
     pub fn is_local(&self) -> bool {
         match self {
@@ -29,7 +29,7 @@ impl Place {
     }
 }
 
-impl FromStr for Place {
+impl FromStr for AdminAddress {
     type Err = NoPlace;
 
     fn from_str(text: &str) -> Result<Self, NoPlace> {
@@ -41,7 +41,7 @@ impl FromStr for Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for AdminAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
@@ -72,10 +72,10 @@ pub enum Listener {
 }
 
 /// Listens there.
-pub async fn bind(place: &Place) -> io::Result<Listener> {
+pub async fn bind(place: &AdminAddress) -> io::Result<Listener> {
     match place {
-        Place::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
-        Place::Unix(path) => unix::bind(path, 0o600).map(|(listener, file)| Listener::Unix(listener, file)),
+        AdminAddress::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
+        AdminAddress::Unix(path) => unix::bind(path, 0o600).map(|(listener, file)| Listener::Unix(listener, file)),
     }
 }
 
@@ -94,12 +94,12 @@ mod tests {
             ("[::]:9090", false),
             ("10.0.0.1:9090", false),
         ] {
-            let place: Place = text.parse().unwrap();
+            let place: AdminAddress = text.parse().unwrap();
             assert_eq!((place.to_string().as_str(), place.is_local()), (text, local));
         }
         let long = format!("unix:/{}", "x".repeat(107));
         for text in ["", "localhost:80", "127.0.0.1", "unix:", &long] {
-            assert_eq!(text.parse::<Place>(), Err(NoPlace), "{text}");
+            assert_eq!(text.parse::<AdminAddress>(), Err(NoPlace), "{text}");
         }
     }
 }

@@ -36,15 +36,15 @@ use axum::response::Response;
 use axum::{Extension, Router};
 
 pub use self::keys::Keys;
-pub use self::listen::Place;
+pub use self::listen::AdminAddress;
 pub use self::serve::{Open, StartError, open};
 pub use self::token::{Role, Token, Tokens};
 
 /// Settings of the admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Place where it listens.
-    pub place: Place,
+    /// AdminAddress where it listens.
+    pub place: AdminAddress,
     /// PEM files of certificate chain and key, if it speaks TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Tokens that are accepted.
@@ -67,7 +67,7 @@ pub enum Refusal {
 impl Settings {
     /// Whether these settings would give away what the listener shows, or nothing to anybody.
     pub fn refusal(&self) -> Option<Refusal> {
-        let tcp = matches!(self.place, Place::Tcp(_));
+        let tcp = matches!(self.place, AdminAddress::Tcp(_));
         if !self.place.is_local() && self.tls.is_none() {
             return Some(Refusal::PublicWithoutTls);
         }

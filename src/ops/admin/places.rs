@@ -43,9 +43,9 @@ struct Held {
     end: CancellationToken,
 }
 
-/// Place of one connection, given back when this is dropped.
+/// AdminPermit of one connection, given back when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct AdminPermit {
     id: u64,
     places: Places,
     end: CancellationToken,
@@ -53,11 +53,11 @@ pub struct Place {
 
 /// Keeps a connection from making room for others; dropped, it is silent again.
 #[derive(Debug)]
-pub struct AtWork<'a>(&'a Place);
+pub struct AtWork<'a>(&'a AdminPermit);
 
 impl Places {
     /// A place for a connection from there, which another one may have to give up; `None` if all are being worked on.
-    pub fn take(&self, from: From, now: Instant) -> Option<Place> {
+    pub fn take(&self, from: From, now: Instant) -> Option<AdminPermit> {
         let mut table = self.lock();
         let full = table.held.len() >= MOST;
         let at_share = table.count(from) >= SHARE;
@@ -72,7 +72,7 @@ impl Places {
         let (id, end) = (table.next, CancellationToken::new());
         table.next += 1;
         table.held.insert(id, Held { from, silent: Some(now), end: end.clone() });
-        Some(Place { id, places: self.clone(), end })
+        Some(AdminPermit { id, places: self.clone(), end })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -95,7 +95,7 @@ impl Table {
     }
 }
 
-impl Place {
+impl AdminPermit {
     /// Waits until another connection needs this place.
     pub async fn given_up(&self) {
         self.end.cancelled().await;
@@ -117,7 +117,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for AdminPermit {
     fn drop(&mut self) {
         self.places.lock().held.remove(&self.id);
     }

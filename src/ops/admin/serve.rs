@@ -27,7 +27,7 @@ use super::desk::Shared;
 use super::guard::{Peer, network, too_often};
 use super::listen::{Listener, bind};
 use super::origin::Here;
-use super::places::{Place, Places};
+use super::places::{AdminPermit, Places};
 use super::{Keys, LARGEST_BODY, Refusal, Settings, routes};
 use crate::base::summary::{self, Cause};
 use crate::net::listen::accept_with;
@@ -52,7 +52,7 @@ pub enum StartError {
     /// Certificate or key cannot be used.
     Tls(String),
     /// The place cannot be had.
-    Bind(super::Place, io::Error),
+    Bind(super::AdminAddress, io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -154,7 +154,7 @@ struct Guest {
     router: Router,
     peer: Peer,
     here: Here,
-    place: Place,
+    place: AdminPermit,
 }
 
 impl Guest {

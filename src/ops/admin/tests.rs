@@ -13,11 +13,11 @@ use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
 use super::control::{Changed, Control, Heard, Links, NewUser, Settings, Trouble};
-use super::desk::{Desk, Shared};
+use super::desk::{AdminState, Shared};
 use super::events::Events;
 use super::guard::{Caller, Peer};
 use super::token::{Role, Token, TokenHash};
-use super::{Keys, LARGEST_BODY, Place, Refusal, routes};
+use super::{AdminAddress, Keys, LARGEST_BODY, Refusal, routes};
 use crate::auth::{Member, UnixTime};
 use crate::ops::counts::Counts;
 use crate::ops::metrics::Metrics;
@@ -58,7 +58,7 @@ impl Control for Fake {
         Snapshot { users: vec![alice, odd], replay: Replay { well: true, ..Replay::default() }, ..Snapshot::default() }
     }
 
-    fn knock(&self) -> Result<Heard, String> {
+    fn ping(&self) -> Result<Heard, String> {
         self.knocks.fetch_add(1, Ordering::Relaxed);
         Ok(Heard::Cover)
     }
@@ -102,7 +102,7 @@ fn desk() -> (Shared, Arc<Fake>) {
     let fake = Arc::new(Fake::default());
     let token = |role: Role| Token { name: format!("the-{role}"), role, hash: TokenHash::of(&text_of(role)) };
     let settings = super::Settings {
-        place: Place::Unix("x".into()),
+        place: AdminAddress::Unix("x".into()),
         tls: None,
         tokens: Role::ALL.map(token).to_vec(),
         hosts: vec!["panel.example".into()],
@@ -111,7 +111,7 @@ fn desk() -> (Shared, Arc<Fake>) {
     let keys = Keys::open(&settings).unwrap();
     let looked = Arc::clone(&fake);
     let metrics = Metrics::new(Arc::clone(&fake.counts), Arc::new(move || looked.look()), UnixTime(0), true);
-    let desk = Desk::new(fake.clone(), keys, metrics, Arc::new(Events::default()), UnixTime(0), None);
+    let desk = AdminState::new(fake.clone(), keys, metrics, Arc::new(Events::default()), UnixTime(0), None);
     (desk, fake)
 }
 
@@ -363,7 +363,7 @@ async fn a_session_is_ended_by_its_number_and_by_its_user() {
 fn settings_that_give_things_away_are_refused() {
     let token = Token { name: "a".into(), role: Role::Admin, hash: TokenHash::of("x") };
     let settings = |place: &str, tls: bool, tokens: usize| super::Settings {
-        place: place.parse::<Place>().unwrap(),
+        place: place.parse::<AdminAddress>().unwrap(),
         tls: tls.then(|| ("c".into(), "k".into())),
         tokens: vec![token.clone(); tokens],
         hosts: Vec::new(),

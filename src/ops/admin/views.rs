@@ -319,8 +319,8 @@ impl Status {
             data_centres: data_centres(control),
             middle: Middle {
                 links: seen.middle.links,
-                sessions: counts.seated.sum(),
-                fallbacks: counts.unseated.sum(),
+                sessions: counts.attached.sum(),
+                fallbacks: counts.fallbacks.sum(),
                 waiting_bytes: seen.middle.waiting,
                 failures: seen.middle.failed,
             },

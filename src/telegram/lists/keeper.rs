@@ -207,7 +207,7 @@ mod tests {
 
     use super::*;
     use crate::net::resolve::Resolver;
-    use crate::net::route::{self, Dialer, Leave};
+    use crate::net::route::{self, Dialer, LocalEnd};
     use crate::telegram::routes::{Route, Way};
     use crate::telegram::{DcId, Settings};
 
@@ -326,7 +326,7 @@ mod tests {
     async fn lists_come_over_the_routes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("https://localhost:{}", listener.local_addr().unwrap().port());
-        let leave = Leave { source: Some([127, 0, 0, 9].into()), ..Leave::default() };
+        let leave = LocalEnd { source: Some([127, 0, 0, 9].into()), ..LocalEnd::default() };
         let dialer = Dialer::new(route::Route { leave, ..route::Route::default() }, Resolver::default());
         let routes = vec![Route { way: Way::Straight(dialer), ..Route::default() }];
         let upstream = Upstream::new(Settings { routes, ..Settings::default() });

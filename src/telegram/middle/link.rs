@@ -2,7 +2,7 @@
 //!
 //! Three things run for as long as a link lasts: a reader that hands out what comes, a writer that encrypts what clients
 //! have left in the outbox and sends it in one piece, and a keeper that asks whether the other side is still there. What
-//! ends one of them ends the link, and with it its clients, whose answers under way are lost: they come again and sit down
+//! ends one of them ends the link, and with it its clients, whose answers under way are lost: they come again and attach down
 //! elsewhere.
 
 use std::fmt;
@@ -19,10 +19,10 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::opening::{Inlet, NONCE_FRAME, Opening, Outlet, Refused, Sealer};
+use super::opening::{LinkReader, LinkWriter, NONCE_FRAME, Opening, Refused, Sealer};
 use super::own::{self, Found};
 use super::pulse::{Pulse, Signs};
-use super::seats::{Delivery, Seats, Waiting};
+use super::streams::{Delivery, StreamTable, Waiting};
 use crate::auth::UnixTime;
 use crate::crypto::middle_kdf::MiddleSecret;
 use crate::relay::End;
@@ -87,10 +87,10 @@ impl From<DecodeError> for OpenError {
 
 /// A link that is open and does not run yet.
 #[derive(Debug)]
-pub struct Fresh {
+pub struct NewLink {
     stream: TcpStream,
-    inlet: Inlet,
-    outlet: Outlet,
+    inlet: LinkReader,
+    outlet: LinkWriter,
     /// Its own address as the middle proxy sees it.
     pub ours: SocketAddr,
     /// Whom it leads to.
@@ -104,14 +104,14 @@ pub async fn dial(
     secret: &MiddleSecret,
     (own, found): (&own::Settings, &Found),
     start: UnixTime,
-) -> Result<Fresh, OpenError> {
+) -> Result<NewLink, OpenError> {
     let mut stream = upstream.dial(addresses).await.map_err(OpenError::Unreachable)?.stream;
     let theirs = stream.peer_addr().map_err(OpenError::Unreachable)?;
     let local = stream.local_addr().map_err(OpenError::Unreachable)?;
     let ours = SocketAddr::new(own.seen(local.ip(), theirs.ip(), found).await, local.port());
     let terms = Terms { secret, ours, theirs, now: SystemTime::now().into(), start };
     let (inlet, outlet) = open(&mut stream, terms, rand::random()).await?;
-    Ok(Fresh { stream, inlet, outlet, ours, theirs })
+    Ok(NewLink { stream, inlet, outlet, ours, theirs })
 }
 
 /// Parameters of opening a link.
@@ -127,7 +127,11 @@ struct Terms<'s> {
 }
 
 /// Goes through the handshake. `nonce` is random.
-async fn open(stream: &mut TcpStream, terms: Terms<'_>, nonce: [u8; 16]) -> Result<(Inlet, Outlet), OpenError> {
+async fn open(
+    stream: &mut TcpStream,
+    terms: Terms<'_>,
+    nonce: [u8; 16],
+) -> Result<(LinkReader, LinkWriter), OpenError> {
     let (opening, hello) = Opening::new(terms.secret, terms.now, nonce);
     let mut frame = [0; NONCE_FRAME];
     let exchange = async {
@@ -156,8 +160,8 @@ pub struct Link {
     pub theirs: SocketAddr,
     /// Its own address as the middle proxy sees it.
     pub ours: SocketAddr,
-    /// Seats of its clients.
-    pub seats: Seats,
+    /// StreamTable of its clients.
+    pub streams: StreamTable,
     outbox: Mutex<Outbox>,
     /// Something is in the outbox.
     filled: Notify,
@@ -231,13 +235,13 @@ struct Outbox {
 
 impl Link {
     /// A link that was opened, and what makes it run: a future that is done when the link is over, and says why.
-    pub fn start(fresh: Fresh, waiting: Arc<Waiting>) -> (Arc<Self>, impl Future<Output = LinkEnd> + Send + 'static) {
-        let Fresh { stream, inlet, outlet, ours, theirs } = fresh;
+    pub fn start(fresh: NewLink, waiting: Arc<Waiting>) -> (Arc<Self>, impl Future<Output = LinkEnd> + Send + 'static) {
+        let NewLink { stream, inlet, outlet, ours, theirs } = fresh;
         let (frames, sealer) = outlet.split();
         let link = Arc::new(Self {
             theirs,
             ours,
-            seats: Seats::new(waiting),
+            streams: StreamTable::new(waiting),
             outbox: Mutex::new(Outbox { frames, bytes: Vec::new(), owed: 0 }),
             filled: Notify::new(),
             room: Semaphore::new(OUTBOX),
@@ -280,9 +284,9 @@ impl Link {
         self.filled.notify_one();
     }
 
-    /// Whether somebody may sit down.
+    /// Whether somebody may attach down.
     pub fn is_open(&self) -> bool {
-        !self.seats.is_shut()
+        !self.streams.is_shut()
     }
 
     /// Whether the other side does not answer: who sits there may be waiting in vain, and newcomers go elsewhere.
@@ -297,14 +301,14 @@ impl Link {
 
     /// Nobody sits down from now on, and it is over when nobody sits there any more.
     pub fn retire(&self) {
-        if self.seats.shut() {
+        if self.streams.shut() {
             self.over.cancel();
         }
     }
 
     /// A client has left of its own.
     pub fn leave(&self, id: ConnectionId, was_ended: bool) {
-        let was_last = self.seats.leave(id);
+        let was_last = self.streams.leave(id);
         if !was_ended {
             self.say(&Message::CloseConnection(id));
         }
@@ -323,7 +327,7 @@ impl Link {
             Some(Message::Answer(answer)) => (answer.connection, Reply::Packet(answer.packet.bytes().into())),
             Some(Message::SimpleAck(id, token)) => (id, Reply::QuickAck(token)),
             Some(Message::CloseExt(id) | Message::CloseConnection(id)) => {
-                self.seats.end(id, End::Finished);
+                self.streams.end(id, End::Finished);
                 return Ok(());
             }
             Some(Message::Ping(id)) => {
@@ -335,7 +339,7 @@ impl Link {
                 return Err(DecodeError::Malformed("message for an open link"));
             }
         };
-        match self.seats.deliver(id, reply) {
+        match self.streams.deliver(id, reply) {
             Delivery::Done => {}
             Delivery::Unknown => self.mention(&Message::CloseConnection(id)),
             Delivery::TooMuch => self.say(&Message::CloseConnection(id)),
@@ -351,7 +355,7 @@ impl Link {
             silent: since(heard),
             asked: (asked > heard).then(|| since(asked)),
             sent: self.sent.load(Ordering::Relaxed),
-            clients: self.seats.count(),
+            clients: self.streams.count(),
         }
     }
 
@@ -367,7 +371,7 @@ impl Link {
 }
 
 /// Moves bytes until the link is over, and says why that is.
-async fn run(link: Arc<Link>, stream: TcpStream, inlet: Inlet, sealer: Sealer) -> LinkEnd {
+async fn run(link: Arc<Link>, stream: TcpStream, inlet: LinkReader, sealer: Sealer) -> LinkEnd {
     let (read, write) = stream.into_split();
     let why = tokio::select! {
         why = reader(&link, read, inlet) => why,
@@ -377,11 +381,11 @@ async fn run(link: Arc<Link>, stream: TcpStream, inlet: Inlet, sealer: Sealer) -
     };
     link.over.cancel();
     link.room.close();
-    link.seats.end_all(End::FarBroke);
+    link.streams.end_all(End::FarBroke);
     why
 }
 
-async fn reader(link: &Link, mut read: OwnedReadHalf, mut inlet: Inlet) -> LinkEnd {
+async fn reader(link: &Link, mut read: OwnedReadHalf, mut inlet: LinkReader) -> LinkEnd {
     let nonsense = |error| LinkEnd::new(Cause::Nonsense, format_args!("what it sent cannot be parsed: {error}"));
     loop {
         loop {
@@ -443,7 +447,7 @@ async fn keeper(link: &Link) -> LinkEnd {
             }
             Pulse::Well | Pulse::Doubtful => {}
         }
-        if link.seats.count() > 0 {
+        if link.streams.count() > 0 {
             empty_since = None;
         } else if empty_since.get_or_insert_with(Instant::now).elapsed() > EMPTY {
             // Whoever has just sat down is waited for.
@@ -549,7 +553,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn messages_cross_a_link_and_pings_are_answered() {
         let (link, running, mut far) = linked().await;
-        let (seat, packet) = (link.seats.take(ID).unwrap(), [9; 40]);
+        let (seat, packet) = (link.streams.take(ID).unwrap(), [9; 40]);
         link.send(&request(&packet), 100).await.unwrap();
         assert_eq!(Message::decode(&far.payload().await), Ok(Some(request(&packet))));
         let answer = Answer { flags: 0, connection: ID, packet: Packet::new(&packet).unwrap() };
@@ -599,7 +603,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn what_makes_no_sense_ends_a_link() {
         let (link, running, mut far) = linked().await;
-        let seat = link.seats.take(ID).unwrap();
+        let seat = link.streams.take(ID).unwrap();
         far.say(&request(&[9; 40])).await;
         assert_eq!(running.await.unwrap().cause, Cause::Nonsense);
         assert!(seat.is_over() && !link.is_open());
@@ -608,7 +612,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_link_that_gives_no_sign_of_life_is_given_up() {
         let (link, running, mut far) = linked().await;
-        let _seat = link.seats.take(ID).unwrap();
+        let _seat = link.streams.take(ID).unwrap();
         let begin = Instant::now();
         assert!(matches!(Message::decode(&far.payload().await), Ok(Some(Message::Ping(_)))));
         assert!(!link.is_doubtful(), "it has only just been asked");

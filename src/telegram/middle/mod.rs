@@ -2,14 +2,14 @@
 //! promoted channel to its users.
 //!
 //! ```text
-//! sessions ─▶ Port ─▶ Seats ─▶ Link ═══ AES-CBC ═══▶ middle proxy ─▶ data centre
+//! sessions ─▶ Port ─▶ StreamTable ─▶ Link ═══ AES-CBC ═══▶ middle proxy ─▶ data centre
 //!             (one each)       (one for some hundred clients; a Pool of them for each data centre)
 //! ```
 //!
 //! [`opening`] is the handshake of a link without its socket, [`link`] an open link, [`pulse`] what becomes of
-//! one that is silent, [`seats`] who sits on it and what
+//! one that is silent, [`streams`] who sits on it and what
 //! waits for them, [`pool`] opens links and replaces them, [`port`] is what a session holds, [`own`] finds out which
-//! address of ours is part of the keys. Where there is no link, [`Middle::sit`] says so soon, and the session goes the
+//! address of ours is part of the keys. Where there is no link, [`Middle::attach`] says so soon, and the session goes the
 //! direct way.
 
 pub mod link;
@@ -18,7 +18,7 @@ pub mod own;
 pub mod pool;
 pub mod port;
 pub mod pulse;
-pub mod seats;
+pub mod streams;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +40,7 @@ use crate::crypto::middle_kdf::MiddleSecret;
 use link::Cause;
 use own::Found;
 use pool::Pool;
-use seats::Waiting;
+use streams::Waiting;
 
 /// Which middle proxies there are, and their secret. Telegram publishes both, and changes them together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,7 +148,7 @@ impl fmt::Display for Unavailable {
 pub struct Standing {
     /// Links that are open.
     pub links: u64,
-    /// Clients that can sit down beside others: those on links that were replaced are not among them.
+    /// Clients that can attach down beside others: those on links that were replaced are not among them.
     pub clients: usize,
     /// Bytes that wait for clients.
     pub waiting: usize,
@@ -240,7 +240,7 @@ impl Middle {
         }
     }
 
-    /// Lets go of links that the present directory would not open. Clients that sit on them stay until they leave.
+    /// Lets go of links that the present directory would not open. Clients that attach on them stay until they leave.
     fn settle(&self) {
         let settings = self.common.settings.load();
         let new = settings.directory(self.published.load().as_deref()).map(Arc::new);
@@ -256,7 +256,7 @@ impl Middle {
         let (mut kept, mut retired) = (BTreeMap::new(), 0);
         for (addresses, pool) in std::mem::take(&mut *pools) {
             if same_secret && wanted(&addresses) {
-                pool.take_heart();
+                pool.reset_backoff();
                 kept.insert(addresses, pool);
             } else {
                 pool.retire();
@@ -273,9 +273,9 @@ impl Middle {
     }
 
     /// A seat for a client of this data centre. Fails soon rather than let the client wait.
-    pub async fn sit(&self, dc: DcId, caller: Caller) -> Result<Port, Unavailable> {
+    pub async fn attach(&self, dc: DcId, caller: Caller) -> Result<Port, Unavailable> {
         let (pool, directory) = self.pool(dc)?;
-        let seat = pool.sit(&self.common, &directory, caller);
+        let seat = pool.attach(&self.common, &directory, caller);
         timeout(PATIENCE, seat).await.unwrap_or(Err(Unavailable::TooSlow))
     }
 
@@ -368,10 +368,10 @@ mod tests {
             tag: crate::wire::rpc::AdTag([1; 16]),
         };
         let middle = Middle::new(Settings::default(), Upstream::new(crate::telegram::Settings::default()));
-        let outcome = middle.sit(DcId::new(2), caller).await.map(|_| ());
+        let outcome = middle.attach(DcId::new(2), caller).await.map(|_| ());
         assert_eq!(outcome, Err(Unavailable::NoDirectory));
         middle.publish(published());
-        let outcome = middle.sit(DcId::new(10_002), caller).await.map(|_| ());
+        let outcome = middle.attach(DcId::new(10_002), caller).await.map(|_| ());
         assert_eq!(outcome, Err(Unavailable::NoCluster));
         assert_eq!(middle.standing(), Standing::default());
     }

@@ -4,7 +4,7 @@
 //! Opening::new ─▶ nonce ─────────▶
 //!                       ◀───────── nonce ─▶ Opening::answered ─▶ Opened: keys
 //!                 handshake ─────▶
-//!                       ◀───────── handshake ─▶ Opened::agree ─▶ Inlet, Outlet
+//!                       ◀───────── handshake ─▶ Opened::agree ─▶ LinkReader, LinkWriter
 //! ```
 
 use std::fmt;
@@ -105,11 +105,11 @@ impl<'s> Opening<'s> {
             peer: ProcessId { ip: ipv4(theirs.ip()), port: theirs.port(), pid: 0, start: 0 },
         };
         let (to, from) = (&keys.to_middle, &keys.from_middle);
-        let mut outlet = Outlet { frames: self.frames, encrypt: CbcEncrypt::new(&to.key, &to.iv) };
+        let mut outlet = LinkWriter { frames: self.frames, encrypt: CbcEncrypt::new(&to.key, &to.iv) };
         let mut sealed = Vec::new();
         outlet.frames.write(&Message::Handshake(handshake), &mut sealed);
         outlet.seal(&mut sealed);
-        let inlet = Inlet::new(reader, CbcDecrypt::new(&from.key, &from.iv));
+        let inlet = LinkReader::new(reader, CbcDecrypt::new(&from.key, &from.iv));
         Ok((Opened { inlet, outlet, handshake }, sealed))
     }
 }
@@ -125,14 +125,14 @@ fn ipv4(address: IpAddr) -> Ipv4Addr {
 #[derive(Debug)]
 pub struct Opened {
     /// Receiver of what they send.
-    pub inlet: Inlet,
-    outlet: Outlet,
+    pub inlet: LinkReader,
+    outlet: LinkWriter,
     handshake: Handshake,
 }
 
 impl Opened {
     /// Looks for their handshake in what has come. `None` if there is more to come.
-    pub fn agree(mut self) -> Result<Result<(Inlet, Outlet), Self>, Refused> {
+    pub fn agree(mut self) -> Result<Result<(LinkReader, LinkWriter), Self>, Refused> {
         let answer = match self.inlet.payload()? {
             None => return Ok(Err(self)),
             Some(payload) => match Message::decode(payload)? {
@@ -150,13 +150,13 @@ impl Opened {
 
 /// The sending direction of a link.
 #[derive(Debug)]
-pub struct Outlet {
+pub struct LinkWriter {
     /// Makes frames, in the order in which they are to be sent.
     pub frames: FrameWriter,
     encrypt: CbcEncrypt,
 }
 
-impl Outlet {
+impl LinkWriter {
     /// The two parts: one that makes frames, and one that encrypts them in the same order.
     pub fn split(self) -> (FrameWriter, Sealer) {
         (self.frames, Sealer(self.encrypt))
@@ -182,7 +182,7 @@ impl Sealer {
 
 /// The receiving direction of a link.
 #[derive(Debug)]
-pub struct Inlet {
+pub struct LinkReader {
     frames: FrameReader,
     decrypt: CbcDecrypt,
     /// Bytes that have come: payloads that were handed out, what is decrypted, and less than a block that is not.
@@ -191,7 +191,7 @@ pub struct Inlet {
     plain: usize,
 }
 
-impl Inlet {
+impl LinkReader {
     /// Room for what is read from the socket at once.
     const ROOM: usize = 64 * 1024;
 
@@ -199,7 +199,7 @@ impl Inlet {
         Self { frames, decrypt, bytes: Vec::new(), done: 0, plain: 0 }
     }
 
-    /// Returns the buffer to which the next bytes are to be appended. To be followed by [`Inlet::arrived`].
+    /// Returns the buffer to which the next bytes are to be appended. To be followed by [`LinkReader::arrived`].
     pub fn room(&mut self) -> &mut Vec<u8> {
         self.bytes.drain(..self.done);
         self.plain -= self.done;

@@ -58,7 +58,7 @@ impl Pool {
     }
 
     /// A seat on the link with the fewest clients, of those that answer; waits while one is being opened if there is none.
-    pub(super) async fn sit(
+    pub(super) async fn attach(
         self: &Arc<Self>,
         common: &Arc<Common>,
         directory: &Arc<Directory>,
@@ -85,10 +85,10 @@ impl Pool {
         }
         state.links.retain(|link| link.is_open());
         let sound = state.links.iter().filter(|link| !link.is_doubtful());
-        let best = sound.min_by_key(|link| link.seats.count()).cloned();
+        let best = sound.min_by_key(|link| link.streams.count()).cloned();
         state.rest.take_if(|(until, _)| *until <= Instant::now());
         let rest = state.rest.as_ref().map(|(_, why)| why.clone());
-        let wanted = best.as_ref().is_none_or(|link| link.seats.count() >= CROWD && state.links.len() < MOST);
+        let wanted = best.as_ref().is_none_or(|link| link.streams.count() >= CROWD && state.links.len() < MOST);
         if wanted && !state.dialling && rest.is_none() {
             state.dialling = true;
             tokio::spawn(Arc::clone(self).dial(Arc::clone(common), Arc::clone(directory)));
@@ -169,14 +169,14 @@ impl Pool {
     }
 
     /// There may be hope again.
-    pub(super) fn take_heart(&self) {
+    pub(super) fn reset_backoff(&self) {
         let mut state = self.lock();
         (state.failures, state.rest) = (0, None);
     }
 
     /// Returns the number of clients on the links that take any.
     pub(super) fn clients(&self) -> usize {
-        self.lock().links.iter().map(|link| link.seats.count()).sum()
+        self.lock().links.iter().map(|link| link.streams.count()).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -204,7 +204,7 @@ mod tests {
         let middle = Middle::new(Settings::default(), Upstream::new(telegram::Settings::default()));
         let secret = MiddleSecret::new(&[3; 64]).unwrap();
         let directory = Arc::new(Directory { secret, clusters: Default::default(), default: None });
-        let _seat = link.seats.take(crate::wire::rpc::ConnectionId(1)).unwrap();
+        let _seat = link.streams.take(crate::wire::rpc::ConnectionId(1)).unwrap();
         assert!(matches!(pool.look(&middle.common, &directory), Look::Take(_)));
         assert!(!pool.lock().dialling);
         while !link.is_doubtful() {

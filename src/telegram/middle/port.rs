@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::link::Link;
-use super::seats::Seat;
+use super::streams::StreamSlot;
 use crate::relay::End;
 use crate::relay::packets::{self, Reply};
 use crate::wire::packets::{ClientPacket, Framing};
@@ -26,7 +26,7 @@ pub struct Caller {
 #[derive(Debug)]
 pub struct Port {
     link: Arc<Link>,
-    seat: Arc<Seat>,
+    seat: Arc<StreamSlot>,
     id: ConnectionId,
     client: SocketAddr,
     caller: Caller,
@@ -36,9 +36,9 @@ pub struct Port {
 const REQUEST: usize = 120;
 
 impl Port {
-    /// Sits down; `None` if nobody may sit down there any more. `id` is random.
+    /// Sits down; `None` if nobody may attach down there any more. `id` is random.
     pub(super) fn on(link: &Arc<Link>, id: u64, caller: Caller) -> Option<Self> {
-        let seat = link.seats.take(ConnectionId(id))?;
+        let seat = link.streams.take(ConnectionId(id))?;
         // One that a system gives to a client.
         let port = id as u16 | 0x8000;
         let client = caller.client.unwrap_or(SocketAddr::new(link.ours.ip(), port));

@@ -51,12 +51,12 @@ impl Checksum {
 
 /// State of one direction of a link.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct RecordPosition {
     sequence: i32,
     agreed: Checksum,
 }
 
-impl Place {
+impl RecordPosition {
     fn is_opening(self) -> bool {
         (FIRST_SEQUENCE..0).contains(&self.sequence)
     }
@@ -70,7 +70,7 @@ impl Place {
     }
 }
 
-impl Default for Place {
+impl Default for RecordPosition {
     fn default() -> Self {
         Self { sequence: FIRST_SEQUENCE, agreed: Checksum::default() }
     }
@@ -78,12 +78,12 @@ impl Default for Place {
 
 /// Cuts the receiving direction of a link into payloads.
 #[derive(Debug, Default)]
-pub struct FrameReader(Place);
+pub struct FrameReader(RecordPosition);
 
 impl FrameReader {
     /// A reader in the midst of a link: the next frame has this sequence number.
     pub fn at(sequence: i32, agreed: Checksum) -> Self {
-        Self(Place { sequence, agreed })
+        Self(RecordPosition { sequence, agreed })
     }
 
     /// From the first frame behind the handshake on, frames end with `agreed`.
@@ -127,12 +127,12 @@ impl FrameReader {
 
 /// Makes the frames of the sending direction of a link.
 #[derive(Debug, Default)]
-pub struct FrameWriter(Place);
+pub struct FrameWriter(RecordPosition);
 
 impl FrameWriter {
     /// A writer in the midst of a link: the next frame gets this sequence number.
     pub fn at(sequence: i32, agreed: Checksum) -> Self {
-        Self(Place { sequence, agreed })
+        Self(RecordPosition { sequence, agreed })
     }
 
     /// From the first frame behind the handshake on, frames end with `agreed`.

@@ -200,9 +200,9 @@ mod tests {
         store.remember(&Memory::default()).unwrap();
         fs::write(store.remembered(), "{").unwrap();
         assert_eq!(store.memory().unwrap(), Memory::default());
-        fs::write(store.account_file(), "{\"credentials\": \"hush\"}").unwrap();
+        fs::write(store.account_file(), "{\"credentials\": \"mute\"}").unwrap();
         let trouble = store.account().err().unwrap();
-        assert!(trouble.what.contains("account.json") && !trouble.what.contains("hush"), "{trouble:?}");
+        assert!(trouble.what.contains("account.json") && !trouble.what.contains("mute"), "{trouble:?}");
         store.forget_account();
         assert!(store.account().unwrap().is_none());
     }

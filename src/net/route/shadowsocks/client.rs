@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Method;
-use crate::net::route::{Place, Refusal};
+use crate::net::route::{Endpoint, Refusal};
 use crate::net::sockopt;
 
 /// Time for which the server may be silent once the session has nothing more to send: whether it still has a reader
@@ -37,7 +37,7 @@ const LONGEST_NAME: usize = 255;
 /// A Shadowsocks server. Cheap to clone.
 #[derive(Clone)]
 pub struct Server {
-    place: Place,
+    place: Endpoint,
     config: Arc<ServerConfig>,
     /// Shared, for it knows what may not come twice.
     context: SharedContext,
@@ -45,30 +45,30 @@ pub struct Server {
 
 impl Server {
     /// A server at this place; `None` if the method takes another kind of password.
-    pub fn new(place: Place, method: Method, password: &str) -> Option<Self> {
+    pub fn new(place: Endpoint, method: Method, password: &str) -> Option<Self> {
         // The library would take several keys here, those of servers behind the server, too.
         if password.is_empty() || (method.key_length().is_some() && password.contains(':')) {
             return None;
         }
         let address = match &place {
-            Place::Address(address) => (address.ip().to_string(), address.port()),
-            Place::Name(name, port) => (name.clone(), *port),
+            Endpoint::Address(address) => (address.ip().to_string(), address.port()),
+            Endpoint::Name(name, port) => (name.clone(), *port),
         };
         let config = ServerConfig::new(address, password, cipher(method)).ok()?;
         Some(Self { place, config: Arc::new(config), context: Context::new_shared(ServerType::Local) })
     }
 
     /// Returns the host and port of the server.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &Endpoint {
         &self.place
     }
 
     /// A socket that leads to `target` through the server at the other end of `stream`.
-    pub(in crate::net::route) fn enter(&self, stream: TcpStream, target: &Place) -> io::Result<TcpStream> {
+    pub(in crate::net::route) fn enter(&self, stream: TcpStream, target: &Endpoint) -> io::Result<TcpStream> {
         let target = match target {
-            Place::Address(address) => Address::SocketAddress(*address),
-            Place::Name(name, _) if name.len() > LONGEST_NAME => return Err(Refusal::TooLong.into()),
-            Place::Name(name, port) => Address::DomainNameAddress(name.clone(), *port),
+            Endpoint::Address(address) => Address::SocketAddress(*address),
+            Endpoint::Name(name, _) if name.len() > LONGEST_NAME => return Err(Refusal::TooLong.into()),
+            Endpoint::Name(name, port) => Address::DomainNameAddress(name.clone(), *port),
         };
         sockopt::keep_alive(&stream);
         let outer = ProxyClientStream::from_stream(SharedContext::clone(&self.context), stream, &self.config, target);
@@ -160,11 +160,11 @@ mod tests {
 
     #[test]
     fn passwords_are_of_the_kind_that_the_method_takes_and_stay_out_of_debug() {
-        let place = Place::new("192.0.2.1", 8388);
+        let place = Endpoint::new("192.0.2.1", 8388);
         let short = "AAECAwQFBgcICQoLDA0ODw==";
         let long = "AAECAwQFBgcICQoLDA0ODwABAgMEBQYHCAkKCwwNDg8=";
         for (name, method) in METHODS {
-            let taken = ["hush", "", short, long, &format!("{short}:{short}")]
+            let taken = ["mute", "", short, long, &format!("{short}:{short}")]
                 .map(|password| Server::new(place.clone(), *method, password).is_some());
             let expected = match method.key_length() {
                 None => [true, false, true, true, true],
@@ -174,15 +174,15 @@ mod tests {
             assert_eq!(taken, expected, "{name}");
         }
         let server = |password| Server::new(place.clone(), Method::Aes256Gcm, password).unwrap();
-        assert!(server("hush") == server("hush") && server("hush") != server("hash"));
-        assert!(!format!("{:?}", server("hush")).contains("hush"));
+        assert!(server("mute") == server("mute") && server("mute") != server("hash"));
+        assert!(!format!("{:?}", server("mute")).contains("mute"));
     }
 
     #[tokio::test]
     async fn every_method_leads_to_its_target() {
         for (name, method) in METHODS {
             let password = match method.key_length() {
-                None => "hush",
+                None => "mute",
                 Some(16) => "AAECAwQFBgcICQoLDA0ODw==",
                 Some(_) => "AAECAwQFBgcICQoLDA0ODwABAgMEBQYHCAkKCwwNDg8=",
             };
@@ -190,7 +190,7 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let server = Server::new(address.into(), *method, password).unwrap();
             let mut near = server
-                .enter(TcpStream::connect(address).await.unwrap(), &Place::new("www.example.com", 443))
+                .enter(TcpStream::connect(address).await.unwrap(), &Endpoint::new("www.example.com", 443))
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
             near.write_all(b"question").await.unwrap();
             let (context, accepted) = (Context::new_shared(ServerType::Server), listener.accept().await.unwrap().0);
@@ -212,9 +212,9 @@ mod tests {
     async fn a_slow_server_gets_every_byte() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = Server::new(address.into(), Method::Aes256Gcm, "hush").unwrap();
+        let server = Server::new(address.into(), Method::Aes256Gcm, "mute").unwrap();
         let near =
-            server.enter(TcpStream::connect(address).await.unwrap(), &Place::new("www.example.com", 443)).unwrap();
+            server.enter(TcpStream::connect(address).await.unwrap(), &Endpoint::new("www.example.com", 443)).unwrap();
         let (context, accepted) = (Context::new_shared(ServerType::Server), listener.accept().await.unwrap().0);
         let mut far = ProxyServerStream::from_stream(context, accepted, CipherKind::AES_256_GCM, server.config.key());
         let sent: Vec<u8> = (0..16_000_000u32).map(|at| (at / 251) as u8 ^ at as u8).collect();

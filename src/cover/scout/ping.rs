@@ -19,7 +19,7 @@ pub enum Reaction {
 }
 
 /// Begins a handshake for `name` and waits for the reaction, for as long as that takes.
-pub async fn knock(leg: impl AsyncRead + AsyncWrite + Unpin, name: &Domain) -> io::Result<Reaction> {
+pub async fn ping(leg: impl AsyncRead + AsyncWrite + Unpin, name: &Domain) -> io::Result<Reaction> {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     let name = ServerName::try_from(name.to_string()).map_err(io::Error::other)?;
     match TlsConnector::from(visitor::config(&[b"h2", b"http/1.1"], ANY)?).connect(name, leg).await {

@@ -25,7 +25,7 @@ pub enum Purpose {
 
 /// A listener that is wanted: what for, and the address as it was asked for. Port 0 lets the system choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct ListenerSpec {
     /// Purpose of the listener.
     pub purpose: Purpose,
     /// Address that it listens on.
@@ -36,16 +36,16 @@ pub struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {
     /// Purpose and address as they were asked for.
-    pub wanted: Wanted,
+    pub wanted: ListenerSpec,
     /// The TCP address that the system gave.
     pub local: Option<SocketAddr>,
 }
 
 /// A listener that one process passes on to another.
 #[derive(Debug)]
-pub struct Passed {
+pub struct InheritedListener {
     /// Purpose and address as they were asked for.
-    pub wanted: Wanted,
+    pub wanted: ListenerSpec,
     /// Whether clients of both families come to it.
     pub both: bool,
     /// The sockets.
@@ -55,38 +55,38 @@ pub struct Passed {
 /// Listeners that are wanted from now on, those among them bound that were not open yet.
 #[derive(Debug)]
 pub struct Bound {
-    wanted: Vec<Spot>,
-    fresh: Vec<Fresh>,
+    wanted: Vec<ListenerKey>,
+    fresh: Vec<BoundListener>,
 }
 
 /// Identity of a listener: two with the same are one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Spot {
-    wanted: Wanted,
+struct ListenerKey {
+    wanted: ListenerSpec,
     /// Whether clients of both families come to it, which depends on what stands beside it.
     both: bool,
 }
 
 /// A listener that accepts nobody yet.
 #[derive(Debug)]
-struct Fresh {
-    spot: Spot,
+struct BoundListener {
+    spot: ListenerKey,
     listeners: Vec<Listener>,
 }
 
 impl Bound {
     /// Binds all of these.
-    pub fn new(wanted: &[Wanted]) -> Result<Self, CannotListen> {
-        let wanted = Spot::all(wanted);
-        let fresh = wanted.iter().map(Spot::open).collect::<Result<_, _>>()?;
+    pub fn new(wanted: &[ListenerSpec]) -> Result<Self, CannotListen> {
+        let wanted = ListenerKey::all(wanted);
+        let fresh = wanted.iter().map(ListenerKey::open).collect::<Result<_, _>>()?;
         Ok(Self { wanted, fresh })
     }
 
     /// The same, where another process passes on what it has open; what is not wanted of that is closed.
-    pub fn taken(wanted: &[Wanted], mut passed: Vec<Passed>) -> Result<Self, CannotListen> {
-        let wanted = Spot::all(wanted);
-        let mut open = |spot: &Spot| {
-            let same = |passed: &Passed| (&passed.wanted, passed.both) == (&spot.wanted, spot.both);
+    pub fn taken(wanted: &[ListenerSpec], mut passed: Vec<InheritedListener>) -> Result<Self, CannotListen> {
+        let wanted = ListenerKey::all(wanted);
+        let mut open = |spot: &ListenerKey| {
+            let same = |passed: &InheritedListener| (&passed.wanted, passed.both) == (&spot.wanted, spot.both);
             match passed.iter().position(same) {
                 Some(at) => spot.adopt(passed.swap_remove(at)),
                 None => spot.open(),
@@ -108,29 +108,30 @@ impl Bound {
     }
 }
 
-impl Spot {
-    fn all(wanted: &[Wanted]) -> Vec<Self> {
+impl ListenerKey {
+    fn all(wanted: &[ListenerSpec]) -> Vec<Self> {
         let tcp: Vec<SocketAddr> = wanted.iter().filter_map(|wanted| wanted.address.tcp()).collect();
-        let both = |wanted: &Wanted| wanted.address.tcp().is_some_and(|address| listen::takes_both(address, &tcp));
+        let both =
+            |wanted: &ListenerSpec| wanted.address.tcp().is_some_and(|address| listen::takes_both(address, &tcp));
         wanted.iter().map(|wanted| Self { both: both(wanted), wanted: wanted.clone() }).collect()
     }
 
-    fn open(&self) -> Result<Fresh, CannotListen> {
+    fn open(&self) -> Result<BoundListener, CannotListen> {
         self.open_at(&self.wanted.address)
     }
 
-    fn adopt(&self, passed: Passed) -> Result<Fresh, CannotListen> {
+    fn adopt(&self, passed: InheritedListener) -> Result<BoundListener, CannotListen> {
         let address = &self.wanted.address;
         let sockets = passed.sockets.into_iter().map(|socket| Listener::adopt(address, socket));
         let listeners: io::Result<Vec<_>> = sockets.collect();
         let listeners = listeners.map_err(|error| CannotListen { address: address.clone(), error })?;
-        Ok(Fresh { spot: self.clone(), listeners })
+        Ok(BoundListener { spot: self.clone(), listeners })
     }
 
-    fn open_at(&self, address: &Address) -> Result<Fresh, CannotListen> {
+    fn open_at(&self, address: &Address) -> Result<BoundListener, CannotListen> {
         let opened = Listener::open(address, self.both);
         let listeners = opened.map_err(|error| CannotListen { address: self.wanted.address.clone(), error })?;
-        Ok(Fresh { spot: self.clone(), listeners })
+        Ok(BoundListener { spot: self.clone(), listeners })
     }
 }
 
@@ -153,20 +154,20 @@ impl std::error::Error for CannotListen {}
 
 /// All open listeners.
 #[derive(Default)]
-pub(super) struct Doors {
-    open: Mutex<Vec<Door>>,
+pub(super) struct ListenerSet {
+    open: Mutex<Vec<OpenListener>>,
     acceptors: TaskTracker,
 }
 
-struct Door {
-    spot: Spot,
+struct OpenListener {
+    spot: ListenerKey,
     listeners: Vec<Arc<Listener>>,
     local: Option<SocketAddr>,
     shut: CancellationToken,
     acceptors: TaskTracker,
 }
 
-impl Door {
+impl OpenListener {
     /// Accepts nobody any more, from when this is done on.
     async fn end(&self) {
         self.shut.cancel();
@@ -175,17 +176,17 @@ impl Door {
     }
 
     /// Whether this keeps the other from being opened, and is not wanted as it is.
-    fn is_in_the_way(&self, other: &Spot, wanted: &[Spot]) -> bool {
+    fn is_in_the_way(&self, other: &ListenerKey, wanted: &[ListenerKey]) -> bool {
         let here = self.local.zip(other.wanted.address.tcp());
         here.is_some_and(|(here, there)| listen::overlap(here, there)) && !wanted.contains(&self.spot)
     }
 }
 
-impl Doors {
+impl ListenerSet {
     /// Binds those of `wanted` that are not open. What is in the way of one of them is closed for it, and opened again if
     /// that was in vain: two listeners on overlapping addresses cannot stand side by side, not even for a moment.
-    pub(super) async fn rebind(&self, server: &Arc<Server>, wanted: &[Wanted]) -> Result<Bound, CannotListen> {
-        let wanted = Spot::all(wanted);
+    pub(super) async fn rebind(&self, server: &Arc<Server>, wanted: &[ListenerSpec]) -> Result<Bound, CannotListen> {
+        let wanted = ListenerKey::all(wanted);
         let (mut fresh, mut blocked) = (Vec::new(), Vec::new());
         for spot in self.missing(&wanted) {
             match spot.open() {
@@ -211,7 +212,7 @@ impl Doors {
     }
 
     /// Those that are not open.
-    fn missing(&self, wanted: &[Spot]) -> Vec<Spot> {
+    fn missing(&self, wanted: &[ListenerKey]) -> Vec<ListenerKey> {
         let mut missing = wanted.to_vec();
         for door in self.lock().iter() {
             if let Some(at) = missing.iter().position(|spot| *spot == door.spot) {
@@ -221,14 +222,14 @@ impl Doors {
         missing
     }
 
-    fn blocks(&self, spot: &Spot, wanted: &[Spot]) -> bool {
+    fn blocks(&self, spot: &ListenerKey, wanted: &[ListenerKey]) -> bool {
         self.lock().iter().any(|door| door.is_in_the_way(spot, wanted))
     }
 
     /// Shuts what is in the way of these, and is done when the addresses are free.
-    async fn free(&self, blocked: &[Spot], wanted: &[Spot]) -> Vec<Door> {
-        let blocks = |door: &mut Door| blocked.iter().any(|spot| door.is_in_the_way(spot, wanted));
-        let freed: Vec<Door> = self.lock().extract_if(.., blocks).collect();
+    async fn free(&self, blocked: &[ListenerKey], wanted: &[ListenerKey]) -> Vec<OpenListener> {
+        let blocks = |door: &mut OpenListener| blocked.iter().any(|spot| door.is_in_the_way(spot, wanted));
+        let freed: Vec<OpenListener> = self.lock().extract_if(.., blocks).collect();
         let mut freed = freed;
         for door in &mut freed {
             door.end().await;
@@ -237,11 +238,11 @@ impl Doors {
         freed
     }
 
-    fn put_back(&self, server: &Arc<Server>, freed: Vec<Door>) {
+    fn put_back(&self, server: &Arc<Server>, freed: Vec<OpenListener>) {
         if server.stop.is_cancelled() {
             return;
         }
-        for Door { spot, local, .. } in freed {
+        for OpenListener { spot, local, .. } in freed {
             let address = match (&spot.wanted.address, local) {
                 // The very port that the system had given.
                 (Address::Tcp(_), Some(local)) => local.into(),
@@ -275,11 +276,11 @@ impl Doors {
     }
 
     /// Lets clients in.
-    fn accept(&self, server: &Arc<Server>, Fresh { spot, listeners }: Fresh) {
+    fn accept(&self, server: &Arc<Server>, BoundListener { spot, listeners }: BoundListener) {
         self.watch(server, spot, listeners.into_iter().map(Arc::new).collect());
     }
 
-    fn watch(&self, server: &Arc<Server>, spot: Spot, listeners: Vec<Arc<Listener>>) {
+    fn watch(&self, server: &Arc<Server>, spot: ListenerKey, listeners: Vec<Arc<Listener>>) {
         let local = listeners.first().and_then(|listener| listener.local());
         let (shut, acceptors) = (CancellationToken::new(), TaskTracker::new());
         let purpose = spot.wanted.purpose;
@@ -294,21 +295,21 @@ impl Doors {
             let accepting = async move { until.run_until_cancelled(accepting).await };
             self.acceptors.spawn(acceptors.track_future(accepting));
         }
-        self.lock().push(Door { spot, listeners, local, shut, acceptors });
+        self.lock().push(OpenListener { spot, listeners, local, shut, acceptors });
     }
 
     /// All that is open, once more for another process.
-    pub(super) fn pass(&self) -> io::Result<Vec<Passed>> {
-        let passed = |door: &Door| {
+    pub(super) fn pass(&self) -> io::Result<Vec<InheritedListener>> {
+        let passed = |door: &OpenListener| {
             let sockets: io::Result<_> = door.listeners.iter().map(|listener| listener.pass()).collect();
-            Ok(Passed { wanted: door.spot.wanted.clone(), both: door.spot.both, sockets: sockets? })
+            Ok(InheritedListener { wanted: door.spot.wanted.clone(), both: door.spot.both, sockets: sockets? })
         };
         self.lock().iter().map(passed).collect()
     }
 
     /// Accepts nobody for now. Whoever comes waits in the listeners' queues, for whichever process accepts next.
     pub(super) async fn pause(&self) {
-        let paused: Vec<Door> = self.lock().drain(..).collect();
+        let paused: Vec<OpenListener> = self.lock().drain(..).collect();
         for door in &paused {
             door.end().await;
         }
@@ -323,8 +324,8 @@ impl Doors {
 
     /// Goes on accepting.
     pub(super) fn resume(&self, server: &Arc<Server>) {
-        let paused: Vec<Door> = self.lock().drain(..).collect();
-        for Door { spot, listeners, .. } in paused {
+        let paused: Vec<OpenListener> = self.lock().drain(..).collect();
+        for OpenListener { spot, listeners, .. } in paused {
             self.watch(server, spot, listeners);
         }
         self.leave_files(false);
@@ -338,11 +339,11 @@ impl Doors {
     }
 
     pub(super) fn list(&self) -> Vec<Listening> {
-        let listening = |door: &Door| Listening { wanted: door.spot.wanted.clone(), local: door.local };
+        let listening = |door: &OpenListener| Listening { wanted: door.spot.wanted.clone(), local: door.local };
         self.lock().iter().map(listening).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Door>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<OpenListener>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

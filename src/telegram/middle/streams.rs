@@ -50,7 +50,7 @@ fn bound(waiting: usize) -> usize {
 
 /// One client's place on a link.
 #[derive(Debug)]
-pub struct Seat {
+pub struct StreamSlot {
     waiting: Arc<Waiting>,
     queue: Mutex<Queue>,
 }
@@ -63,7 +63,7 @@ struct Queue {
     waker: Option<Waker>,
 }
 
-impl Seat {
+impl StreamSlot {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,7 +128,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         let left = self.lock().bytes;
         self.waiting.0.fetch_sub(left, Ordering::Relaxed);
@@ -154,47 +154,47 @@ pub enum Delivery {
 
 /// All clients of a link.
 #[derive(Debug, Default)]
-pub struct Seats {
+pub struct StreamTable {
     waiting: Arc<Waiting>,
     taken: Mutex<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
-    seats: HashMap<ConnectionId, Arc<Seat>>,
+    streams: HashMap<ConnectionId, Arc<StreamSlot>>,
     /// Nobody sits down any more.
     shut: bool,
 }
 
-impl Seats {
+impl StreamTable {
     /// An empty link; what waits for its clients is counted here.
     pub fn new(waiting: Arc<Waiting>) -> Self {
         Self { waiting, taken: Mutex::default() }
     }
 
     /// A place under this number, which is random; `None` if nobody sits down any more, or the number is somebody's.
-    pub fn take(&self, id: ConnectionId) -> Option<Arc<Seat>> {
+    pub fn take(&self, id: ConnectionId) -> Option<Arc<StreamSlot>> {
         let mut taken = self.lock();
-        if taken.shut || taken.seats.contains_key(&id) {
+        if taken.shut || taken.streams.contains_key(&id) {
             return None;
         }
-        let seat = Arc::new(Seat { waiting: Arc::clone(&self.waiting), queue: Mutex::default() });
-        taken.seats.insert(id, Arc::clone(&seat));
+        let seat = Arc::new(StreamSlot { waiting: Arc::clone(&self.waiting), queue: Mutex::default() });
+        taken.streams.insert(id, Arc::clone(&seat));
         Some(seat)
     }
 
     /// The client is gone. Says whether that was the last, and no other comes.
     pub fn leave(&self, id: ConnectionId) -> bool {
         let mut taken = self.lock();
-        taken.seats.remove(&id);
-        taken.shut && taken.seats.is_empty()
+        taken.streams.remove(&id);
+        taken.shut && taken.streams.is_empty()
     }
 
     /// Nobody sits down from now on. Says whether nobody sits there.
     pub fn shut(&self) -> bool {
         let mut taken = self.lock();
         taken.shut = true;
-        taken.seats.is_empty()
+        taken.streams.is_empty()
     }
 
     /// Whether nobody sits down any more.
@@ -204,18 +204,18 @@ impl Seats {
 
     /// Returns the number of clients.
     pub fn count(&self) -> usize {
-        self.lock().seats.len()
+        self.lock().streams.len()
     }
 
     /// Something for a client.
     pub fn deliver(&self, id: ConnectionId, reply: Reply) -> Delivery {
-        let Some(seat) = self.lock().seats.get(&id).cloned() else { return Delivery::Unknown };
+        let Some(seat) = self.lock().streams.get(&id).cloned() else { return Delivery::Unknown };
         if seat.push(reply) { Delivery::Done } else { Delivery::TooMuch }
     }
 
     /// The far side has ended one of them.
     pub fn end(&self, id: ConnectionId, end: End) {
-        let seat = self.lock().seats.get(&id).cloned();
+        let seat = self.lock().streams.get(&id).cloned();
         if let Some(seat) = seat {
             seat.end(end);
         }
@@ -225,9 +225,9 @@ impl Seats {
     pub fn end_all(&self, end: End) {
         let mut taken = self.lock();
         taken.shut = true;
-        let seats: Vec<_> = taken.seats.values().cloned().collect();
+        let streams: Vec<_> = taken.streams.values().cloned().collect();
         drop(taken);
-        seats.iter().for_each(|seat| seat.end(end));
+        streams.iter().for_each(|seat| seat.end(end));
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -245,7 +245,7 @@ mod tests {
         Reply::Packet(vec![1; bytes].into())
     }
 
-    fn receive(seat: &Seat) -> Poll<Result<usize, End>> {
+    fn receive(seat: &StreamSlot) -> Poll<Result<usize, End>> {
         let mut replies = Vec::new();
         let outcome = seat.poll_receive(&mut Context::from_waker(Waker::noop()), &mut replies);
         outcome.map(|outcome| outcome.map(|()| replies.iter().map(Reply::size).sum()))
@@ -253,63 +253,63 @@ mod tests {
 
     #[test]
     fn what_waits_is_handed_out_in_order_and_before_the_end() {
-        let seats = Seats::default();
-        let seat = seats.take(ID).unwrap();
-        assert!(seats.take(ID).is_none(), "a number is somebody's");
+        let streams = StreamTable::default();
+        let seat = streams.take(ID).unwrap();
+        assert!(streams.take(ID).is_none(), "a number is somebody's");
         assert!(receive(&seat).is_pending());
         for bytes in [40, BATCH, 100] {
-            assert_eq!(seats.deliver(ID, reply(bytes)), Delivery::Done);
+            assert_eq!(streams.deliver(ID, reply(bytes)), Delivery::Done);
         }
-        seats.end(ID, End::Finished);
-        assert_eq!(seats.deliver(ID, reply(4)), Delivery::Done, "nobody is told of what came too late");
-        assert_eq!(seats.waiting.bytes(), 140 + BATCH);
+        streams.end(ID, End::Finished);
+        assert_eq!(streams.deliver(ID, reply(4)), Delivery::Done, "nobody is told of what came too late");
+        assert_eq!(streams.waiting.bytes(), 140 + BATCH);
         assert_eq!(receive(&seat), Poll::Ready(Ok(40 + BATCH)));
         assert_eq!(receive(&seat), Poll::Ready(Ok(100)));
-        assert_eq!(seats.waiting.bytes(), 0);
+        assert_eq!(streams.waiting.bytes(), 0);
         assert_eq!(receive(&seat), Poll::Ready(Err(End::Finished)));
-        assert!(!seats.leave(ID), "others may come");
-        assert_eq!(seats.deliver(ID, reply(4)), Delivery::Unknown);
+        assert!(!streams.leave(ID), "others may come");
+        assert_eq!(streams.deliver(ID, reply(4)), Delivery::Unknown);
     }
 
     #[test]
     fn who_takes_nothing_goes_and_the_others_stay() {
-        let seats = Seats::default();
-        let (slow, quick) = (seats.take(ID).unwrap(), seats.take(ConnectionId(2)).unwrap());
+        let streams = StreamTable::default();
+        let (slow, quick) = (streams.take(ID).unwrap(), streams.take(ConnectionId(2)).unwrap());
         let mut held = 0;
-        while seats.deliver(ID, reply(1 << 20)) == Delivery::Done {
+        while streams.deliver(ID, reply(1 << 20)) == Delivery::Done {
             held += 1 << 20;
             assert!(held <= MOST_FOR_ONE);
         }
         assert_eq!(held, MOST_FOR_ONE);
-        assert_eq!((seats.waiting.bytes(), receive(&slow)), (0, Poll::Ready(Err(End::Slow))));
-        assert_eq!(seats.deliver(ConnectionId(2), reply(2 << 20)), Delivery::Done);
+        assert_eq!((streams.waiting.bytes(), receive(&slow)), (0, Poll::Ready(Err(End::Slow))));
+        assert_eq!(streams.deliver(ConnectionId(2), reply(2 << 20)), Delivery::Done);
         assert_eq!(receive(&quick), Poll::Ready(Ok(2 << 20)));
-        let _ = seats.deliver(ConnectionId(2), reply(77));
-        seats.leave(ConnectionId(2));
+        let _ = streams.deliver(ConnectionId(2), reply(77));
+        streams.leave(ConnectionId(2));
         drop(quick);
-        assert_eq!(seats.waiting.bytes(), 0, "what nobody takes any more is given back");
+        assert_eq!(streams.waiting.bytes(), 0, "what nobody takes any more is given back");
     }
 
     #[test]
     fn many_slow_clients_share_what_there_is() {
-        let seats = Seats::default();
-        let held: Vec<_> = (0..2000).map(|id| seats.take(ConnectionId(id)).unwrap()).collect();
+        let streams = StreamTable::default();
+        let held: Vec<_> = (0..2000).map(|id| streams.take(ConnectionId(id)).unwrap()).collect();
         // Everybody is sent a megabyte, piece by piece, and takes nothing.
         for _ in 0..64 {
-            (0..2000).for_each(|id| _ = seats.deliver(ConnectionId(id), reply(16 << 10)));
+            (0..2000).for_each(|id| _ = streams.deliver(ConnectionId(id), reply(16 << 10)));
         }
-        assert!(seats.waiting.bytes() <= MOST_FOR_ALL + 2000 * LEAST_FOR_ONE, "{}", seats.waiting.bytes());
+        assert!(streams.waiting.bytes() <= MOST_FOR_ALL + 2000 * LEAST_FOR_ONE, "{}", streams.waiting.bytes());
         assert!(held.iter().any(|seat| seat.is_over()) && held.iter().any(|seat| !seat.is_over()));
         assert_eq!((bound(0), bound(usize::MAX)), (MOST_FOR_ONE, LEAST_FOR_ONE));
     }
 
     #[test]
     fn nobody_sits_down_on_a_link_that_is_gone() {
-        let seats = Seats::default();
-        let seat = seats.take(ID).unwrap();
-        seats.end_all(End::FarBroke);
+        let streams = StreamTable::default();
+        let seat = streams.take(ID).unwrap();
+        streams.end_all(End::FarBroke);
         assert_eq!(receive(&seat), Poll::Ready(Err(End::FarBroke)));
-        assert!(seats.take(ConnectionId(2)).is_none() && seats.is_shut());
-        assert!(seats.leave(ID), "nobody is left");
+        assert!(streams.take(ConnectionId(2)).is_none() && streams.is_shut());
+        assert!(streams.leave(ID), "nobody is left");
     }
 }
