@@ -21,7 +21,7 @@ fn keys(seed: u8) -> KeyIv {
 }
 
 fn uplink(criterion: &mut Criterion) {
-    // A part of a file, in a frame of its own. The stream begins anew each time, so that its length is read as it was sent.
+    // A part of a file, in a frame of its own. The stream begins again each time, so that its length is read as it was sent.
     let records = 64 * 1024 / (5 + CLIENT_RECORD);
     let body = records * CLIENT_RECORD - 4;
     let mut plain = [&(body as u32).to_le_bytes()[..], &vec![0x5a; body]].concat();

@@ -87,7 +87,7 @@ fn grown() -> ReplayMemory {
     memory
 }
 
-/// Spends ten million and tells how long that took, and the longest of them: nobody may wait for a table to grow.
+/// Spends ten million and tells how long that took, and the longest of them: no one may wait for a table to grow.
 fn fill(kind: &str, memory: &ReplayMemory) {
     let (begun, mut longest) = (Instant::now(), Duration::ZERO);
     for number in 0..ENTRIES {

@@ -1,4 +1,4 @@
-//! Vizard: a Telegram proxy that nobody can tell from a web site.
+//! Vizard: a Telegram proxy that no one can tell from a web site.
 //!
 //! Every connection starts as a visitor of the cover site and stays one until it has proved itself twice: with a
 //! ClientHello whose random is a message authentication code under a known secret, and with an obfuscated2 header

@@ -115,7 +115,7 @@ installed() {
     [[ $(dpkg-query --show --showformat '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }
 
-# A server that nobody asked for shall not start, now or at the next boot. Debian's packages do not start a masked
+# A server that no one asked for shall not start, now or at the next boot. Debian's packages do not start a masked
 # unit, and where there is no systemd, no service that the present runlevel is not meant for.
 install() {
     local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get --quiet --quiet) services=() package
@@ -147,7 +147,7 @@ telegram() {
     bash tests/webproxy/venv.sh "$TARGET/webvenv"
 }
 
-# A package of its own, so that nobody else compiles BoringSSL. It takes minutes the first time.
+# A package of its own, so that no one else compiles BoringSSL. It takes minutes the first time.
 boring() {
     local manifest=(--manifest-path tests/boring_cover/Cargo.toml)
     local options=("${manifest[@]}" --target-dir "$TARGET/boring_cover" --locked)

@@ -35,7 +35,7 @@ pub struct Contestant {
     pub addr: SocketAddr,
     /// How to get through it.
     pub door: Door,
-    /// Its process, unless somebody else's is measured and its number is not known.
+    /// Its process, unless someone else's is measured and its number is not known.
     pub meter: Option<Meter>,
     _process: Option<Process>,
 }
@@ -47,7 +47,7 @@ impl Contestant {
         entered.map_err(|error| broken(format!("{}: entering as number {number}: {error}", self.name)))
     }
 
-    /// Somebody's running proxy.
+    /// Someone's running proxy.
     pub fn elsewhere(addr: SocketAddr, door: Door, pid: Option<u32>) -> Self {
         Self { name: "target".to_owned(), addr, door, meter: pid.map(Meter), _process: None }
     }

@@ -107,11 +107,11 @@ pub struct Run<'a> {
     pub plan: &'a Plan,
     /// What came of it.
     pub report: &'a mut Report,
-    /// Somebody else's proxy in place of the program under test.
+    /// Someone else's proxy in place of the program under test.
     pub target: Option<Target>,
 }
 
-/// Somebody else's proxy.
+/// Someone else's proxy.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Where it listens.
@@ -159,14 +159,14 @@ impl Run<'_> {
                 Ok(Some(Contestant::elsewhere(*addr, Door::Visit { name: greeting.name.clone() }, *pid)))
             }
             Some(_) => {
-                self.report.left_out.push(format!("goal {goal}: the target passes nobody on to the load tool"));
+                self.report.left_out.push(format!("goal {goal}: the target passes no one on to the load tool"));
                 Ok(None)
             }
             None => self.stage.vizard_for_visitors().map(Some),
         }
     }
 
-    /// The bare relays, the program under test, and somebody else's proxy if there is one. The last is the one that is
+    /// The bare relays, the program under test, and someone else's proxy if there is one. The last is the one that is
     /// compared.
     fn lineup(&self) -> io::Result<Vec<Contestant>> {
         let mut lineup = vec![self.stage.copy()?, self.stage.splice()?, self.stage.vizard(Cover::Site, 1)?];
@@ -287,7 +287,7 @@ impl Run<'_> {
         for _ in self.plan.rounds_of(self.plan.rounds * SHORT) {
             for pingpong in &all {
                 pingpong.round("ping-pong", &lineup, self.report).await?;
-                // Whoever comes right behind another finds the machine as that one has left it.
+                // Anyone who comes right behind another finds the machine as that one has left it.
                 lineup.rotate_left(1);
             }
             pingpong::tails("small tails", &lineup, self.report).await?;
@@ -295,7 +295,7 @@ impl Run<'_> {
         for pingpong in all {
             let name = pingpong.name("ping-pong");
             for metric in [pingpong::P50, pingpong::P99] {
-                // In these few rounds nobody can be held to less than the yardstick differs from itself by.
+                // In these few rounds no one can be held to less than the yardstick differs from itself by.
                 let itself = self.report.ratio(&name, metric, ["again", "copy"]).unwrap_or(1.0);
                 self.report.check_ratio(5, &name, metric, pair, AtMost(itself.max(1.0 / itself).max(1.1)));
             }

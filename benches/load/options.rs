@@ -178,7 +178,7 @@ impl Options {
         captured::find(&self.hello).ok_or_else(|| broken(format!("no captured hello is called {}", self.hello)))
     }
 
-    /// Somebody else's proxy, if one is to be measured.
+    /// Someone else's proxy, if one is to be measured.
     pub fn target(&self) -> io::Result<Option<Target>> {
         let (Some(addr), Some(secret)) = (self.target, &self.secret) else { return Ok(None) };
         let text = SecretText::parse(secret).map_err(io::Error::other)?;

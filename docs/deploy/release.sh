@@ -21,7 +21,7 @@ if [[ ${1:-} == --once ]]; then
     shift
 fi
 (($# == 1)) || { sed -n '5,6p' "$0" | cut -c3- >&2; exit 2; }
-# Whoever makes it has a language, and rights that files get by themselves.
+# Anyone who makes it has a language, and rights that files get by themselves.
 export LC_ALL=C
 umask 022
 cd "$(dirname "$0")/../.."

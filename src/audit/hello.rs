@@ -140,7 +140,7 @@ impl Parts {
         self
     }
 
-    /// Key shares that somebody holds the private half of, in place of the captured ones.
+    /// Key shares that someone holds the private half of, in place of the captured ones.
     pub fn fresh_shares(self) -> Self {
         match self.extension(ext::KEY_SHARE).and_then(renewed) {
             Some(shares) => self.with(ext::KEY_SHARE, shares),
@@ -164,7 +164,7 @@ fn renewed(mut shares: &[u8]) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// A key share of this group; `None` for a group that nobody here can compute in.
+/// A key share of this group; `None` for a group that no one here can compute in.
 pub fn fresh_share(group: u16) -> Option<Vec<u8>> {
     use rustls::crypto::{SupportedKxGroup, aws_lc_rs::kx_group};
     use x25519_dalek::{PublicKey, StaticSecret};

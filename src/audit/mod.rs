@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The hellos, the header and the client in here are written from the protocol a second time and import nothing from
-//! `wire` and `auth`: whoever judges must not share the mistakes of the judged.
+//! `wire` and `auth`: anyone who judges must not share the mistakes of the judged.
 
 pub mod captured;
 pub mod compare;

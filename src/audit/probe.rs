@@ -241,7 +241,7 @@ impl Probe {
         Self { class, ..self }
     }
 
-    /// The same, for which somebody needs this.
+    /// The same, for which someone needs this.
     pub fn needing(self, needs: Needs) -> Self {
         Self { needs, ..self }
     }
@@ -251,7 +251,7 @@ impl Probe {
         Self { pace: Pace::Patient, ..self }
     }
 
-    /// The conversation of this seed. Only what a proxy must not have seen before is drawn anew each time.
+    /// The conversation of this seed. Only what a proxy must not have seen before is drawn again each time.
     pub fn script(&self, seed: u64, subject: &Subject) -> Script {
         (self.generator)(&mut Draw { dice: Dice::new(seed), once: Dice::unseen(), subject })
     }

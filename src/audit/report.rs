@@ -57,9 +57,9 @@ pub struct Report {
 /// Overall result of an audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nobody can tell the proxy from its cover by any of this.
+    /// No one can tell the proxy from its cover by any of this.
     Same,
-    /// Somebody can.
+    /// Someone can.
     Different,
     /// The proxy never let the user in, so half of the probes say nothing.
     NotAdmitted,

@@ -164,7 +164,7 @@ impl Keyring {
     }
 
     /// The keyring without the keys whose time is over, if there are any. What a search takes then is less for everybody,
-    /// so that it still tells nothing of whoever asks.
+    /// so that it still tells nothing of anyone who asks.
     pub(super) fn without_ended(&self, now: UnixTime) -> Option<Self> {
         let ended = |key: &Arc<Key>| key.standing(now).is_err();
         self.next_end.filter(|end| now >= *end)?;
@@ -217,7 +217,7 @@ impl Keyring {
 
     /// Tries as many keys as are tried at a stretch; says whether all have been.
     ///
-    /// As many keys are tried as the widest bucket has, whoever asks: a search that stopped at the right one would tell a
+    /// As many keys are tried as the widest bucket has, no matter who asks: a search that stopped at the right one would tell a
     /// stranger that there is one, and its place in the list.
     pub(super) fn go_on(&self, search: &mut Search) -> bool {
         let first = search.tried;

@@ -81,7 +81,7 @@ pub struct Ledger {
     usage: Usage,
     /// Bytes of the present period that may be used: as many as the disk knows.
     granted: u64,
-    /// Somebody was asked to grant more.
+    /// Someone was asked to grant more.
     asked: bool,
     /// The disk does not know the latest.
     changed: bool,
@@ -98,7 +98,7 @@ impl Ledger {
         (self.usage, self.granted, self.changed, self.written) = (usage, usage.in_period, false, Some(usage));
     }
 
-    /// Whether so many bytes may be moved now, and whether somebody has to be asked for a grant. `banked` says that
+    /// Whether so many bytes may be moved now, and whether someone has to be asked for a grant. `banked` says that
     /// there is one to ask.
     pub fn ask(
         &mut self,

@@ -292,7 +292,7 @@ pub enum Refusal {
     Sessions,
     /// Sessions from as many addresses as there may be.
     Addresses,
-    /// Comes from where nobody may come from.
+    /// Comes from where no one may come from.
     DeniedNetwork,
     /// Comes from elsewhere than where one may come from.
     OtherNetwork,

@@ -23,7 +23,7 @@ pub struct Enrolment {
 }
 
 /// All members. A name keeps its member for as long as the process lives, so counters and running sessions are found
-/// again by whoever is enrolled later, even after a removal.
+/// again by anyone who is enrolled later, even after a removal.
 #[derive(Debug, Default)]
 pub struct People {
     known: Mutex<BTreeMap<String, Arc<Member>>>,
@@ -39,7 +39,7 @@ pub struct UsageRecord {
 }
 
 impl People {
-    /// Nobody yet; quotas are to be granted by this bank.
+    /// No one yet; quotas are to be granted by this bank.
     pub fn with_bank(bank: Arc<dyn QuotaStore>) -> Self {
         Self { known: Mutex::default(), bank: Some(bank) }
     }
@@ -54,7 +54,7 @@ impl People {
         self.known().values().filter(|member| !member.is_removed()).cloned().collect()
     }
 
-    /// Notes what somebody had moved before this process. To be called before anybody enters.
+    /// Notes what someone had moved before this process. To be called before anybody enters.
     pub fn remember(&self, name: &str, usage: Usage) {
         let mut known = self.known();
         let member = known.entry(name.to_owned()).or_insert_with(|| {
@@ -133,7 +133,7 @@ impl UsageRecord {
         self.grant(true);
     }
 
-    /// It could not be written, which must stop nobody: what it grants may be used all the same, and the next page will
+    /// It could not be written, which must stop no one: what it grants may be used all the same, and the next page will
     /// say it again.
     pub fn lost(self) {
         self.grant(false);
@@ -215,7 +215,7 @@ mod tests {
         let keyring = keyring.without_ended(NOW).unwrap();
         let tag = |byte| SecretTag::of(secret(byte).bytes());
         assert_eq!(keyring.tags(), [tag(1), tag(3)]);
-        assert_eq!(keyring.standing(tag(2), NOW), Err(Refusal::OldSecret), "whoever is inside with it has to go");
+        assert_eq!(keyring.standing(tag(2), NOW), Err(Refusal::OldSecret), "anyone who is inside with it has to go");
         assert!(keyring.without_ended(after(59)).is_none());
         let keyring = keyring.without_ended(after(60)).unwrap();
         assert_eq!(keyring.tags(), [tag(1)]);

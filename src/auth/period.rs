@@ -1,4 +1,4 @@
-//! Stretches of time after which a quota begins anew, as arithmetic on given times. The calendar is that of UTC.
+//! Stretches of time after which a quota begins again, as arithmetic on given times. The calendar is that of UTC.
 
 use jiff::civil::{DateTime, Weekday};
 use jiff::tz::Offset;

@@ -18,7 +18,7 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// The 16-byte key that a client and this proxy share. Hidden in `Debug`, compared in constant time, wiped when
-/// dropped, and never displayed: whoever prints one says so by calling a method with a name.
+/// dropped, and never displayed: anyone who prints one says so by calling a method with a name.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Secret([u8; Secret::LENGTH]);
 
@@ -147,11 +147,11 @@ pub enum SecretError {
 
 impl SecretError {
     /// Advice on what to write instead.
-    pub fn mend(&self) -> &'static str {
+    pub fn fix(&self) -> &'static str {
         match self {
             Self::Text | Self::Length => "write 32 hexadecimal digits; `vizard secret` makes a new one",
             Self::Mark => "a key with a mark starts with `dd` or `ee`, a bare key has exactly 32 hexadecimal digits",
-            Self::Domain(error) => error.mend(),
+            Self::Domain(error) => error.fix(),
             Self::Link => "write the whole link of the proxy, or the secret alone",
         }
     }
@@ -242,7 +242,7 @@ pub enum DomainError {
 
 impl DomainError {
     /// Advice on what to write instead.
-    pub fn mend(&self) -> &'static str {
+    pub fn fix(&self) -> &'static str {
         match self {
             Self::NotAscii => "write the name in punycode: `xn--bcher-kva.example` for `bücher.example`",
             Self::Character => "write the bare name: no scheme, no port, no path, no wildcard",

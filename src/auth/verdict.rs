@@ -5,7 +5,7 @@
 //!
 //! Nothing in here changes anything: what the memory is to be asked is a value ([`Inquiry::question`]) that the gate has
 //! carried out, and its answer is handed to [`Inquiry::verdict`]. Even the member's place is taken later, when the second
-//! proof has come ([`Admission::take_place`]): a hello alone, recorded or not, keeps nobody out.
+//! proof has come ([`Admission::take_place`]): a hello alone, recorded or not, keeps no one out.
 //!
 //! A hello that is declined for any reason but its form costs as much time as one that is admitted: what only the latter
 //! needs is done for the former too, in vain. Otherwise the time of the first answer would tell who was let in.
@@ -73,7 +73,7 @@ impl Declined {
     }
 }
 
-/// Nobody's.
+/// No one's.
 impl From<Reason> for Declined {
     fn from(reason: Reason) -> Self {
         Self { reason, member: None }

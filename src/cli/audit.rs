@@ -102,7 +102,7 @@ fn unusable(message: impl Into<String>, next: impl Into<String>) -> Failure {
 /// Address of the proxy. Anything but a listener of this configuration has to be named.
 fn proxy(arguments: &Arguments, config: &Config) -> Result<SocketAddr, Failure> {
     if let Some(text) = &arguments.proxy {
-        return units::socket_address(text).map_err(|error| unusable(format!("--proxy: {error}"), error.mend()));
+        return units::socket_address(text).map_err(|error| unusable(format!("--proxy: {error}"), error.fix()));
     }
     health::targets(&config.listen).into_iter().find(health::accepts).ok_or_else(|| {
         let next = "start it, or name where it listens with --proxy; this needs the same flags as `vizard run`";
@@ -137,7 +137,7 @@ async fn compare(
     let user = user(arguments, config)?;
     let (cover, described) = open(&config.cover).await?;
     if !health::accepts(&proxy) {
-        return Err(unusable(format!("nobody accepts connections at {proxy}"), "start the proxy, or correct --proxy"));
+        return Err(unusable(format!("no one accepts connections at {proxy}"), "start the proxy, or correct --proxy"));
     }
     if cover.addr == proxy {
         return Err(unusable("the cover and the proxy are the same server", "name the proxy with --proxy"));

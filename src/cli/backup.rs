@@ -91,7 +91,7 @@ fn gather(path: Option<PathBuf>, named: &[PathBuf], draft: &Draft) -> Result<Arc
     let author = path.as_deref().map(owner).transpose().map_err(|error| unreadable(&draft.state_dir, error))?;
     let read = |path: &PathBuf| read(path, author).map_err(|error| unreadable(path, error));
     let audit_log = draft.misuse.audit_log.as_ref().map(|log| log.file.clone());
-    // Those that were begun anew have its name and more.
+    // Those that were begun again have its name and more.
     let is_audit_log = |path: &Path| {
         audit_log.as_ref().is_some_and(|log| path.as_os_str().to_string_lossy().starts_with(&*log.to_string_lossy()))
     };
@@ -118,7 +118,7 @@ fn owner(path: &Path) -> io::Result<u32> {
     Ok(files::open_file(path, OFlags::RDONLY)?.metadata()?.uid())
 }
 
-/// Reads a file for root only if whoever wrote the configuration that names it could read it too.
+/// Reads a file for root only if anyone who wrote the configuration that names it could read it too.
 fn read(path: &Path, author: Option<u32>) -> io::Result<Vec<u8>> {
     let file = files::open_file(path, OFlags::RDONLY)?;
     let found = file.metadata()?;

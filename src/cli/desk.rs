@@ -67,14 +67,14 @@ pub struct AdminParts {
 /// The tokens and the certificate of the admin listener, if one is configured.
 pub fn keys(config: &Config) -> Result<Option<Keys>, Failure> {
     let keys = config.admin.as_ref().map(Keys::open).transpose();
-    keys.map_err(|error| Failure::usage(error.to_string(), error.mend()))
+    keys.map_err(|error| Failure::usage(error.to_string(), error.fix()))
 }
 
 /// Opens the admin listener if one is configured, and serves it until the value is dropped.
 pub async fn open(config: &Config, parts: AdminParts) -> Result<Option<AbortOnDropHandle<()>>, Failure> {
     let (Some(settings), Some(keys)) = (&config.admin, parts.keys.clone()) else { return Ok(None) };
     let listener =
-        admin::open(settings, keys.clone()).await.map_err(|error| Failure::new(error.to_string(), error.mend()))?;
+        admin::open(settings, keys.clone()).await.map_err(|error| Failure::new(error.to_string(), error.fix()))?;
     match listener.address() {
         Some(address) => info!(%address, tls = listener.is_secure(), "admin listener"),
         None => info!(place = %settings.place, "admin listener"),
@@ -215,7 +215,7 @@ impl FileSnapshot {
         self.0.iter().map(|(path, _)| fs::read_to_string(path).ok()).collect()
     }
 
-    /// Writes back what has been changed since, unless somebody else has changed it once more.
+    /// Writes back what has been changed since, unless someone else has changed it once more.
     fn put_back(self, after: &[Option<String>]) {
         for ((path, before), after) in self.0.into_iter().zip(after) {
             let Some(before) = before.filter(|before| Some(before) != after.as_ref()) else { continue };
@@ -352,7 +352,7 @@ impl Control for AdminBackend {
         let keep = match keep {
             None => KEEP,
             Some(text) => units::duration(text)
-                .map_err(|error| Trouble::new(Kind::Invalid, format!("keep: {error}"), error.mend()))?,
+                .map_err(|error| Trouble::new(Kind::Invalid, format!("keep: {error}"), error.fix()))?,
         };
         let now = UnixTime::from(SystemTime::now()).0;
         let until = UnixTime(now.saturating_add(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX)));
@@ -385,5 +385,5 @@ fn refused(error: EditError) -> Trouble {
         EditError::File { .. } => Kind::Failed,
         EditError::NotToml | EditError::NoSections | EditError::Tangled(_) | EditError::NoSecret(_) => Kind::Conflict,
     };
-    Trouble::new(kind, error.to_string(), error.mend())
+    Trouble::new(kind, error.to_string(), error.fix())
 }

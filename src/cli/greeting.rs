@@ -146,7 +146,7 @@ fn missing(config: &Config, listeners: &[SocketAddr], host: Option<&Host>) -> Ve
     };
     let items = [
         config.made_up.domain.then_some(
-            "A domain of your own that leads to this machine: the name in use is made up, and nobody finds a site \
+            "A domain of your own that leads to this machine: the name in use is made up, and no one finds a site \
              there. Links with it are for trying out on your own phone only. Name yours: --domain NAME.",
         ),
         config.made_up.certificate.then_some(

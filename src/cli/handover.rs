@@ -212,7 +212,7 @@ impl Departure {
     /// Tells it what members have moved here since the last time. Blocks for a moment.
     pub(super) fn tell(&self, handle: &Handle) {
         if let Some(leaving) = &mut self.left().leaving {
-            // If it has ended there is nobody to tell.
+            // If it has ended there is no one to tell.
             let _ = leaving.tell(handle.people().moved());
         }
     }

@@ -27,7 +27,7 @@ const VISIT: Duration = Duration::from_millis(2300);
 /// Succeeds if the first listener reacts to a visitor in time. To the proxy that is a visitor like any other.
 pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     let draft = load(flags, environment)?.draft;
-    // Any name does: whoever knows no better is answered as well.
+    // Any name does: anyone who knows no better is answered as well.
     let name = draft.domain.clone().or_else(|| "localhost.test".parse().ok());
     let name = name.ok_or_else(|| Failure::new("there is no domain to ask for", "name one with --domain"))?;
     let remote = match &draft.cover {
@@ -102,7 +102,7 @@ async fn is_mute(state: Option<&Path>) -> bool {
     timeout(VISIT, spawn_blocking(move || control::ask_who(&state))).await.is_err()
 }
 
-/// Whether somebody else accepts a connection in time.
+/// Whether someone else accepts a connection in time.
 pub(super) fn accepts(target: &SocketAddr) -> bool {
     // Without a listener, a port that the system happens to give to this very socket connects to itself.
     TcpStream::connect_timeout(target, PATIENCE).is_ok_and(|stream| stream.local_addr().is_ok_and(|own| own != *target))

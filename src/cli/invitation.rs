@@ -24,7 +24,7 @@ pub enum Source {
     Domain,
     /// A public address of this machine.
     Address,
-    /// An address that nobody outside the own network can reach.
+    /// An address that no one outside the own network can reach.
     PrivateAddress,
 }
 

@@ -97,7 +97,7 @@ fn no_host() -> Failure {
 }
 
 fn stated_target(look: &Look) -> Result<(Option<String>, Option<u16>), Failure> {
-    let failure = |flag: &str, error: units::ValueError| Failure::usage(format!("{flag}: {error}"), error.mend());
+    let failure = |flag: &str, error: units::ValueError| Failure::usage(format!("{flag}: {error}"), error.fix());
     let host = look.host.as_deref().map(units::host).transpose().map_err(|error| failure("--host", error))?;
     let port = look.port.as_deref().map(units::port).transpose().map_err(|error| failure("--port", error))?;
     Ok((host, port))

@@ -57,7 +57,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// Prints what is wrong with a command line. Somebody may have written a secret where none is understood, and what is
+/// Prints what is wrong with a command line. Someone may have written a secret where none is understood, and what is
 /// printed may be kept in a log.
 fn print(error: &clap::Error) {
     let text = error.render().to_string();
@@ -120,7 +120,7 @@ fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Failure> {
     Ok(loaded)
 }
 
-/// A Telegram proxy that nobody can tell from a web site
+/// A Telegram proxy that no one can tell from a web site
 #[derive(Parser)]
 #[command(name = "vizard", version, disable_help_subcommand = true, max_term_width = 100, after_help = TEACH)]
 struct Arguments {
@@ -334,7 +334,7 @@ impl From<LoadError> for Failure {
                     1 => "the configuration has a mistake".into(),
                     errors => format!("the configuration has {errors} mistakes"),
                 };
-                Self::usage(message, "mend what is shown above, then try `vizard check` with the same flags")
+                Self::usage(message, "fix what is shown above, then try `vizard check` with the same flags")
             }
         }
     }
@@ -342,7 +342,7 @@ impl From<LoadError> for Failure {
 
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
-        Self::new(error.to_string(), error.mend())
+        Self::new(error.to_string(), error.fix())
     }
 }
 

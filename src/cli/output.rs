@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 
 use crate::config::Report;
 
-/// Prints to the standard output. Somebody who closed the pipe has seen enough, so errors are not ours to report.
+/// Prints to the standard output. Someone who closed the pipe has seen enough, so errors are not ours to report.
 pub fn print(text: impl Display) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
@@ -23,12 +23,12 @@ pub fn report(report: &Report) {
     }
 }
 
-/// Whether somebody looks at the standard output.
+/// Whether someone looks at the standard output.
 pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Whether somebody who wants colours looks at the standard output.
+/// Whether someone who wants colours looks at the standard output.
 pub fn is_colourful_terminal() -> bool {
     is_terminal() && colours_are_welcome()
 }

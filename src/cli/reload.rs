@@ -55,7 +55,7 @@ pub(super) fn after_edit(flags: &Flags, environment: &Environment, removed: Opti
     tell(flags, environment, Terms { whole: true, removals })
 }
 
-/// The same after the whole file was written anew, with whatever users.
+/// The same after the whole file was written again, with whatever users.
 pub(super) fn after_new(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     tell(flags, environment, Terms { whole: true, removals: Removals::All })
 }

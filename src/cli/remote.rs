@@ -66,6 +66,6 @@ impl Access {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::new(error.to_string(), error.mend())
+        Self::new(error.to_string(), error.fix())
     }
 }

@@ -344,7 +344,7 @@ fn refusal(address: &Address, error: &io::Error) -> String {
 
 impl From<PartError> for Failure {
     fn from(error: PartError) -> Self {
-        if error.mistake { Self::usage(error.what, error.mend) } else { Self::new(error.what, error.mend) }
+        if error.mistake { Self::usage(error.what, error.fix) } else { Self::new(error.what, error.fix) }
     }
 }
 

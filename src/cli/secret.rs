@@ -24,7 +24,7 @@ pub fn secret(arguments: &Arguments, random: &mut impl CryptoRng) -> Result<(), 
 
 fn text(arguments: &Arguments, secret: &Secret) -> Result<String, Failure> {
     let domain = arguments.domain.as_deref().map(str::parse::<Domain>).transpose();
-    let domain = domain.map_err(|error| Failure::usage(format!("--domain: {error}"), error.mend()))?;
+    let domain = domain.map_err(|error| Failure::usage(format!("--domain: {error}"), error.fix()))?;
     Ok(match (domain, arguments.base64) {
         (None, false) => secret.hex(),
         (None, true) => secret.base64url(),

@@ -47,7 +47,7 @@ const LESSONS: &[HelpText] = &[
     },
     HelpText {
         command: "check",
-        examples: &[("vizard check --config vizard.toml", "see every mistake at once, with its mend")],
+        examples: &[("vizard check --config vizard.toml", "see every mistake at once, with its fix")],
         codes: [
             "no mistakes, though there may be warnings",
             FAILED,

@@ -1,4 +1,4 @@
-//! `vizard top`: what the running proxy is doing, drawn anew every other second.
+//! `vizard top`: what the running proxy is doing, drawn again every other second.
 
 use std::io::IsTerminal;
 use std::sync::mpsc::{Receiver, channel};

@@ -48,7 +48,7 @@ pub fn upgrade(arguments: &Arguments, environment: &Environment) -> Result<(), F
         return Ok(());
     }
     let flags = arguments.settings.flags();
-    // What the new process would complain of is better said here, where somebody reads it.
+    // What the new process would complain of is better said here, where someone reads it.
     let _ = load(&flags, environment)?;
     let state = config::state_dir(&flags, environment)?;
     let old = control::ask_who(&state).map_err(|error| unasked(&state, &error))?;
@@ -96,7 +96,7 @@ fn start(from: Option<u32>) -> io::Result<Child> {
     command.process_group(0).spawn()
 }
 
-/// The same by a process in between that has ended when this returns, so that the new one belongs to nobody but the service
+/// The same by a process in between that has ended when this returns, so that the new one belongs to no one but the service
 /// manager. That would wait for no other's child to end when it stops the service, but kill it at once.
 fn start_apart(from: u32) -> io::Result<Pid> {
     let mut command = Command::new(std::env::current_exe()?);

@@ -220,7 +220,7 @@ impl ConfigFile {
 
 impl From<EditError> for Failure {
     fn from(error: EditError) -> Self {
-        let next = error.mend();
+        let next = error.fix();
         match error {
             EditError::Unknown(_) | EditError::Exists(_) => Self::usage(error.to_string(), next),
             error => Self::new(error.to_string(), next),
@@ -271,7 +271,7 @@ pub fn user(arguments: Arguments, environment: &Environment) -> Result<(), Failu
         Subcommand::Rotate { name, keep, place, .. } => {
             let keep = units::duration(&keep)
                 .or_else(|error| days(&keep).ok_or(error))
-                .map_err(|error| Failure::usage(format!("--keep: {error}"), error.mend()))?;
+                .map_err(|error| Failure::usage(format!("--keep: {error}"), error.fix()))?;
             let until = UnixTime(now().0.saturating_add(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX)));
             match name {
                 Some(name) => rotate(&name, until, &place, environment)?,
@@ -311,7 +311,7 @@ fn given_secret(text: Option<String>, file: Option<&Path>) -> Result<SecretText,
         (None, Some(file)) => read_secret_file(file).map_err(unreadable)?.0,
         (None, None) => return Ok(SecretText { secret: Secret::generate(&mut rand::rng()), domain: None }),
     };
-    SecretText::parse(text.trim()).map_err(|error| Failure::usage(error.to_string(), error.mend()))
+    SecretText::parse(text.trim()).map_err(|error| Failure::usage(error.to_string(), error.fix()))
 }
 
 /// Longest line that is read as a secret.

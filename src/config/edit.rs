@@ -58,15 +58,15 @@ pub enum EditError {
 
 impl EditError {
     /// Advice on what to do.
-    pub fn mend(&self) -> &'static str {
+    pub fn fix(&self) -> &'static str {
         match self {
             Self::File { .. } => "check the path, and that you may write to the file and its folder",
-            Self::NotToml => "see the mistakes with `vizard check`, and mend them first",
+            Self::NotToml => "see the mistakes with `vizard check`, and fix them first",
             Self::NoSections => "write each user as a section `[[users]]` with its keys in lines of their own",
             Self::Unknown(_) => "`vizard user list` has the names; those of flags and variables are not in the file",
             Self::Exists(_) => "use another name, or change the existing user",
             Self::Tangled(_) => "remove the section in an editor",
-            Self::NoSecret(_) => "see the mistakes with `vizard check`, and mend them first",
+            Self::NoSecret(_) => "see the mistakes with `vizard check`, and fix them first",
             Self::Mistakes(_) => "correct the values",
         }
     }
@@ -228,7 +228,7 @@ fn rotate_those(
         }
         Ok(())
     })?;
-    // Not before the file knows the previous one: whoever reads in between finds the same secret twice, which is fine.
+    // Not before the file knows the previous one: anyone who reads in between finds the same secret twice, which is fine.
     for (path, secret) in later {
         write(&path, &secret, Access::Kept)?;
     }
@@ -436,7 +436,7 @@ fn mistakes(text: &str, file: &Path) -> Vec<String> {
     match load_text(text, Some(file.to_owned()), &Flags::default(), &environment) {
         Err(LoadError::Complaints(report)) => {
             let errors = report.complaints().iter().filter(|complaint| complaint.severity == Severity::Error);
-            errors.map(|complaint| format!("{}; {}", complaint.what, complaint.mend)).collect()
+            errors.map(|complaint| format!("{}; {}", complaint.what, complaint.fix)).collect()
         }
         _ => Vec::new(),
     }

@@ -170,7 +170,7 @@ pub enum StateTrouble {
 
 impl StateError {
     /// Advice on what to do.
-    pub fn mend(&self) -> String {
+    pub fn fix(&self) -> String {
         match &self.trouble {
             StateTrouble::Io(_) => "name a folder that this user may write to: `--state-dir DIR`".into(),
             StateTrouble::Content => {
@@ -217,7 +217,7 @@ pub fn default_state_dir(environment: &Environment, root: bool) -> Option<PathBu
 pub const NOBODY: &str = "no users are configured, so no client can connect: add one with `vizard user add NAME`";
 
 /// File in the state directory which says that users were configured once. From then on none is made up: who takes
-/// away the last user means that nobody may enter.
+/// away the last user means that no one may enter.
 const HAD_USERS: &str = "had-users";
 
 /// Whether a proxy with this state directory has run with users of its configuration.
@@ -308,7 +308,7 @@ fn kept_domain(folder: &Path, random: &mut impl CryptoRng) -> Result<Domain, Sta
     text.parse().map_err(|_: DomainError| StateError { path, trouble: StateTrouble::Content })
 }
 
-/// A name like those that small sites have. It belongs to nobody that is known, and nothing in it says who made it up.
+/// A name like those that small sites have. It belongs to no one that is known, and nothing in it says who made it up.
 fn made_up_name(random: &mut impl CryptoRng) -> String {
     let mut one_of = |list: &[&'static str]| list[random.next_u32() as usize % list.len()];
     let (first, second, ending) = (one_of(&FIRST_WORDS), one_of(&SECOND_WORDS), one_of(&ENDINGS));

@@ -38,7 +38,7 @@ pub fn read(text: &str) -> Reading {
     let lines = Lines::of(text);
     let mut broken_lines: Vec<usize> = Vec::new();
     for error in errors.iter().take(MOST_SLIPS) {
-        // One slip makes a parser stumble again and again; the first complaint about a line is the one to mend.
+        // One slip makes a parser stumble again and again; the first complaint about a line is the one to fix.
         let line = lines.at(error.span().unwrap_or_default().start);
         if !broken_lines.contains(&line) {
             broken_lines.push(line);
@@ -74,13 +74,13 @@ const NOT_TOML: &str = "this is not TOML";
 
 fn syntax(error: &toml::de::Error) -> Complaint {
     let at = Origin::File(error.span().unwrap_or_default());
-    let mend = match error.message() {
+    let fix = match error.message() {
         message if message.contains("duplicate key") => "keep one of the two",
         message if message.contains("string values must be quoted") => "put the value into quotes: key = \"value\"",
         message if message.contains("array") => "a list that starts here or above is malformed: [\"…\", \"…\"]",
         _ => "write `key = value` lines and `[section]` headers; text stands in quotes",
     };
-    Complaint::new(&at, format!("{NOT_TOML}: {}", error.message()), mend)
+    Complaint::new(&at, format!("{NOT_TOML}: {}", error.message()), fix)
 }
 
 /// Most slips of the form that are told. A file that is something else altogether has one in every line.
@@ -158,7 +158,7 @@ impl Reader {
             layer.idle = self.duration(session, "idle");
             layer.drain = self.duration(session, "drain");
             layer.handover = self.duration(session, "handover");
-            // An empty list is one, too: nobody gets any.
+            // An empty list is one, too: no one gets any.
             layer.fillers = session.get("fillers").map(|value| self.text_list(value));
         }
         if let Some((sandbox, _)) = self.section(top, "sandbox") {
@@ -297,7 +297,7 @@ impl Reader {
 
     fn token(&mut self, element: Value<'_, '_>) -> Option<TokenWritten> {
         let table = element.get_ref().as_table()?;
-        // Somebody may have put the token in the place of its hash, or slipped in the key.
+        // Someone may have put the token in the place of its hash, or slipped in the key.
         for (_, value) in table.iter().filter(|(key, _)| !matches!(key.get_ref().as_ref(), "name" | "role")) {
             self.hide_texts(value);
         }

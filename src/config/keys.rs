@@ -1,4 +1,4 @@
-//! Which keys there are, and what somebody probably meant who wrote another.
+//! Which keys there are, and what someone probably meant who wrote another.
 
 use super::reference::REFERENCE;
 
@@ -36,7 +36,7 @@ pub fn suggestion(section: &str, name: &str) -> String {
 
 /// The one of `candidates` that `text` was probably meant to be; none if two are equally near.
 pub fn nearest<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
-    // Comparing is quadratic, and nobody slips into a key this long.
+    // Comparing is quadratic, and no one slips into a key this long.
     if text.len() > 40 {
         return None;
     }

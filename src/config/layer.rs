@@ -376,8 +376,8 @@ impl Flags {
         let users: Vec<_> = self.secrets.iter().map(|text| user("command line", "--secret", ' ', text)).collect();
         if let Some(first) = users.first() {
             let what = "other users of this machine can see this secret in the list of processes";
-            let mend = "write it into a file, `--secret-file NAME=FILE`, or into the variable VIZARD_SECRET";
-            complaints.push(Complaint::new(&first.at, what, mend).as_warning());
+            let fix = "write it into a file, `--secret-file NAME=FILE`, or into the variable VIZARD_SECRET";
+            complaints.push(Complaint::new(&first.at, what, fix).as_warning());
         }
         let files = self.secret_files.iter().map(|text| user_of_file("command line", "--secret-file", ' ', text));
         users.into_iter().chain(files).collect()
@@ -477,7 +477,7 @@ type Reading = fn(&'static str, &str, char, &str) -> UserWritten;
 
 /// `NAME=FILE`, with the secret in the file.
 fn user_of_file(place: &'static str, variable: &str, between: char, text: &str) -> UserWritten {
-    // Somebody may have written the secret where its file is asked for.
+    // Someone may have written the secret where its file is asked for.
     let secret = text.splitn(2, '=').chain([text]).any(|part| SecretText::parse(part).is_ok());
     let at = Origin::outside(place, variable, between, if secret { "(hidden)" } else { text });
     let (name, file) = match text.split_once('=') {
@@ -529,8 +529,8 @@ fn data_centres(
     let mut gathered: Vec<(Written<String>, Vec<Written<String>>)> = Vec::new();
     for text in texts {
         let Some((number, address)) = text.value.split_once('=') else {
-            let mend = "write number and address: --dc 2=192.0.2.1:443";
-            complaints.push(Complaint::new(&text.at, "not a data centre with an address", mend));
+            let fix = "write number and address: --dc 2=192.0.2.1:443";
+            complaints.push(Complaint::new(&text.at, "not a data centre with an address", fix));
             continue;
         };
         let address = Written::new(address.to_owned(), text.at.clone());

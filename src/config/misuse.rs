@@ -101,8 +101,8 @@ impl Resolver<'_> {
     fn lists(&mut self, written: &mut MisuseWritten) -> lists::Settings {
         let allow_only = written.allow_only.take();
         if let Some(only) = allow_only.as_ref().filter(|only| only.value && written.allow.is_empty() && self.whole) {
-            let mend = "name lists: `allow = [\"allowed.netset\"]`";
-            self.complaints.push(Complaint::new(&only.at, "without an allow list no client could connect", mend));
+            let fix = "name lists: `allow = [\"allowed.netset\"]`";
+            self.complaints.push(Complaint::new(&only.at, "without an allow list no client could connect", fix));
         }
         lists::Settings {
             deny: self.sources(std::mem::take(&mut written.deny)),
@@ -129,8 +129,8 @@ impl Resolver<'_> {
     pub(super) fn url(&mut self, text: &Written<String>) -> bool {
         let fit = text.value.parse::<Uri>().is_ok_and(|url| https::is_fit(&url));
         if !fit {
-            let mend = "write \"https://HOST/PATH\"; plain http is for this machine only";
-            self.complaints.push(Complaint::new(&text.at, "not a URL that can be used here", mend));
+            let fix = "write \"https://HOST/PATH\"; plain http is for this machine only";
+            self.complaints.push(Complaint::new(&text.at, "not a URL that can be used here", fix));
         }
         fit
     }
@@ -145,13 +145,13 @@ impl Resolver<'_> {
         }
         let rule = match (first(&deny).or(first(&allow)), &database) {
             (Some(lonely), None) if self.whole => {
-                let mend = "add `country_database = \"FILE.mmdb\"`: vizard comes with none";
-                self.complaints.push(Complaint::new(&lonely.at, "rules for countries need a database", mend));
+                let fix = "add `country_database = \"FILE.mmdb\"`: vizard comes with none";
+                self.complaints.push(Complaint::new(&lonely.at, "rules for countries need a database", fix));
                 return None;
             }
             (None, Some(database)) if self.whole => {
-                let mend = "add `deny_countries = [\"XX\"]` or `allow_countries = [\"XX\"]`, or remove the line";
-                self.complaints.push(Complaint::new(&database.at, "a database without a rule has no effect", mend));
+                let fix = "add `deny_countries = [\"XX\"]` or `allow_countries = [\"XX\"]`, or remove the line";
+                self.complaints.push(Complaint::new(&database.at, "a database without a rule has no effect", fix));
                 return None;
             }
             _ => match (deny, allow) {
@@ -169,8 +169,8 @@ impl Resolver<'_> {
             match code.value.parse() {
                 Ok(country) => codes.push(country),
                 Err(()) => {
-                    let mend = "write two letters, as in \"DE\"";
-                    self.complaints.push(Complaint::new(&code.at, "not the code of a country", mend));
+                    let fix = "write two letters, as in \"DE\"";
+                    self.complaints.push(Complaint::new(&code.at, "not the code of a country", fix));
                 }
             }
         }
@@ -191,8 +191,8 @@ impl Resolver<'_> {
         let token = written.webhook_token_file.take();
         let webhook = written.webhook.take();
         if let (Some(token), None) = (&token, &webhook) {
-            let mend = "add `webhook = \"https://…\"`, or remove the line";
-            self.complaints.push(Complaint::new(&token.at, "there is no webhook for this token", mend));
+            let fix = "add `webhook = \"https://…\"`, or remove the line";
+            self.complaints.push(Complaint::new(&token.at, "there is no webhook for this token", fix));
         }
         let token = token.and_then(|file| self.webhook_token(&file));
         let webhook = webhook.filter(|url| self.url(url)).map(|url| alarms::Webhook { url: url.value, token });
@@ -210,8 +210,8 @@ impl Resolver<'_> {
         let text = self.secret_file(file)?;
         let fine = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         if !fine {
-            let mend = "write one line of letters, digits and signs into the file";
-            self.complaints.push(Complaint::new(&file.at, "this file holds no token", mend));
+            let fix = "write one line of letters, digits and signs into the file";
+            self.complaints.push(Complaint::new(&file.at, "this file holds no token", fix));
         }
         fine.then_some(text)
     }
@@ -224,8 +224,8 @@ impl Resolver<'_> {
         let others = [written.addresses, written.max_megabytes, written.max_age, written.keep_days];
         let Some(file) = written.file else {
             if let Some(lonely) = others.into_iter().flatten().next().filter(|_| self.whole) {
-                let mend = "add `file = \"audit.log\"` to this section";
-                self.complaints.push(Complaint::new(&lonely.at, "the audit log has no file, so it is not kept", mend));
+                let fix = "add `file = \"audit.log\"` to this section";
+                self.complaints.push(Complaint::new(&lonely.at, "the audit log has no file, so it is not kept", fix));
             }
             return None;
         };

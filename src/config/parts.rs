@@ -34,24 +34,24 @@ pub struct PartError {
     /// Description of the problem.
     pub what: String,
     /// Advice on what to do.
-    pub mend: String,
+    pub fix: String,
     /// Whether it is a mistake in the configuration or in a file that it names, so that another try changes nothing.
     pub mistake: bool,
 }
 
 impl PartError {
-    fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what: what.into(), mend: mend.into(), mistake: false }
+    fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { what: what.into(), fix: fix.into(), mistake: false }
     }
 
-    fn mistake(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { mistake: true, ..Self::new(what, mend) }
+    fn mistake(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { mistake: true, ..Self::new(what, fix) }
     }
 }
 
 impl fmt::Display for PartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.what, self.mend)
+        write!(f, "{}; {}", self.what, self.fix)
     }
 }
 
@@ -82,7 +82,7 @@ pub fn inspect(draft: &Draft) -> Vec<PartError> {
     }
     found.extend(lists(draft).err());
     let keys = draft.admin.as_ref().map(Keys::open).transpose();
-    found.extend(keys.err().map(|error| PartError::mistake(error.to_string(), error.mend())));
+    found.extend(keys.err().map(|error| PartError::mistake(error.to_string(), error.fix())));
     if let Some(log) = &draft.misuse.audit_log {
         let folder = log.file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         found.extend(fs::read_dir(folder).err().map(|error| {
@@ -200,8 +200,8 @@ impl Misuse {
             Some(settings) => {
                 let opened = AuditLog::open(settings.clone()).map_err(|error| {
                     let what = format!("the audit log cannot be written: {}: {error}", settings.file.display());
-                    let mend = "name a file that this user may write to in the section [audit_log]";
-                    PartError { mistake: is_lasting(&error), ..PartError::new(what, mend) }
+                    let fix = "name a file that this user may write to in the section [audit_log]";
+                    PartError { mistake: is_lasting(&error), ..PartError::new(what, fix) }
                 })?;
                 (Some(opened.0), Some(opened.1))
             }
@@ -240,7 +240,7 @@ impl Misuse {
         drop(self.audit_log);
         let Some(writer) = self.writer.into_inner().unwrap_or_else(PoisonError::into_inner) else { return };
         let end = Instant::now() + PATIENCE;
-        // Somebody who still holds the log keeps the writer from ending.
+        // Someone who still holds the log keeps the writer from ending.
         while !writer.is_finished() && Instant::now() < end {
             thread::sleep(Duration::from_millis(5));
         }

@@ -67,7 +67,7 @@ impl Wanted {
         }
     }
 
-    /// A file to be read, also after somebody has put another in its place, be it by pointing a link elsewhere.
+    /// A file to be read, also after someone has put another in its place, be it by pointing a link elsewhere.
     fn file(&mut self, path: &Path) {
         for at in steps(path) {
             self.0.read.insert(folder_of(&at).unwrap_or(at));

@@ -1,6 +1,6 @@
 //! Hiding what may be a secret in texts that are shown: in a drawn file, a flag, a message.
 //!
-//! Nobody knows for sure what is a secret in a text with a mistake in it, so rather too much is hidden than too little.
+//! No one knows for sure what is a secret in a text with a mistake in it, so rather too much is hidden than too little.
 //! Hidden bytes become stars: lengths and lines stay, and carets go on pointing at their places.
 
 use std::ops::Range;

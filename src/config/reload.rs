@@ -3,7 +3,7 @@
 //! Everything that can fail comes first and changes nothing: reading the files, opening a new cover, loading what was spent
 //! under new keys, binding new listeners. Only then does anything change, in one step that cannot fail.
 //!
-//! Where something has failed, the users of the file hold all the same if they can be read: that somebody may not enter any
+//! Where something has failed, the users of the file hold all the same if they can be read: that someone may not enter any
 //! more must not wait for a certificate. Files that take away the last user or more than half of them are refused as a whole
 //! unless that is asked for: so looks a file that was cut short or is being written.
 
@@ -281,7 +281,7 @@ impl Reloader {
         tokio::task::spawn_blocking(move || embedded::remember_names(&folder, &known, &names))
             .await
             .map_err(|panic| Refused::for_reason(panic.to_string()))?
-            .map_err(|error| Refused::for_reason(format!("{error}; {}", error.mend())))
+            .map_err(|error| Refused::for_reason(format!("{error}; {}", error.fix())))
     }
 
     fn note_users(&self) {
@@ -311,7 +311,7 @@ impl Reloader {
             (Some(keys), Some(admin)) => keys.read(admin),
             _ => Ok(None),
         };
-        let fresh = fresh.map_err(|error| Refused::for_reason(format!("{error}; {}", error.mend())))?;
+        let fresh = fresh.map_err(|error| Refused::for_reason(format!("{error}; {}", error.fix())))?;
         let past = self.remember_names(&config).await?;
         // The last that can fail: a listener that is in the way of another may be closed for it.
         let wanted = parts::listeners(&config, self.automatic());
@@ -417,7 +417,7 @@ impl Reloader {
     }
 }
 
-/// The mend for a place that was not named at the start.
+/// The fix for a place that was not named at the start.
 const OUTSIDE: &str = "it is set up at the start for the paths that are configured then: restart the proxy";
 
 const NOTHING: &str = "the configuration was rejected, and nothing has changed";
@@ -455,7 +455,7 @@ fn settle(flags: &Flags, environment: &Environment, running: PathBuf) -> Read {
             let other_state = draft.state_dir != running;
             let config = Draft { state_dir: running, ..draft }
                 .settle(&mut rand::rng())
-                .map_err(|error| Refused::for_reason(format!("{error}; {}", error.mend())))?;
+                .map_err(|error| Refused::for_reason(format!("{error}; {}", error.fix())))?;
             Ok(Fresh { config, read: files, other_state, warnings: warnings.sentences(), sets_nothing })
         });
     Read { outcome, users }

@@ -1,4 +1,4 @@
-//! Complaints about a configuration: where, what and how to mend it, drawn with a caret under the value.
+//! Complaints about a configuration: where, what and how to fix it, drawn with a caret under the value.
 
 use std::ops::Range;
 
@@ -60,18 +60,18 @@ pub struct Complaint {
     /// A second place that has to do with it, and what it is.
     pub also: Option<(Origin, &'static str)>,
     /// Advice on what to do.
-    pub mend: String,
+    pub fix: String,
 }
 
 impl Complaint {
     /// Something that has to change, at a place.
-    pub fn new(at: &Origin, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { at: Some(at.clone()), ..Self::missing(what, mend) }
+    pub fn new(at: &Origin, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { at: Some(at.clone()), ..Self::missing(what, fix) }
     }
 
     /// Something that has to be added.
-    pub fn missing(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, what: what.into(), at: None, also: None, mend: mend.into() }
+    pub fn missing(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, what: what.into(), at: None, also: None, fix: fix.into() }
     }
 
     /// The same with a second place.
@@ -120,7 +120,7 @@ impl Report {
                 Some(Origin::Outside { place, .. }) => format!("{place}: "),
                 None => String::new(),
             };
-            format!("{place}{}; {}", complaint.what, complaint.mend)
+            format!("{place}{}; {}", complaint.what, complaint.fix)
         };
         self.complaints.iter().map(sentence).collect()
     }
@@ -156,7 +156,7 @@ impl Report {
             Severity::Warning => Level::WARNING,
         };
         let group = Group::with_title(level.primary_title(&complaint.what));
-        self.snippets(complaint).into_iter().fold(group, Group::element).element(Level::HELP.message(&complaint.mend))
+        self.snippets(complaint).into_iter().fold(group, Group::element).element(Level::HELP.message(&complaint.fix))
     }
 
     /// One snippet when both places are in the file, otherwise one for each.
@@ -194,7 +194,7 @@ impl Report {
     }
 }
 
-/// Most complaints that are drawn: of thousands nobody reads the rest, and each takes the whole file to draw.
+/// Most complaints that are drawn: of thousands no one reads the rest, and each takes the whole file to draw.
 const MOST: usize = 50;
 
 /// Line index of a text.
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn places_that_cannot_be_are_moved_to_the_nearest_that_can() {
         for span in [2..3, 4..4, 0..999, 999..1000] {
-            let complaint = Complaint::new(&Origin::File(span.clone()), "what", "mend");
+            let complaint = Complaint::new(&Origin::File(span.clone()), "what", "fix");
             let report = Report::new("file.toml", "aéé = 1".into(), vec![complaint]);
             let clamped = report.clamp(&span);
             assert!(report.text.get(clamped.clone()).is_some(), "{clamped:?}");

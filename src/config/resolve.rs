@@ -178,8 +178,8 @@ impl Resolver<'_> {
         let stated = written.map(|path| self.path(path));
         let found = stated.or_else(|| default_state_dir(environment, rustix::process::geteuid().is_root()));
         found.unwrap_or_else(|| {
-            let mend = "name one with `--state-dir DIR` or `state_dir = \"DIR\"`";
-            self.complaints.push(Complaint::missing("there is no state directory: HOME is not set", mend));
+            let fix = "name one with `--state-dir DIR` or `state_dir = \"DIR\"`";
+            self.complaints.push(Complaint::missing("there is no state directory: HOME is not set", fix));
             PathBuf::new()
         })
     }
@@ -231,8 +231,8 @@ impl Resolver<'_> {
             NamesWritten::List(names) => Some(names.iter().filter_map(|name| self.domain(name)).collect()),
             NamesWritten::Word(word) if word.value == "any" => None,
             NamesWritten::Word(word) => {
-                let mend = "write \"any\" or a list of names: [\"www.example.com\"]";
-                self.complaints.push(Complaint::new(&word.at, "not a list of names", mend));
+                let fix = "write \"any\" or a list of names: [\"www.example.com\"]";
+                self.complaints.push(Complaint::new(&word.at, "not a list of names", fix));
                 None
             }
         }
@@ -288,16 +288,12 @@ impl Resolver<'_> {
 
     fn mixed_covers(&mut self, remote: bool, of_remote: [Option<&Written<String>>; 3], site: Option<&SiteWritten>) {
         if let (true, Some(site)) = (remote, site) {
-            let mend = "remove the section, or write `kind = \"site\"` into `[cover]`";
-            self.complaints.push(Complaint::new(&site.at, "the cover is remote, so this section has no effect", mend));
+            let fix = "remove the section, or write `kind = \"site\"` into `[cover]`";
+            self.complaints.push(Complaint::new(&site.at, "the cover is remote, so this section has no effect", fix));
         }
         for key in of_remote.into_iter().flatten().filter(|_| !remote) {
-            let mend = "remove the line, or write `kind = \"remote\"` into `[cover]`";
-            self.complaints.push(Complaint::new(
-                &key.at,
-                "the cover is the built-in site, so this has no effect",
-                mend,
-            ));
+            let fix = "remove the line, or write `kind = \"remote\"` into `[cover]`";
+            self.complaints.push(Complaint::new(&key.at, "the cover is the built-in site, so this has no effect", fix));
         }
     }
 
@@ -337,8 +333,8 @@ impl Resolver<'_> {
         };
         let target = SocketAddr::new(target, port);
         let automatic = Listen::candidates()[0];
-        let mend = "name the web server itself; if it has this port, let one of the two listen on another";
-        let complaint = Complaint::new(at, "this is the proxy itself", mend);
+        let fix = "name the web server itself; if it has this port, let one of the two listen on another";
+        let complaint = Complaint::new(at, "this is the proxy itself", fix);
         match listen.iter().find(|(listener, _)| remote::leads_to_us(target, &[*listener])) {
             Some((_, listener)) => self.complaints.push(complaint.and(listener, "the proxy listens here")),
             None if listen.is_empty() && remote::leads_to_us(target, &[automatic]) => self.complaints.push(complaint),
@@ -433,8 +429,8 @@ impl Resolver<'_> {
     fn unusable(&mut self, at: &Origin, what: &str, error: &dyn fmt::Display) {
         let error = error.to_string();
         let what = if error.is_empty() { what.to_owned() } else { format!("{what}: {error}") };
-        let mend = "check the path and its permissions; relative paths start at the folder of the configuration file";
-        self.complaints.push(Complaint::new(at, what, mend));
+        let fix = "check the path and its permissions; relative paths start at the folder of the configuration file";
+        self.complaints.push(Complaint::new(at, what, fix));
     }
 
     fn upstream(&mut self, written: &Written<String>, listen: &[ListenerAt]) -> Option<hyper::Uri> {
@@ -451,8 +447,8 @@ impl Resolver<'_> {
                 && uri.query().is_none()
         };
         let Some(uri) = uri.filter(plain) else {
-            let mend = "write \"http://HOST:PORT\": plain HTTP, without a path; vizard does the TLS itself";
-            self.complaints.push(Complaint::new(&written.at, "not an upstream", mend));
+            let fix = "write \"http://HOST:PORT\": plain HTTP, without a path; vizard does the TLS itself";
+            self.complaints.push(Complaint::new(&written.at, "not an upstream", fix));
             return None;
         };
         let host = units::host(uri.host().unwrap_or_default()).unwrap_or_default();
@@ -463,14 +459,14 @@ impl Resolver<'_> {
     fn server_header(&mut self, written: Written<String>) -> Option<String> {
         let fine = !written.value.is_empty() && written.value.bytes().all(|b| matches!(b, 0x20..=0x7e));
         if !fine {
-            let mend = "write plain ASCII like \"nginx\", or remove the line: then no such header is sent";
-            self.complaints.push(Complaint::new(&written.at, "this is not a valid header value", mend));
+            let fix = "write plain ASCII like \"nginx\", or remove the line: then no such header is sent";
+            self.complaints.push(Complaint::new(&written.at, "this is not a valid header value", fix));
         }
         fine.then_some(written.value)
     }
 
     fn domain(&mut self, written: &Written<String>) -> Option<Domain> {
-        let complain = |error: DomainError| Complaint::new(&written.at, error.to_string(), error.mend());
+        let complain = |error: DomainError| Complaint::new(&written.at, error.to_string(), error.fix());
         written.value.parse().map_err(|error| self.complaints.push(complain(error))).ok()
     }
 
@@ -483,7 +479,7 @@ impl Resolver<'_> {
     }
 
     fn check<T>(&mut self, written: &Written<String>, read: fn(&str) -> Result<T, ValueError>) -> Option<T> {
-        let complain = |error: ValueError| Complaint::new(&written.at, error.to_string(), error.mend());
+        let complain = |error: ValueError| Complaint::new(&written.at, error.to_string(), error.fix());
         read(&written.value).map_err(|error| self.complaints.push(complain(error))).ok()
     }
 
@@ -492,11 +488,11 @@ impl Resolver<'_> {
         let chosen = choices.iter().find(|(name, _)| *name == written.value);
         if chosen.is_none() {
             let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-            let mend = match nearest(&written.value, choices.iter().map(|(name, _)| *name)) {
+            let fix = match nearest(&written.value, choices.iter().map(|(name, _)| *name)) {
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => format!("write {}", names.join(" or ")),
             };
-            self.complaints.push(Complaint::new(&written.at, "this is not one of the choices", mend));
+            self.complaints.push(Complaint::new(&written.at, "this is not one of the choices", fix));
         }
         chosen.map(|(_, value)| *value)
     }

@@ -49,7 +49,7 @@ pub enum ValueError {
     Period,
     /// Not a rate.
     Bandwidth,
-    /// A rate that nobody could work with.
+    /// A rate that no one could work with.
     BandwidthRange,
     /// Not a whole number from 1 on.
     Count,
@@ -65,7 +65,7 @@ pub enum ValueError {
 
 impl ValueError {
     /// Advice on what to write instead.
-    pub fn mend(self) -> &'static str {
+    pub fn fix(self) -> &'static str {
         match self {
             Self::SocketAddress => "write an address and a port: \"0.0.0.0:443\", or \"[::]:443\" for IPv4 and IPv6",
             Self::Listener => {
@@ -84,7 +84,7 @@ impl ValueError {
                 "write a date like \"2026-12-31\" (its end counts), or a time with its zone: \"2026-12-31T18:00:00Z\""
             }
             Self::Quota => {
-                "write a size, and after a `/` when it begins anew: \"50GB/month\", \"500MB/calendar day\", \"1TB\""
+                "write a size, and after a `/` when it begins again: \"50GB/month\", \"500MB/calendar day\", \"1TB\""
             }
             Self::QuotaRange => "write 1MB or more",
             Self::Period => {

@@ -378,7 +378,7 @@ impl Gate {
                 FromClient::Forward { release: Vec::new() }
             }
             Stage::Header(candidate) => self.header_data(candidate, bytes, now),
-            // Nobody who waits for an answer reads on.
+            // No one who waits for an answer reads on.
             Stage::Proving(candidate, mut proof) => {
                 proof.chunk.extend_from_slice(bytes);
                 self.stage = Stage::Proving(candidate, proof);
@@ -751,7 +751,7 @@ impl FlightEnd {
         }
     }
 
-    /// The same for a stranger: one, for nobody waits for the silence of a cover that resumes a session in fewer records.
+    /// The same for a stranger: one, for no one waits for the silence of a cover that resumes a session in fewer records.
     fn least_records(&self) -> Option<usize> {
         match self {
             Self::Told => None,

@@ -268,7 +268,7 @@ impl Cover {
         }
     }
 
-    /// Visits the cover for somebody who wants to know now what it is like, and keeps nothing of it.
+    /// Visits the cover for someone who wants to know now what it is like, and keeps nothing of it.
     pub async fn examine(&self) -> io::Result<Examined> {
         match &self.place {
             CoverBackend::Site(site) => self.scout.examine(site).await,

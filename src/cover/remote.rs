@@ -46,7 +46,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of the addresses of the cover's name that visitors may be brought to. Whoever rules the name could otherwise
+    /// Those of the addresses of the cover's name that visitors may be brought to. Anyone who rules the name could otherwise
     /// show what is inside to strangers; an address that the operator wrote is meant as it is.
     fn allowed(&self, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Unusable> {
         let written = self.host == "localhost" || self.host.parse::<IpAddr>().is_ok();

@@ -25,7 +25,7 @@ use super::kdf::KeyIv;
 pub struct MiddleSecret(Vec<u8>);
 
 impl MiddleSecret {
-    /// Lengths that are believed. Telegram's has 128 bytes; far fewer or more are an error page of whoever answered.
+    /// Lengths that are believed. Telegram's has 128 bytes; far fewer or more are an error page of anyone who answered.
     pub const LENGTHS: std::ops::RangeInclusive<usize> = 32..=256;
 
     /// A secret of these bytes, if their number is believable.
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(Ends::new(mapped, v4), Ends::new(v4, v4));
     }
 
-    /// A link that somebody really had, under the secret that Telegram publishes.
+    /// A link that someone really had, under the secret that Telegram publishes.
     #[test]
     fn a_published_link_has_its_keys() {
         let secret = unhex(concat!(

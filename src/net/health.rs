@@ -1,7 +1,7 @@
 //! Memory of what worked and what failed among places that are dialled again and again.
 //!
 //! It only decides the order of attempts. A place that failed lately goes last, so that a dead one costs an attempt and not
-//! a delay of everybody who comes; now and then it is given a chance in its old place, by one caller, because nobody else
+//! a delay of everybody who comes; now and then it is given a chance in its old place, by one caller, because no one else
 //! would notice that it is back. Nothing here reads a clock.
 
 use std::collections::HashMap;
@@ -64,7 +64,7 @@ impl<K: Copy + Eq + Hash> Health<K> {
         ordered.into_iter().map(|(_, place)| place).collect()
     }
 
-    /// The same where the given order is somebody's will: only what failed lately is put at the end.
+    /// The same where the given order is someone's will: only what failed lately is put at the end.
     pub fn bad_last(&self, places: &[K], now: Instant) -> Vec<K> {
         let mut known = self.lock();
         let will = |prospect| match prospect {

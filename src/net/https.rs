@@ -406,7 +406,7 @@ mod tests {
         let next = elsewhere(&url("https://lists.example/a"), &place).unwrap();
         let client = Client::default().named_by(&url("https://lists.example/a"));
         assert!(matches!(client.get(&next, BOUNDS).await, Err(Error::Inside)));
-        assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err(), "nobody came");
+        assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err(), "no one came");
     }
 
     #[test]

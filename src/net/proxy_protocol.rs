@@ -28,7 +28,7 @@ const LONGEST: usize = 2048;
 /// Reason why there is no header.
 #[derive(Debug)]
 pub enum NoHeader {
-    /// Nobody said anything, as in a check of health.
+    /// No one said anything, as in a check of health.
     Nothing,
     /// Bytes of another protocol came.
     Foreign,

@@ -1,4 +1,4 @@
-//! From names to addresses: by the system, or by DNS over HTTPS (RFC 8484), which nobody on the way reads.
+//! From names to addresses: by the system, or by DNS over HTTPS (RFC 8484), which no one on the way reads.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -102,7 +102,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_the_other_side_is_noticed_behind_what_it_has_sent() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        for sent in [&b""[..], b"some bytes that nobody reads"] {
+        for sent in [&b""[..], b"some bytes that no one reads"] {
             let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (here, _) = listener.accept().await.unwrap();
             tokio::io::AsyncWriteExt::write_all(&mut peer, sent).await.unwrap();

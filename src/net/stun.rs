@@ -94,7 +94,7 @@ mod tests {
         ] {
             let bytes = unhex(&[head, software, attribute].concat());
             assert_eq!(answer(&bytes, TRANSACTION), Some(expected.parse().unwrap()));
-            assert_eq!(answer(&bytes, [0; 12]), None, "somebody else's");
+            assert_eq!(answer(&bytes, [0; 12]), None, "someone else's");
             (0..bytes.len()).for_each(|length| assert_eq!(answer(&bytes[..length], TRANSACTION), None));
         }
         assert_eq!(question(TRANSACTION)[..8], [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);

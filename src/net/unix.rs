@@ -28,7 +28,7 @@ impl Removed {
         Self { path: path.to_owned(), kept: false.into() }
     }
 
-    /// Leaves the file, or takes charge of it again: somebody else has it or not.
+    /// Leaves the file, or takes charge of it again: someone else has it or not.
     pub fn keep(&self, kept: bool) {
         self.kept.store(kept, Ordering::Relaxed);
     }
@@ -44,7 +44,7 @@ impl Drop for Removed {
 
 /// Listens there, for those whom `mode` lets.
 ///
-/// What an earlier run left behind is removed; a socket that somebody answers at is not (`AddrInUse`), nor is anything
+/// What an earlier run left behind is removed; a socket that someone answers at is not (`AddrInUse`), nor is anything
 /// else (`AlreadyExists`).
 pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Removed)> {
     match fs::symlink_metadata(path) {
@@ -53,7 +53,7 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Removed)> {
         Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
         Err(_) => {}
     }
-    // The file appears under another name first, so that nobody can connect before its mode is set.
+    // The file appears under another name first, so that no one can connect before its mode is set.
     let hidden = path.with_extension(format!("{}.new", std::process::id()));
     let _ = fs::remove_file(&hidden);
     let listener = UnixListener::bind(&hidden)?;
@@ -62,7 +62,7 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Removed)> {
     Ok((listener, Removed::later(path)))
 }
 
-/// Whether somebody listens there, busy or not.
+/// Whether someone listens there, busy or not.
 fn answers(path: &Path) -> io::Result<bool> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;

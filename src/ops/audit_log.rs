@@ -1,12 +1,12 @@
 //! The audit log: who was admitted, who was declined although a key was shown, and who did what through the admin
 //! listener, with the reason and the time.
 //!
-//! One JSON object a line, in a file for its owner alone, which is begun anew when it is long or old; files that are older
+//! One JSON object a line, in a file for its owner alone, which is begun again when it is long or old; files that are older
 //! than the operator wants to keep are removed. Mere visitors are not in it: they are the public of a web site. Addresses
 //! are not in it unless asked for, and then not whole.
 //!
 //! Two bounds keep a peer with a recorded hello from filling the disk or from pushing others out. The same user declined for
-//! the same reason has one line at once and then one a minute with a `count`. And whoever tells of something does not wait
+//! the same reason has one line at once and then one a minute with a `count`. And anyone who tells of something does not wait
 //! for the disk: a thread of its own writes, and what comes faster than that is dropped and counted; what admins do waits
 //! in a queue of its own, which no visitor can fill.
 
@@ -38,7 +38,7 @@ pub struct Settings {
     pub file: PathBuf,
     /// Form in which addresses are written.
     pub addresses: Addresses,
-    /// The file is begun anew when it has this many bytes,
+    /// The file is begun again when it has this many bytes,
     pub size: u64,
     /// and when it is this old.
     pub age: Duration,
@@ -55,7 +55,7 @@ pub enum Addresses {
     /// Its network: 24 bits of IPv4, 48 of IPv6.
     Truncated,
     /// A number that is the same for the same address until the key is another: after a day, and after a restart. The key
-    /// is in memory only, so nobody can try addresses afterwards.
+    /// is in memory only, so no one can try addresses afterwards.
     Hashed,
 }
 
@@ -137,9 +137,9 @@ struct Queues {
 /// Kind of a line, which decides where it waits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Somebody with a token did something.
+    /// Someone with a token did something.
     Action,
-    /// Somebody came who may be anybody.
+    /// Someone came who may be anybody.
     Visit,
 }
 
@@ -231,7 +231,7 @@ impl AuditLog {
         self.0.waiting.lock().dropped
     }
 
-    /// Somebody did something through the admin listener, or tried to.
+    /// Someone did something through the admin listener, or tried to.
     pub fn action(&self, Action { actor, role, action, on, error }: Action<'_>) {
         // Anybody who reaches the listener can show a token that is none.
         let kind = if role.is_some() { Kind::Action } else { Kind::Visit };
@@ -323,7 +323,7 @@ impl Key {
     }
 }
 
-/// Writes until nobody can send any more.
+/// Writes until no one can send any more.
 fn write(mut file: Rotating, waiting: &Waiting) {
     let (mut failing, mut told, mut summarised) = (false, 0, Instant::now());
     loop {
@@ -352,7 +352,7 @@ fn write(mut file: Rotating, waiting: &Waiting) {
     }
 }
 
-/// The file, begun anew from time to time.
+/// The file, begun again from time to time.
 struct Rotating {
     settings: Settings,
     file: File,

@@ -1,4 +1,4 @@
-//! One process takes the listeners over from another without a moment in which nobody accepts.
+//! One process takes the listeners over from another without a moment in which no one accepts.
 //!
 //! ```text
 //!   new                                       old
@@ -10,7 +10,7 @@
 //!    │ ◀─ yours ─────────────────────────────  │
 //!    │      opens the books                    │
 //!    │ ── prepared ─────────────────────────▶  │
-//!    │                                         │  accepts nobody more: who comes waits in the listeners' queues
+//!    │                                         │  accepts no one more: who comes waits in the listeners' queues
 //!    │ ◀─ go ────────────────────────────────  │
 //!    │  accepts                                │
 //!    │ ── taken ────────────────────────────▶  │
@@ -23,7 +23,7 @@
 //!
 //! Until `taken` the old process can go on as if nothing had happened, and does so when the new one ends or is silent. It
 //! accepts all the time but between `go` and `taken`, where nothing is left to be done, and accepts again if that takes
-//! longer than [`BRISK`]: clients never wait for a process that is stuck. The new one accepts nobody before `go`.
+//! longer than [`BRISK`]: clients never wait for a process that is stuck. The new one accepts no one before `go`.
 //!
 //! A process of a version that passes no lock on knows neither `prepared` nor `go`: it says `taken` when it accepts, and
 //! hears nothing but `yours` before.
@@ -162,7 +162,7 @@ impl Taking {
         self.lines.hear_word(Word::Yours, STEP)
     }
 
-    /// All that is left to be done here is to accept; when this returns the other process accepts nobody.
+    /// All that is left to be done here is to accept; when this returns the other process accepts no one.
     pub fn prepared(&mut self) -> io::Result<()> {
         if !self.waits {
             return Ok(());
@@ -201,7 +201,7 @@ impl Iterator for Aftermath {
 /// Progress of the process that takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It waits until nobody is accepted here.
+    /// It waits until no one is accepted here.
     Prepared,
     /// It accepts already: a version that does not wait.
     Taken,
@@ -242,7 +242,7 @@ impl Leaving {
         }
     }
 
-    /// Nobody is accepted here. Fails with `WouldBlock` or `TimedOut` if the other process does not accept within
+    /// No one is accepted here. Fails with `WouldBlock` or `TimedOut` if the other process does not accept within
     /// [`BRISK`]; [`Leaving::taken`] goes on waiting.
     pub fn go(&mut self) -> io::Result<()> {
         self.lines.say(&Word::Go)?;

@@ -1,4 +1,4 @@
-//! Invitation links, their QR codes, and the address that a link can name when nobody configured one.
+//! Invitation links, their QR codes, and the address that a link can name when no one configured one.
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -103,7 +103,7 @@ fn ink(dark: bool) -> u8 {
     if dark { 16 } else { 231 }
 }
 
-/// An address for links that nobody configured, with what is known about it.
+/// An address for links that no one configured, with what is known about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnAddress {
     /// The address.
@@ -121,7 +121,7 @@ impl OwnAddress {
     /// The address from which the kernel would send to the Internet: a public one if there is one, IPv4 before IPv6.
     /// Nothing is sent.
     pub fn find() -> Option<Self> {
-        // Documentation addresses follow the default route like any other, and nobody is at the far end.
+        // Documentation addresses follow the default route like any other, and no one is at the far end.
         let v4 = source_towards(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into());
         let v6 = source_towards(Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into());
         Self::best([v4, v6].into_iter().flatten().map(Self::new))

@@ -1,7 +1,7 @@
 //! Lists of addresses that are not judged, or alone are: from files and from the web, and by country.
 //!
 //! A list that cannot be fetched or read leaves the last good one in force. What came from the web is also kept on disk,
-//! so that a restart without a network begins with it. Whoever is barred is a visitor of the cover.
+//! so that a restart without a network begins with it. Anyone who is barred is a visitor of the cover.
 
 use std::collections::BTreeMap;
 use std::fs;

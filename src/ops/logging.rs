@@ -47,14 +47,14 @@ pub enum Format {
 }
 
 /// Starts logging to the standard error stream for the whole process and says in which format; an error means that
-/// somebody did so before.
+/// someone did so before.
 pub fn start(settings: &Settings) -> Result<Format, TryInitError> {
     let terminal = std::io::stderr().is_terminal();
     let format = settings.format_on(terminal);
     let layer = layer(format, terminal, std::io::stderr);
     let (filter, handle) = reload::Layer::new(filter(settings.level));
     Registry::default().with(layer.with_filter(filter)).try_init()?;
-    // There is one log in a process, and whoever is second has failed above.
+    // There is one log in a process, and anyone who is second has failed above.
     let _ = FILTER.set(handle);
     Ok(format)
 }

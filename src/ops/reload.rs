@@ -1,6 +1,6 @@
 //! The one queue for every wish to read the configuration again: a signal, a changed file, `vizard reload`, the admin API.
 //!
-//! Whoever asks hears what came of it after it was carried out. What is carried out is not known here: the other end of
+//! Anyone who asks hears what came of it after it was carried out. What is carried out is not known here: the other end of
 //! the queue is in `config::reload`.
 
 use std::fmt;

@@ -1,5 +1,5 @@
 //! The walls that the proxy puts up around itself before it lets the first client in: Landlock for files, seccomp for
-//! system calls. Whoever takes the process over finds what the proxy itself still needs, and nothing else of the machine.
+//! system calls. Anyone who takes the process over finds what the proxy itself still needs, and nothing else of the machine.
 //!
 //! **Files** (Landlock, Linux 5.13 and later): only [`Places`] can be opened, nothing can be executed, no device be made.
 //! From Linux 6.12 on no other process can be sent a signal, and no abstract socket of another be reached.
@@ -208,7 +208,7 @@ fn forbidden() -> Result<Rules, seccompiler::Error> {
     for call in [libc::SYS_mprotect, libc::SYS_pkey_mprotect] {
         rules.insert(call, vec![SeccompRule::new(vec![is(2, MaskedEq(execute), execute)?])?]);
     }
-    // No typing into somebody's terminal.
+    // No typing into someone's terminal.
     let typing = TYPING.map(|request| SeccompRule::new(vec![is(1, Eq, request)?]));
     let typing = typing.into_iter().collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_ioctl, typing);

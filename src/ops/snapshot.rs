@@ -110,7 +110,7 @@ pub struct QuotaState {
     pub resets: Option<UnixTime>,
 }
 
-/// Something that somebody should look at.
+/// Something that someone should look at.
 #[derive(Clone, Debug)]
 pub struct AlarmState {
     /// A short name of a closed set.

@@ -97,7 +97,7 @@ impl Leaving {
 /// Whether processes still serve connections that were taken over from. Where that cannot be told there may be some, and it
 /// is to be asked again.
 pub fn has_leaving(state: &Path) -> bool {
-    // Not made where it is missing: nobody has left then.
+    // Not made where it is missing: no one has left then.
     match files::open_file(&state.join(LEAVING), OFlags::RDONLY) {
         Ok(file) => file.try_lock().is_err(),
         Err(error) => error.kind() != ErrorKind::NotFound,
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn where_it_cannot_be_told_whether_processes_leave_some_may() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(!has_leaving(&folder.path().join("missing")), "nobody can have left there");
+        assert!(!has_leaving(&folder.path().join("missing")), "no one can have left there");
         let leaving = folder.path().join(LEAVING);
         std::os::unix::fs::symlink(&leaving, &leaving).unwrap();
         assert!(has_leaving(folder.path()), "a file that cannot be opened");

@@ -4,7 +4,7 @@
 //! waits for the disk except a session whose grant is used up. What is written of a quota is what may be used until the
 //! next time: after a crash a user has lost half a hundredth of the quota at most, and has gained nothing.
 //!
-//! A disk that does not work stops nobody. The log says so, and the numbers wait in memory.
+//! A disk that does not work stops no one. The log says so, and the numbers wait in memory.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -101,7 +101,7 @@ impl UsageWriter {
     }
 
     /// Writes the exact numbers and leaves the file to another process. Blocks, for `patience` at most: an error if the disk
-    /// has not taken them by then, and everything goes on as before. Otherwise nothing is written from then on, and nobody
+    /// has not taken them by then, and everything goes on as before. Otherwise nothing is written from then on, and no one
     /// waits for it.
     pub fn pause(&self, patience: Duration) -> io::Result<()> {
         let end = Instant::now() + patience;
@@ -221,12 +221,12 @@ fn keep(mut store: Store, people: &People, bell: &DirtyFlag) {
     }
 }
 
-/// A file that somebody else has damaged may make the library panic, and those who wait for a grant must not suffer.
+/// A file that someone else has damaged may make the library panic, and those who wait for a grant must not suffer.
 fn guarded<T>(work: impl FnOnce() -> Result<T, UsageError>) -> Result<T, UsageError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(UsageError("the file is damaged".into())))
 }
 
-/// The file. After an error it is opened anew.
+/// The file. After an error it is opened again.
 struct Store {
     path: PathBuf,
     open: Option<Database>,

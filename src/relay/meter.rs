@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::tariff::{Allowance, Direction, RateLimiter};
 
-/// The outside of one session. Whoever else holds it can read its counters at any time and end the session.
+/// The outside of one session. Anyone else who holds it can read its counters at any time and end the session.
 #[derive(Debug, Default)]
 pub struct Meter {
     up: AtomicU64,
@@ -193,7 +193,7 @@ mod tests {
         let purse = Arc::new(Purse(AtomicU64::new(0), AtomicBool::new(false)));
         let ended = Meter::with_tariff(purse as _);
         ended.end();
-        assert!(!ended.opened_with(9).await, "nobody waits in a session that shall end");
+        assert!(!ended.opened_with(9).await, "no one waits in a session that shall end");
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Unpacker {
     /// The next packet that has come whole, and whether the client asks for a quick ack of it.
     pub fn packet(&mut self) -> Result<Option<(ClientPacket<'_>, bool)>, BadPacket> {
         if self.done == self.plain.len() {
-            // Whoever rests holds no memory.
+            // Anyone who rests holds no memory.
             (self.plain, self.done) = (Vec::new(), 0);
             return Ok(None);
         }
@@ -659,7 +659,7 @@ mod tests {
             still = if taken() == seen { still + 1 } else { 0 };
             seen = taken();
         }
-        assert!(seen < 40, "{seen} packets were taken for somebody who reads none");
+        assert!(seen < 40, "{seen} packets were taken for someone who reads none");
         let mut wire = Vec::new();
         client.read_to_end(&mut wire).await.unwrap();
         assert_eq!(replies(Framing::Padded, &opened(&wire).0).len(), 60);

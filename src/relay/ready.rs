@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    /// Asks once, whoever may be woken.
+    /// Asks once, no matter who may be woken.
     fn now<T>(ask: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         ask(&mut Context::from_waker(Waker::noop()))
     }

@@ -304,7 +304,7 @@ impl Pipe {
             return Ok(pipe);
         }
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-        // Whoever has used up what the system allows to a user works with smaller ones.
+        // Anyone who has used up what the system allows to a user works with smaller ones.
         let _ = fcntl_setpipe_size(&write, PIPE);
         Ok(Self { read, write })
     }

@@ -68,20 +68,20 @@ fn data_record(header: Header) -> Result<usize, BadRecord> {
 
 /// Client to data centre.
 ///
-/// A TLS server ends a connection at the first record that was inserted, repeated, cut anew or left out, and passes nothing
+/// A TLS server ends a connection at the first record that was inserted, repeated, cut again or left out, and passes nothing
 /// on before a record is whole. Nothing in the client's protocol says which record is its own, but its frames do: behind
 /// such a record the next length is read from the wrong place, or under the wrong keystream, and that is hardly ever the
 /// length of a packet. So records are held until they are whole, and frames are followed by their four bytes.
 #[derive(Debug)]
 pub struct Uplink {
     from_client: Ctr,
-    /// None where whoever gets the payload is to read it.
+    /// None where anyone who gets the payload is to read it.
     to_dc: Option<Ctr>,
     /// Payload bytes of a record whose header has come already; 0 if the next byte begins one.
     headless: usize,
     /// Whether a record that no TLS 1.3 peer makes may follow.
     tail_may_follow: bool,
-    /// None where whoever gets the payload looks at its frames.
+    /// None where anyone who gets the payload looks at its frames.
     frames: Option<Frames>,
     held: PendingBytes,
 }
@@ -118,12 +118,12 @@ impl Uplink {
         }
     }
 
-    /// From here on the payload is encrypted anew with this.
+    /// From here on the payload is encrypted again with this.
     pub fn encrypt(&mut self, to_dc: Ctr) {
         self.to_dc = Some(to_dc);
     }
 
-    /// Frames are followed no more: whoever gets the payload does that, and ends the session where there is none.
+    /// Frames are followed no more: anyone who gets the payload does that, and ends the session where there is none.
     pub fn without_frames(self) -> Self {
         Self { frames: None, ..self }
     }
@@ -134,7 +134,7 @@ impl Uplink {
     }
 
     /// Turns what the client sent into what the data centre is to get, and gives it: the payload of whole records, moved
-    /// together at the beginning of `bytes` and encrypted anew. If there is a bad record or frame it is what came before
+    /// together at the beginning of `bytes` and encrypted again. If there is a bad record or frame it is what came before
     /// that.
     ///
     /// Moving is much cheaper than working on the payload of each record by itself: ciphers are slow to get going, and
@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(sent(&mut uplink, &payload[43..]), (for_dc(&frames(&[40])), Ok(())));
     }
 
-    /// What somebody on the way can do to records, at every place of a session.
+    /// What someone on the way can do to records, at every place of a session.
     #[test]
     fn a_record_that_was_put_in_repeated_or_taken_out_ends_the_uplink_within_a_frame() {
         let sizes = [40, 300, 6000, 88, 1200, 60, 3500, 72, 400];

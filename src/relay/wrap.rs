@@ -74,7 +74,7 @@ struct Down {
     records: Unwrap,
 }
 
-/// One side is gone, or says what nobody should.
+/// One side is gone, or says what no one should.
 struct Broken;
 
 impl Wrapping {

@@ -1,6 +1,6 @@
 //! One connection from its first byte to its last.
 //!
-//! Every connection is received by the cover, whoever it is. Most of them end there. What leaves the cover again is a
+//! Every connection is received by the cover, no matter who it is. Most of them end there. What leaves the cover again is a
 //! client that has proved itself twice: with its hello (`auth::Judge`), and with the header behind it (`cover::gate`).
 //! Only then does the proxy talk to Telegram, and from then on to its client in the cover's place.
 

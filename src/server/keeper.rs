@@ -49,7 +49,7 @@ async fn follow_lists(server: &Server) {
     }
 }
 
-/// Has Telegram's lists fetched if somebody has a tag and they are not stated.
+/// Has Telegram's lists fetched if someone has a tag and they are not stated.
 pub(super) fn ask_for_lists(server: &Server) {
     let settings = server.settings();
     let tagged = |member: &Arc<Member>| member.policy().ad_tag.or(settings.ad_tag).is_some();

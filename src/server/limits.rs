@@ -2,9 +2,9 @@
 //! from one network.
 //!
 //! Who is above a limit is a visitor, and gets from the cover what every visitor gets: the connection is served, and only
-//! not judged. Where the operator prefers it, the connections that come too fast wait a moment first, whoever they are
+//! not judged. Where the operator prefers it, the connections that come too fast wait a moment first, no matter who they are
 //! from. The one limit that keeps anybody out is the one on all connections at once, which protects the descriptors:
-//! above it nobody is accepted, and clients wait in the listener's queue as they do with any busy server.
+//! above it no one is accepted, and clients wait in the listener's queue as they do with any busy server.
 //!
 //! An address is an IPv4 address or an IPv6 network of 64 bits, a network has 24 or 56.
 
@@ -83,7 +83,7 @@ impl Limit {
     }
 }
 
-/// Knows addresses from which nobody is judged.
+/// Knows addresses from which no one is judged.
 pub trait IpFilter: Send + Sync {
     /// Returns the reason why such an address is barred, in a word for logs and counters; `None` if it is not. Asked
     /// for every connection.
@@ -95,7 +95,7 @@ pub trait IpFilter: Send + Sync {
     }
 }
 
-/// Bars nobody.
+/// Bars no one.
 impl IpFilter for () {
     fn bars(&self, _: IpAddr) -> Option<&'static str> {
         None

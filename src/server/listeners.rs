@@ -67,7 +67,7 @@ struct ListenerKey {
     both: bool,
 }
 
-/// A listener that accepts nobody yet.
+/// A listener that accepts no one yet.
 #[derive(Debug)]
 struct BoundListener {
     spot: ListenerKey,
@@ -168,7 +168,7 @@ struct OpenListener {
 }
 
 impl OpenListener {
-    /// Accepts nobody any more, from when this is done on.
+    /// Accepts no one any more, from when this is done on.
     async fn end(&self) {
         self.shut.cancel();
         self.acceptors.close();
@@ -307,7 +307,7 @@ impl ListenerSet {
         self.lock().iter().map(passed).collect()
     }
 
-    /// Accepts nobody for now. Whoever comes waits in the listeners' queues, for whichever process accepts next.
+    /// Accepts no one for now. Anyone who comes waits in the listeners' queues, for whichever process accepts next.
     pub(super) async fn pause(&self) {
         let paused: Vec<OpenListener> = self.lock().drain(..).collect();
         for door in &paused {

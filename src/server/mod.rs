@@ -141,7 +141,7 @@ const HEADER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Server {
     /// A proxy in front of this cover, with this judge at the door, for these people; `observer` is told what happens,
-    /// `barrier` knows who is not judged. It accepts nobody before [`Handle::open`], and no more once `stop` is cancelled.
+    /// `barrier` knows who is not judged. It accepts no one before [`Handle::open`], and no more once `stop` is cancelled.
     pub fn handle(
         settings: Settings,
         cover: Cover,
@@ -225,7 +225,7 @@ impl Server {
         self.connections.spawn(connection::serve(Arc::clone(self), client, peer, admittance, self.span(peer)));
     }
 
-    /// A client whom the program in front of us names. Without its header nobody knows who it is.
+    /// A client whom the program in front of us names. Without its header no one knows who it is.
     async fn introduced(self: &Arc<Self>, mut client: TcpStream, front: SocketAddr) {
         match timeout(HEADER_PATIENCE, proxy_protocol::receive(&mut client)).await {
             Ok(Ok(peer)) => self.welcome(client, peer.unwrap_or(front)),

@@ -1,6 +1,6 @@
 //! The tasks of connections, and the end of all of them.
 //!
-//! A connection is polled for each of its messages, so nothing that all connections share may be asked there: whoever ends
+//! A connection is polled for each of its messages, so nothing that all connections share may be asked there: anyone who ends
 //! them does it from outside.
 
 use std::future::poll_fn;

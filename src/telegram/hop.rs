@@ -26,7 +26,7 @@ pub async fn enter(mut stream: TcpStream, pass: &SecretText, class: HelloClass) 
 }
 
 /// Sends a signed hello and waits for an answer that is signed with the same secret. Fails with
-/// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if the answer is another: whoever gives it does not know the
+/// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if the answer is another: anyone who gives it does not know the
 /// secret, or does not let it in.
 pub async fn greet(stream: &mut TcpStream, secret: &Secret, hello: &[u8]) -> io::Result<()> {
     stream.write_all(hello).await?;

@@ -1,8 +1,8 @@
 //! Connections to data centres that stand ready for the next session, which then waits for no handshake.
 //!
-//! How many there are follows what was asked for lately, so a proxy that nobody uses holds none. Each waits for a short
+//! How many there are follows what was asked for lately, so a proxy that no one uses holds none. Each waits for a short
 //! time only: whatever stands between us and the data centre forgets connections on which nothing moves. One that has
-//! ended meanwhile, or on which somebody spoke before us, is thrown away when it is found or asked for.
+//! ended meanwhile, or on which someone spoke before us, is thrown away when it is found or asked for.
 //!
 //! Here it is decided; `Upstream` opens and looks after what waits. Time is an argument, and so is what waits.
 
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Pool<C> {
     kept: Mutex<Kept<C>>,
-    /// Somebody came for a connection.
+    /// Someone came for a connection.
     pub asked: Notify,
 }
 
@@ -80,7 +80,7 @@ impl<C> Default for Pool<C> {
 }
 
 impl<C: Rests> Pool<C> {
-    /// Somebody needs a connection to this data centre: the youngest that waits, if one does.
+    /// Someone needs a connection to this data centre: the youngest that waits, if one does.
     pub fn take(&self, dc: DcId, now: Instant) -> Option<C> {
         let mut kept = self.lock();
         let shelf = kept.shelves.entry(dc).or_insert_with(|| Shelf::new(now));
@@ -132,7 +132,7 @@ impl<C: Rests> Pool<C> {
         }
     }
 
-    /// Throws everything away. What is asked for from now on is remembered anew.
+    /// Throws everything away. What is asked for from now on is remembered again.
     pub fn clear(&self) {
         let mut kept = self.lock();
         kept.shelves.clear();
@@ -144,7 +144,7 @@ impl<C: Rests> Pool<C> {
         self.lock().shelves.values().map(|shelf| shelf.waiting.len()).sum()
     }
 
-    /// Whether there is nothing to look after until somebody comes.
+    /// Whether there is nothing to look after until someone comes.
     pub fn is_at_rest(&self) -> bool {
         self.lock().shelves.is_empty()
     }
@@ -216,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection that ends when somebody says so.
+    /// A connection that ends when someone says so.
     #[derive(Clone, Debug, Default)]
     struct Toy(Rc<Cell<bool>>);
 
@@ -292,7 +292,7 @@ mod tests {
         toys.iter().for_each(|(order, toy)| pool.put(*order, toy.clone(), after(now, 60)));
         toys[2].1.0.set(true);
         assert!(Rc::ptr_eq(&pool.take(DC, now).unwrap().0, &toys[1].1.0));
-        assert_eq!(fill(&pool, 8, after(now, 1)), 0, "somebody ends what waits");
+        assert_eq!(fill(&pool, 8, after(now, 1)), 0, "someone ends what waits");
         toys[0].1.0.set(true);
         assert_eq!(fill(&pool, 8, after(now, 29)), 0);
         assert_eq!(pool.len(), 0);

@@ -68,7 +68,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// The same with somebody else to ask about names.
+    /// The same with someone else to ask about names.
     pub fn asking(&self, names: &Resolver) -> Self {
         match self {
             Self::Straight(dialer) => Self::Straight(dialer.asking(names)),
@@ -306,7 +306,7 @@ impl Routes {
     /// The routes for a session in the order in which they are to be tried. `random` gives numbers from 0 to 1.
     fn arranged(&self, dc: DcId, user: &str, now: Instant, mut random: impl FnMut() -> f64) -> Vec<Arc<Live>> {
         let fit: Vec<_> = self.live.iter().filter(|live| live.route.is_for(dc, user)).collect();
-        // Whoever draws the smallest goes first, and does so as often as its weight has it.
+        // Anyone who draws the smallest goes first, and does so as often as its weight has it.
         let mut drawn: Vec<_> = fit.iter().map(|live| (live.route.order, live.route.lot(random()), *live)).collect();
         drawn.sort_by(|(order, lot, _), (other, than, _)| order.cmp(other).then(lot.total_cmp(than)));
         let keys: Vec<_> = drawn.iter().map(|(_, _, live)| (live.id, dc.unsigned())).collect();
@@ -479,6 +479,6 @@ mod tests {
         assert!(!routes.standing()[0].well);
         let alone = Routes::new(&[straight], None);
         alone.probe(|_| Vec::new()).await;
-        assert!(alone.standing()[0].well, "nobody has asked");
+        assert!(alone.standing()[0].well, "no one has asked");
     }
 }

@@ -6,10 +6,10 @@
 //!
 //! - a session asks for a data centre by its number: [`Upstream::connect`]. It may get a connection that stood ready
 //!   (module `pool`); if that turns out to be dead, [`Upstream::connect_anew`];
-//! - whoever has addresses of its own, such as those of middle proxies, asks for one of them: [`Upstream::dial`]. The memory
+//! - anyone who has addresses of its own, such as those of middle proxies, asks for one of them: [`Upstream::dial`]. The memory
 //!   is the same, so an address that failed for one is tried last by the other;
 //! - who finds later that an address accepts connections and breaks them says so: [`Upstream::broke`];
-//! - Telegram's lists come through [`Upstream::lists`], for whoever says that it needs them: [`Upstream::want_lists`].
+//! - Telegram's lists come through [`Upstream::lists`], for anyone who says that it needs them: [`Upstream::want_lists`].
 //!
 //! All of them take one of the [`routes`](super::routes), which race the addresses ([`net::race`](crate::net::race)).
 
@@ -57,7 +57,7 @@ struct Inner {
 /// Urgency of the need for Telegram's lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// Nobody does.
+    /// No one does.
     #[default]
     Nothing,
     /// There is something else in their place meanwhile.
@@ -185,7 +185,7 @@ impl Upstream {
                 let age = LONGEST.mul_f64(0.75 + 0.25 * rand::random::<f64>());
                 let by = reached.by;
                 self.0.pool.put(order, Reached { warm: true, ..reached }, Instant::now() + age);
-                // Asked only now: whoever finds out later finds it in the pool.
+                // Asked only now: anyone who finds out later finds it in the pool.
                 if self.0.routes.load().is_bad(by) {
                     self.0.pool.discard(|ready| ready.by == by);
                 }
@@ -204,7 +204,7 @@ impl Upstream {
         self.0.lists.subscribe()
     }
 
-    /// Somebody needs the lists from now on. They are fetched if the settings allow it.
+    /// Someone needs the lists from now on. They are fetched if the settings allow it.
     pub fn want_lists(&self, need: Need) {
         self.0.want(need);
     }
@@ -224,7 +224,7 @@ impl Upstream {
     pub(super) fn needs_changed(&self) -> impl Future<Output = ()> + use<> {
         let mut need = self.0.need.subscribe();
         async move {
-            // It cannot close: somebody who waits holds the upstream.
+            // It cannot close: someone who waits holds the upstream.
             let _ = need.changed().await;
         }
     }

@@ -26,7 +26,7 @@ pub fn signed_hello(
     Some(hello)
 }
 
-/// Whether `flight` answers a hello with this random, from somebody who knows the key.
+/// Whether `flight` answers a hello with this random, from someone who knows the key.
 pub fn is_signed(flight: &[u8], key: &[u8; 16], client_random: &[u8]) -> bool {
     let random = server_flight::RANDOM;
     let Some(stamp) = flight.get(random.clone()) else { return false };

@@ -42,7 +42,7 @@ fn part(kind: u16, body: &[u8]) -> Option<Vec<u8>> {
     let counted = match kind {
         extension::PADDING => return None,
         extension::SERVER_NAME => Vec::new(),
-        // Whoever resumes a session, if anybody does, has another ticket each time.
+        // Anyone who resumes a session, if anybody does, has another ticket each time.
         extension::SESSION_TICKET => vec![u8::from(body.is_empty())],
         extension::KEY_SHARE => shares(body),
         // Kind and algorithms; key and payload are noise, and so is how long that is.
@@ -83,7 +83,7 @@ const HYBRID: usize = 1216;
 
 const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// FNV-1a. Whoever finds another hello of the same hash is shown what TDLib is shown, and gains nothing.
+/// FNV-1a. Anyone who finds another hello of the same hash is shown what TDLib is shown, and gains nothing.
 fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

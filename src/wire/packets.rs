@@ -8,7 +8,7 @@
 //! padded         n in 4 bytes ‖ packet and padding, n bytes    likewise
 //! ```
 //!
-//! How long the padding is nobody says: whole words of it stay behind the packet, and receivers put up with them.
+//! How long the padding is no one says: whole words of it stay behind the packet, and receivers put up with them.
 
 use super::DecodeError;
 

@@ -139,7 +139,7 @@ fn serves_without_privileges_and_stops_when_told(image: &Image) {
     assert_eq!(proxy.end().code(), Some(0));
 }
 
-/// Another port than the one that is published would be there for nobody.
+/// Another port than the one that is published would be there for no one.
 fn listens_on_no_other_port(image: &Image) {
     let mut proxy = Container::new(image);
     for set in ["bounding", "permitted", "inheritable", "effective", "ambient"] {

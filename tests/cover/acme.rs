@@ -218,7 +218,7 @@ async fn a_certificate_is_issued_for_what_init_has_written() {
     assert!(bed.page(authority.root().await).await.expect("a certificate to trust").ends_with(PAGE));
 }
 
-/// The authority that comes back has forgotten the account, so that is made anew as well.
+/// The authority that comes back has forgotten the account, so that is made again as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_certificate_is_renewed_while_it_is_served() {
     if !installed(PEBBLE) {
@@ -272,7 +272,7 @@ async fn a_refusal_names_its_mend_and_is_not_forgotten() {
     if !installed(PEBBLE) {
         return;
     }
-    for (challenge, known, why, mend) in [
+    for (challenge, known, why, fix) in [
         ("", false, "no address for mask.example.org", "A record"),
         ("", true, "cannot reach mask.example.org on port 443", "firewall"),
         ("challenge = \"http-01\"", true, "cannot reach mask.example.org on port 80", "redirect_from"),
@@ -281,14 +281,14 @@ async fn a_refusal_names_its_mend_and_is_not_forgotten() {
         if !known {
             bed.names.forget();
         }
-        // The authority comes to ports where nobody is.
+        // The authority comes to ports where no one is.
         let elsewhere = Ports::free();
         let ports = Ports { tls: elsewhere.tls, http: elsewhere.http, ..bed.ports };
         let _authority = Pebble::start(&bed.trust, ports, &bed.names).await;
         let proxy = bed.proxy().await;
         let line: Value = serde_json::from_str(&proxy.logged("no certificate was issued").await).expect("JSON");
         let says = |key: &str, part: &str| line[key].as_str().is_some_and(|text| text.contains(part));
-        assert!(says("why", why) && says("mend", mend), "{line}");
+        assert!(says("why", why) && says("fix", fix), "{line}");
         let memory = bed.memory();
         assert_eq!((&memory["failures"], &memory["why"]), (&Value::from(1), &line["why"]));
         proxy.kill();
@@ -300,7 +300,7 @@ async fn a_refusal_names_its_mend_and_is_not_forgotten() {
         assert!(!proxy.log().concat().contains("a certificate is ordered"));
         drop(proxy);
         let doctor = doctor(&bed);
-        assert!(doctor.contains("acme") && doctor.contains(why) && doctor.contains(mend), "{doctor}");
+        assert!(doctor.contains("acme") && doctor.contains(why) && doctor.contains(fix), "{doctor}");
     }
 }
 

@@ -243,7 +243,7 @@ async fn what_cannot_be_run_says_so() {
     assert!(run(stage.proxy.addr, &["--only", "no such probe"]).await.contains("--list"));
     assert!(run(stage.proxy.addr, &["--user", "carol"]).await.contains("alice"));
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert!(run(gone, &["--fast"]).await.contains("nobody accepts"));
+    assert!(run(gone, &["--fast"]).await.contains("no one accepts"));
     let unknown = ["--fast", "--only", "flights to tdlib: shapes", "--user", "nobody"];
     assert!(run(stage.proxy.addr, &unknown).await.contains("the secret of nobody"));
 }

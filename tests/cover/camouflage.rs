@@ -1,4 +1,4 @@
-//! The test that matters most: whoever is no client of ours sees exactly the cover.
+//! The test that matters most: anyone who is no client of ours sees exactly the cover.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -123,7 +123,7 @@ fn strangers_get_the_segments_that_the_cover_gives_them() {
     });
 }
 
-/// Android gives up a flight that a read cuts behind the ServerHello; nobody else does, and nobody else's is cut.
+/// Android gives up a flight that a read cuts behind the ServerHello; no one else does, and no one else's is cut.
 #[test]
 fn only_who_minds_where_a_read_ends_gets_a_flight_that_is_cut_elsewhere() {
     with_network("camouflage::only_who_minds_where_a_read_ends_gets_a_flight_that_is_cut_elsewhere", &[], || async {

@@ -429,7 +429,7 @@ async fn websockets_pass() {
 
 #[tokio::test]
 async fn upstream_that_is_down_is_a_bad_gateway() {
-    // Bound and not listening: nobody else can get the port, and connections are refused.
+    // Bound and not listening: no one else can get the port, and connections are refused.
     let nobody = tokio::net::TcpSocket::new_v4().unwrap();
     nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let host = Host::upstream(nobody.local_addr().unwrap()).await;

@@ -106,7 +106,7 @@ async fn a_session_begins_as_a_visit_to(kind: Kind) {
     assert_eq!((session.down.frames.next(), session.down.frames.rest().len()), (None, 0), "fillers only, and whole");
 }
 
-/// Nobody has to wait for a round of visits.
+/// No one has to wait for a round of visits.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_very_first_session_begins_as_a_visit_does() {
     for kind in BOTH {

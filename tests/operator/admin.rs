@@ -645,7 +645,7 @@ async fn the_page_works_in_a_browser() {
     let profile = folder.path().join("profile");
     let (dom, _) = browse(&profile, &format!("{}/", stage.admin), &[], None).await;
     assert!(dom.contains("name=\"token\""), "a stranger sees the login: {dom}");
-    // A form of another site logs nobody in; one of the listener's own does.
+    // A form of another site logs no one in; one of the listener's own does.
     let operator = token(TokenRole::Operator);
     let action = format!("{}/login", stage.admin);
     let foreign = foreign_form(folder.path(), "login.html", &action, &[("token", &operator)]);
@@ -679,7 +679,7 @@ async fn the_page_works_in_a_browser() {
         browse(&profile, &url, options, Some(picture)).await;
     }
 
-    // Whoever lures the operator to another site can neither use the cookie nor guess the word.
+    // Anyone who lures the operator to another site can neither use the cookie nor guess the word.
     let action = format!("{}/users/alice/disable", stage.admin);
     let (dom, _) =
         browse(&profile, &foreign_form(folder.path(), "evil.html", &action, &[("csrf", "x")]), &[], None).await;

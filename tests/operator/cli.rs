@@ -496,7 +496,7 @@ fn health_follows_the_listener() {
     let (code, out, err) = health(port);
     assert!(code == 0 && out.contains("answers"), "{out}{err}");
     answering.join().unwrap();
-    // Bound but not listening: the port answers nobody, and nobody else can take it meanwhile.
+    // Bound but not listening: the port answers no one, and no one else can take it meanwhile.
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let port = silent.local_addr().unwrap().as_socket().unwrap().port();

@@ -68,7 +68,7 @@ fn every_complaint_about_a_file_has_a_place_and_a_mend() {
     for path in files("fixtures/config/invalid") {
         let Err(LoadError::Complaints(report)) = load_file(&path) else { panic!("{} is fine", path.display()) };
         for complaint in report.complaints() {
-            assert!(complaint.at.is_some() && !complaint.mend.is_empty(), "{complaint:?}");
+            assert!(complaint.at.is_some() && !complaint.fix.is_empty(), "{complaint:?}");
         }
         let text = report.render(false);
         assert_eq!(text.matches(&format!("--> {}:", path.display())).count(), report.complaints().len(), "{text}");
@@ -289,7 +289,7 @@ fn the_tables_and_the_schema_in_the_documents_are_those_of_the_program() {
             fs::write(path, &made).unwrap();
         }
         let found = fs::read_to_string(path).unwrap_or_default();
-        assert!(found == made, "{path} is another; BLESS=1 writes it anew");
+        assert!(found == made, "{path} is another; BLESS=1 writes it again");
     }
 }
 

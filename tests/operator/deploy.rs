@@ -182,7 +182,7 @@ fn child_in_the_sandbox() {
         ("make a file beside it", Box::new(|| fs::write(at("read/new"), "x"))),
         ("move a file to the outside", Box::new(|| fs::rename(at("write/file"), at("outside/moved")))),
         ("run a program", Box::new(|| run().map(drop))),
-        ("reach somebody's abstract socket", Box::new(|| call().map(drop))),
+        ("reach someone's abstract socket", Box::new(|| call().map(drop))),
         ("signal another process", Box::new(|| Ok(rustix::process::test_kill_process(parent)?))),
         ("change the root", Box::new(|| Ok(rustix::process::chroot("/")?))),
         ("look at another process", Box::new(|| Ok(pidfd_open(parent, PidfdFlags::empty()).map(drop)?))),
@@ -223,7 +223,7 @@ fn child_in_the_sandbox() {
 async fn page_from_outside(config: &str) -> Option<(String, Vec<String>)> {
     let origin = Origin::make();
     let outside = tempfile::tempdir().expect("it works");
-    fs::write(outside.path().join("secret"), "what nobody shall see").expect("it works");
+    fs::write(outside.path().join("secret"), "what no one shall see").expect("it works");
     symlink(outside.path().join("secret"), origin.folder().join("link.txt")).expect("it works");
     let state = tempfile::tempdir().expect("it works");
     let setup = Setup::site(state.path(), &origin).usual(&KEY);
@@ -241,7 +241,7 @@ async fn page_from_outside(config: &str) -> Option<(String, Vec<String>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_shuts_itself_in_unless_told_otherwise() {
-    const SECRET: &str = "what nobody shall see";
+    const SECRET: &str = "what no one shall see";
     let Some((page, threads)) = page_from_outside("").await else { return };
     assert!(!page.contains(SECRET), "{page}");
     assert!(threads.len() > 2);

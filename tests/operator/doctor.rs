@@ -362,7 +362,7 @@ async fn words_for_people_come_without_colours_into_a_pipe() {
     let arguments: Vec<String> = ["doctor", "--cover", "site"].map(Into::into).into_iter().chain(skips).collect();
     let output = run(arguments, home.path()).await;
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.starts_with("✓ ok      configuration") && text.contains("mend: "), "{text}");
+    assert!(text.starts_with("✓ ok      configuration") && text.contains("fix: "), "{text}");
     assert!(!text.contains('\x1b') && output.stderr.is_empty(), "{text}");
     assert_eq!(output.status.code(), Some(1));
     let unknown = run(["doctor", "--skip", "weather"].map(Into::into).into(), home.path()).await;

@@ -197,7 +197,7 @@ async fn a_cover_that_has_changed_is_told_of() {
 /// A process that is stopped has its connections accepted by the kernel, as one that hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_fails_while_the_proxy_hangs_whatever_its_cover_does() {
-    // Bound but not listening, so that nobody else answers there.
+    // Bound but not listening, so that no one else answers there.
     let away = TcpSocket::new_v4().unwrap();
     away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let away = away.local_addr().unwrap().to_string();

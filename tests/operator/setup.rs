@@ -152,7 +152,7 @@ fn the_result_is_examined() {
     assert!(out.contains("ok      configuration") && !out.contains("login"), "{out}");
     assert!(
         err.contains("there is no link yet") && err.contains("--port"),
-        "nobody knows the port before the start: {err}"
+        "no one knows the port before the start: {err}"
     );
 }
 
@@ -206,7 +206,7 @@ impl Terminal {
                 self.seen = text.as_bytes()[at + part.len()..].to_vec();
                 return;
             }
-            // A terminal that nobody has open any more fails.
+            // A terminal that no one has open any more fails.
             match self.screen.read(&mut buffer) {
                 Ok(read) if read > 0 => self.seen.extend(&buffer[..read]),
                 _ => panic!("{part:?} never came: {text}"),

@@ -10,7 +10,7 @@ dpkg --install "$now"
 [[ $(owner /etc/vizard) == vizard:vizard:750 ]]
 [[ $(owner $file) == vizard:vizard:640 ]]
 vizard check --config $file
-# Nothing runs that nobody has set up.
+# Nothing runs that no one has set up.
 [[ ! -e /etc/systemd/system/multi-user.target.wants/vizard.service ]]
 [[ ! -e /etc/systemd/system/sockets.target.wants/vizard.socket ]]
 

@@ -33,7 +33,7 @@ fn text(command: &mut Command) -> String {
     said
 }
 
-/// The package, made under this clock and by somebody whose files get these rights.
+/// The package, made under this clock and by someone whose files get these rights.
 fn package(zone: &str, mask: &str) -> PathBuf {
     let mut command = Command::new("bash");
     command.args(["-c", "umask $0 && exec bash $1 --debug", mask]).arg(file("docs/deploy/package.sh"));
@@ -84,7 +84,7 @@ fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Whoever makes it of the same program gets the same bytes.
+/// Anyone who makes it of the same program gets the same bytes.
 fn made_twice() -> PathBuf {
     let first = fs::read(package("UTC", "022")).expect("a package");
     let package = package("Asia/Tokyo", "077");

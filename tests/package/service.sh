@@ -74,7 +74,7 @@ until_it test ! -e "/proc/$first"
 answers
 stops_in_peace vizard
 
-# The program of a later package takes over as well; if it cannot, it is started anew.
+# The program of a later package takes over as well; if it cannot, it is started again.
 systemctl start vizard
 for turn in 1 2; do
     before=$(show MainPID)
@@ -86,7 +86,7 @@ for turn in 1 2; do
 done
 stops_in_peace vizard
 
-# One that hangs is started anew, also if it has taken over; and so is one that ends.
+# One that hangs is started again, also if it has taken over; and so is one that ends.
 mkdir /etc/systemd/system/vizard.service.d
 printf '[Service]\nWatchdogSec=3s\n' >/etc/systemd/system/vizard.service.d/watchdog.conf
 systemctl daemon-reload

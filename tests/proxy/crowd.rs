@@ -1,4 +1,4 @@
-//! A thousand users, and strangers who send hellos as fast as they like: whoever may enter does.
+//! A thousand users, and strangers who send hellos as fast as they like: anyone who may enter does.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,7 +54,7 @@ async fn crowded(kind: Kind, users: u16, dc: &MockDc) -> Option<Stage> {
     Some(stage)
 }
 
-/// A hello like those of real clients, under a key that nobody has.
+/// A hello like those of real clients, under a key that no one has.
 async fn junk(stage: &Stage) -> TcpStream {
     let mut stream = TcpStream::connect(stage.proxy.addr).await.expect("the proxy listens");
     stream.write_all(&login([0xee; 16]).wire).await.expect("it is read");

@@ -52,7 +52,7 @@ async fn fifty_megabytes_arrive_whole_in_each_direction() {
     }
 }
 
-/// Sends bytes while nobody reads; gives the packet that a sink answers with.
+/// Sends bytes while no one reads; gives the packet that a sink answers with.
 async fn pour_up(session: &mut Session, count: usize) -> Vec<u8> {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();

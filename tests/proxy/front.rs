@@ -69,11 +69,11 @@ fn login() -> Login {
     Login::of(capture("tdlib-1.8.69-1"), KEY, &mut Dice::unseen())
 }
 
-/// Enters as somebody at `from`.
+/// Enters as someone at `from`.
 async fn enter_from(from: &str, front: SocketAddr) -> Result<Session, Refused> {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(format!("{from}:0").parse().expect("an address")).expect("a loopback address");
-    let stream = socket.connect(front).await.expect("somebody listens");
+    let stream = socket.connect(front).await.expect("someone listens");
     enter(stream, b"").await
 }
 
@@ -126,7 +126,7 @@ async fn headers_of_those_who_are_believed_name_the_client() {
     ] {
         is_a_visit(&enter(connect().await, other).await, what);
     }
-    // On the other listener nobody speaks for others.
+    // On the other listener no one speaks for others.
     is_a_visit(&enter_from("127.0.0.1", bed.proxy.addr).await, "no header");
     works(enter_from(HOME, bed.proxy.addr).await, "alice herself").await;
 }
@@ -208,7 +208,7 @@ impl Drop for Front {
 /// What docs/front.md says of a front is what these tests run.
 async fn the_front_shares_its_port(bed: &Bed, front: &Front) {
     works(enter_from(HOME, front.addr).await, "alice").await;
-    is_a_visit(&enter_from("127.0.0.1", front.addr).await, "somebody with alice's secret elsewhere");
+    is_a_visit(&enter_from("127.0.0.1", front.addr).await, "someone with alice's secret elsewhere");
     let site = std::fs::read_to_string(bed.origin.folder().join("index.html")).expect("a page");
     assert_eq!(page(front.addr, NAME, "127.0.0.1").await, site);
     assert_eq!(page(front.addr, NEIGHBOUR, "127.0.0.9").await, "the neighbour greets 127.0.0.9\n");

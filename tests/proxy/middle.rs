@@ -194,7 +194,7 @@ async fn a_thousand_clients_share_few_links() {
     }
     drop(sessions);
     middle.wait(|heard| heard.values().all(|one| one.closed)).await;
-    assert_eq!(dc.seen().len(), 0, "nobody went the direct way");
+    assert_eq!(dc.seen().len(), 0, "no one went the direct way");
 }
 
 #[tokio::test(flavor = "multi_thread")]

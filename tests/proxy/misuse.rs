@@ -181,7 +181,7 @@ async fn a_list_from_the_web_holds_once_it_was_fetched_and_after_a_restart_witho
     let mut stage = stage(Kind::Site, &dc, &format!("[lists]\ndeny = [\"{url}\"]\n")).await.unwrap();
     stage.proxy.logged("a list was fetched").await;
     assert!(matches!(login(1).enter(stage.proxy.addr).await, Err(Refused::Digest)));
-    // Nobody answers there any more.
+    // No one answers there any more.
     let file = stage.origin.path().join("vizard.toml");
     let gone = std::fs::read_to_string(&file).unwrap();
     let kept = std::fs::read_dir(stage.state.path().join("lists")).unwrap().count();
@@ -220,7 +220,7 @@ async fn the_audit_log_tells_of_users_and_a_webhook_of_replays() {
         assert!(recorded.enter(stage.proxy.addr).await.is_err());
     }
     let posted = async {
-        // The first time nobody answers.
+        // The first time no one answers.
         drop(hook.accept().await.unwrap());
         let (mut stream, _) = hook.accept().await.unwrap();
         let mut request = Vec::new();

@@ -422,7 +422,7 @@ async fn a_file_that_lost_its_users_is_refused_unless_that_is_asked_for() {
         let output = user(&running, &["remove", name]).await;
         assert!(output.status.success(), "{name}: {}", said(&output));
     }
-    assert!(login(KEY, 4).enter(running.proxy.addr).await.is_err(), "nobody enters");
+    assert!(login(KEY, 4).enter(running.proxy.addr).await.is_err(), "no one enters");
     running.write_text(&good);
     assert_eq!(running.reload().await.status.code(), Some(0));
     running.session(KEY, 5).await.echo(&[7; 40]).await.unwrap();

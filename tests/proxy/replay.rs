@@ -141,7 +141,7 @@ async fn forged_hellos_spend_nothing() {
     assert_eq!(session.down.end().await, End::Fin);
 }
 
-/// What a client sends behind the flight, as somebody on the way records it: a header and one packet.
+/// What a client sends behind the flight, as someone on the way records it: a header and one packet.
 pub fn second_flight(key: &hello::Key) -> Vec<u8> {
     let mut header = Header::make(Some(key), PADDED, 2, &mut Dice::unseen());
     let mut frame = framed(b"the user's first packet");
@@ -151,7 +151,7 @@ pub fn second_flight(key: &hello::Key) -> Vec<u8> {
     record
 }
 
-/// Shows a hello and waits for the flight, whoever it is for.
+/// Shows a hello and waits for the flight, no matter who it is for.
 async fn show(hello: &[u8], proxy: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(proxy).await.expect("the proxy listens");
     stream.write_all(hello).await.expect("writes");

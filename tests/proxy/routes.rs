@@ -306,7 +306,7 @@ async fn the_cover_is_visited_over_its_route() {
     }
 }
 
-/// The name is known to nobody else, so the cover is found with this answer or not at all.
+/// The name is known to no one else, so the cover is found with this answer or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_covers_name_is_asked_for_over_https_and_over_a_route() {
     let (Some(program), names) = (Program::microsocks(false).await, Names::start().await) else { return };

@@ -1,4 +1,4 @@
-//! One process takes over from another under load: nobody is refused, nobody is cut off, and no hello enters twice.
+//! One process takes over from another under load: no one is refused, no one is cut off, and no hello enters twice.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are no tests to clippy")]
 
@@ -81,8 +81,8 @@ impl Load {
             let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
             clients.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
-                    let mut session = login().enter(proxy).await.expect("nobody is refused");
-                    session.echo(b"here I am").await.expect("nobody is cut off");
+                    let mut session = login().enter(proxy).await.expect("no one is refused");
+                    session.echo(b"here I am").await.expect("no one is cut off");
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -145,7 +145,7 @@ async fn nobody_notices_that_one_takes_over_from_the_other() {
     assert!(running.proxy.ended().await.success());
     UnixStream::connect(socket(&running.state)).await.unwrap();
     chain.into_iter().for_each(|proxy| _ = proxy.terminate());
-    assert!(!socket(&running.state).exists(), "whoever had it last has removed it");
+    assert!(!socket(&running.state).exists(), "anyone who had it last has removed it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -356,7 +356,7 @@ async fn hellos_are_spent_in_common_with_every_process_that_still_leaves() {
 async fn the_command_starts_the_other_one() {
     let running = Running::start("").await;
     let state = running.state.path().to_owned();
-    let who = move || control::ask_who(&state).expect("somebody runs");
+    let who = move || control::ask_who(&state).expect("someone runs");
     let old = who();
     assert_eq!(old.process, running.proxy.id());
     let dc = format!("2={}", running.dc.addr);
@@ -369,7 +369,7 @@ async fn the_command_starts_the_other_one() {
 
     let load = Load::start(running.addr(), 4);
     load.more(10).await;
-    // Whoever reads what it says hears the end of it, though the new process goes on.
+    // Anyone who reads what it says hears the end of it, though the new process goes on.
     let output = command("upgrade", running.state.path(), &arguments).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && said.contains("has taken over"), "{output:?}");
@@ -383,7 +383,7 @@ async fn the_command_starts_the_other_one() {
     assert!(running.proxy.ended().await.success());
 }
 
-/// A process that is nobody's child; it is ended with this value.
+/// A process that is no one's child; it is ended with this value.
 struct Orphan(u32);
 
 impl Drop for Orphan {

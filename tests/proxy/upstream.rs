@@ -155,7 +155,7 @@ async fn every_number_reaches_its_own(addresses: [(i16, &str); 9]) {
             echo(&stage, signed).await;
             assert_eq!(dc.seen().last().map(|seen| seen.dc), Some(signed));
         }
-        assert_eq!(dc.seen().len(), 2, "nobody else comes to {number}");
+        assert_eq!(dc.seen().len(), 2, "no one else comes to {number}");
     }
     let before: Vec<_> = centres.iter().map(|(_, dc)| dc.seen().len()).collect();
     for unknown in [6, 202, -6, 10_004, -10_004, 9999, i16::MIN] {

@@ -1,4 +1,4 @@
-//! Users with limits: whoever may not enter meets the cover, whatever the reason; what may be moved is moved and no more.
+//! Users with limits: anyone who may not enter meets the cover, whatever the reason; what may be moved is moved and no more.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -115,7 +115,7 @@ async fn whoever_may_not_enter_meets_the_cover() {
         stage.proxy.logged(&format!("refused: {reason}")).await;
         looks_like_the_cover(&stage, [byte; 16]).await;
     }
-    // A secret whose time is over is nobody's.
+    // A secret whose time is over is no one's.
     assert_eq!(login(58).enter(proxy).await.map(|_| ()), Err(Refused::Digest));
     looks_like_the_cover(&stage, [58; 16]).await;
     // A hello that was refused is spent: a new one enters as soon as there is a place, and the old one never.
@@ -162,7 +162,7 @@ async fn sessions_end_soon_when_their_user_may_not_be_inside_any_more() {
     edit::disable(&file, "user60").unwrap();
     edit::remove(&file, "user61").unwrap();
     let change =
-        |changes: Changes, name| edit::change(&file, name, &changes, || unreachable!("nobody is moved")).unwrap();
+        |changes: Changes, name| edit::change(&file, name, &changes, || unreachable!("no one is moved")).unwrap();
     change(Changes { expires: Some("2020-01-01".into()), ..Changes::default() }, "user62");
     change(Changes { deny: Some(vec!["127.0.0.1".into()]), ..Changes::default() }, "user63");
     for byte in 60..=63 {
@@ -171,7 +171,7 @@ async fn sessions_end_soon_when_their_user_may_not_be_inside_any_more() {
         assert_eq!(login(byte).enter(stage.proxy.addr).await.map(|_| ()), Err(Refused::Digest), "user{byte}");
     }
     looks_like_the_cover(&stage, [61; 16]).await;
-    sessions.remove(&64).expect("it is there").echo(b"nobody meant me").await.unwrap();
+    sessions.remove(&64).expect("it is there").echo(b"no one meant me").await.unwrap();
 }
 
 /// Echoes packets until the session ends or so much has been moved both ways; says how much that was.

@@ -345,7 +345,7 @@ impl Proxy {
         self.running.said(Stream::Err)
     }
 
-    /// Ends it as a service manager does, and fails unless it ends well, never panicked and told nobody its secret.
+    /// Ends it as a service manager does, and fails unless it ends well, never panicked and told no one its secret.
     pub fn close(mut self) {
         let link = Link::parse(&self.running.said(Stream::Out));
         let status = self.running.terminate();
@@ -392,7 +392,7 @@ impl Forwarders {
         for port in [1080, 3128, 8388] {
             let mut command = world.command(Place::Internet, "timeout");
             command.args(["30", "bash", "-c", &format!("until : 3<>/dev/tcp/127.0.0.1/{port}; do :; done")]);
-            assert!(command.output().unwrap().status.success(), "nobody listens at port {port}");
+            assert!(command.output().unwrap().status.success(), "no one listens at port {port}");
         }
         Some(Self { _running: [socks, http, shadow] })
     }

@@ -249,7 +249,7 @@ fn assert_numbers(telegram: &Telegram, wanted: &[i64]) {
     let seen = telegram.seen();
     seen.iter().for_each(|seen| eprintln!("{} at {}", seen.dc, seen.address));
     for number in wanted {
-        assert!(seen.iter().any(|seen| seen.dc == *number), "nobody asked for data centre {number}");
+        assert!(seen.iter().any(|seen| seen.dc == *number), "no one asked for data centre {number}");
     }
     for seen in seen {
         let (_, addresses) = ADDRESSES.iter().find(|(dc, _)| *dc == seen.dc.abs()).expect("a known number");

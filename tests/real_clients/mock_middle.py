@@ -97,7 +97,7 @@ class Link:
                 length = struct.unpack("<I", self.plain[:4])[0]
                 if len(self.plain) >= length:
                     frame, self.plain = self.plain[:length], self.plain[length:]
-                    assert frame == self.frame(self.read_number, frame[8:-4]), "a frame that nobody made"
+                    assert frame == self.frame(self.read_number, frame[8:-4]), "a frame that no one made"
                     self.read_number += 1
                     return frame[8:-4]
             await self.fill()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Let Telegram Desktop connect through a proxy to mock_dc.py, and watch it stay.
 
-Starts it with an empty profile on a display that nobody sees, opens the
+Starts it with an empty profile on a display that no one sees, opens the
 proxy's link as a click on a web page would, and says yes to the box that asks.
 What the client makes of the connection is read from the data centre's log:
 keys, sessions, pings, and every connection that ended.

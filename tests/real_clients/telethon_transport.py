@@ -1,6 +1,6 @@
 """A FakeTLS transport for Telethon, such as people write for themselves: the package that there is sends no change_cipher_spec,
 insists on the length of a ServerHello and has one hello for all times. This one pads its hello to 517 bytes as well, but draws
-GREASE values and the order of extensions anew each time, takes any legal flight, and fills records to the brim.
+GREASE values and the order of extensions again each time, takes any legal flight, and fills records to the brim.
 """
 
 import asyncio

@@ -67,7 +67,7 @@ impl Visitor {
 
     /// Loads `/`, stays on the line for `stay`, and tells how the handshake went, the answer, the end and its time.
     pub async fn load(&self, server: SocketAddr, stay: Duration) -> (HandshakeKind, String, End, Duration) {
-        let stream = TcpStream::connect(server).await.expect("somebody listens");
+        let stream = TcpStream::connect(server).await.expect("someone listens");
         let name = ServerName::try_from(NAME).expect("a name");
         let mut tls = TlsConnector::from(self.config.clone()).connect(name, stream).await.expect("a handshake");
         let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");

@@ -48,7 +48,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// A hello of the captured class `file`, new in everything that a real client draws anew.
+    /// A hello of the captured class `file`, new in everything that a real client draws again.
     pub fn of(captured: &hello::Captured, key: Key, dice: &mut Dice) -> Self {
         let mut record = captured.parts().fresh(dice).fresh_shares().record();
         hello::sign(&mut record, &key, hello::now());

@@ -164,7 +164,7 @@ impl Silent {
         let listener = socket.listen(1).expect("listens");
         let addr = listener.local_addr().expect("an address");
         let mut held = Vec::new();
-        // Two fill the queue of one; whoever comes after them is left without an answer.
+        // Two fill the queue of one; anyone who comes after them is left without an answer.
         for _ in 0..2 {
             let dial = TcpStream::connect(addr).await;
             held.push(tokio::spawn(async { dial }));

@@ -1,5 +1,5 @@
 //! A middle proxy on loopback, with codecs of its own: frames, checksums, key schedule and cipher chaining are written
-//! down here anew, from the protocol and not from the program under test, and are held against the published vectors.
+//! down here again, from the protocol and not from the program under test, and are held against the published vectors.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -60,7 +60,7 @@ pub async fn quiet() -> tokio::sync::RwLockReadGuard<'static, ()> {
 }
 
 /// A listener for a program that cannot be given port 0: it is dropped, and the program told its address. The kernel would
-/// give a port of its own choice to the next who asks; these it gives to nobody by itself.
+/// give a port of its own choice to the next who asks; these it gives to no one by itself.
 pub fn aside() -> std::net::TcpListener {
     loop {
         if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", rand::random_range(10_000..32_000))) {

@@ -1,4 +1,4 @@
-//! A network of its own for a test, in which any address may be taken: Telegram's, or one where nobody answers.
+//! A network of its own for a test, in which any address may be taken: Telegram's, or one where no one answers.
 //!
 //! The test's program runs itself once more in a fresh network namespace and does the test there. Everything that it starts
 //! is in there too, and the kernel removes the network with the last process. Without root the namespace is one of a user.
@@ -19,7 +19,7 @@ const PASSED: &str = "the test has passed in it";
 /// What an address is in the network. Of all others the kernel knows no way to reach them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Land {
-    /// This machine's own: whoever listens there is reached, and otherwise it refuses.
+    /// This machine's own: anyone who listens there is reached, and otherwise it refuses.
     Here,
     /// Packets to it vanish.
     Nowhere,
@@ -33,7 +33,7 @@ pub fn with_network<F: Future<Output = ()>>(name: &str, addresses: &[(IpAddr, La
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
         runtime.block_on(body());
         // To the very output, which the test runner reads along.
-        writeln!(io::stdout(), "{PASSED}").expect("somebody listens");
+        writeln!(io::stdout(), "{PASSED}").expect("someone listens");
         return;
     }
     let Output { status, stdout, stderr } = inside(name, &script(addresses)).expect("unshare runs");
@@ -62,7 +62,7 @@ fn inside(name: &str, script: &str) -> io::Result<Output> {
 fn script(addresses: &[(IpAddr, Land)]) -> String {
     let vanishes =
         |six: bool| addresses.iter().any(|(address, land)| address.is_ipv6() == six && *land == Land::Nowhere);
-    // What goes into the hole comes out where it is addressed to nobody, and nobody is asked who is there.
+    // What goes into the hole comes out where it is addressed to no one, and no one is asked who is there.
     let mut lines = vec![
         "ip link set lo up".to_owned(),
         "ip link add hole type veth peer name bottom".to_owned(),
@@ -71,7 +71,7 @@ fn script(addresses: &[(IpAddr, Land)]) -> String {
         "ip link set bottom up".to_owned(),
         "ip link set hole arp off up".to_owned(),
     ];
-    // Whoever sends something needs an address of its own.
+    // Anyone who sends something needs an address of its own.
     let sources = [(vanishes(false), "192.0.2.1/32"), (vanishes(true), "2001:db8::1/128 nodad")];
     lines.extend(sources.iter().filter(|(used, _)| *used).map(|(_, own)| format!("ip address add {own} dev hole")));
     lines.extend(addresses.iter().map(|(address, land)| match (land, address.is_ipv4()) {

@@ -40,7 +40,7 @@ impl Nginx {
         panic!("nginx did not start in ten attempts");
     }
 
-    /// The port is free when it is chosen; `None` if somebody else has taken it before nginx could.
+    /// The port is free when it is chosen; `None` if someone else has taken it before nginx could.
     async fn attempt(origin: &Origin, uploads: SocketAddr, more: &str) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let addr = super::aside().local_addr().expect("an address");

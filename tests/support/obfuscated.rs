@@ -5,7 +5,7 @@ pub use vizard::audit::obfuscated::*;
 /// What the padded transport carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// A packet with its padding, which nobody but its reader can tell from it.
+    /// A packet with its padding, which no one but its reader can tell from it.
     Packet(Vec<u8>),
     /// A bare four-byte quick acknowledgement.
     Token(u32),

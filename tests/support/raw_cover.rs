@@ -85,7 +85,7 @@ pub async fn misread_closes(front: SocketAddr, cover: &mut RawCover) -> Vec<Stri
             wrong.push(format!("{what}: {got:?} in place of {wanted:?}"));
         }
     };
-    let visit = || async { TcpStream::connect(front).await.expect("somebody listens") };
+    let visit = || async { TcpStream::connect(front).await.expect("someone listens") };
 
     let mut visitor = visit().await;
     visitor.write_all(b"w12").await.expect("writes");

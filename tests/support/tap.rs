@@ -55,7 +55,7 @@ impl Visit {
     pub async fn start(origin: &Origin, server: SocketAddr, protocols: &[&str]) -> Self {
         let mut config = browser::config(origin, &TLS13);
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(server).await.expect("somebody listens");
+        let stream = TcpStream::connect(server).await.expect("someone listens");
         stream.set_nodelay(true).expect("a socket option");
         let records = Arc::<Mutex<Records>>::default();
         narrow(&stream);

@@ -22,7 +22,7 @@ pub const LEFT: &str = "descriptors left behind";
 /// How long everything has to come to rest.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// So many get stuck; then memory is looked at twice, somebody else enters, and all of them leave.
+/// So many get stuck; then memory is looked at twice, someone else enters, and all of them leave.
 pub async fn measure(name: &str, count: usize, contestant: &Contestant, report: &mut Report) -> io::Result<()> {
     let Some(meter) = contestant.meter else { return Ok(()) };
     // What a thread has once for all its sessions is none of theirs.

@@ -145,7 +145,7 @@ impl Shape {
             push_counted(&mut list, 2, &[0]);
         }
         list.extend([0, 0x1d]);
-        // Any 32 bytes with the top bit clear are somebody's share.
+        // Any 32 bytes with the top bit clear are someone's share.
         let mut share: [u8; 32] = draw.array();
         share[31] &= 0x7f;
         push_counted(&mut list, 2, &share);

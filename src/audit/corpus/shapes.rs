@@ -156,7 +156,7 @@ fn changes() -> Vec<Change> {
     ]
 }
 
-/// The base point of P-256: the share of whoever has 1 as his private key.
+/// The base point of P-256: the share of anyone who has 1 as his private key.
 #[rustfmt::skip]
 const P256_SHARE: [u8; 65] = [
     0x04, 0x6b, 0x17, 0xd1, 0xf2, 0xe1, 0x2c, 0x42, 0x47, 0xf8, 0xbc, 0xe6, 0xe5, 0x63, 0xa4, 0x40, 0xf2, 0x77, 0x03,

@@ -41,7 +41,7 @@ const FAMILY: &[u8] = b"vizard replay ";
 /// Entries that may wait for a disk that refuses: 16 MiB, and at a hundred new connections a second almost three hours.
 const UNSAVED_MAX: usize = 1 << 20;
 
-/// Read at once; large enough that system calls do not show, small enough that nobody misses it.
+/// Read at once; large enough that system calls do not show, small enough that no one misses it.
 const READ_SIZE: usize = 1 << 18;
 
 /// An open file of records.

@@ -31,7 +31,7 @@
 //! **Order, and what a crash between two steps does.**
 //!
 //! 1. *The hello goes into the store*, then it is answered. A crash between them forgets nothing: the hello is spent and was
-//!    never answered, its client comes again. A crash before the store has it: nobody was answered, so its next
+//!    never answered, its client comes again. A crash before the store has it: no one was answered, so its next
 //!    showing is its first.
 //! 2. *The header goes into the store*, then the user's place is taken, then the cover is left, then the data centre is
 //!    dialled. Whatever a crash leaves undone here, hello and header are spent and no byte went to Telegram.
@@ -56,14 +56,14 @@
 //! `O_APPEND` and readers find records at any offset. While one takes over from the other, both may spend, and no hello
 //! twice: both are then [`ReplayMemory::share`]d, and each step reads what the other has written; of two that spend one
 //! hello, the one whose record stands first in the file has won. No lock is taken, so that a process which was stopped
-//! keeps nobody out at the other. A hello whose record the disk refuses cannot be checked: the process that leaves does
+//! keeps no one out at the other. A hello whose record the disk refuses cannot be checked: the process that leaves does
 //! not accept it, the one that stays goes on as if it was alone. What waits for the disk is written before a process leaves;
 //! where that fails it does not ([`ReplayMemory::share`] says so), or what waits would be new to the other. Sharing costs some system calls, so it is done for no
 //! longer. Two that do not share learn nothing of each other; a hello spent at one may pass once at the other, which is
 //! why a proxy holds a lock on its state directory.
 //!
 //! What this leaves out: nothing is ever deleted, 16 bytes of disk an entry, so 32 a session. A hello and a header of one
-//! secret that *both* never reached the proxy, because somebody on the way kept them from it, are new when they are shown.
+//! secret that *both* never reached the proxy, because someone on the way kept them from it, are new when they are shown.
 //! Someone who holds a valid secret can search for hellos that share their first 16 bits and so lengthen one shard; each
 //! costs him 65,536 digests and us a longer memmove, which is no bargain.
 
@@ -302,7 +302,7 @@ impl ReplayMemory {
     fn spend_entry(&self, Entry { tag, key }: Entry) -> bool {
         let company = self.company.read().unwrap_or_else(PoisonError::into_inner);
         if let (true, Some(journal)) = (*company != Company::Alone, &self.journal) {
-            // What is known here already costs no more than when nobody shares.
+            // What is known here already costs no more than when no one shares.
             return !self.set.contains(key)
                 && journal.append_among_others(
                     Record { tag, key },
@@ -624,7 +624,7 @@ mod tests {
         let refusal = Journal::open_to_read(&path).unwrap();
         let file = old.journal.replace(refusal).unwrap();
         *old.company.get_mut().unwrap() = Company::Alone;
-        assert!(old.spend(TAG, &authenticator(1)), "a full disk keeps nobody out");
+        assert!(old.spend(TAG, &authenticator(1)), "a full disk keeps no one out");
         assert!(!old.share(Company::Leaving));
         old.share(Company::Staying);
         assert_eq!(ReplayMemory::examine(&path, &[TAG]).unwrap().entries, 0);
@@ -645,7 +645,7 @@ mod tests {
         assert_eq!(spend_range(&new, TAG, 0..11), 1);
     }
 
-    /// A process that was stopped while it held a lock of the file, of whatever kind, keeps nobody out and lets nobody in
+    /// A process that was stopped while it held a lock of the file, of whatever kind, keeps no one out and lets no one in
     /// twice.
     #[test]
     fn a_stopped_process_neither_delays_a_decision_nor_makes_it_wrong() {

@@ -1,6 +1,6 @@
 //! Files and folders that hold secrets or state, read and written so that nothing planted in the way is followed.
 //!
-//! Root runs commands on folders that belong to the user of the service. Whoever takes over that service can put links
+//! Root runs commands on folders that belong to the user of the service. Anyone who takes over that service can put links
 //! into them, and waits for root. So:
 //!
 //! - A path is walked part by part, each from the descriptor of the one before. While root works, only links that belong to
@@ -26,7 +26,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fstat};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// For its owner alone. Root gives it to the owner of the folder; in a folder that root shares with a group and with
-    /// nobody else, the group may read it.
+    /// no one else, the group may read it.
     Private,
     /// For everybody to read; root gives it to the owner of the folder.
     Public,

@@ -13,12 +13,12 @@ pub struct Issue {
     /// Whether there is a certificate that it issued.
     issued: bool,
     memory: Result<Memory, io::ErrorKind>,
-    /// Whether a listener has the port that the authority connects to; `None` where nobody can tell.
+    /// Whether a listener has the port that the authority connects to; `None` where no one can tell.
     reachable: Option<bool>,
 }
 
 impl Issue {
-    /// Looks at what is kept, and asks nobody.
+    /// Looks at what is kept, and asks no one.
     pub fn look(settings: &Settings, listeners: &[SocketAddr], redirects: &[SocketAddr]) -> Self {
         let challenge = settings.authority.challenge;
         let asked = match challenge {
@@ -59,13 +59,13 @@ pub fn issue(Issue { challenge, host, issued, memory, reachable }: &Issue) -> Ve
             let times =
                 if memory.failures == 1 { "once".into() } else { format!("{} times in a row", memory.failures) };
             let why = memory.why.as_deref().unwrap_or("the reason is unknown");
-            let mend = memory.mend.as_deref().unwrap_or("see the log of the proxy");
+            let fix = memory.fix.as_deref().unwrap_or("see the log of the proxy");
             match issued {
-                true => Finding::warning(Check::Acme, format!("requests to {host} failed {times}: {why}"), mend),
+                true => Finding::warning(Check::Acme, format!("requests to {host} failed {times}: {why}"), fix),
                 false => Finding::broken(
                     Check::Acme,
                     format!("requests to {host} failed {times}, and browsers warn of the certificate in use: {why}"),
-                    mend,
+                    fix,
                 ),
             }
         }
@@ -89,7 +89,7 @@ mod tests {
         let failed = |failures| Memory {
             failures,
             why: Some("the why".into()),
-            mend: Some("the mend".into()),
+            fix: Some("the fix".into()),
             ..Memory::default()
         };
         for (issued, memory, reachable, expected) in [
@@ -116,6 +116,6 @@ mod tests {
         };
         let found = &issue(&seen)[0];
         assert!(found.reason.contains("3 times") && found.reason.ends_with("the why"), "{found:?}");
-        assert_eq!(found.mend.as_deref(), Some("the mend"));
+        assert_eq!(found.fix.as_deref(), Some("the fix"));
     }
 }

@@ -9,11 +9,11 @@ use crate::cover::grade::list;
 pub fn certificate(chain: Option<&Chain>, names: &[&str], own: bool, now: UnixTime) -> Vec<Finding> {
     const DAY: i64 = 86_400;
     const SOON: i64 = 21;
-    let broken = |reason: String, mend: &str| Finding::broken(Check::Certificate, reason, mend);
-    let warning = |reason: String, mend: &str| Finding::warning(Check::Certificate, reason, mend);
-    // Somebody else's certificate is not ours to mend, but a cover that nobody would believe is a poor one.
-    let judged = |reason: String, mend: &str| {
-        if own { broken(reason, mend) } else { warning(reason, "choose a cover whose certificate is valid") }
+    let broken = |reason: String, fix: &str| Finding::broken(Check::Certificate, reason, fix);
+    let warning = |reason: String, fix: &str| Finding::warning(Check::Certificate, reason, fix);
+    // Someone else's certificate is not ours to fix, but a cover that no one would believe is a poor one.
+    let judged = |reason: String, fix: &str| {
+        if own { broken(reason, fix) } else { warning(reason, "choose a cover whose certificate is valid") }
     };
     let Some(chain) = chain else {
         return vec![broken(

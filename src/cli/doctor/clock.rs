@@ -15,7 +15,7 @@ pub struct Skews {
 
 /// Judges the clock by what others say; `window` is what a client may be off.
 pub fn clock(skews: Skews, window: Duration) -> Finding {
-    const MEND: &str = "set the clock and keep it right: `timedatectl set-ntp true`";
+    const FIX: &str = "set the clock and keep it right: `timedatectl set-ntp true`";
     let window = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     // A client is off by its own error and by ours.
     let far = |skew: i64| skew.saturating_abs() > window;
@@ -48,8 +48,8 @@ pub fn clock(skews: Skews, window: Duration) -> Finding {
         told(who, skew)
     );
     match skew {
-        skew if far(skew) => Finding::broken(Check::Clock, reason, MEND),
-        skew if half(skew) => Finding::warning(Check::Clock, reason, MEND),
+        skew if far(skew) => Finding::broken(Check::Clock, reason, FIX),
+        skew if half(skew) => Finding::warning(Check::Clock, reason, FIX),
         _ => Finding::ok(Check::Clock, reason),
     }
 }

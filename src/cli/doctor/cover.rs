@@ -39,7 +39,7 @@ pub enum Seen {
 pub struct Asker<'a> {
     /// Addresses on which the proxy accepts clients.
     pub listeners: &'a [SocketAddr],
-    /// Whom nobody but the proxy lets in.
+    /// Whom no one but the proxy lets in.
     pub visitors: &'a [(String, Visitor)],
     /// The host that links name.
     pub host: Option<&'a str>,
@@ -71,7 +71,7 @@ async fn look_at_remote(settings: &Settings, (name, further): (&Domain, &[Domain
         Err(Unusable::Ourselves) => return Seen::Ourselves,
         Err(error) => return Seen::Unreachable(error.to_string()),
     }
-    // Whoever else got such a hello could play it to the proxy, which has never seen it, and watch what comes back.
+    // Anyone else who got such a hello could play it to the proxy, which has never seen it, and watch what comes back.
     let bare = settings.proxy_protocol.is_none() && settings.dialer.route().via.proxy().is_none();
     if bare && leads(&settings.host, asker.host).await.here() {
         let addresses = match settings.dialer.names().lookup(&settings.host, settings.port).await {
@@ -113,7 +113,7 @@ pub fn cover(graded: &Graded, why: Option<&str>) -> Finding {
         true => "grade A: one record, post-quantum, a good certificate, and the name leads here".to_owned(),
         false => format!("grade {}: {}{why}", graded.grade, flaws.join("; ")),
     };
-    let mend = match graded.flaws.first() {
+    let fix = match graded.flaws.first() {
         None => return Finding::ok(Check::Cover, reason),
         Some(Flaw::Ourselves) => "name another web server with --cover, or use the built-in site: --cover site",
         Some(Flaw::Unreachable) => "check that the address of the cover is right and that it runs",
@@ -124,8 +124,8 @@ pub fn cover(graded: &Graded, why: Option<&str>) -> Finding {
         Some(_) => "the built-in site avoids all of this: --cover site, with a domain and a certificate of your own",
     };
     match graded.grade {
-        Grade::D => Finding::broken(Check::Cover, reason, mend),
-        _ => Finding::warning(Check::Cover, reason, mend),
+        Grade::D => Finding::broken(Check::Cover, reason, fix),
+        _ => Finding::warning(Check::Cover, reason, fix),
     }
 }
 
@@ -144,7 +144,7 @@ pub fn post_quantum(profile: &Profile) -> Finding {
 
 /// Says how many records the first flight has, and whether that is so at each of the visits.
 pub fn records(counts: &[usize], stable: bool) -> Finding {
-    const MEND: &str = "the built-in site sends one: --cover site";
+    const FIX: &str = "the built-in site sends one: --cover site";
     let visits = counts.len();
     let (Some(least), Some(most)) = (counts.iter().min(), counts.iter().max()) else {
         return Finding::warning(Check::Records, "no first flight was received", "see the result for the cover");
@@ -152,13 +152,13 @@ pub fn records(counts: &[usize], stable: bool) -> Finding {
     let sizes = if stable { "of the same sizes" } else { "with sizes that vary, as those of ECDSA signatures do" };
     match (least == most, most) {
         (false, _) => {
-            Finding::warning(Check::Records, format!("{least} to {most} encrypted records, from visit to visit"), MEND)
+            Finding::warning(Check::Records, format!("{least} to {most} encrypted records, from visit to visit"), FIX)
         }
         (true, 1) => Finding::ok(Check::Records, format!("one encrypted record at each of {visits} visits, {sizes}")),
         (true, _) => Finding::warning(
             Check::Records,
             format!("{most} encrypted records at each of {visits} visits, {sizes}"),
-            MEND,
+            FIX,
         ),
     }
 }

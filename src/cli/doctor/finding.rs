@@ -33,7 +33,7 @@ pub enum Check {
     Records,
     /// The data centres answer.
     Telegram,
-    /// Links to middle proxies come about, where somebody has a tag.
+    /// Links to middle proxies come about, where someone has a tag.
     Middle,
     /// Each route leads to them.
     Routes,
@@ -67,7 +67,7 @@ impl Check {
 pub enum Verdict {
     /// As it should be.
     Fine,
-    /// It works, but somebody may see or miss something.
+    /// It works, but someone may see or miss something.
     Warning,
     /// It does not work, or gives the proxy away.
     Broken,
@@ -109,29 +109,29 @@ pub struct Finding {
     /// Reason for the result.
     pub reason: String,
     /// Advice on what to do; none where all is well.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
 }
 
 impl Finding {
     /// All is well.
     pub fn ok(check: Check, reason: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Fine, reason: reason.into(), mend: None }
+        Self { check, verdict: Verdict::Fine, reason: reason.into(), fix: None }
     }
 
     /// It should be better.
-    pub fn warning(check: Check, reason: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Warning, reason: reason.into(), mend: Some(mend.into()) }
+    pub fn warning(check: Check, reason: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Warning, reason: reason.into(), fix: Some(fix.into()) }
     }
 
-    /// It has to be mended.
-    pub fn broken(check: Check, reason: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Broken, ..Self::warning(check, reason, mend) }
+    /// It has to be fixed.
+    pub fn broken(check: Check, reason: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Broken, ..Self::warning(check, reason, fix) }
     }
 
     fn text(&self, colours: bool) -> String {
         const INDENT: usize = 25;
-        let mend = self.mend.as_ref().map(|mend| format!("\n{:INDENT$}mend: {mend}", "")).unwrap_or_default();
-        format!("{} {:<14} {}{mend}", self.verdict.symbol(colours), self.check.label(), self.reason)
+        let fix = self.fix.as_ref().map(|fix| format!("\n{:INDENT$}fix: {fix}", "")).unwrap_or_default();
+        format!("{} {:<14} {}{fix}", self.verdict.symbol(colours), self.check.label(), self.reason)
     }
 }
 
@@ -153,7 +153,7 @@ impl Findings {
         self.0.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Fine)
     }
 
-    /// One line for each, a second one for each mend, and a last one that sums up.
+    /// One line for each, a second one for each fix, and a last one that sums up.
     pub fn text(&self, colours: bool) -> String {
         let count = |verdict| self.0.iter().filter(|finding| finding.verdict == verdict).count();
         let lines: String = self.0.iter().map(|finding| finding.text(colours) + "\n").collect();
@@ -168,7 +168,7 @@ impl Findings {
     pub fn json(&self) -> String {
         let object = |finding: &Finding| {
             let (check, verdict) = (finding.check.label(), finding.verdict.label());
-            json!({ "check": check, "verdict": verdict, "reason": finding.reason, "mend": finding.mend })
+            json!({ "check": check, "verdict": verdict, "reason": finding.reason, "fix": finding.fix })
         };
         serde_json::Value::Array(self.0.iter().map(object).collect()).to_string()
     }
@@ -211,10 +211,10 @@ mod tests {
         let findings = Findings::from_iter([warning, broken, ok]);
         let text = findings.text(false);
         assert!(text.starts_with("✓ ok      files          many\n✗ broken  clock          slow\n"), "{text}");
-        assert!(text.contains("mend: wind it") && text.ends_with("1 broken, 1 with warnings"), "{text}");
+        assert!(text.contains("fix: wind it") && text.ends_with("1 broken, 1 with warnings"), "{text}");
         assert!(findings.text(true).contains("\x1b[31m✗"));
         let json: serde_json::Value = serde_json::from_str(&findings.json()).unwrap();
-        assert_eq!(json[1], json!({ "check": "clock", "verdict": "broken", "reason": "slow", "mend": "wind it" }));
-        assert_eq!(json[0]["mend"], serde_json::Value::Null);
+        assert_eq!(json[1], json!({ "check": "clock", "verdict": "broken", "reason": "slow", "fix": "wind it" }));
+        assert_eq!(json[0]["fix"], serde_json::Value::Null);
     }
 }

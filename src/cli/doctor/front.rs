@@ -33,7 +33,7 @@ pub enum Held {
     Other,
     /// Nothing, and it cannot be bound.
     Unusable(io::ErrorKind),
-    /// Nobody knows before the start: port 0.
+    /// No one knows before the start: port 0.
     Later,
 }
 
@@ -84,9 +84,9 @@ pub async fn held_at(way: &Way, visitors: &[(String, Visitor)]) -> Held {
     Held::Other
 }
 
-/// Judges a listener. `redirects` says that it is one of `site.redirect_from`, of which nobody can tell whose it is.
+/// Judges a listener. `redirects` says that it is one of `site.redirect_from`, of which no one can tell whose it is.
 pub fn port(listener: impl fmt::Display, held: Held, redirects: bool) -> Finding {
-    let broken = |reason: String, mend: &str| Finding::broken(Check::Ports, reason, mend);
+    let broken = |reason: String, fix: &str| Finding::broken(Check::Ports, reason, fix);
     match held {
         Held::Free => Finding::ok(Check::Ports, format!("{listener} can be bound; nothing runs there now")),
         Held::Ours => Finding::ok(Check::Ports, format!("{listener} is in use by the running proxy")),
@@ -152,14 +152,14 @@ pub fn login((user, outcome): &LoggedIn) -> Finding {
             format!("{user}: through the front to data centre {USUAL_DC} and back in {} ms", time.as_millis()),
         ),
         Err(error) => {
-            let mend = match error {
+            let fix = match error {
                 LoginError::Unreachable(_) => "check that the proxy still runs",
                 LoginError::NotAdmitted => {
                     "restart the proxy, so that it knows this configuration; its log has the reason"
                 }
                 LoginError::Dropped | LoginError::Odd(_) => "see the results for Telegram and the log of the proxy",
             };
-            Finding::broken(Check::Login, format!("{user}: {error}"), mend)
+            Finding::broken(Check::Login, format!("{user}: {error}"), fix)
         }
     }
 }

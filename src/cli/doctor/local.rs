@@ -24,7 +24,7 @@ pub struct State {
 struct Folder {
     is_folder: bool,
     mode: u32,
-    /// Whether somebody else's files these are, seen from this user.
+    /// Whether someone else's files these are, seen from this user.
     foreign: bool,
     writable: bool,
     free: u64,
@@ -74,8 +74,8 @@ pub fn state(path: &Path, state: &State) -> Vec<Finding> {
     const FULL: u64 = 1 << 20;
     const SCARCE: u64 = 64 << 20;
     let path = path.display();
-    let broken = |reason: String, mend: &str| Finding::broken(Check::State, reason, mend);
-    let warning = |reason: String, mend: &str| Finding::warning(Check::State, reason, mend);
+    let broken = |reason: String, fix: &str| Finding::broken(Check::State, reason, fix);
+    let warning = |reason: String, fix: &str| Finding::warning(Check::State, reason, fix);
     let folder = match state.folder {
         Ok(folder) => folder,
         Err(io::ErrorKind::NotFound) => {
@@ -143,7 +143,7 @@ pub fn files(soft: Option<u64>, hard: Option<u64>) -> Finding {
     const PER_CONNECTION: u64 = 2;
     const ENOUGH: u64 = 8192;
     const LEAST: u64 = 256;
-    const MEND: &str = "raise it: `LimitNOFILE=65536` in a systemd unit, `--ulimit nofile=65536` for a container";
+    const FIX: &str = "raise it: `LimitNOFILE=65536` in a systemd unit, `--ulimit nofile=65536` for a container";
     let shown = |limit: Option<u64>| limit.map_or("none".into(), |limit| limit.to_string());
     let Some(limit) = hard else { return Finding::ok(Check::Files, "there is no limit of open files") };
     let reason = format!(
@@ -152,8 +152,8 @@ pub fn files(soft: Option<u64>, hard: Option<u64>) -> Finding {
         limit.saturating_sub(64) / PER_CONNECTION
     );
     match limit {
-        ..LEAST => Finding::broken(Check::Files, reason, MEND),
-        LEAST..ENOUGH => Finding::warning(Check::Files, reason, MEND),
+        ..LEAST => Finding::broken(Check::Files, reason, FIX),
+        LEAST..ENOUGH => Finding::warning(Check::Files, reason, FIX),
         _ => Finding::ok(Check::Files, reason),
     }
 }

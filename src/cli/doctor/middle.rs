@@ -61,13 +61,13 @@ pub async fn ask(upstream: &Upstream, settings: &Settings, published: Option<&Di
 
 /// Judges what came of it. Without links sessions go the direct way, which is no loss but of the channel.
 pub fn middle(asked: &Asked) -> Vec<Finding> {
-    const MEND: &str = "see docs/promoted-channel.md for what links need; until then sessions go directly, without the \
+    const FIX: &str = "see docs/promoted-channel.md for what links need; until then sessions go directly, without the \
                         channel";
     let Asked::Links(links) = asked else {
         let reason = "there is a tag, but the addresses of Telegram's middle proxies are not known yet";
-        let mend = "start the proxy, which fetches them within some minutes; if it runs, its log says why a list could \
+        let fix = "start the proxy, which fetches them within some minutes; if it runs, its log says why a list could \
                     not be fetched; or configure them, see docs/promoted-channel.md";
-        return vec![Finding::warning(Check::Middle, reason, mend)];
+        return vec![Finding::warning(Check::Middle, reason, fix)];
     };
     let none = links.iter().all(|(_, outcome)| outcome.is_err());
     let finding = |(numbers, outcome): &(Vec<i16>, Result<Link, String>)| {
@@ -80,7 +80,7 @@ pub fn middle(asked: &Asked) -> Vec<Finding> {
             Err(why) => {
                 let reason = format!("middle proxies for {numbers}: {why}");
                 let judge = if none { Finding::broken } else { Finding::warning };
-                judge(Check::Middle, reason, MEND)
+                judge(Check::Middle, reason, FIX)
             }
         }
     };

@@ -87,11 +87,11 @@ pub(super) fn findings(
 }
 
 fn configuration(loaded: &Result<Loaded, LoadError>) -> Finding {
-    const MEND: &str = "fix what is shown above; `vizard check` shows it again";
+    const FIX: &str = "fix what is shown above; `vizard check` shows it again";
     match loaded {
         Err(LoadError::Complaints(report)) => {
             output::report(report);
-            Finding::broken(Check::Configuration, counted(report.errors(), "mistake"), MEND)
+            Finding::broken(Check::Configuration, counted(report.errors(), "mistake"), FIX)
         }
         Err(error) => Finding::broken(Check::Configuration, error.to_string(), "check the path and its permissions"),
         Ok(Loaded { warnings, path, .. }) => {
@@ -101,7 +101,7 @@ fn configuration(loaded: &Result<Loaded, LoadError>) -> Finding {
                 0 => Finding::ok(Check::Configuration, format!("{name} can be used")),
                 count => {
                     let reason = format!("{name} can be used, with {}", counted(count, "warning"));
-                    Finding::warning(Check::Configuration, reason, MEND)
+                    Finding::warning(Check::Configuration, reason, FIX)
                 }
             }
         }

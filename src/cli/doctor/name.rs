@@ -83,20 +83,20 @@ pub enum Whose {
     Own,
     /// That of a web server elsewhere.
     Cover,
-    /// Nobody's: it was made up.
+    /// No one's: it was made up.
     MadeUp,
 }
 
 /// Judges where the domain leads. `known` says whether this machine knows its public address.
 pub fn name(domain: &str, whose: Whose, leads: &Leads, known: bool) -> Finding {
     const COVER: &str = "a cover of your own is better: a domain that leads here, and the built-in site";
-    let warning = |reason: String, mend: &str| Finding::warning(Check::Name, reason, mend);
-    let judged = |reason: String, mend: &str| match whose {
-        Whose::Own => Finding::broken(Check::Name, reason, mend),
+    let warning = |reason: String, fix: &str| Finding::warning(Check::Name, reason, fix);
+    let judged = |reason: String, fix: &str| match whose {
+        Whose::Own => Finding::broken(Check::Name, reason, fix),
         Whose::Cover | Whose::MadeUp => Finding::warning(Check::Name, reason, COVER),
     };
     if whose == Whose::MadeUp {
-        let reason = format!("{domain} is made up, and nobody finds a site there");
+        let reason = format!("{domain} is made up, and no one finds a site there");
         return warning(reason, "name a domain of your own that leads to this machine: --domain NAME");
     }
     let addresses = match leads {

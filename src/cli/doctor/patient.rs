@@ -73,7 +73,7 @@ impl Patient {
                 let made_up = config.made_up.domain;
                 (Gathered { names: config.all_names(), users: config.users, cover: Some(config.cover), made_up }, None)
             }
-            Some(Err(error)) => (as_it_is, Some(Finding::broken(Check::State, error.to_string(), error.mend()))),
+            Some(Err(error)) => (as_it_is, Some(Finding::broken(Check::State, error.to_string(), error.fix()))),
         };
         let Gathered { users, names, cover, made_up } = gathered;
         let tags = users.iter().map(|user| SecretTag::of(user.secret.bytes())).collect();
@@ -160,7 +160,7 @@ impl Gathered {
 fn visitors(users: &[User], domain: Option<&Domain>, wanted: Option<&str>) -> Result<Vec<(String, Visitor)>, Failure> {
     let Some(domain) = domain else { return Ok(Vec::new()) };
     let now = SystemTime::now().into();
-    // That somebody who may not enter from here does not is no finding.
+    // That someone who may not enter from here does not is no finding.
     let may_enter =
         |user: &User| user.policy.allow.is_empty() && user.policy.admits(Ipv4Addr::LOCALHOST.into(), now).is_ok();
     let chosen = users.iter().filter(|user| wanted.map_or_else(|| may_enter(user), |wanted| user.name == wanted));

@@ -34,18 +34,18 @@ pub fn route((name, kind, answer): &Asked, alone: bool) -> Finding {
             let (connected, answered) = (connect.as_millis(), answer.as_millis());
             let reason = format!("{name} ({kind}): connection in {connected} ms, answer in {answered} ms");
             if *connect + *answer > SLOW {
-                let mend = "every session is slowed by this; look for a shorter route";
-                return Finding::warning(Check::Routes, reason, mend);
+                let fix = "every session is slowed by this; look for a shorter route";
+                return Finding::warning(Check::Routes, reason, fix);
             }
             Finding::ok(Check::Routes, reason)
         }
         Err(why) => {
             let reason = format!("{name} ({kind}): {why}");
-            let mend = "check that the proxy of this route runs and accepts this machine; see docs/routes.md";
+            let fix = "check that the proxy of this route runs and accepts this machine; see docs/routes.md";
             if alone {
-                Finding::broken(Check::Routes, reason, mend)
+                Finding::broken(Check::Routes, reason, fix)
             } else {
-                Finding::warning(Check::Routes, reason, mend)
+                Finding::warning(Check::Routes, reason, fix)
             }
         }
     }

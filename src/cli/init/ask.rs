@@ -1,4 +1,4 @@
-//! Whoever answers: a person at a terminal, or nobody, and then the proposals hold.
+//! Anyone who answers: a person at a terminal, or no one, and then the proposals hold.
 
 use std::io::{self, IsTerminal};
 
@@ -12,7 +12,7 @@ pub type Check<'c> = &'c dyn Fn(&str) -> Result<(), String>;
 
 /// Answers questions.
 pub trait Ask {
-    /// Whether somebody is there: proposals for a person may ask for more.
+    /// Whether someone is there: proposals for a person may ask for more.
     fn is_person(&self) -> bool;
     /// Says something on the way.
     fn tell(&mut self, text: &str);
@@ -65,7 +65,7 @@ impl Ask for Person {
     }
 }
 
-/// Nobody: every proposal is taken.
+/// No one: every proposal is taken.
 pub struct Nobody;
 
 impl Ask for Nobody {

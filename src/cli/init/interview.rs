@@ -185,7 +185,7 @@ impl Talk<'_> {
         let usual = usual.map(|name| name.to_string()).unwrap_or_default();
         let fits = |text: &str| match text.parse::<Domain>() {
             Ok(_) => Ok(()),
-            Err(error) => Err(format!("{error}: {}", error.mend())),
+            Err(error) => Err(format!("{error}: {}", error.fix())),
         };
         let name = self.ask.text(question, &usual, &fits).map_err(unanswered)?;
         name.parse().map_err(|_| Failure::usage("there is no domain", "name it: --domain NAME"))
@@ -234,7 +234,7 @@ impl Talk<'_> {
         let mine = found.as_ref().map(|(certificate, _)| format!("{} and its key", certificate.display()));
         let mut items: Vec<&str> = mine.iter().map(String::as_str).collect();
         items.extend(CERTIFICATES);
-        // Nobody has agreed to terms where nobody is asked.
+        // No one has agreed to terms where no one is asked.
         let usual = if mine.is_some() || self.ask.is_person() { 0 } else { items.len() - 1 };
         let chosen = self.ask.choose("Which certificate?", &items, usual).map_err(unanswered)?;
         match (found, items.len() - chosen) {
@@ -255,7 +255,7 @@ impl Talk<'_> {
         }
     }
 
-    /// Says what the authority needs: it is the first to notice that nobody comes through a firewall.
+    /// Says what the authority needs: it is the first to notice that no one comes through a firewall.
     fn issued(&mut self, acme: &Acme, domain: &Domain, ports: Ports) -> Certificate {
         let challenge = acme.challenge.unwrap_or(match ports {
             Ports { https: false, http: true } => Challenge::Http01,
@@ -450,7 +450,7 @@ mod tests {
         }
     }
 
-    /// Somebody who has prepared the answers; `usual` takes the proposal.
+    /// Someone who has prepared the answers; `usual` takes the proposal.
     struct Script {
         answers: Vec<&'static str>,
         heard: String,
@@ -458,7 +458,7 @@ mod tests {
 
     impl Script {
         fn next(&mut self, question: &str, usual: String) -> String {
-            assert!(!self.answers.is_empty(), "nobody expected {question:?}");
+            assert!(!self.answers.is_empty(), "no one expected {question:?}");
             self.heard += &format!("{question} [{usual}]\n");
             match self.answers.remove(0) {
                 "usual" => usual,

@@ -228,11 +228,11 @@ impl Arguments {
     }
 
     fn given(&self) -> Result<Given, Failure> {
-        let wrong = |flag: &str, error: units::ValueError| Failure::usage(format!("{flag}: {error}"), error.mend());
+        let wrong = |flag: &str, error: units::ValueError| Failure::usage(format!("{flag}: {error}"), error.fix());
         let domain = self.domain.as_deref().map(str::parse::<Domain>).transpose();
-        let domain = domain.map_err(|error| Failure::usage(format!("--domain: {error}"), error.mend()))?;
+        let domain = domain.map_err(|error| Failure::usage(format!("--domain: {error}"), error.fix()))?;
         let names = self.name.iter().map(|name| name.parse::<Domain>()).collect::<Result<Vec<_>, _>>();
-        let names = names.map_err(|error| Failure::usage(format!("--name: {error}"), error.mend()))?;
+        let names = names.map_err(|error| Failure::usage(format!("--name: {error}"), error.fix()))?;
         let remote = self.cover.as_ref().filter(|cover| *cover != "site");
         if let Some(remote) = remote {
             units::host_and_port(remote).map_err(|error| wrong("--cover", error))?;
@@ -309,7 +309,7 @@ fn read(path: &Path) -> io::Result<String> {
 
 impl From<ImportError> for Failure {
     fn from(error: ImportError) -> Self {
-        Self::usage(error.to_string(), error.mend())
+        Self::usage(error.to_string(), error.fix())
     }
 }
 
@@ -353,7 +353,7 @@ fn not_written(error: LoadError) -> Failure {
     Failure::new("nothing was written: the configuration would have mistakes", "give other flags or answers")
 }
 
-/// Says what the doctor finds, and whether nothing is broken. Nobody can log in before the start.
+/// Says what the doctor finds, and whether nothing is broken. No one can log in before the start.
 fn examine(path: &Path, skip: &[Check], environment: &Environment) -> Result<bool, Failure> {
     let flags = Flags { config: Some(path.to_owned()), ..Flags::default() };
     let skip = [&[Check::Login], skip].concat();

@@ -1,4 +1,4 @@
-//! Taking a section `[[users]]` out of a text, with the comments that are about nobody else.
+//! Taking a section `[[users]]` out of a text, with the comments that are about no one else.
 //!
 //! This works on lines, for a parsed document does not know whose a comment is. That nothing else was lost is checked on
 //! what both texts mean.

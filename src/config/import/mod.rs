@@ -77,11 +77,11 @@ pub enum ImportError {
 
 impl ImportError {
     /// Advice on what to do.
-    pub fn mend(&self) -> &'static str {
+    pub fn fix(&self) -> &'static str {
         match self {
             Self::Unknown => "say whose it is: --from mtg, telemt, mtprotoproxy or mtproxy",
             Self::NotOfTheFormat(_) => "see whether the file is the right one, and whose it is: --from",
-            Self::NoSecret(_) => "set up anew with `vizard init`, and write the secrets into the sections [[users]]",
+            Self::NoSecret(_) => "set up again with `vizard init`, and write the secrets into the sections [[users]]",
         }
     }
 }
@@ -242,7 +242,7 @@ impl Imported {
     }
 }
 
-/// A name as it may be shown. Somebody may have mixed up names and secrets.
+/// A name as it may be shown. Someone may have mixed up names and secrets.
 fn named(name: &str) -> String {
     if SecretText::parse(name).is_ok() { "a user".into() } else { format!("`{}`", name.escape_debug()) }
 }
@@ -393,7 +393,7 @@ mod tests {
             let found = import(text, format).unwrap_err();
             // An empty Python dictionary is an empty TOML table too.
             assert!(found == error, "{text}: {found:?}");
-            assert!(!found.mend().is_empty());
+            assert!(!found.fix().is_empty());
         }
     }
 

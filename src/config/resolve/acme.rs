@@ -44,15 +44,15 @@ impl Resolver<'_> {
             self.complaints.push(complaint.and(&written.at, "the other one"));
         }
         if beside.domain.is_none() && self.whole {
-            let mend = "add `domain = \"NAME\"` to the top of the file: a domain that leads to this machine";
-            self.complaints.push(Complaint::new(&written.at, "a certificate needs a domain", mend));
+            let fix = "add `domain = \"NAME\"` to the top of the file: a domain that leads to this machine";
+            self.complaints.push(Complaint::new(&written.at, "a certificate needs a domain", fix));
         }
         let at = written.challenge.as_ref().map(|challenge| challenge.at.clone());
         let challenge = self.choice(written.challenge, CHALLENGES).unwrap_or_default();
         if let (Challenge::Http01, Some(at), false) = (challenge, at, beside.redirects) {
             let what = "this challenge needs plain HTTP, and no listener speaks it";
-            let mend = "add `redirect_from = [\"[::]:80\"]` to the section `[site]`";
-            self.complaints.push(Complaint::new(&at, what, mend));
+            let fix = "add `redirect_from = [\"[::]:80\"]` to the section `[site]`";
+            self.complaints.push(Complaint::new(&at, what, fix));
         }
         Authority {
             directory: self.directory(written.directory, written.staging),
@@ -78,8 +78,8 @@ impl Resolver<'_> {
         let Some(directory) = directory else { return usual };
         let uri = directory.value.parse::<Uri>().ok().filter(https::is_fit);
         uri.unwrap_or_else(|| {
-            let mend = "write the URL of an ACME directory: \"https://HOST/PATH\"";
-            self.complaints.push(Complaint::new(&directory.at, "not an authority", mend));
+            let fix = "write the URL of an ACME directory: \"https://HOST/PATH\"";
+            self.complaints.push(Complaint::new(&directory.at, "not an authority", fix));
             usual
         })
     }
@@ -89,8 +89,8 @@ impl Resolver<'_> {
         let plain = text.chars().all(|c| c.is_ascii_graphic() && !matches!(c, ',' | '?' | '<' | '>' | '"' | ':'));
         let whole = text.split_once('@').is_some_and(|(who, host)| !who.is_empty() && host.contains('.'));
         if !plain || !whole {
-            let mend = "write one address like \"you@example.com\", or remove the line: none is needed";
-            self.complaints.push(Complaint::new(&written.at, "not an email address", mend));
+            let fix = "write one address like \"you@example.com\", or remove the line: none is needed";
+            self.complaints.push(Complaint::new(&written.at, "not an email address", fix));
         }
         (plain && whole).then(|| text.clone())
     }

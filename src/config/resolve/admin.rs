@@ -30,8 +30,8 @@ impl Resolver<'_> {
         let hosts = written.hosts.into_iter().flatten().filter_map(|host| self.host(host)).collect();
         let place = place?;
         if let (AdminAddress::Unix(_), Some(at)) = (&place, &certificate_at) {
-            let mend = "remove `certificate` and `key`, or listen on an address";
-            self.complaints.push(Complaint::new(at, "a Unix socket does not use TLS", mend));
+            let fix = "remove `certificate` and `key`, or listen on an address";
+            self.complaints.push(Complaint::new(at, "a Unix socket does not use TLS", fix));
         }
         let per_user_metrics = written.per_user_metrics.is_none_or(|written| written.value);
         let settings = Settings { place, tls, tokens, hosts, per_user_metrics };
@@ -42,7 +42,7 @@ impl Resolver<'_> {
             None => false,
         };
         if let (true, Some(refusal)) = (settled, settings.refusal()) {
-            self.complaints.push(Complaint::new(&at, refusal.error(), refusal.mend()));
+            self.complaints.push(Complaint::new(&at, refusal.error(), refusal.fix()));
         }
         Some(settings)
     }
@@ -52,8 +52,8 @@ impl Resolver<'_> {
         let text = written.value.to_ascii_lowercase();
         let fine = text.parse::<IpAddr>().is_ok() || text.parse::<Domain>().is_ok();
         if !fine {
-            let mend = "write the name alone, as in hosts = [\"panel.example.com\"]";
-            self.complaints.push(Complaint::new(&written.at, "this is neither a host name nor an address", mend));
+            let fix = "write the name alone, as in hosts = [\"panel.example.com\"]";
+            self.complaints.push(Complaint::new(&written.at, "this is neither a host name nor an address", fix));
         }
         fine.then_some(text)
     }
@@ -66,8 +66,8 @@ impl Resolver<'_> {
             }
             Ok(place) => Some(place),
             Err(error) => {
-                let mend = "write \"127.0.0.1:9443\" or \"unix:/run/vizard/admin\"";
-                self.complaints.push(Complaint::new(&text.at, error.to_string(), mend));
+                let fix = "write \"127.0.0.1:9443\" or \"unix:/run/vizard/admin\"";
+                self.complaints.push(Complaint::new(&text.at, error.to_string(), fix));
                 None
             }
         }
@@ -103,13 +103,13 @@ impl Resolver<'_> {
 
     fn token(&mut self, written: TokenWritten) -> Option<Token> {
         let TokenWritten { name, role, hash, at } = written;
-        for (missing, key, mend) in [
+        for (missing, key, fix) in [
             (name.is_none(), "name", "add a line like `name = \"grafana\"`"),
             (role.is_none(), "role", "add `role = \"metrics\"`, \"viewer\", \"operator\" or \"admin\""),
             (hash.is_none(), "hash", "add the hash that `vizard token ROLE` prints"),
         ] {
             if missing && self.whole {
-                self.complaints.push(Complaint::new(&at, format!("this token has no {key}"), mend));
+                self.complaints.push(Complaint::new(&at, format!("this token has no {key}"), fix));
             }
         }
         let role = self.choice(role, ROLES);
@@ -122,13 +122,13 @@ impl Resolver<'_> {
         let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
         let value = &name.value;
         if value.is_empty() || value.chars().count() > 64 || !value.chars().all(fine) {
-            let mend = "use 1 to 64 letters, digits, `-`, `_`, `.` and `@`";
-            self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a token", mend));
+            let fix = "use 1 to 64 letters, digits, `-`, `_`, `.` and `@`";
+            self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a token", fix));
             return None;
         }
         if value.starts_with(MARK) || SecretText::parse(value).is_ok() {
             let what = "this name is a secret";
-            self.complaints.push(Complaint::new(&name.at, what, "name whoever uses the token"));
+            self.complaints.push(Complaint::new(&name.at, what, "name anyone who uses the token"));
             return None;
         }
         Some(name.value)

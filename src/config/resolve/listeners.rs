@@ -21,8 +21,8 @@ impl Resolver<'_> {
     ) -> (Vec<Address>, Proxied, Vec<ListenerAt>) {
         let proxied = proxied.unwrap_or_default();
         if let Some(lonely) = proxied.from.iter().flatten().next().filter(|_| proxied.listen.is_none() && self.whole) {
-            let mend = "add `listen = [\"127.0.0.1:8443\"]` to this section";
-            self.complaints.push(Complaint::new(&lonely.at, "nothing listens for PROXY protocol headers", mend));
+            let fix = "add `listen = [\"127.0.0.1:8443\"]` to this section";
+            self.complaints.push(Complaint::new(&lonely.at, "nothing listens for PROXY protocol headers", fix));
         }
         let mut places: Vec<(Address, Origin)> = Vec::new();
         self.places(listen, &mut places);
@@ -66,8 +66,8 @@ impl Resolver<'_> {
             let Some(address) = self.check(&text, units::socket_address) else { continue };
             if let Some((_, listener)) = listen.iter().find(|(listener, _)| collide(address, *listener)) {
                 let what = "the proxy itself listens here";
-                let mend = "a redirect from plain HTTP usually listens on port 80";
-                self.complaints.push(Complaint::new(&text.at, what, mend).and(listener, "the listener"));
+                let fix = "a redirect from plain HTTP usually listens on port 80";
+                self.complaints.push(Complaint::new(&text.at, what, fix).and(listener, "the listener"));
             }
             if addresses.contains(&address) {
                 self.complaints.push(Complaint::new(&text.at, "this address is listed twice", "remove one"));

@@ -37,8 +37,8 @@ impl Resolver<'_> {
                 let secret = MiddleSecret::new(&bytes);
                 if secret.is_none() {
                     let what = "this file does not hold the secret of middle proxies";
-                    let mend = "fetch it anew, as it is: curl -o FILE https://core.telegram.org/getProxySecret";
-                    self.complaints.push(Complaint::new(&at, what, mend));
+                    let fix = "fetch it again, as it is: curl -o FILE https://core.telegram.org/getProxySecret";
+                    self.complaints.push(Complaint::new(&at, what, fix));
                 }
                 secret
             }
@@ -56,8 +56,8 @@ impl Resolver<'_> {
             match known.iter().find(|(other, _)| other.is_ipv4() == address.is_ipv4()) {
                 Some((_, other)) => {
                     let what = "there are two addresses of one family";
-                    let mend = "name one IPv4 and one IPv6 address at most: those that connections from here come from";
-                    self.complaints.push(Complaint::new(&text.at, what, mend).and(&other.at, "the other one"));
+                    let fix = "name one IPv4 and one IPv6 address at most: those that connections from here come from";
+                    self.complaints.push(Complaint::new(&text.at, what, fix).and(&other.at, "the other one"));
                 }
                 None => known.push((address, text)),
             }

@@ -76,14 +76,14 @@ impl Resolver<'_> {
         let roots = ca_file.and_then(|file| self.roots(file));
         let Some(https) = https else {
             if self.whole {
-                let mend = "add a line like `https = \"https://192.0.2.53/dns-query\"`, or remove the section";
-                self.complaints.push(Complaint::new(&at, "this section does not name a DNS server", mend));
+                let fix = "add a line like `https = \"https://192.0.2.53/dns-query\"`, or remove the section";
+                self.complaints.push(Complaint::new(&at, "this section does not name a DNS server", fix));
             }
             return (ways, resolve::Resolver::System);
         };
         let Some(url) = https.value.parse().ok().filter(https::is_fit) else {
-            let mend = "write the URL of a server for DNS over HTTPS: \"https://192.0.2.53/dns-query\"";
-            self.complaints.push(Complaint::new(&https.at, "not a DNS server", mend));
+            let fix = "write the URL of a server for DNS over HTTPS: \"https://192.0.2.53/dns-query\"";
+            self.complaints.push(Complaint::new(&https.at, "not a DNS server", fix));
             return (ways, resolve::Resolver::System);
         };
         let names = resolve::Resolver::https(url, roots, dialer);
@@ -99,8 +99,8 @@ impl Resolver<'_> {
         let roots = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let mut store = RootCertStore::empty();
         if store.add_parsable_certificates(roots.unwrap_or_default()).0 == 0 {
-            let mend = "name a PEM file with the roots of the server's certificate";
-            self.complaints.push(Complaint::new(&at, "there is no certificate in this file", mend));
+            let fix = "name a PEM file with the roots of the server's certificate";
+            self.complaints.push(Complaint::new(&at, "there is no certificate in this file", fix));
             return None;
         }
         Some((path, store))
@@ -127,13 +127,13 @@ impl Resolver<'_> {
         }
     }
 
-    /// Warns of a tag that nobody's sessions have.
+    /// Warns of a tag that no one's sessions have.
     pub(super) fn tag_beside(&mut self, routes: &[routes::Route], tag: &Origin) {
         if !routes.iter().all(routes::Route::is_plain) {
             let what = "sessions go without the promoted channel, because middle proxies cannot be reached over these \
                         routes";
-            let mend = "remove the tag, or let only routes of the kind \"direct\" lead to Telegram, which are for all";
-            self.complaints.push(Complaint::new(tag, what, mend).as_warning());
+            let fix = "remove the tag, or let only routes of the kind \"direct\" lead to Telegram, which are for all";
+            self.complaints.push(Complaint::new(tag, what, fix).as_warning());
         }
     }
 
@@ -148,7 +148,7 @@ impl Resolver<'_> {
         Some(dialer)
     }
 
-    /// Warns of routes that nobody takes.
+    /// Warns of routes that no one takes.
     pub(super) fn unused(&mut self, ways: &Ways) {
         for known in ways.0.iter().filter(|known| !known.used.get()) {
             let complaint = Complaint::new(
@@ -165,11 +165,11 @@ impl Resolver<'_> {
         match found {
             Some(known) => known.used.set(true),
             None if self.whole => {
-                let mend = match nearest(&name.value, ways.0.iter().map(|known| known.name.as_str())) {
+                let fix = match nearest(&name.value, ways.0.iter().map(|known| known.name.as_str())) {
                     Some(near) => format!("did you mean {}?", quoted(near)),
                     None => "add a section `[[routes]]` with this `name`".into(),
                 };
-                self.complaints.push(Complaint::new(&name.at, "there is no route of this name", mend));
+                self.complaints.push(Complaint::new(&name.at, "there is no route of this name", fix));
             }
             None => {}
         }
@@ -179,15 +179,15 @@ impl Resolver<'_> {
     fn route_name(&mut self, name: Option<&Written<String>>, at: &Origin) -> Option<Written<String>> {
         let Some(name) = name else {
             if self.whole {
-                let mend = "add a line like `name = \"abroad\"`";
-                self.complaints.push(Complaint::new(at, "this route has no name", mend));
+                let fix = "add a line like `name = \"abroad\"`";
+                self.complaints.push(Complaint::new(at, "this route has no name", fix));
             }
             return None;
         };
         let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if !(1..=32).contains(&name.value.len()) || !name.value.chars().all(fine) {
-            let mend = "use 1 to 32 letters, digits, `-`, `_` and `.`";
-            self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a route", mend));
+            let fix = "use 1 to 32 letters, digits, `-`, `_` and `.`";
+            self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a route", fix));
             return None;
         }
         Some(name.clone())
@@ -197,16 +197,16 @@ impl Resolver<'_> {
         let RouteWritten { kind, address, method, user, password, password_file, link, link_file, at, .. } = &written;
         let Some(kind) = kind else {
             if self.whole {
-                let mend = "add `kind = \"direct\"`, \"socks5\", \"socks4a\", \"http\", \"shadowsocks\" or \"mtproto\"";
-                self.complaints.push(Complaint::new(at, "this route has no kind", mend));
+                let fix = "add `kind = \"direct\"`, \"socks5\", \"socks4a\", \"http\", \"shadowsocks\" or \"mtproto\"";
+                self.complaints.push(Complaint::new(at, "this route has no kind", fix));
             }
             return None;
         };
         let kind = kind.clone();
         let chosen = self.choice(Some(kind.clone()), KINDS)?;
         if chosen == Kind::Shadowsocks && !shadowsocks::BUILT_IN {
-            let mend = "build it with `--features shadowsocks`, or take a route of another kind";
-            self.complaints.push(Complaint::new(&kind.at, "this program was built without Shadowsocks", mend));
+            let fix = "build it with `--features shadowsocks`, or take a route of another kind";
+            self.complaints.push(Complaint::new(&kind.at, "this program was built without Shadowsocks", fix));
             return None;
         }
         let logs_in = matches!(chosen, Kind::Socks5 | Kind::Http);
@@ -262,8 +262,8 @@ impl Resolver<'_> {
             match number.value.parse::<DcId>() {
                 Ok(id) if id.number() > 0 => _ = centres.insert(id),
                 _ => {
-                    let mend = "write a number such as 2, 203 or 10002 for a test centre; media go the same way";
-                    self.complaints.push(Complaint::new(&number.at, "not the number of a data centre", mend));
+                    let fix = "write a number such as 2, 203 or 10002 for a test centre; media go the same way";
+                    self.complaints.push(Complaint::new(&number.at, "not the number of a data centre", fix));
                 }
             }
         }
@@ -273,12 +273,12 @@ impl Resolver<'_> {
         };
         for name in &written.users {
             if self.whole && !users.is_empty() && !known.contains(name.value.as_str()) {
-                let mend = match nearest(&name.value, users.iter().map(|user| user.name.as_str())) {
+                let fix = match nearest(&name.value, users.iter().map(|user| user.name.as_str())) {
                     Some(near) => format!("did you mean {}?", quoted(near)),
                     None => "remove the name, or add the user".into(),
                 };
-                // Whoever removes a user should not be kept from it.
-                self.complaints.push(Complaint::new(&name.at, "there is no user of this name", mend).as_warning());
+                // Anyone who removes a user should not be kept from it.
+                self.complaints.push(Complaint::new(&name.at, "there is no user of this name", fix).as_warning());
             }
         }
         (centres, written.users.iter().map(|name| name.value.clone()).collect())
@@ -288,8 +288,8 @@ impl Resolver<'_> {
         let source = written.source.as_ref().and_then(|text| {
             let parsed = text.value.parse();
             if parsed.is_err() {
-                let mend = "write an address of this machine: \"192.0.2.1\"";
-                self.complaints.push(Complaint::new(&text.at, "not an address", mend));
+                let fix = "write an address of this machine: \"192.0.2.1\"";
+                self.complaints.push(Complaint::new(&text.at, "not an address", fix));
             }
             parsed.ok()
         });
@@ -297,8 +297,8 @@ impl Resolver<'_> {
             // The kernel's limit is 15 bytes.
             let fine = (1..=15).contains(&text.value.len()) && !text.value.contains(['/', ' ', '\0']);
             if !fine {
-                let mend = "write a name that `ip link` shows: \"eth1\"";
-                self.complaints.push(Complaint::new(&text.at, "this cannot be the name of an interface", mend));
+                let fix = "write a name that `ip link` shows: \"eth1\"";
+                self.complaints.push(Complaint::new(&text.at, "this cannot be the name of an interface", fix));
             }
             fine.then(|| text.value.clone())
         });
@@ -315,8 +315,8 @@ impl Resolver<'_> {
     fn proxy(&mut self, address: Option<Written<String>>, route: &Origin) -> Option<Endpoint> {
         let Some(address) = address else {
             if self.whole {
-                let mend = "add a line like `address = \"192.0.2.1:1080\"`";
-                self.complaints.push(Complaint::new(route, "this route does not say where its proxy is", mend));
+                let fix = "add a line like `address = \"192.0.2.1:1080\"`";
+                self.complaints.push(Complaint::new(route, "this route does not say where its proxy is", fix));
             }
             return None;
         };
@@ -327,9 +327,9 @@ impl Resolver<'_> {
     fn shadowsocks(&mut self, written: RouteWritten) -> Option<shadowsocks::Server> {
         let RouteWritten { address, method, password, password_file, at, .. } = written;
         let place = self.proxy(address, &at);
-        let mut lacks = |what: &str, mend: &str| {
+        let mut lacks = |what: &str, fix: &str| {
             if self.whole {
-                self.complaints.push(Complaint::new(&at, format!("this route has no {what}"), mend));
+                self.complaints.push(Complaint::new(&at, format!("this route has no {what}"), fix));
             }
         };
         if method.is_none() {
@@ -343,14 +343,14 @@ impl Resolver<'_> {
         let (place, method) = (place?, method?);
         let server = shadowsocks::Server::new(place, method, &password);
         if server.is_none() {
-            let (what, mend) = match method.key_length() {
+            let (what, fix) = match method.key_length() {
                 None => ("the password is empty", "write that of the server".to_owned()),
                 Some(length) => (
                     "not a password for this method",
                     format!("write {length} bytes in base64, as the server has them"),
                 ),
             };
-            self.complaints.push(Complaint::new(&password_at, what, mend));
+            self.complaints.push(Complaint::new(&password_at, what, fix));
         }
         server
     }
@@ -408,16 +408,16 @@ impl Resolver<'_> {
         if link.is_none() && file.is_none() {
             if self.whole {
                 let what = "this route does not say where the other proxy is";
-                let mend = "add the link that the other proxy prints: `link = \"tg://proxy?…\"`, or `link_file`";
-                self.complaints.push(Complaint::new(route, what, mend));
+                let fix = "add the link that the other proxy prints: `link = \"tg://proxy?…\"`, or `link_file`";
+                self.complaints.push(Complaint::new(route, what, fix));
             }
             return None;
         }
         let (text, at) = self.one_of(link, file, "link")?;
         let read = proxy_link(&text);
         if let Err(what) = &read {
-            let mend = "write the whole link that the other proxy prints: \"tg://proxy?server=…&port=…&secret=…\"";
-            self.complaints.push(Complaint::new(&at, what.clone(), mend));
+            let fix = "write the whole link that the other proxy prints: \"tg://proxy?server=…&port=…&secret=…\"";
+            self.complaints.push(Complaint::new(&at, what.clone(), fix));
         }
         read.ok()
     }

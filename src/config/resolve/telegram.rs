@@ -41,8 +41,8 @@ impl Resolver<'_> {
                     overrides.insert(id, addresses);
                 }
                 _ => {
-                    let mend = "write a number such as 2, -2 for its media, 203 or 10002 for a test centre";
-                    self.complaints.push(Complaint::new(&number.at, "not the number of a data centre", mend));
+                    let fix = "write a number such as 2, -2 for its media, 203 or 10002 for a test centre";
+                    self.complaints.push(Complaint::new(&number.at, "not the number of a data centre", fix));
                 }
             }
         }

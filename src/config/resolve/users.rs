@@ -76,14 +76,14 @@ impl Resolver<'_> {
             self.complaints.push(complaint.and(&first, "first here"));
             taken.names.insert(name.value.clone(), first);
         }
-        // Whoever replaces a key in a file does that in two steps, and between them the two are the same.
+        // Anyone who replaces a key in a file does that in two steps, and between them the two are the same.
         let previous = previous.filter(|(previous, _)| *previous != text.secret);
         let secrets = [Some(&text.secret), previous.as_ref().map(|(secret, _)| secret)];
         let shared = secrets.into_iter().flatten().find_map(|secret| taken.secrets.get(secret.bytes()));
         if let Some(first) = shared {
             let what = "two users have the same secret";
-            let mend = "make another one with `vizard secret`, or remove a user";
-            self.complaints.push(Complaint::new(&at, what, mend).and(first, "first here"));
+            let fix = "make another one with `vizard secret`, or remove a user";
+            self.complaints.push(Complaint::new(&at, what, fix).and(first, "first here"));
         }
         for secret in secrets.into_iter().flatten() {
             taken.secrets.entry(*secret.bytes()).or_insert_with(|| at.clone());
@@ -130,9 +130,8 @@ impl Resolver<'_> {
         match domain {
             Some((known, first)) if *known != embedded => {
                 let what = "the domain inside this secret is not the domain of the proxy";
-                let mend =
-                    format!("write the bare key of 32 digits, or the secret made for {}", quoted(known.as_str()));
-                self.complaints.push(Complaint::new(at, what, mend).and(first, "the domain of the proxy"));
+                let fix = format!("write the bare key of 32 digits, or the secret made for {}", quoted(known.as_str()));
+                self.complaints.push(Complaint::new(at, what, fix).and(first, "the domain of the proxy"));
             }
             Some(_) => {}
             None => *domain = Some((embedded, at.clone())),
@@ -146,23 +145,23 @@ impl Resolver<'_> {
 
     fn user_name(&mut self, user: &UserWritten) -> Option<Written<String>> {
         let Some(name) = &user.name else {
-            let mend = match user.at {
+            let fix = match user.at {
                 Origin::File(_) => "add a line like `name = \"alice\"`",
                 Origin::Outside { .. } => "write NAME=SECRET",
             };
-            self.complaints.push(Complaint::new(&user.at, "this user has no name", mend));
+            self.complaints.push(Complaint::new(&user.at, "this user has no name", fix));
             return None;
         };
         let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
         if name.value.is_empty() || name.value.chars().count() > 64 || !name.value.chars().all(fine) {
-            let mend = "use 1 to 64 letters, digits, `-`, `_`, `.` and `@`";
-            self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a user", mend));
+            let fix = "use 1 to 64 letters, digits, `-`, `_`, `.` and `@`";
+            self.complaints.push(Complaint::new(&name.at, "this cannot be the name of a user", fix));
             return None;
         }
-        // Names appear in logs, and whoever swapped the two would find the key there.
+        // Names appear in logs, and anyone who swapped the two would find the key there.
         if SecretText::parse(&name.value).is_ok() {
-            let mend = "write the name first: NAME=SECRET, or `name` and `secret` in the file";
-            self.complaints.push(Complaint::new(&name.at, "this name is a secret", mend));
+            let fix = "write the name first: NAME=SECRET, or `name` and `secret` in the file";
+            self.complaints.push(Complaint::new(&name.at, "this name is a secret", fix));
             return None;
         }
         Some(name.clone())
@@ -175,8 +174,8 @@ impl Resolver<'_> {
         user: &Origin,
     ) -> Option<(SecretText, Origin)> {
         if secret.is_none() && file.is_none() {
-            let mend = "add `secret = \"…\"` or `secret_file = \"…\"`; `vizard secret` makes a new one";
-            self.complaints.push(Complaint::new(user, "this user has no secret", mend));
+            let fix = "add `secret = \"…\"` or `secret_file = \"…\"`; `vizard secret` makes a new one";
+            self.complaints.push(Complaint::new(user, "this user has no secret", fix));
         }
         self.either(secret, file)
     }
@@ -200,7 +199,7 @@ impl Resolver<'_> {
         };
         let parsed = SecretText::parse(text.trim());
         parsed
-            .map_err(|error| self.complaints.push(Complaint::new(&at, error.to_string(), error.mend())))
+            .map_err(|error| self.complaints.push(Complaint::new(&at, error.to_string(), error.fix())))
             .ok()
             .map(|secret| (secret, at))
     }
@@ -214,8 +213,8 @@ impl Resolver<'_> {
             _ => None,
         };
         if let Some((at, what)) = missing.filter(|_| self.whole) {
-            let mend = "write both or none: `previous_secret = \"…\"` and `previous_until = \"2026-12-31\"`";
-            self.complaints.push(Complaint::new(at, what, mend));
+            let fix = "write both or none: `previous_secret = \"…\"` and `previous_until = \"2026-12-31\"`";
+            self.complaints.push(Complaint::new(at, what, fix));
         }
         let secret = self.either(secret, secret_file);
         let until = self.value(until, units::moment);
@@ -249,9 +248,9 @@ impl Resolver<'_> {
         match read_secret_file(&path) {
             Ok((text, private)) => {
                 if !private {
-                    let mend = format!("chmod 600 {}", path.display());
+                    let fix = format!("chmod 600 {}", path.display());
                     let what = "others on this machine may read this file";
-                    self.complaints.push(Complaint::new(&file.at, what, mend).as_warning());
+                    self.complaints.push(Complaint::new(&file.at, what, fix).as_warning());
                 }
                 Some(text)
             }

@@ -277,7 +277,7 @@ fn strangers_pass_from_the_byte_that_proves_them_strangers() {
     assert_eq!(reason(&gate), Some(Reason::Unfinished("the cover spoke")));
 }
 
-/// A hello of the right form under nobody's secret.
+/// A hello of the right form under no one's secret.
 fn stranger() -> Vec<u8> {
     let mut hello = vector("helloB", "record");
     hello[100] ^= 1;

@@ -1,4 +1,4 @@
-//! A look for somebody who wants to know now: what a round begins with, whose certificate the cover shows, and what time
+//! A look for someone who wants to know now: what a round begins with, whose certificate the cover shows, and what time
 //! it believes it is. Nothing of it is kept.
 
 use std::io;

@@ -86,7 +86,7 @@ async fn a_cover_of_which_only_flights_can_be_seen_is_known_by_them() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_visits_at_once_then_hourly_and_when_asked_but_never_twice_in_half_a_minute() {
-    /// Nobody answers, and the times of the attempts are noted.
+    /// No one answers, and the times of the attempts are noted.
     struct Closed(StdMutex<Vec<Instant>>);
     impl CoverDialer for Closed {
         async fn open(&self) -> io::Result<Leg> {

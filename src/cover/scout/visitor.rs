@@ -46,7 +46,7 @@ fn cipher_suites(versions: &[&'static SupportedProtocolVersion]) -> Vec<Supporte
     suites
 }
 
-/// Believes any certificate and asks nobody who signed it, for clients that only look at what they are shown.
+/// Believes any certificate and asks no one who signed it, for clients that only look at what they are shown.
 #[derive(Debug)]
 pub struct AnyCertificate;
 

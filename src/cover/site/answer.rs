@@ -108,5 +108,5 @@ pub(super) fn server_header(value: &str) -> Result<String, SiteError> {
     }
 }
 
-/// As much as nginx takes of a body that nobody asked for.
+/// As much as nginx takes of a body that no one asked for.
 const LONGEST_BODY: u64 = 1 << 20;

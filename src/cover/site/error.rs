@@ -57,7 +57,7 @@ impl fmt::Display for SiteError {
             Self::NoKey(path) => {
                 write!(f, "{} holds no private key; it must be a PEM file with an unencrypted key", path.display())
             }
-            Self::NotPem(path) => write!(f, "{} is not valid PEM; write the file anew", path.display()),
+            Self::NotPem(path) => write!(f, "{} is not valid PEM; write the file again", path.display()),
             Self::BadCertificate(path) => {
                 write!(f, "the first certificate in {} is damaged or of an unknown kind; get a new one", path.display())
             }

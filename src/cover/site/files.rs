@@ -299,7 +299,7 @@ fn beyond(request: &Request, length: u64) -> Reply {
     reply
 }
 
-/// An answer whose length nobody knows before it is compressed, as it is where that happens for each anew.
+/// An answer whose length no one knows before it is compressed, as it is where that happens for each again.
 fn compressed(status: u16, mut own: Own, bytes: Bytes) -> Reply {
     own.length = None;
     own.more.push(("Content-Encoding", "gzip".to_owned()));
@@ -333,7 +333,7 @@ pub fn published_path(target: &str) -> Option<Vec<u8>> {
     (!is_hidden(&path)).then_some(path)
 }
 
-/// Whether the path leads to a hidden file, which nobody means to publish; except `.well-known`.
+/// Whether the path leads to a hidden file, which no one means to publish; except `.well-known`.
 fn is_hidden(path: &[u8]) -> bool {
     path.split(|byte| *byte == b'/').any(|name| name.starts_with(b".") && name != b".well-known")
 }

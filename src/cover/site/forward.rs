@@ -67,7 +67,7 @@ pub(super) fn request(request: &Request, peer: Option<Visitor<'_>>, upgrade: boo
 }
 
 /// Whether a request asks to go on as a websocket. Nothing else is switched to: an upstream that speaks HTTP/2 in the
-/// clear would take the rest of the connection as requests that nobody has looked at.
+/// clear would take the rest of the connection as requests that no one has looked at.
 pub(super) fn wants_websocket(request: &Request) -> bool {
     request.version == Version::Http11
         && &request.method[..] == b"GET"

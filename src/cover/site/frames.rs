@@ -38,7 +38,7 @@ impl<T> Shared<T> {
         *lock(&self.blocked)
     }
 
-    /// The stream, if nobody else holds it.
+    /// The stream, if no one else holds it.
     pub(super) fn back(self: Arc<Self>) -> Option<T> {
         let shared = Arc::into_inner(self)?;
         Some(shared.stream.into_inner().unwrap_or_else(PoisonError::into_inner))

@@ -505,7 +505,7 @@ const SEND: Duration = Duration::from_secs(60);
 /// Between requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// For the rest of a body that nobody asked for, and between two pieces of it.
+/// For the rest of a body that no one asked for, and between two pieces of it.
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_QUIET: Duration = Duration::from_secs(5);
 

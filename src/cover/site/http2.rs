@@ -273,7 +273,7 @@ const STREAMS: u32 = 128;
 const WINDOW: u32 = 64 << 10;
 const WHOLE_WINDOW: u32 = (1 << 31) - 1;
 
-/// A window and what pads it: nobody can send more, however large the frames that are allowed.
+/// A window and what pads it: no one can send more, however large the frames that are allowed.
 const LONGEST_FRAME: u32 = WINDOW + 512;
 
 /// Largest header list that nginx reads.
@@ -285,7 +285,7 @@ const SEND_BUFFER: usize = 16 << 10;
 /// The frames of nginx have no more.
 const CHUNK: usize = 8 << 10;
 
-/// Streams that were reset, and resets of streams that nobody has looked at: more of them end the connection.
+/// Streams that were reset, and resets of streams that no one has looked at: more of them end the connection.
 const RESETS: usize = 50;
 const RESETS_AHEAD: usize = 20;
 const ERRORS: usize = 1024;

@@ -1,6 +1,6 @@
 //! The built-in cover: a web server that its owner would really use.
 //!
-//! [`Site`] terminates TLS for the owner's domain and serves a folder or another web server behind it. Whoever is no
+//! [`Site`] terminates TLS for the owner's domain and serves a folder or another web server behind it. Anyone who is no
 //! client of ours stays here for good, so nothing in this folder knows that it is a cover: it imitates nothing and has
 //! no limit that a usual web server lacks.
 //!
@@ -131,7 +131,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// Reads certificate and content. Errors name the file and the mend.
+    /// Reads certificate and content. Errors name the file and the fix.
     pub fn open(settings: &Settings) -> Result<Site, SiteError> {
         let issued = settings.acme.as_ref().map(|acme| {
             acme.adopt();

@@ -100,7 +100,7 @@ impl Packed {
 }
 
 impl Shelf {
-    /// Gives back what nobody is being sent, the longest unused first; says whether there is room for one more.
+    /// Gives back what no one is being sent, the longest unused first; says whether there is room for one more.
     fn make_room(&mut self, bound: usize, length: usize) -> bool {
         while self.size + length > bound {
             let idle = self.files.iter().filter(|(_, kept)| Arc::strong_count(&kept.bytes) == 1);

@@ -172,7 +172,7 @@ async fn client_that_takes_nothing_is_left_after_a_minute() {
     let start = Instant::now();
     stream.write_all(GET).await.unwrap();
     assert!(serving.await.unwrap());
-    // A minute, and what closing with an alert that nobody reads may take. Paused time may leap another minute ahead while
+    // A minute, and what closing with an alert that no one reads may take. Paused time may leap another minute ahead while
     // the file is read, before there is anything to take.
     assert!((60..=160).contains(&start.elapsed().as_secs()), "{} s", start.elapsed().as_secs());
 }
@@ -289,7 +289,7 @@ async fn upstream_learns_that_the_client_has_left() {
     assert!(serving.await.unwrap());
 }
 
-/// A client that offers these protocols and takes any certificate, and whoever serves it.
+/// A client that offers these protocols and takes any certificate, and its server.
 async fn offering(
     scene: &Scene,
     name: &str,

@@ -42,7 +42,7 @@ pub(super) struct Upstream {
 struct Pool(Mutex<Vec<(Instant, TcpStream)>>);
 
 impl Upstream {
-    /// Checks the address. Whether somebody listens there is found out by each request.
+    /// Checks the address. Whether someone listens there is found out by each request.
     pub(super) fn open(uri: &Uri, trusted: Vec<IpNet>) -> Result<Upstream, SiteError> {
         let plain = uri.scheme() == Some(&Scheme::HTTP) && uri.path_and_query().is_none_or(|path| path == "/");
         let sound = |name: &&Authority| plain && !name.host().is_empty() && !name.as_str().contains('@');
@@ -113,7 +113,7 @@ impl Upstream {
 
     fn relay(&self, answer: Answer, request: &Request, upgrade: bool) -> Reply {
         let switches = answer.head.status == 101;
-        // Nobody asked it to, or not to this.
+        // No one asked it to, or not to this.
         if switches && !(upgrade && forward::is_websocket(&answer.head.fields)) {
             return page::page(502, &request.fields);
         }
@@ -280,7 +280,7 @@ impl Pool {
         let now = Instant::now();
         idle.retain(|(since, _)| now.duration_since(*since) < POOL_IDLE);
         while let Some((_, stream)) = idle.pop() {
-            // One that can be read from has ended, or says something that nobody asked for.
+            // One that can be read from has ended, or says something that no one asked for.
             let quiet = matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
             if quiet {
                 return Some(stream);

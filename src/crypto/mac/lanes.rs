@@ -48,7 +48,7 @@ impl Lanes {
         }
     }
 
-    /// The widest of this processor, unless hashes in turns are quicker: on other processors nobody has measured.
+    /// The widest of this processor, unless hashes in turns are quicker: on other processors no one has measured.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn here() -> Option<Self> {
         None

@@ -29,7 +29,7 @@ pub(super) async fn connect(
         }
     };
     match status(&answer).ok_or(Refusal::NotAProxy)? {
-        // Nobody that we connect to speaks first.
+        // No one that we connect to speaks first.
         200..=299 if end == answer.len() => Ok(()),
         200..=299 => Err(Refusal::NotAProxy.into()),
         407 => Err(if login.is_some() { Refusal::LoginWrong } else { Refusal::LoginWanted }.into()),

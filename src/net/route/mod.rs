@@ -1,7 +1,7 @@
 //! Ways out of this machine: from which address and interface, and through which proxy.
 //!
 //! A [`Route`] is settings; a [`Dialer`] is a route in use. Whatever way a connection takes, what comes out is a socket on
-//! which nothing has been said to the far end yet. Names are left to the proxy where there is one, so that nobody near
+//! which nothing has been said to the far end yet. Names are left to the proxy where there is one, so that no one near
 //! this machine learns them.
 
 mod http;
@@ -152,7 +152,7 @@ impl Dialer {
         Self { route: Arc::new(route), names, health: Arc::default(), targets: Arc::default() }
     }
 
-    /// The same route with somebody else to ask about names.
+    /// The same route with someone else to ask about names.
     pub fn asking(&self, names: &Resolver) -> Self {
         Self { names: names.clone(), ..self.clone() }
     }

@@ -48,7 +48,7 @@ pub enum ClientError {
     Url,
     /// The certificates to trust cannot be read.
     Trust(String),
-    /// Nobody answers there.
+    /// No one answers there.
     Unreachable(String),
     /// It was refused.
     Refused(StatusCode, Failure),
@@ -72,7 +72,7 @@ impl std::error::Error for ClientError {}
 
 impl ClientError {
     /// Returns advice on what to do.
-    pub fn mend(&self) -> String {
+    pub fn fix(&self) -> String {
         match self {
             Self::Url => "write http://127.0.0.1:PORT, https://NAME:PORT or unix:/PATH".into(),
             Self::Trust(_) => "name a file of certificates with --ca".into(),

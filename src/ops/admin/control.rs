@@ -1,6 +1,6 @@
 //! What the admin listener may ask of the rest of the program, and what it gets told.
 //!
-//! The listener knows no configuration and no file. Whoever builds the proxy implements [`Control`].
+//! The listener knows no configuration and no file. Anyone who builds the proxy implements [`Control`].
 
 use std::fmt;
 use std::sync::Arc;

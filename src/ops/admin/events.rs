@@ -87,7 +87,7 @@ impl Events {
     /// The same, as soon as there is one, or after this time.
     pub async fn wait(&self, after: u64, most: usize, patience: Duration) -> Vec<Entry> {
         let mut last = self.last.subscribe();
-        // Somebody who names a number of an earlier run would wait for a long time.
+        // Someone who names a number of an earlier run would wait for a long time.
         let after = if after > *last.borrow() { 0 } else { after };
         let _ = tokio::time::timeout(patience, last.wait_for(|id| *id > after)).await;
         self.list(after, most)

@@ -1,4 +1,4 @@
-//! Who asks: tokens, the owner of the socket, and how often somebody may ask.
+//! Who asks: tokens, the owner of the socket, and how often someone may ask.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -112,7 +112,7 @@ pub fn caller(desk: &Shared, peer: Peer, request: &Request) -> Result<Caller, Bo
     }
 }
 
-/// An answer to somebody without a token.
+/// An answer to someone without a token.
 pub fn unknown(error: &str, next: &str) -> Response {
     let mut response = refuse(StatusCode::UNAUTHORIZED, error, next);
     let challenge = header::HeaderValue::from_static("Bearer");
@@ -120,7 +120,7 @@ pub fn unknown(error: &str, next: &str) -> Response {
     response
 }
 
-/// An answer to somebody who asks too often.
+/// An answer to someone who asks too often.
 pub fn too_often() -> Response {
     let mut response = refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests", "wait a few seconds");
     response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
@@ -138,7 +138,7 @@ pub async fn at_least(State((desk, least)): State<(Shared, Role)>, mut request: 
     };
     if caller.role < least {
         let error = format!("the role {} may not do this", caller.role);
-        // The route, not the path: somebody may have put a secret there.
+        // The route, not the path: someone may have put a secret there.
         let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
         desk.note(&caller, &format!("{} {route}", request.method()), "", Some(&error));
         return refuse(StatusCode::FORBIDDEN, &error, &format!("use a token of the role {least}"));

@@ -20,7 +20,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Logins at once. It takes a token to make one, so this bounds mistakes, not attacks.
 const MOST: usize = 256;
 
-/// Somebody who is logged in.
+/// Someone who is logged in.
 #[derive(Clone, Debug)]
 pub struct Login {
     /// Identity behind the login.
@@ -49,7 +49,7 @@ impl Login {
 pub struct Logins(Mutex<HashMap<String, Login>>);
 
 impl Logins {
-    /// Logs somebody in, and returns the value of the cookie.
+    /// Logs someone in, and returns the value of the cookie.
     pub fn begin(&self, caller: Caller, random: &mut impl CryptoRng, now: Instant) -> String {
         let cookie = word(random);
         let login = Login { caller, csrf: word(random), notice: None, began: now, seen: now };
@@ -81,7 +81,7 @@ impl Logins {
         }
     }
 
-    /// Logs somebody out.
+    /// Logs someone out.
     pub fn end(&self, cookie: &str) {
         self.lock().remove(&key(cookie));
     }

@@ -60,7 +60,7 @@ pub struct Settings {
 pub enum Refusal {
     /// Others could read along.
     PublicWithoutTls,
-    /// Nobody could enter, or everybody.
+    /// No one could enter, or everybody.
     NoToken,
 }
 
@@ -80,12 +80,12 @@ impl Refusal {
     pub fn error(self) -> &'static str {
         match self {
             Self::PublicWithoutTls => "the admin listener would be reached from other machines without TLS",
-            Self::NoToken => "the admin listener has no token, so nobody could use it",
+            Self::NoToken => "the admin listener has no token, so no one could use it",
         }
     }
 
     /// Returns advice on what to do.
-    pub fn mend(self) -> &'static str {
+    pub fn fix(self) -> &'static str {
         match self {
             Self::PublicWithoutTls => {
                 "listen on 127.0.0.1 or on unix:/PATH, or add `certificate` and `key` to the section [admin]"

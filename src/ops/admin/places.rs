@@ -3,7 +3,7 @@
 //! A connection that waits for its peer (for a handshake, a request, the rest of a body, or for its answer to be read) is
 //! silent. Where there is no place left, the one that has been silent for the longest gives up its own: of the peer that
 //! wants another one if that has its share, else of the peer that has most. So idle connections, however many and of
-//! however many addresses, keep nobody out; a connection whose request is being worked on stays.
+//! however many addresses, keep no one out; a connection whose request is being worked on stays.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -69,9 +69,9 @@ impl std::error::Error for StartError {}
 
 impl StartError {
     /// Returns advice on what to do.
-    pub fn mend(&self) -> &'static str {
+    pub fn fix(&self) -> &'static str {
         match self {
-            Self::Refused(refusal) => refusal.mend(),
+            Self::Refused(refusal) => refusal.fix(),
             Self::Tls(_) => "correct `certificate` and `key` in the section [admin]",
             Self::Bind(..) => "end the program that listens there, or change `listen` in the section [admin]",
         }

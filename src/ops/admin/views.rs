@@ -201,7 +201,7 @@ pub struct ReplayMemory {
     pub healthy: bool,
 }
 
-/// Something that somebody should look at.
+/// Something that someone should look at.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Alarm {
     /// A short name.

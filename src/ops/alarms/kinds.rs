@@ -15,7 +15,7 @@ pub enum Alarm {
         /// From how many at least.
         networks: usize,
     },
-    /// Spent hellos of a user are shown again: somebody has recorded connections and tries them.
+    /// Spent hellos of a user are shown again: someone has recorded connections and tries them.
     Replays {
         /// The user.
         user: String,

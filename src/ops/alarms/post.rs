@@ -1,4 +1,4 @@
-//! The webhook: alarms as JSON, posted until somebody takes them or the time for that is over.
+//! The webhook: alarms as JSON, posted until someone takes them or the time for that is over.
 
 use std::time::Duration;
 

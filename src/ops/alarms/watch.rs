@@ -153,7 +153,7 @@ impl Watch {
 
     /// Visits have found the cover changed this many times since the start.
     pub fn cover_changes(&mut self, changes: u64, now: UnixTime) -> Option<Alarm> {
-        // Another cover, which the operator wanted, counts anew.
+        // Another cover, which the operator wanted, counts again.
         let more = changes > self.cover_changes;
         self.cover_changes = changes;
         more.then_some(Alarm::CoverChanged).and_then(|it| self.tell(it, now))

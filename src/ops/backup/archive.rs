@@ -78,7 +78,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// As a tar file. Owners and times are nobody's, so that the same content is the same file.
+    /// As a tar file. Owners and times are no one's, so that the same content is the same file.
     pub fn pack(&self) -> io::Result<Vec<u8>> {
         let mut tar = tar::Builder::new(Vec::new());
         let manifest = serde_json::to_vec_pretty(&self.manifest).map_err(io::Error::other)?;
@@ -188,7 +188,7 @@ mod tests {
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
-        // As somebody would write it who wants to get out.
+        // As someone would write it who wants to get out.
         header.as_old_mut().name[..place.len()].copy_from_slice(place.as_bytes());
         header.set_size(0);
         header.set_cksum();

@@ -20,7 +20,7 @@ const MAGIC: &[u8; 16] = b"vizard sealed 1\n";
 const SALT: usize = 16;
 const HEAD: usize = MAGIC.len() + 12 + SALT + NONCE_LEN;
 
-/// 64 MiB, three passes, one lane: under a second on a small machine, and dear to whoever has to guess.
+/// 64 MiB, three passes, one lane: under a second on a small machine, and dear to anyone who has to guess.
 const COST: [u32; 3] = [64 * 1024, 3, 1];
 
 /// Highest cost that a file may ask for: 1 GiB and 16 passes keep a made-up one from holding the machine.

@@ -2,7 +2,7 @@
 //!
 //! - The memory of spent hellos is only ever appended to, and its readers step over a record that is half there: a plain
 //!   copy is good.
-//! - What users have moved is read through the database and written anew.
+//! - What users have moved is read through the database and written again.
 //! - Everything else is replaced as a whole when it changes.
 
 use std::path::{Path, PathBuf};

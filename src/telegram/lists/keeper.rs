@@ -1,7 +1,7 @@
 //! Fetches Telegram's lists now and then, and keeps the last good ones on disk.
 //!
 //! A list that cannot be fetched or understood leaves the last good one in force, each of the three by itself. Nothing is
-//! fetched before somebody needs it, and not in the first minute: a machine that has just started looks like any other.
+//! fetched before someone needs it, and not in the first minute: a machine that has just started looks like any other.
 
 use std::io;
 use std::path::{Path, PathBuf};

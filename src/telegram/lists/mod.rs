@@ -7,9 +7,9 @@
 //! getProxyConfigV6    proxy_for 1 [2001:b28:f23d:f001::d]:8888;    the same for IPv6
 //! ```
 //!
-//! [`Lists`] is all of it, as of the last time that it was good; whoever needs it takes
+//! [`Lists`] is all of it, as of the last time that it was good; anyone who needs it takes
 //! [`Upstream::lists`](super::Upstream::lists), which tells when there is something new, and says with
-//! [`Upstream::want_lists`](super::Upstream::want_lists) that somebody needs it. [`Keeper`] fetches it and keeps it on disk.
+//! [`Upstream::want_lists`](super::Upstream::want_lists) that someone needs it. [`Keeper`] fetches it and keeps it on disk.
 //!
 //! Middle proxies are no data centres: a session without one cannot use their addresses. The exception is 203, the data
 //! centre for content delivery, whose listed addresses are its own.
@@ -118,7 +118,7 @@ impl Lists {
 }
 
 impl Clusters {
-    /// Reads a list. All of it must be understood: half a list, or the page of somebody in between, is none.
+    /// Reads a list. All of it must be understood: half a list, or the page of someone in between, is none.
     pub fn parse(text: &[u8], version: Version) -> Result<Self, BadList> {
         if text.len() > LONGEST {
             return Err(BadList::TooLong);
@@ -177,7 +177,7 @@ impl Clusters {
 }
 
 impl ProxySecret {
-    /// Takes 32 to 256 bytes. A text is none: it is what somebody says instead.
+    /// Takes 32 to 256 bytes. A text is none: it is what someone says instead.
     pub fn new(bytes: &[u8]) -> Result<Self, BadList> {
         let is_text = bytes.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
         if !(32..=256).contains(&bytes.len()) || is_text {

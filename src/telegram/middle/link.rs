@@ -35,7 +35,7 @@ use crate::wire::rpc::{ConnectionId, FrameWriter, Message};
 /// meanwhile.
 const OUTBOX: usize = 4 << 20;
 
-/// Most bytes in an outbox before messages that nobody needs are left out.
+/// Most bytes in an outbox before messages that no one needs are left out.
 const CROWDED: usize = 256 << 10;
 
 /// Interval of checks on whether the other side is still there.
@@ -284,7 +284,7 @@ impl Link {
         self.filled.notify_one();
     }
 
-    /// Whether somebody may attach down.
+    /// Whether someone may attach down.
     pub fn is_open(&self) -> bool {
         !self.streams.is_shut()
     }
@@ -299,7 +299,7 @@ impl Link {
         self.over.is_cancelled()
     }
 
-    /// Nobody sits down from now on, and it is over when nobody sits there any more.
+    /// No one sits down from now on, and it is over when no one sits there any more.
     pub fn retire(&self) {
         if self.streams.shut() {
             self.over.cancel();
@@ -429,7 +429,7 @@ async fn writer(link: &Link, mut write: OwnedWriteHalf, mut sealer: Sealer) -> L
     }
 }
 
-/// Asks whether the other side is there, and notices that nobody else is.
+/// Asks whether the other side is there, and notices that no one else is.
 async fn keeper(link: &Link) -> LinkEnd {
     let mut empty_since = None;
     let mut jitter = rand::random_range(0.8..1.2);
@@ -450,7 +450,7 @@ async fn keeper(link: &Link) -> LinkEnd {
         if link.streams.count() > 0 {
             empty_since = None;
         } else if empty_since.get_or_insert_with(Instant::now).elapsed() > EMPTY {
-            // Whoever has just sat down is waited for.
+            // Anyone who has just sat down is waited for.
             link.retire();
         }
     }
@@ -565,7 +565,7 @@ pub(super) mod tests {
         assert_eq!(Message::decode(&far.payload().await), Ok(Some(Message::Pong(77))));
         far.say(&Message::Answer(Answer { connection: ConnectionId(8), ..answer })).await;
         let told = far.payload().await;
-        assert_eq!(Message::decode(&told), Ok(Some(Message::CloseConnection(ConnectionId(8)))), "nobody sits there");
+        assert_eq!(Message::decode(&told), Ok(Some(Message::CloseConnection(ConnectionId(8)))), "no one sits there");
         link.leave(ID, false);
         assert_eq!(Message::decode(&far.payload().await), Ok(Some(Message::CloseConnection(ID))));
         assert!(!link.is_over());
@@ -577,7 +577,7 @@ pub(super) mod tests {
     async fn what_is_not_sent_yet_is_bounded_and_waits_until_it_is() {
         let (link, running, mut far) = linked().await;
         let packet = vec![9; 1 << 20];
-        // Nobody reads at the other end. What the kernel takes is a few megabytes.
+        // No one reads at the other end. What the kernel takes is a few megabytes.
         let mut sent = 0;
         while let Ok(outcome) =
             tokio::time::timeout(Duration::from_millis(300), link.send(&request(&packet), 1 << 20)).await

@@ -264,7 +264,7 @@ mod tests {
         let theirs = vector_array("M_nonce", "s2c");
         let (mut opened, handshake) = opening.answered(&theirs, ends("203.0.113.7:40000"), UnixTime(7)).unwrap();
         assert_eq!(handshake.len(), 48);
-        // However it is cut, nothing is said before the answer is whole: which decrypts, and is for somebody else.
+        // However it is cut, nothing is said before the answer is whole: which decrypts, and is for someone else.
         let wire = vector("M_handshake_ans", "wire");
         let (last, all) = wire.split_last().unwrap();
         for byte in all {

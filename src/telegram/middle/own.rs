@@ -36,7 +36,7 @@ impl Settings {
     /// Returns the address that can be told without a search.
     fn at_once(&self, local: IpAddr, theirs: IpAddr) -> Option<IpAddr> {
         let stated = self.stated.iter().copied().find(|stated| stated.is_ipv4() == local.is_ipv4());
-        // Within one network nobody translates.
+        // Within one network no one translates.
         stated.or((is_global(local) || !is_global(theirs)).then_some(local))
     }
 

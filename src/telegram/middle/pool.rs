@@ -1,4 +1,4 @@
-//! The links to the middle proxies of one data centre: as few as will do, opened when somebody needs one.
+//! The links to the middle proxies of one data centre: as few as will do, opened when someone needs one.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -161,7 +161,7 @@ impl Pool {
         Ok(link)
     }
 
-    /// The middle proxies or their secret are others now. Whoever has a seat keeps it.
+    /// The middle proxies or their secret are others now. Anyone who has a seat keeps it.
     pub(super) fn retire(&self) {
         let mut state = self.lock();
         state.retired = true;

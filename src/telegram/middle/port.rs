@@ -36,7 +36,7 @@ pub struct Port {
 const REQUEST: usize = 120;
 
 impl Port {
-    /// Sits down; `None` if nobody may attach down there any more. `id` is random.
+    /// Sits down; `None` if no one may attach down there any more. `id` is random.
     pub(super) fn on(link: &Arc<Link>, id: u64, caller: Caller) -> Option<Self> {
         let seat = link.streams.take(ConnectionId(id))?;
         // One that a system gives to a client.

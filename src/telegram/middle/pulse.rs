@@ -85,7 +85,7 @@ mod tests {
         use Pulse::{Ask, Doubtful, Over, Well};
         assert_eq!(pulses, [Well, Ask, Well, Doubtful, Doubtful, Over]);
         assert!((ASK.mul_f64(1.2) + ANSWER).as_secs() + 3 < 30);
-        assert_eq!(Signs { clients: 0, ..signs(20, None) }.pulse(1.0), Well, "nobody minds");
+        assert_eq!(Signs { clients: 0, ..signs(20, None) }.pulse(1.0), Well, "no one minds");
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl StreamSlot {
         }
         queue.bytes -= taken;
         if queue.replies.is_empty() {
-            // Whoever rests holds no memory.
+            // Anyone who rests holds no memory.
             queue.replies = VecDeque::new();
         }
         drop(queue);
@@ -146,7 +146,7 @@ fn wake(mut queue: MutexGuard<'_, Queue>) {
 pub enum Delivery {
     /// It waits for the client, or the client is about to go anyway.
     Done,
-    /// Nobody sits there any more.
+    /// No one sits there any more.
     Unknown,
     /// It was too much, and the client has to go.
     TooMuch,
@@ -162,7 +162,7 @@ pub struct StreamTable {
 #[derive(Debug, Default)]
 struct Taken {
     streams: HashMap<ConnectionId, Arc<StreamSlot>>,
-    /// Nobody sits down any more.
+    /// No one sits down any more.
     shut: bool,
 }
 
@@ -172,7 +172,7 @@ impl StreamTable {
         Self { waiting, taken: Mutex::default() }
     }
 
-    /// A place under this number, which is random; `None` if nobody sits down any more, or the number is somebody's.
+    /// A place under this number, which is random; `None` if no one sits down any more, or the number is someone's.
     pub fn take(&self, id: ConnectionId) -> Option<Arc<StreamSlot>> {
         let mut taken = self.lock();
         if taken.shut || taken.streams.contains_key(&id) {
@@ -190,14 +190,14 @@ impl StreamTable {
         taken.shut && taken.streams.is_empty()
     }
 
-    /// Nobody sits down from now on. Says whether nobody sits there.
+    /// No one sits down from now on. Says whether no one sits there.
     pub fn shut(&self) -> bool {
         let mut taken = self.lock();
         taken.shut = true;
         taken.streams.is_empty()
     }
 
-    /// Whether nobody sits down any more.
+    /// Whether no one sits down any more.
     pub fn is_shut(&self) -> bool {
         self.lock().shut
     }
@@ -255,13 +255,13 @@ mod tests {
     fn what_waits_is_handed_out_in_order_and_before_the_end() {
         let streams = StreamTable::default();
         let seat = streams.take(ID).unwrap();
-        assert!(streams.take(ID).is_none(), "a number is somebody's");
+        assert!(streams.take(ID).is_none(), "a number is someone's");
         assert!(receive(&seat).is_pending());
         for bytes in [40, BATCH, 100] {
             assert_eq!(streams.deliver(ID, reply(bytes)), Delivery::Done);
         }
         streams.end(ID, End::Finished);
-        assert_eq!(streams.deliver(ID, reply(4)), Delivery::Done, "nobody is told of what came too late");
+        assert_eq!(streams.deliver(ID, reply(4)), Delivery::Done, "no one is told of what came too late");
         assert_eq!(streams.waiting.bytes(), 140 + BATCH);
         assert_eq!(receive(&seat), Poll::Ready(Ok(40 + BATCH)));
         assert_eq!(receive(&seat), Poll::Ready(Ok(100)));
@@ -287,7 +287,7 @@ mod tests {
         let _ = streams.deliver(ConnectionId(2), reply(77));
         streams.leave(ConnectionId(2));
         drop(quick);
-        assert_eq!(streams.waiting.bytes(), 0, "what nobody takes any more is given back");
+        assert_eq!(streams.waiting.bytes(), 0, "what no one takes any more is given back");
     }
 
     #[test]
@@ -310,6 +310,6 @@ mod tests {
         streams.end_all(End::FarBroke);
         assert_eq!(receive(&seat), Poll::Ready(Err(End::FarBroke)));
         assert!(streams.take(ConnectionId(2)).is_none() && streams.is_shut());
-        assert!(streams.leave(ID), "nobody is left");
+        assert!(streams.leave(ID), "no one is left");
     }
 }

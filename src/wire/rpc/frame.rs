@@ -93,7 +93,7 @@ impl FrameReader {
 
     /// The payload of the next frame, taken from the front of `bytes` together with its frame. Padding in front of it
     /// is taken in any case, so what stays in `bytes` is never longer than one frame that has not come whole. Nothing
-    /// but `Incomplete` can be mended by more bytes: a link that is malformed once is lost.
+    /// but `Incomplete` can be fixed by more bytes: a link that is malformed once is lost.
     pub fn read<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
         while let Some(rest) = bytes.strip_prefix(&PADDING) {
             *bytes = rest;

@@ -135,7 +135,7 @@ pub struct Request<'a> {
     pub packet: ClientPacket<'a>,
 }
 
-/// In whose name a proxy runs, for the channel that Telegram shows to its users: what @MTProxybot gives to whoever
+/// In whose name a proxy runs, for the channel that Telegram shows to its users: what @MTProxybot gives to anyone who
 /// registers a proxy. Read and written as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AdTag(pub [u8; 16]);

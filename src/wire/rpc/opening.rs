@@ -38,7 +38,7 @@ pub enum Unacceptable {
     Secret,
     /// Its clock is so many seconds ahead of ours, or behind it when negative.
     Clock(i64),
-    /// It does not answer our handshake but somebody else's.
+    /// It does not answer our handshake but someone else's.
     Peer,
     /// It insists on CRC-32C, for which we did not ask.
     Checksum,

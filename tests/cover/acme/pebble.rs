@@ -19,7 +19,7 @@ use crate::support::aside;
 /// The program.
 pub const PEBBLE: &str = "/usr/bin/pebble";
 
-/// Where things are. Programs that cannot be given port 0 get one that nobody is given by the kernel.
+/// Where things are. Programs that cannot be given port 0 get one that no one is given by the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     pub api: u16,

@@ -84,7 +84,7 @@ impl Program {
         .await
     }
 
-    /// The port is free when it is chosen, and somebody else may take it before the program does.
+    /// The port is free when it is chosen, and someone else may take it before the program does.
     async fn start(program: &str, arguments: impl Fn(&Path, SocketAddr) -> Vec<String>) -> Option<Self> {
         if !installed(program) {
             return None;
@@ -158,7 +158,7 @@ impl Gate {
         self.came.load(Ordering::SeqCst)
     }
 
-    /// Refuses whoever comes from now on. Those that have come stay.
+    /// Refuses anyone who comes from now on. Those that have come stay.
     pub async fn shut(&mut self) {
         self.accepting.abort();
         let _ = (&mut self.accepting).await;

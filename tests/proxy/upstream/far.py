@@ -3,7 +3,7 @@
 
     far.py FAR NEAR SECONDS
 
-Whoever connects to FAR reaches who listens on NEAR, which is an IPv4 address of this machine, and every packet takes half
+Anyone who connects to FAR reaches who listens on NEAR, which is an IPv4 address of this machine, and every packet takes half
 of SECONDS on its way. It says "ready" once that is so. Packets leave by a device that this program reads; it writes them
 back with other addresses, as a router far away that translates them would.
 

@@ -227,7 +227,7 @@ impl Keeper {
         certificate.validity().filter(|_| certificate.is_for(&self.settings.names))
     }
 
-    /// Somebody wishes that it is tried again soon.
+    /// Someone wishes that it is tried again soon.
     pub(super) fn ask(&self) {
         self.asked.notify_one();
     }
@@ -288,7 +288,7 @@ impl Keeper {
             domain = self.settings.domain(),
             authority = self.settings.host(),
             why = %trouble.what,
-            mend = %trouble.mend,
+            fix = %trouble.fix,
             next = %shown(next),
             "no certificate was issued; the site keeps the current one"
         );

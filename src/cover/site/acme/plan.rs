@@ -27,7 +27,7 @@ pub struct Memory {
     /// Description of the last problem.
     pub why: Option<String>,
     /// Advice on what to do.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
     /// Names that the last one was about; empty where it was about one.
     pub names: Vec<String>,
 }
@@ -47,7 +47,7 @@ impl Memory {
             last: Some(now.0),
             not_before: None,
             why: Some("the attempt was not finished: the program ended or was given another configuration".into()),
-            mend: Some("nothing: it is tried again".into()),
+            fix: Some("nothing: it is tried again".into()),
             names: self.names,
         }
     }
@@ -60,7 +60,7 @@ impl Memory {
     /// It did not.
     pub(super) fn failed(self, trouble: &Trouble, now: UnixTime) -> Self {
         let not_before = trouble.wait.map(|wait| now.0.saturating_add(wait.min(LONGEST_REFUSAL)));
-        Self { not_before, why: Some(trouble.what.clone()), mend: Some(trouble.mend.clone()), ..self }
+        Self { not_before, why: Some(trouble.what.clone()), fix: Some(trouble.fix.clone()), ..self }
     }
 }
 
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!((begun.failures, begun.last), (1, Some(NOW.0)));
         assert_eq!(from_now(None, &begun, 0.0, false), 2 * MINUTE);
         assert_eq!(begun.succeeded(), Memory { last: Some(NOW.0), ..Memory::default() });
-        let trouble = Trouble { what: "w".into(), mend: "m".into(), wait: Some(3600) };
+        let trouble = Trouble { what: "w".into(), fix: "m".into(), wait: Some(3600) };
         let failed = begun.begun(NOW).failed(&trouble, NOW);
         assert_eq!((failed.failures, failed.not_before, failed.why.as_deref()), (2, Some(NOW.0 + 3600), Some("w")));
     }

@@ -74,7 +74,7 @@ impl Store {
     }
 
     pub(super) fn forget_account(&self) {
-        // Whoever cannot remove it cannot write the next one either, and says so then.
+        // Anyone who cannot remove it cannot write the next one either, and says so then.
         let _ = fs::remove_file(self.account_file());
     }
 

@@ -1,4 +1,4 @@
-//! Why there is no certificate, in words that name the mend.
+//! Why there is no certificate, in words that name the fix.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ pub struct Trouble {
     /// Description of the problem.
     pub what: String,
     /// Advice on what to do.
-    pub mend: String,
+    pub fix: String,
     /// Seconds before which the authority does not want to be asked again.
     pub(super) wait: Option<i64>,
 }
@@ -21,8 +21,8 @@ pub struct Trouble {
 const PASSES: &str = "nothing, if it is temporary: it is tried again";
 
 impl Trouble {
-    fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what: what.into(), mend: mend.into(), wait: None }
+    fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { what: what.into(), fix: fix.into(), wait: None }
     }
 
     /// A file of the state directory.
@@ -56,8 +56,8 @@ impl Trouble {
     }
 
     pub(super) fn unfit(why: &str) -> Self {
-        let mend = "see whether site.acme.directory is the right authority; nothing else can be done here";
-        Self::new(format!("what the authority issued cannot be used: {}", tamed(why)), mend)
+        let fix = "see whether site.acme.directory is the right authority; nothing else can be done here";
+        Self::new(format!("what the authority issued cannot be used: {}", tamed(why)), fix)
     }
 
     /// The authority does not offer the challenge.
@@ -106,7 +106,7 @@ impl Trouble {
         let details = problem.subproblems.iter().filter_map(|sub| sub.detail.as_deref());
         let detail = problem.detail.as_deref().into_iter().chain(details).collect::<Vec<_>>().join("; ");
         let detail = tamed(if detail.is_empty() { "no details" } else { &detail });
-        // Some authorities have no better words for a name without an address and for a port where nobody is.
+        // Some authorities have no better words for a name without an address and for a port where no one is.
         let kind = match kind {
             "malformed" if detail.contains("resolve") => "dns",
             "unauthorized" if detail.starts_with("Failed to connect") => "connection",
@@ -117,7 +117,7 @@ impl Trouble {
             Challenge::TlsAlpn01 => "or use site.acme.challenge = \"http-01\" if something in front ends TLS",
             Challenge::Http01 => "and site.redirect_from must be what is reached there",
         };
-        let (what, mend) = match kind {
+        let (what, fix) = match kind {
             "dns" => (
                 format!("the authority finds no address for {domain}"),
                 format!(
@@ -166,14 +166,14 @@ impl Trouble {
             "rateLimited" => Some(refused.unwrap_or_default().max(LIMITED)),
             _ => refused,
         };
-        Self { what: format!("{what}: {detail}"), mend, wait }
+        Self { what: format!("{what}: {detail}"), fix, wait }
     }
 }
 
 /// Shortest wait where a limit is reached, in seconds.
 const LIMITED: i64 = 60 * 60;
 
-/// Text of somebody else's on one line, and not too long.
+/// Text of someone else's on one line, and not too long.
 fn tamed(text: &str) -> String {
     const LONGEST: usize = 400;
     let plain = |c: char| if c.is_control() { ' ' } else { c };
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn each_problem_names_its_mend() {
-        for (kind, challenge, what, mend) in [
+        for (kind, challenge, what, fix) in [
             ("dns", Challenge::TlsAlpn01, "no address for www.example.com", "A record"),
             ("connection", Challenge::TlsAlpn01, "port 443", "firewall"),
             ("connection", Challenge::Http01, "port 80", "site.redirect_from"),
@@ -215,7 +215,7 @@ mod tests {
             let trouble =
                 Trouble::of_problem(&problem(kind, "the detail"), "www.example.com", &settings(challenge), None);
             assert!(trouble.what.contains(what) && trouble.what.ends_with(": the detail"), "{kind}: {trouble:?}");
-            assert!(trouble.mend.contains(mend), "{kind}: {trouble:?}");
+            assert!(trouble.fix.contains(fix), "{kind}: {trouble:?}");
             assert_eq!(trouble.wait, (kind == "rateLimited").then_some(3600), "{kind}");
         }
     }

@@ -1,4 +1,4 @@
-//! The client's side: a plain socket for whoever connects, and a task that encrypts what comes over it.
+//! The client's side: a plain socket for anyone who connects, and a task that encrypts what comes over it.
 //!
 //! ```text
 //! session ◀─ plain ─▶ near ═ pair of sockets ═ inner ◀─ carry ─▶ outer ◀─ encrypted ─▶ the server
@@ -106,7 +106,7 @@ fn cipher(method: Method) -> CipherKind {
     }
 }
 
-/// Moves bytes until both sides have said all they wanted, one of them broke, or nobody seems to be there. The end of one
+/// Moves bytes until both sides have said all they wanted, one of them broke, or no one seems to be there. The end of one
 /// direction is passed on and leaves the other open.
 async fn carry(inner: UnixStream, outer: impl AsyncRead + AsyncWrite) {
     let (mut from_session, mut to_session) = inner.into_split();

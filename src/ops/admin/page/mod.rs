@@ -1,6 +1,6 @@
 //! The pages for people: HTML from the server, no scripts, nothing from elsewhere.
 //!
-//! Whoever shows a token gets a cookie; every form repeats a word that only our own pages know.
+//! Anyone who shows a token gets a cookie; every form repeats a word that only our own pages know.
 
 mod chart;
 mod look;
