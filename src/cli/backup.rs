@@ -118,7 +118,7 @@ fn owner(path: &Path) -> io::Result<u32> {
     Ok(files::open_file(path, OFlags::RDONLY)?.metadata()?.uid())
 }
 
-/// Reads a file for root only if anyone who wrote the configuration that names it could read it too.
+/// Reads a file for root only if the user who wrote the configuration that names it could read it too.
 fn read(path: &Path, author: Option<u32>) -> io::Result<Vec<u8>> {
     let file = files::open_file(path, OFlags::RDONLY)?;
     let found = file.metadata()?;

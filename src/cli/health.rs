@@ -27,7 +27,7 @@ const VISIT: Duration = Duration::from_millis(2300);
 /// Succeeds if the first listener reacts to a visitor in time. To the proxy that is a visitor like any other.
 pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     let draft = load(flags, environment)?.draft;
-    // Any name does: anyone who knows no better is answered as well.
+    // Any name does: a client that knows no better is answered as well.
     let name = draft.domain.clone().or_else(|| "localhost.test".parse().ok());
     let name = name.ok_or_else(|| Failure::new("there is no domain to ask for", "name one with --domain"))?;
     let remote = match &draft.cover {

@@ -25,7 +25,7 @@ use super::kdf::KeyIv;
 pub struct MiddleSecret(Vec<u8>);
 
 impl MiddleSecret {
-    /// Lengths that are believed. Telegram's has 128 bytes; far fewer or more are an error page of anyone who answered.
+    /// Lengths that are believed. Telegram's has 128 bytes; far fewer or more are an error page of some other server.
     pub const LENGTHS: std::ops::RangeInclusive<usize> = 32..=256;
 
     /// A secret of these bytes, if their number is believable.

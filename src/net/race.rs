@@ -22,7 +22,7 @@ pub const STAGGER: Duration = Duration::from_millis(250);
 /// the given one; each attempt begins as soon as one has failed, or [`STAGGER`] after the one before it. Those that are
 /// still under way when another has won are dropped.
 ///
-/// `health` is told who won, with the time at which the order was made, and who failed. Failed has also anyone who began before
+/// `health` is told who won, with the time at which the order was made, and who failed. Failed has also one that began before
 /// the winner and was overtaken, so that a place that hangs is waited for once and not by everybody.
 ///
 /// Fails with the first attempt's error when all have failed, or with `TimedOut` after `patience`.

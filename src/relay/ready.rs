@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    /// Asks once, no matter who may be woken.
+    /// Asks once, whatever may be woken.
     fn now<T>(ask: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         ask(&mut Context::from_waker(Waker::noop()))
     }

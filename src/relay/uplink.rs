@@ -75,13 +75,13 @@ fn data_record(header: Header) -> Result<usize, BadRecord> {
 #[derive(Debug)]
 pub struct Uplink {
     from_client: Ctr,
-    /// None where anyone who gets the payload is to read it.
+    /// None where the receiver of the payload is to read it.
     to_dc: Option<Ctr>,
     /// Payload bytes of a record whose header has come already; 0 if the next byte begins one.
     headless: usize,
     /// Whether a record that no TLS 1.3 peer makes may follow.
     tail_may_follow: bool,
-    /// None where anyone who gets the payload looks at its frames.
+    /// None where the receiver of the payload looks at its frames.
     frames: Option<Frames>,
     held: PendingBytes,
 }
@@ -123,7 +123,7 @@ impl Uplink {
         self.to_dc = Some(to_dc);
     }
 
-    /// Frames are followed no more: anyone who gets the payload does that, and ends the session where there is none.
+    /// Frames are followed no more: the receiver of the payload does that, and ends the session where there is none.
     pub fn without_frames(self) -> Self {
         Self { frames: None, ..self }
     }

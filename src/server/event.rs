@@ -1,4 +1,4 @@
-//! What the running proxy tells, as it happens. It asks no one anything: anyone who counts, alarms or keeps records listens.
+//! What the running proxy tells, as it happens. It asks no one anything: what counts, alarms or keeps records listens.
 
 use std::io;
 use std::net::SocketAddr;

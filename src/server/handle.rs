@@ -133,7 +133,7 @@ impl Handle {
         self.0.listeners.list()
     }
 
-    /// From now on everything is like this. Cannot fail: whatever may has been tried by anyone who made the change.
+    /// From now on everything is like this. Cannot fail: whatever may has been tried by the one who made the change.
     /// Connections that there are go on, but for sessions of those who may not enter any more.
     pub fn apply(&self, change: Change) {
         let Change { settings, rules, cover, listeners } = change;

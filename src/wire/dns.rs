@@ -46,7 +46,7 @@ pub struct Answer {
 pub enum NoAnswer {
     /// It is not understood.
     Malformed(DecodeError),
-    /// Anyone who was asked has failed or refuses; the code of the answer.
+    /// The server that was asked has failed or refuses; the code of the answer.
     Failed(u16),
 }
 
@@ -77,7 +77,7 @@ pub fn question(name: &str, kind: Kind) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// Reads the answer to a question of this kind. Anyone who answers has followed all aliases, so every address in it counts.
+/// Reads the answer to a question of this kind. The server that answers has followed all aliases, so every address in it counts.
 pub fn answer(message: &[u8], kind: Kind) -> Result<Answer, NoAnswer> {
     const NO_SUCH_NAME: u16 = 3;
     let mut cursor = Cursor::new(message);

@@ -24,7 +24,7 @@ use crate::wire::{HelloClass, fake_tls};
 pub enum LoginError {
     /// No connection to the front.
     Unreachable(io::Error),
-    /// The answer is not signed: anyone who answers does not know the secret, or does not let it in.
+    /// The answer is not signed: the one who answers does not know the secret, or does not let it in.
     NotAdmitted,
     /// The connection ended behind a signed answer, or a record came that no proxy sends.
     Dropped,

@@ -1,4 +1,4 @@
-//! Anyone who answers: a person at a terminal, or no one, and then the proposals hold.
+//! Source of the answers: a person at a terminal, or none, and then the proposals hold.
 
 use std::io::{self, IsTerminal};
 

@@ -128,7 +128,7 @@ impl Resolver<'_> {
         }
         if value.starts_with(MARK) || SecretText::parse(value).is_ok() {
             let what = "this name is a secret";
-            self.complaints.push(Complaint::new(&name.at, what, "name anyone who uses the token"));
+            self.complaints.push(Complaint::new(&name.at, what, "name the person who uses the token"));
             return None;
         }
         Some(name.value)
