@@ -362,7 +362,7 @@ fn many_users_come_from_a_list() {
         ("dora\nemil=12\n", "line 2"),
         ("dora\nalice\n", "alice already"),
         ("dora\nemil\ndora\n", "dora already"),
-        ("no such name\n", "is not a valid name"),
+        ("no such name\n", "cannot be the name of a user"),
     ] {
         let (code, out, err) = add(list);
         assert!(code != 0 && err.contains(said) && !err.contains("12\n"), "{list}: {out}{err}");

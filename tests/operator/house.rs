@@ -291,4 +291,4 @@ struct Bounds {
     pairs: usize,
 }
 
-const BOUNDS: Bounds = Bounds { shared: 0.48, short: 0.88, riddles: 0.01, words: 680, pairs: 15 };
+const BOUNDS: Bounds = Bounds { shared: 0.42, short: 0.77, riddles: 0.01, words: 40, pairs: 14 };

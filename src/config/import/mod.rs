@@ -324,8 +324,8 @@ mod tests {
         assert_eq!(it.cover.as_deref(), Some("192.0.2.1:443"));
         assert_eq!(it.tag, Some(TAG));
         for part in [
-            "`broken` is none",
-            "is called bob-next-door",
+            "secret of `broken` is invalid",
+            "renamed to bob-next-door",
             "quota of `bob next door`",
             "general.modes.secure",
             "server.proxy_protocol",
