@@ -11,7 +11,7 @@ use vizard::audit::hello::Key;
 use vizard::audit::obfuscated::{Header, Stream};
 
 /// A transfer that makes no progress for this long has failed.
-pub const STALL: Duration = Duration::from_secs(5);
+pub const STALL: Duration = Duration::from_secs(30);
 
 /// Bytes of one read of the load tool.
 const BUFFER: usize = 256 << 10;

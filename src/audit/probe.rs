@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -208,9 +209,10 @@ pub enum Pace {
     Patient,
 }
 
-type Generator = Box<dyn Fn(&mut Draw<'_>) -> Script + Send + Sync>;
+type Generator = Arc<dyn Fn(&mut Draw<'_>) -> Script + Send + Sync>;
 
 /// A script for every seed.
+#[derive(Clone)]
 pub struct Probe {
     /// Its name, unlike that of any other.
     pub name: String,
@@ -233,7 +235,7 @@ impl Probe {
     /// A quick probe that takes one connection.
     pub fn new(name: impl Into<String>, generator: impl Fn(&mut Draw<'_>) -> Script + Send + Sync + 'static) -> Self {
         let (class, needs, pace) = (Class::Shapes, Needs::Connection, Pace::Quick);
-        Self { name: name.into(), class, needs, pace, generator: Box::new(generator) }
+        Self { name: name.into(), class, needs, pace, generator: Arc::new(generator) }
     }
 
     /// The same in this class.

@@ -137,8 +137,8 @@ async fn clients_that_open_eighteen_connections_at_once_get_all_of_them() {
 async fn a_rush_of_bad_hellos_leaves_descriptors_and_memory_as_they_were() {
     let _turn = turn().await;
     const AT_ONCE: u64 = 500;
-    /// Of what so many connections took, an allocator keeps some, and of the second rush perhaps more.
-    const KEPT: f64 = 8e6;
+    /// What a rush may leave behind if every one leaves it: half a KiB for each connection.
+    const KEPT: f64 = 256e3;
     let dc = MockDc::start(Role::Echo).await;
     let stage = stage(&dc).await;
     let state = stage.state.path();
@@ -146,7 +146,7 @@ async fn a_rush_of_bad_hellos_leaves_descriptors_and_memory_as_they_were() {
     enter(&stage, 2).await;
     let over = |n: &Numbers| sum(n, "vizard_connections_open") == 0.0;
     let quiet = until(state, "quiet", over).await;
-    let mut after = Vec::new();
+    let mut after = vec![quiet.clone()];
     for round in 1..=5 {
         let mut strangers = Vec::new();
         for _ in 0..AT_ONCE {
@@ -154,22 +154,26 @@ async fn a_rush_of_bad_hellos_leaves_descriptors_and_memory_as_they_were() {
         }
         let all = (round * AT_ONCE) as f64;
         let during = until(state, "all were declined", |n| declined(n) == all).await;
-        assert!(at(&during, FDS) >= at(&quiet, FDS) + AT_ONCE as f64, "they are all there: {during:#?}");
+        assert!(at(&during, OPEN) >= AT_ONCE as f64 && at(&during, FDS) > AT_ONCE as f64, "all are there: {during:#?}");
         drop(strangers);
-        after.push(until(state, "all over", |n| over(n) && at(n, FDS) <= at(&quiet, FDS)).await);
+        // What sessions before have left closes in between, and visits of the proxy itself come and go.
+        after.push(until(state, "all over", |n| over(n) && at(n, FDS) <= at(&quiet, FDS) + 20.0).await);
     }
     assert_eq!(
-        at(&after[4], "vizard_replay_entries"),
+        at(&after[5], "vizard_replay_entries"),
         at(&quiet, "vizard_replay_entries"),
         "none of them is remembered"
     );
     let memory = after.iter().map(|numbers| at(numbers, "process_resident_memory_bytes")).collect::<Vec<_>>();
-    assert!(memory[4] <= memory[1] + KEPT, "memory grows with every rush: {memory:?}");
+    // What is lost is lost every time; an allocator keeps more now and then.
+    let least = memory[1..].windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
+    assert!(least <= KEPT, "memory grows with every rush: {memory:?}");
     enter(&stage, 10).await;
     assert_eq!(sum(&scrape(state).await, "vizard_admissions_total"), 12.0);
 }
 
 const FDS: &str = "process_open_fds";
+const OPEN: &str = "vizard_connections_open{state=\"visitor\"}";
 
 /// The hello with an extension behind its others that makes it this long.
 fn lengthened(record: &[u8], length: usize) -> Vec<u8> {
