@@ -24,6 +24,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 use subtle::ConditionallySelectable;
 
@@ -35,12 +36,39 @@ use super::secret::{Domain, Secret};
 use super::window::UnixTime;
 use crate::crypto::Mac;
 
+/// Number of a key, the same in every process, that does not reveal the secret. Long enough for no two keys of one proxy to
+/// share one by chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; KeyId::LENGTH]);
+
+impl KeyId {
+    /// Bytes of it.
+    pub const LENGTH: usize = 6;
+
+    /// The number of the key with this secret.
+    fn of(secret: &Secret) -> Self {
+        let digest = Sha256::new().chain_update(b"vizard key number\0").chain_update(secret.bytes()).finalize();
+        Self(std::array::from_fn(|at| digest[at]))
+    }
+
+    /// A number that was written as these bytes.
+    pub fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes that it is written as.
+    pub fn bytes(&self) -> &[u8; Self::LENGTH] {
+        &self.0
+    }
+}
+
 /// A secret that opens the door for a member.
 #[derive(Debug)]
 pub struct Key {
     member: Arc<Member>,
     secret: Secret,
     tag: SecretTag,
+    id: KeyId,
     mac: Mac,
     until: Option<UnixTime>,
     /// Name that its hellos carry, where that is not the first.
@@ -51,7 +79,8 @@ impl Key {
     /// A key of this member.
     pub fn new(member: Arc<Member>, secret: Secret) -> Self {
         let (mac, domain) = (Mac::new(secret.bytes()), member.policy().domain.clone());
-        Self { member, tag: SecretTag::of(secret.bytes()), secret, mac, until: None, domain }
+        let (tag, id) = (SecretTag::of(secret.bytes()), KeyId::of(&secret));
+        Self { member, tag, id, secret, mac, until: None, domain }
     }
 
     /// The same key, good until then.
@@ -94,6 +123,16 @@ impl Key {
     /// Tag of its entries in the replay cache.
     pub fn tag(&self) -> SecretTag {
         self.tag
+    }
+
+    /// Number that tells it from all other keys.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The name that its links carry, where that is not the first name of the site.
+    pub fn domain(&self) -> Option<&Domain> {
+        self.domain.as_ref()
     }
 
     pub(super) fn mac(&self) -> &Mac {

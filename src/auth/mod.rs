@@ -15,7 +15,7 @@ pub mod secret;
 mod verdict;
 mod window;
 
-pub use keyring::{Key, Keyring};
+pub use keyring::{Key, KeyId, Keyring};
 pub use member::{Allowance, Direction, Member, Permit, QuotaStore, Refusal, Usage};
 pub use past::PastNames;
 pub use people::{Enrolment, People, UsageRecord};

@@ -52,7 +52,7 @@ async fn begin(server: Arc<Server>, client: TcpStream, peer: SocketAddr, above: 
     sockopt::no_delay(&client);
     server.observer.observe(&Event::Accepted);
     let (judge, witness) = (Arc::clone(&server.judge), Arc::clone(&server.witness));
-    let extension = web::entrance(&server, barred.is_some());
+    let extension = Some(web::entrance(&server, barred.is_some()));
     let cover = server.cover();
     let received = Box::pin(cover.receive(Caller { client, peer, barred, judge, witness, extension })).await;
     match received {

@@ -77,7 +77,7 @@ pub struct CoverStatus {
 
 impl Handle {
     pub(super) fn new(server: Server) -> Self {
-        web::offer(&server);
+        web::offer(&server).file();
         Self(Arc::new(server))
     }
 
@@ -153,7 +153,7 @@ impl Handle {
         if changed {
             server.changed.send_replace(());
         }
-        web::offer(server);
+        web::offer_again(server);
         keeper::end_unwanted(server);
         keeper::ask_for_lists(server);
     }
@@ -162,7 +162,7 @@ impl Handle {
     /// have been learnt before.
     pub fn enrol(&self, rules: Rules) {
         self.0.judge.replace_rules(rules);
-        web::offer(&self.0);
+        web::offer_again(&self.0);
         keeper::end_unwanted(&self.0);
     }
 

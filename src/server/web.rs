@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, field};
@@ -33,6 +34,7 @@ use crate::relay::tariff::Direction;
 use crate::relay::{Closed, End, attempt};
 use crate::telegram::{DcId, Reached};
 use crate::webproxy::live::{StreamBackend, StreamHandle, WebStream};
+use crate::webproxy::service::UnfiledKeys;
 use crate::wire::HelloClass;
 use crate::wire::obfuscated::{self, HEADER, Opened};
 
@@ -48,12 +50,24 @@ const MOST: usize = 64 << 10;
 /// Least room that is made for what a data centre says.
 const PIECE: usize = 4 << 10;
 
-/// From now on WEB is offered as the settings have it, to all who may enter.
-pub(super) fn offer(server: &Server) {
+/// From now on WEB is offered as the settings have it, to all who may enter. The keys that are new to it are still to be filed.
+pub(super) fn offer(server: &Server) -> UnfiledKeys {
     let rules = server.judge.rules();
-    let offer = server.settings().web.as_ref().map(|settings| settings.offer(rules.keyring.keys(), rand::random()));
-    server.web.replace(offer);
+    server.web.offer(server.settings().web.as_ref(), rules.keyring.keys())
 }
+
+/// The same while clients are served: many new keys are filed beside them, since that takes time. Their links are not even
+/// known to anyone yet.
+pub(super) fn offer_again(server: &Server) {
+    let unfiled = offer(server);
+    match Handle::try_current() {
+        Ok(runtime) if unfiled.count() > AT_ONCE => drop(runtime.spawn_blocking(|| unfiled.file())),
+        _ => unfiled.file(),
+    }
+}
+
+/// New keys that are filed at once: about a millisecond.
+const AT_ONCE: usize = 64;
 
 /// Ends the sessions of browsers that are not used, and of those who may not enter any more.
 pub(super) fn sweep(server: &Server) {
@@ -65,18 +79,21 @@ pub(super) fn sweep(server: &Server) {
     server.web.sweep(Instant::now().into_std(), stays);
 }
 
-/// The extension that is asked for the requests of a connection, if WEB is offered to whom it comes from.
-pub(super) fn entrance(server: &Arc<Server>, barred: bool) -> Option<Arc<dyn SiteExtension>> {
-    let open = !barred && server.web.is_offered();
-    open.then(|| Arc::new(WebEntrance(Arc::clone(server))) as Arc<dyn SiteExtension>)
+/// The extension that is asked for the requests of a connection. It looks at them all, whether or not WEB is offered and to whom,
+/// so that time tells neither; who is barred gets nothing from it.
+pub(super) fn entrance(server: &Arc<Server>, barred: bool) -> Arc<dyn SiteExtension> {
+    Arc::new(WebEntrance { server: Arc::clone(server), barred })
 }
 
 /// Stands before the site for the visitors of a connection.
-struct WebEntrance(Arc<Server>);
+struct WebEntrance {
+    server: Arc<Server>,
+    barred: bool,
+}
 
 impl SiteExtension for WebEntrance {
     fn claim(&self, asked: &VisitorRequest<'_>) -> Option<Claim> {
-        self.0.web.claim(asked, || Arc::new(StreamSpawner(Arc::clone(&self.0))))
+        self.server.web.claim(asked, self.barred, || Arc::new(StreamSpawner(Arc::clone(&self.server))))
     }
 }
 
@@ -129,6 +146,7 @@ async fn admit(server: &Server, handle: &StreamHandle, header: &[u8; HEADER]) ->
         summary::note(cause.of(user), String::new);
         return None;
     }
+    handle.prove();
     match key.admit(handle.peer().ip(), SystemTime::now().into()) {
         Ok(permit) => Some((opened, permit)),
         Err(refusal) => {

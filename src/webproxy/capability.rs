@@ -10,11 +10,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::str::FromStr;
 
 use data_encoding::BASE64URL_NOPAD;
+use sha2::{Digest, Sha256};
 
+use super::token::PlaceMark;
 use crate::crypto::{DIGEST, Mac};
 
 /// Characters of a capability or a token as it is written: base64url of 32 bytes.
@@ -237,16 +239,15 @@ pub struct Place {
     pub base: BasePath,
 }
 
-/// Places that the links of one user name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlacesOf {
-    /// All that the index knows.
-    All,
-    /// Some of them, by their numbers; numbers that the index does not know are passed over.
-    Some(Vec<usize>),
+impl Place {
+    /// Digest that tells it from the other places of a site.
+    pub fn mark(&self) -> PlaceMark {
+        let digest = Sha256::new().chain_update(&self.host.0).chain_update("\n").chain_update(&self.base.0).finalize();
+        PlaceMark::new(u16::from_be_bytes([digest[0], digest[1]]))
+    }
 }
 
-/// User that a capability belongs to.
+/// Owner and kind of a capability.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry<T> {
     /// The user.
@@ -257,42 +258,73 @@ pub struct Entry<T> {
     pub place: usize,
 }
 
-/// Index of the capabilities of all users. A look-up costs one MAC and one probe of a hash map, whatever the number of
-/// users; it is filed under that MAC, so that neither the time of a look-up nor a crowded bucket tells or costs anything.
+/// Index of capabilities. A look-up costs one MAC and one probe of a hash map, whatever the number of users; it is filed
+/// under that MAC, so that neither the time of a look-up nor a crowded bucket tells or costs anything.
+///
+/// It grows with users and places, and forgets only what it is told to. Whether a capability that it knows is of use is for
+/// others to say: that of a user who was removed still has to be known for one.
 pub struct Index<T> {
     key: Mac,
     places: Vec<Place>,
     entries: HashMap<u128, Entry<T>, BuildHasherDefault<Uniform>>,
+    /// Number of the places that each user is filed for, which are the first ones.
+    filed: HashMap<T, usize>,
 }
 
-impl<T: Clone> Index<T> {
-    /// An index of these users under a random key, in time and memory linear in users and places. If two users share a
-    /// key, the first of them is found.
-    pub fn build(key: &[u8; 32], places: Vec<Place>, users: impl IntoIterator<Item = (T, [u8; 16], PlacesOf)>) -> Self {
-        let mut index = Self { key: Mac::new(key), places, entries: HashMap::default() };
-        for (user, secret, of) in users {
-            for form in Form::ALL {
-                let mac = linked(&secret, form);
-                match &of {
-                    PlacesOf::All => (0..index.places.len()).for_each(|place| index.add(&user, &mac, form, place)),
-                    PlacesOf::Some(places) => places.iter().for_each(|place| index.add(&user, &mac, form, *place)),
-                }
-            }
-        }
+impl<T: Copy + Eq + Hash> Index<T> {
+    /// An index that knows nothing, under a random key.
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self { key: Mac::new(key), places: Vec::new(), entries: HashMap::default(), filed: HashMap::new() }
+    }
+
+    /// An index of these users at these places.
+    pub fn build(key: &[u8; 32], places: Vec<Place>, users: impl IntoIterator<Item = (T, [u8; 16])>) -> Self {
+        let mut index = Self { places, ..Self::new(key) };
+        users.into_iter().for_each(|(user, secret)| index.file(user, &secret));
         index
     }
 
-    fn add(&mut self, user: &T, mac: &Mac, form: Form, place: usize) {
-        let Some(Place { host, base }) = self.places.get(place) else { return };
-        let filed = self.filed(Capability::under(mac, host, base).bytes());
-        self.entries.entry(filed).or_insert_with(|| Entry { user: user.clone(), form, place });
+    /// Number of a place, which it keeps for good. A new one is for users that are filed afterwards.
+    pub fn number(&mut self, place: &Place) -> usize {
+        self.places.iter().position(|known| known == place).unwrap_or_else(|| {
+            self.places.push(place.clone());
+            self.places.len() - 1
+        })
+    }
+
+    /// Whether the user is not filed for all places.
+    pub fn lacks(&self, user: &T) -> bool {
+        self.filed.get(user).is_none_or(|places| *places < self.places.len())
+    }
+
+    /// Files a user with this key for all places that it is not filed for yet, in time linear in their number.
+    pub fn file(&mut self, user: T, secret: &[u8; 16]) {
+        let first = self.filed.insert(user, self.places.len()).unwrap_or(0);
+        for form in Form::ALL {
+            let mac = linked(secret, form);
+            for (place, Place { host, base }) in self.places.iter().enumerate().skip(first) {
+                let filed = filed_under(&self.key, Capability::under(&mac, host, base).bytes());
+                self.entries.entry(filed).or_insert(Entry { user, form, place });
+            }
+        }
+    }
+
+    /// Forgets all users but these.
+    pub fn retain(&mut self, stays: impl Fn(&T) -> bool) {
+        self.filed.retain(|user, _| stays(user));
+        self.entries.retain(|_, entry| stays(&entry.user));
+    }
+
+    /// Number of users that are filed.
+    pub fn users(&self) -> usize {
+        self.filed.len()
     }
 }
 
 impl<T> Index<T> {
     /// Finds the user of a capability.
     pub fn find(&self, capability: &[u8; DIGEST]) -> Option<&Entry<T>> {
-        self.entries.get(&self.filed(capability))
+        self.entries.get(&filed_under(&self.key, capability))
     }
 
     /// The places of this index, in the order of their numbers.
@@ -314,11 +346,11 @@ impl<T> Index<T> {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+}
 
-    fn filed(&self, capability: &[u8; DIGEST]) -> u128 {
-        let digest = self.key.digest(&[capability]);
-        u128::from_be_bytes(std::array::from_fn(|at| digest[at]))
-    }
+fn filed_under(key: &Mac, capability: &[u8; DIGEST]) -> u128 {
+    let digest = key.digest(&[capability]);
+    u128::from_be_bytes(std::array::from_fn(|at| digest[at]))
 }
 
 impl<T> fmt::Debug for Index<T> {
@@ -409,25 +441,42 @@ mod tests {
 
     #[test]
     fn each_capability_finds_its_user_form_and_place_and_no_other() {
-        let of = |user| if user % 2 == 0 { PlacesOf::All } else { PlacesOf::Some(vec![2, 9]) };
-        let index = Index::build(&[3; 32], places(), (0..100).map(|user| (user, key(user), of(user))));
-        assert_eq!(index.len(), 50 * 3 * 2 + 50 * 2);
+        let index = Index::build(&[3; 32], places(), (0..100).map(|user| (user, key(user))));
+        assert_eq!((index.len(), index.users()), (100 * 3 * 2, 100));
         for user in 0..100 {
-            for (number, form) in (0..3).flat_map(|place| Form::ALL.map(|form| (place, form))) {
-                let Place { host, base } = &index.places()[number];
+            for (place, form) in (0..3).flat_map(|place| Form::ALL.map(|form| (place, form))) {
+                let Place { host, base } = &index.places()[place];
                 let capability = Capability::new(&key(user), form, host, base);
-                let expected = (user % 2 == 0 || number == 2).then_some(Entry { user, form, place: number });
-                assert_eq!(index.find(capability.bytes()), expected.as_ref());
+                assert_eq!(index.find(capability.bytes()), Some(&Entry { user, form, place }));
             }
         }
         assert_eq!(index.find(&[0; 32]), None);
     }
 
     #[test]
-    fn a_key_that_two_users_share_is_the_first_ones() {
-        let index = Index::build(&[3; 32], places(), [(1, key(5), PlacesOf::All), (2, key(5), PlacesOf::All)]);
-        let Place { host, base } = &index.places()[0];
-        assert_eq!(index.find(Capability::new(&key(5), Form::Dd, host, base).bytes()).unwrap().user, 1);
+    fn places_keep_their_numbers_and_users_are_filed_for_new_ones_once() {
+        let [first, second, third] = &places()[..] else { panic!() };
+        let mut index = Index::new(&[3; 32]);
+        assert_eq!((index.number(first), index.number(second), index.number(first)), (0, 1, 0));
+        index.file(7, &key(7));
+        assert!(!index.lacks(&7) && index.lacks(&8) && index.len() == 4);
+        assert_eq!((index.number(third), index.number(second)), (2, 1));
+        assert!(index.lacks(&7));
+        index.file(7, &key(7));
+        assert!(!index.lacks(&7) && index.len() == 6);
+        let there = |index: &Index<i32>, place: &Place| {
+            index.find(Capability::new(&key(7), Form::Dd, &place.host, &place.base).bytes()).map(|entry| entry.place)
+        };
+        assert_eq!([first, second, third].map(|place| there(&index, place)), [Some(0), Some(1), Some(2)]);
+        index.file(8, &key(8));
+        index.retain(|user| *user == 8);
+        assert_eq!((there(&index, first), index.len(), index.users()), (None, 6, 1));
+    }
+
+    #[test]
+    fn marks_tell_the_places_of_a_site_apart() {
+        let marks: Vec<_> = places().iter().map(Place::mark).collect();
+        assert!(marks[0] != marks[1] && marks[1] != marks[2] && marks[0] != marks[2] && marks[0] == places()[0].mark());
     }
 
     #[test]

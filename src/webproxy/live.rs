@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -32,6 +33,8 @@ pub struct LiveSession {
     key: Arc<Key>,
     place: usize,
     backend: Arc<dyn StreamBackend>,
+    /// Whether a stream of it was under the key.
+    proven: AtomicBool,
     state: Mutex<SessionState>,
     /// Tells polls and sockets that there may be something for them.
     changed: Notify,
@@ -69,7 +72,8 @@ impl LiveSession {
     pub fn new(session: Session, begun: SessionOrigin, backend: Arc<dyn StreamBackend>) -> Arc<Self> {
         let SessionOrigin { token, page, key, place, peer } = begun;
         let state = Mutex::new(SessionState { session, streams: HashMap::new(), peer });
-        Arc::new(Self { token, page, key, place, backend, state, changed: Notify::new() })
+        let (proven, changed) = (AtomicBool::new(false), Notify::new());
+        Arc::new(Self { token, page, key, place, backend, proven, state, changed })
     }
 
     /// Its token.
@@ -87,9 +91,19 @@ impl LiveSession {
         &self.key
     }
 
-    /// The place that its page was made for.
+    /// Number of the place that its page was made for.
     pub fn place(&self) -> usize {
         self.place
+    }
+
+    /// A stream of it was under the key: its holder has the link, not only an address that the app has opened.
+    pub fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was proven.
+    pub fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
     }
 
     /// Has the session decide something, and carries that out.
@@ -205,6 +219,11 @@ impl StreamHandle {
     /// Address of the app.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// The stream is under the key of its session.
+    pub fn prove(&self) {
+        self.live.prove();
     }
 
     /// So many bytes of the app were passed on, which gives it credit for others.

@@ -1,5 +1,7 @@
 //! The bridge: the page that an app's hidden view loads. Its script is `bridge.js`, in one piece with the document.
 
+use std::fmt;
+
 use data_encoding::BASE64URL_NOPAD;
 
 use super::capability::{BasePath, Host};
@@ -7,13 +9,19 @@ use super::frame::MAX_BATCH;
 use super::session::Mode;
 use super::token::Token;
 
-/// Response to a bridge request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Response to a bridge request. Hidden in `Debug`, since a session can be begun with it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Page {
     /// Fields that it must have, beside its length.
     pub headers: Vec<(&'static str, String)>,
     /// The document.
     pub body: String,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Page(hidden)")
+    }
 }
 
 /// The bridge of a place, for one session to be created with this token. The nonce is new in every response.
@@ -112,6 +120,11 @@ mod tests {
             once("batchLimit=2097152");
             assert_eq!(long_strings(&page.body), [token]);
         }
+    }
+
+    #[test]
+    fn nothing_secret_is_in_debug() {
+        assert_eq!(format!("{:?}", page(Mode::Https).0), "Page(hidden)");
     }
 
     #[test]

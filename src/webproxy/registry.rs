@@ -1,7 +1,9 @@
-//! Tokens that mean something: pages that wait for their session, sessions, and those that have ended a moment ago.
+//! Sessions by their tokens, and the pages that have begun one.
 //!
-//! That a token is authentic is found out without this; what is looked up here was issued here. Everything has a bound, since
-//! one who has seen a capability can ask for pages without end.
+//! That a token is authentic is found out without this, and a page that waits for its session is not kept anywhere: its token
+//! says what it was made for. What is here has a bound, since one who has seen a capability can begin sessions without end.
+//! Such a session shows no more than that. One of whose streams has opened under the key is *proven*; the others give way when
+//! there are many, so that a stranger who saw an address cannot lock out those who have the link.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,20 +14,11 @@ use super::session::End;
 use super::token::Token;
 use crate::auth::{Key, SecretTag};
 
-/// Life of a page whose session has not begun.
-const PAGE: Duration = Duration::from_secs(120);
-
 /// Life of a session that is not used.
 const GRACE: Duration = Duration::from_secs(120);
 
 /// Time for which an ended token is remembered, so that a repeated end is answered alike.
 const ENDED: Duration = Duration::from_secs(120);
-
-/// Most pages of one key that wait for their session. An app has one at a time; the oldest gives way.
-const PAGES_OF_KEY: usize = 64;
-
-/// Most pages in all.
-const PAGES: usize = 1 << 16;
 
 /// Most sessions of one key. Each app has one.
 const SESSIONS_OF_KEY: usize = 256;
@@ -36,91 +29,93 @@ const SESSIONS: usize = 1 << 16;
 /// Most ended tokens.
 const ENDED_TOKENS: usize = 1 << 16;
 
+/// Most pages of one key that are remembered because their session is over, the oldest forgotten first: such a page could
+/// begin another one then, as its holder can anyway with a new page.
+const SPENT_PAGES_OF_KEY: usize = 512;
+
 /// Everything that tokens stand for.
 #[derive(Default)]
 pub struct SessionRegistry {
-    pages: HashMap<Token, ServedPage>,
-    /// Sessions by the token of their page.
-    begun: HashMap<Token, Token>,
+    /// Pages that have begun a session, for as long as they could begin one.
+    pages: HashMap<Token, BegunPage>,
     sessions: HashMap<Token, Arc<LiveSession>>,
     ended: HashMap<Token, Instant>,
-    keys: HashMap<SecretTag, KeyCounts>,
+    keys: HashMap<SecretTag, KeySessions>,
 }
 
-/// A page that was served.
-struct ServedPage {
-    key: Arc<Key>,
-    place: usize,
+/// A page that has begun a session.
+struct BegunPage {
+    session: Token,
     until: Instant,
 }
 
-/// Pages and sessions of one key.
+/// Sessions of one key.
 #[derive(Default)]
-struct KeyCounts {
-    /// Pages that wait, the oldest first.
-    pages: VecDeque<Token>,
-    sessions: usize,
+struct KeySessions {
+    count: usize,
+    /// Those that were not proven when they were last looked at, the oldest first.
+    unproven: VecDeque<Token>,
+    /// Pages whose session is over, the oldest first.
+    spent: VecDeque<Token>,
+}
+
+/// Page that asks for its session.
+pub struct AskingPage<'p> {
+    /// Its token.
+    pub token: &'p Token,
+    /// Number of the place where it asks.
+    pub place: usize,
+    /// The key that it was made for.
+    pub key: &'p Arc<Key>,
+    /// End of its life.
+    pub until: Instant,
 }
 
 /// Outcome of a request for a session.
 pub enum SessionCreation {
-    /// It has one.
-    Session(Arc<LiveSession>),
+    /// It has one, for which another may have given way.
+    Session(Arc<LiveSession>, Option<Arc<LiveSession>>),
     /// There are too many.
     Full,
-    /// The token means nothing, or not here.
+    /// The page's session is over, or at another place.
     Unknown,
 }
 
 impl SessionRegistry {
-    /// A page is made for the holder of this key at this place; says whether there is room for it.
-    pub fn serve(&mut self, page: Token, key: &Arc<Key>, place: usize, now: Instant) -> bool {
-        let counts = self.keys.entry(key.tag()).or_default();
-        if counts.pages.len() >= PAGES_OF_KEY
-            && let Some(oldest) = counts.pages.pop_front()
-        {
-            self.pages.remove(&oldest);
-        }
-        if self.pages.len() >= PAGES {
-            self.settle(key.tag());
-            return false;
-        }
-        counts.pages.push_back(page);
-        self.pages.insert(page, ServedPage { key: Arc::clone(key), place, until: now + PAGE });
-        true
-    }
-
-    /// Begins the session of a page, or finds the one that it has begun. `begin` makes one for the holder of the key.
+    /// Begins the session of a page, or finds the one that it has begun. `begin` makes one.
     pub fn create(
         &mut self,
-        page: &Token,
-        place: usize,
+        page: &AskingPage<'_>,
         now: Instant,
-        begin: impl FnOnce(Arc<Key>) -> Arc<LiveSession>,
+        begin: impl FnOnce() -> Arc<LiveSession>,
     ) -> SessionCreation {
-        if let Some(live) = self.begun.get(page).and_then(|session| self.sessions.get(session)) {
-            return if live.place() == place {
-                SessionCreation::Session(Arc::clone(live))
-            } else {
-                SessionCreation::Unknown
-            };
+        if let Some(BegunPage { session, .. }) = self.pages.get(page.token) {
+            let live = self.sessions.get(session).filter(|live| live.place() == page.place);
+            return live.map_or(SessionCreation::Unknown, |live| SessionCreation::Session(Arc::clone(live), None));
         }
-        let Some(ServedPage { key, .. }) = self.pages.get(page).filter(|page| page.place == place && page.until > now)
-        else {
-            return SessionCreation::Unknown;
-        };
-        let key = Arc::clone(key);
-        let counts = self.keys.entry(key.tag()).or_default();
-        if self.sessions.len() >= SESSIONS || counts.sessions >= SESSIONS_OF_KEY {
-            return SessionCreation::Full;
-        }
-        counts.pages.retain(|other| other != page);
-        counts.sessions += 1;
-        self.pages.remove(page);
-        let live = begin(key);
-        self.begun.insert(*page, *live.token());
+        let Some(gone) = self.make_room(page.key.tag(), now) else { return SessionCreation::Full };
+        let live = begin();
+        let counts = self.keys.entry(page.key.tag()).or_default();
+        counts.count += 1;
+        counts.unproven.push_back(*live.token());
+        self.pages.insert(*page.token, BegunPage { session: *live.token(), until: page.until });
         self.sessions.insert(*live.token(), Arc::clone(&live));
-        SessionCreation::Session(live)
+        SessionCreation::Session(live, gone)
+    }
+
+    /// Makes room for one more session of this key: the oldest that is not proven gives way. `None` if there is no such one.
+    fn make_room(&mut self, key: SecretTag, now: Instant) -> Option<Option<Arc<LiveSession>>> {
+        let full = self.sessions.len() >= SESSIONS;
+        let Some(counts) = self.keys.get_mut(&key) else { return (!full).then_some(None) };
+        if !full && counts.count < SESSIONS_OF_KEY {
+            return Some(None);
+        }
+        while let Some(oldest) = counts.unproven.pop_front() {
+            if self.sessions.get(&oldest).is_some_and(|live| !live.is_proven()) {
+                return Some(self.take(&oldest, now));
+            }
+        }
+        None
     }
 
     /// The session of a token.
@@ -131,12 +126,14 @@ impl SessionRegistry {
     /// Takes a session out that is to be ended.
     pub fn take(&mut self, token: &Token, now: Instant) -> Option<Arc<LiveSession>> {
         let live = self.sessions.remove(token)?;
-        self.begun.remove(live.page());
-        let tag = live.key().tag();
-        if let Some(counts) = self.keys.get_mut(&tag) {
-            counts.sessions = counts.sessions.saturating_sub(1);
+        let counts = self.keys.entry(live.key().tag()).or_default();
+        counts.count = counts.count.saturating_sub(1);
+        counts.spent.push_back(*live.page());
+        if counts.spent.len() > SPENT_PAGES_OF_KEY
+            && let Some(oldest) = counts.spent.pop_front()
+        {
+            self.pages.remove(&oldest);
         }
-        self.settle(tag);
         if self.ended.len() < ENDED_TOKENS {
             self.ended.insert(*token, now);
         }
@@ -160,15 +157,12 @@ impl SessionRegistry {
         for (live, _) in &ends {
             self.take(live.token(), now);
         }
-        let Self { pages, keys, .. } = self;
+        let Self { pages, sessions, keys, .. } = self;
+        pages.retain(|_, page| page.until > now || sessions.contains_key(&page.session));
         keys.retain(|_, counts| {
-            while let Some(oldest) = counts.pages.front()
-                && pages.get(oldest).is_none_or(|page| page.until <= now)
-            {
-                pages.remove(oldest);
-                counts.pages.pop_front();
-            }
-            counts.sessions > 0 || !counts.pages.is_empty()
+            counts.unproven.retain(|token| sessions.get(token).is_some_and(|live| !live.is_proven()));
+            counts.spent.retain(|page| pages.contains_key(page));
+            counts.count > 0 || !counts.spent.is_empty()
         });
         self.ended.retain(|_, since| *since + ENDED > now);
         ends
@@ -184,13 +178,6 @@ impl SessionRegistry {
     /// Number of sessions.
     pub fn count(&self) -> usize {
         self.sessions.len()
-    }
-
-    /// Forgets a key of which there is nothing.
-    fn settle(&mut self, key: SecretTag) {
-        if self.keys.get(&key).is_some_and(|counts| counts.sessions == 0 && counts.pages.is_empty()) {
-            self.keys.remove(&key);
-        }
     }
 }
 
@@ -213,27 +200,37 @@ mod tests {
         Arc::new(Key::new(Member::new("alice"), Secret::new([1; 16])))
     }
 
-    fn token(kind: TokenKind, number: u8) -> Token {
-        TokenKey::new(&[7; 32]).issue(kind, [number; 16])
+    fn token(kind: TokenKind, number: u32) -> Token {
+        let mut content = [0; 16];
+        content[..4].copy_from_slice(&number.to_be_bytes());
+        TokenKey::new(&[7; 32]).issue(kind, content)
     }
 
-    fn page(number: u8) -> Token {
+    fn page(number: u32) -> Token {
         token(TokenKind::Bootstrap, number)
     }
 
-    fn begin(page: Token, now: Instant) -> impl FnOnce(Arc<Key>) -> Arc<LiveSession> {
-        move |key| {
+    /// Time for which the pages of these tests may begin a session.
+    const PAGE: Duration = Duration::from_secs(60);
+
+    /// Asks for the session of a page at a place.
+    fn ask(registry: &mut SessionRegistry, number: u32, place: usize, now: Instant) -> SessionCreation {
+        let (page, key) = (page(number), key());
+        let asking = AskingPage { token: &page, place, key: &key, until: now + PAGE };
+        registry.create(&asking, now, || {
             let session = Session::new(Mode::Https, Limits::default(), Arc::new(Budget::new(1 << 20)), now);
-            let number = page.bytes()[0];
-            let peer = ([192, 0, 2, 1], 1).into();
-            let token = token(TokenKind::Session, number);
-            LiveSession::new(session, SessionOrigin { token, page, key, place: 0, peer }, Arc::new(Closed))
-        }
+            let (token, peer) = (token(TokenKind::Session, number), ([192, 0, 2, 1], 1).into());
+            LiveSession::new(
+                session,
+                SessionOrigin { token, page, key: Arc::clone(&key), place, peer },
+                Arc::new(Closed),
+            )
+        })
     }
 
     fn created(outcome: SessionCreation) -> Option<Arc<LiveSession>> {
         match outcome {
-            SessionCreation::Session(live) => Some(live),
+            SessionCreation::Session(live, _) => Some(live),
             _ => None,
         }
     }
@@ -241,41 +238,70 @@ mod tests {
     #[test]
     fn a_page_begins_one_session_and_then_finds_it_until_it_ends() {
         let (mut registry, now) = (SessionRegistry::default(), Instant::now());
-        assert!(registry.serve(page(1), &key(), 0, now));
-        assert!(created(registry.create(&page(1), 1, now, begin(page(1), now))).is_none(), "another place");
-        assert!(created(registry.create(&page(2), 0, now, begin(page(2), now))).is_none(), "no page");
-        let live = created(registry.create(&page(1), 0, now, begin(page(1), now))).unwrap();
-        let again = created(registry.create(&page(1), 0, now, |_| unreachable!())).unwrap();
+        let live = created(ask(&mut registry, 1, 0, now)).unwrap();
+        let again = created(ask(&mut registry, 1, 0, now)).unwrap();
         assert!(Arc::ptr_eq(&live, &again) && registry.count() == 1);
+        assert!(created(ask(&mut registry, 1, 1, now)).is_none(), "another place");
         assert!(registry.take(live.token(), now).is_some() && registry.has_ended(live.token()));
-        assert!(created(registry.create(&page(1), 0, now, begin(page(1), now))).is_none(), "it died with its session");
+        assert!(created(ask(&mut registry, 1, 0, now)).is_none(), "it died with its session");
         registry.sweep(now + ENDED, |_| true);
-        assert!(!registry.has_ended(live.token()) && registry.keys.is_empty());
+        assert!(!registry.has_ended(live.token()) && registry.keys.is_empty() && registry.pages.is_empty());
     }
 
     #[test]
-    fn pages_end_with_their_time_and_the_oldest_of_many() {
-        let (mut registry, now, key) = (SessionRegistry::default(), Instant::now(), key());
-        for number in 0..=PAGES_OF_KEY as u8 {
-            assert!(registry.serve(page(number), &key, 0, now));
+    fn a_page_is_kept_for_as_long_as_its_session_or_as_it_could_begin_one() {
+        let (mut registry, now) = (SessionRegistry::default(), Instant::now());
+        let live = created(ask(&mut registry, 1, 0, now)).unwrap();
+        live.act(|session| session.down(None, 0, now + PAGE));
+        registry.sweep(now + PAGE, |_| true);
+        assert!(Arc::ptr_eq(&live, &created(ask(&mut registry, 1, 0, now + PAGE)).unwrap()));
+        registry.take(live.token(), now + PAGE);
+        registry.sweep(now + PAGE, |_| true);
+        assert!(registry.pages.is_empty() && registry.keys.is_empty());
+    }
+
+    #[test]
+    fn sessions_without_proof_give_way_the_oldest_first_and_proven_ones_never() {
+        let (mut registry, now) = (SessionRegistry::default(), Instant::now());
+        for number in 0..SESSIONS_OF_KEY as u32 {
+            let live = created(ask(&mut registry, number, 0, now)).unwrap();
+            if number % 2 == 0 {
+                live.prove();
+            }
         }
-        assert_eq!(registry.pages.len(), PAGES_OF_KEY);
-        assert!(created(registry.create(&page(0), 0, now, begin(page(0), now))).is_none());
-        assert!(created(registry.create(&page(1), 0, now + PAGE, begin(page(1), now))).is_none());
+        for (round, number) in (1000..1000 + SESSIONS_OF_KEY as u32 / 2).enumerate() {
+            let SessionCreation::Session(live, Some(gone)) = ask(&mut registry, number, 0, now) else {
+                panic!("round {round}: the user is locked out");
+            };
+            assert_eq!(*gone.page(), page(2 * round as u32 + 1), "the oldest that is not proven");
+            live.prove();
+            assert_eq!(registry.count(), SESSIONS_OF_KEY);
+        }
+        assert!(matches!(ask(&mut registry, 2000, 0, now), SessionCreation::Full), "all are proven");
+        assert!(created(ask(&mut registry, 0, 0, now)).is_some(), "and each is still there");
+    }
+
+    #[test]
+    fn what_one_key_leaves_behind_has_a_bound() {
+        let (mut registry, now) = (SessionRegistry::default(), Instant::now());
+        for number in 0..3 * SPENT_PAGES_OF_KEY as u32 {
+            let live = created(ask(&mut registry, number, 0, now)).unwrap();
+            registry.take(live.token(), now);
+        }
+        assert_eq!((registry.pages.len(), registry.count()), (SPENT_PAGES_OF_KEY, 0));
         registry.sweep(now + PAGE, |_| true);
         assert!(registry.pages.is_empty() && registry.keys.is_empty());
     }
 
     #[test]
     fn sessions_end_that_are_not_used_or_whose_holder_has_to_go() {
-        let (mut registry, now, key) = (SessionRegistry::default(), Instant::now(), key());
+        let (mut registry, now) = (SessionRegistry::default(), Instant::now());
         for number in [1, 2] {
-            registry.serve(page(number), &key, 0, now);
-            created(registry.create(&page(number), 0, now, begin(page(number), now))).unwrap();
+            created(ask(&mut registry, number, 0, now)).unwrap();
         }
         assert!(registry.sweep(now + GRACE / 2, |_| true).is_empty());
         assert!(matches!(registry.sweep(now, |live| *live.page() != page(1))[..], [(_, End::Revoked)]));
         assert!(matches!(registry.sweep(now + GRACE, |_| true)[..], [(_, End::Idle)]));
-        assert!(registry.count() == 0 && registry.begun.is_empty());
+        assert!(registry.count() == 0 && registry.pages.is_empty());
     }
 }

@@ -1,26 +1,26 @@
 //! Which request is whose, by its head alone: the site's, a bridge, a call of the API, or one that carries an authentic value
 //! and is not usable.
 //!
-//! Authentic values are looked for in the target, in Authorization, in Sec-WebSocket-Protocol and in Referer, after one
-//! round of percent-decoding, at every place of every run of base64url characters. Those are the places where clients,
-//! faulty ones too, put them, and the places that web servers write to their logs; in others there is no reason for one,
-//! and a site's cookies would cost a MAC for each of their bytes. The time that this takes depends on what the
-//! sender wrote, never on what is known here.
+//! Authentic values are looked for where the apps and their pages put them, and nowhere else: in the query, in Authorization
+//! and in Sec-WebSocket-Protocol, after one round of percent-decoding, as runs of exactly 43 characters of base64url. The first
+//! few of these are looked up, with one MAC for each kind of value, so a head of any size costs no more than one of a page. The
+//! time that this takes depends on what the sender wrote, never on what is known here.
 
 use std::borrow::Cow;
 
 use data_encoding::BASE64;
+use smallvec::SmallVec;
 
 use super::capability::{Entry, Index, TEXT, read_text};
 use super::frame::MAX_STREAM;
 use super::token::{Token, TokenKey, TokenKind};
+use crate::crypto::DIGEST;
 
-/// Windows of one request that are looked at. A request of our clients has one; the bound is for those that consist of
-/// nothing else.
-const WINDOWS: usize = 1024;
+/// Values of one request that are looked up. One of the apps has one; the bound is for those that consist of nothing else.
+const CANDIDATES: usize = 8;
 
-/// Head of a request, borrowed.
-#[derive(Clone, Copy, Debug)]
+/// Head of a request, borrowed. Without `Debug`, since it may hold secrets.
+#[derive(Clone, Copy)]
 pub struct Head<'a, F> {
     /// Method as it was sent.
     pub method: &'a [u8],
@@ -138,32 +138,30 @@ fn carries_authentic<'a, T, F>(head: &Head<'a, F>, index: &Index<T>, tokens: &To
 where
     F: Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
 {
-    let fields = head.fields.clone().filter(|(name, _)| PLACES.iter().any(|place| is(name, place)));
-    let places = std::iter::once(head.target).chain(fields.map(|(_, value)| value));
-    let mut left = WINDOWS;
-    places.into_iter().any(|place| {
-        let decoded = percent_decoded(place);
-        let runs = decoded.split(|byte| !is_base64url(*byte)).filter(|run| run.len() >= TEXT);
-        let mut found = false;
-        for window in runs.flat_map(|run| run.windows(TEXT)) {
-            let Some(bytes) = read_text(window) else { continue };
-            let Some(fewer) = left.checked_sub(1) else { break };
-            left = fewer;
-            found |= index.find(&bytes).is_some() | tokens.recognise(&bytes).is_some();
-        }
-        found
-    })
+    // All of them, whatever is found.
+    head.candidates()
+        .iter()
+        .fold(false, |found, value| found | index.find(value).is_some() | tokens.recognise(value).is_some())
 }
 
 /// Fields that an authentic value is looked for in.
-const PLACES: [&str; 3] = ["authorization", "sec-websocket-protocol", "referer"];
+const PLACES: [&str; 2] = ["authorization", "sec-websocket-protocol"];
 
 fn is(name: &[u8], expected: &str) -> bool {
     name.eq_ignore_ascii_case(expected.as_bytes())
 }
 
 fn is_base64url(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+    const IS: [bool; 256] = {
+        let (mut table, mut byte) = ([false; 256], 0);
+        while byte < 256 {
+            let letter = byte as u8;
+            table[byte] = letter.is_ascii_alphanumeric() || matches!(letter, b'-' | b'_');
+            byte += 1;
+        }
+        table
+    };
+    IS[usize::from(byte)]
 }
 
 /// One round of percent-decoding; what is no escape stays.
@@ -230,6 +228,19 @@ impl<'a, F> Head<'a, F>
 where
     F: Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
 {
+    /// Values in the form of authentic ones, the first few.
+    fn candidates(&self) -> SmallVec<[[u8; DIGEST]; CANDIDATES]> {
+        let query = self.target.iter().position(|byte| *byte == b'?').map(|at| &self.target[at + 1..]);
+        let fields = self.fields.clone().filter(|(name, _)| PLACES.iter().any(|place| is(name, place)));
+        let mut found = SmallVec::new();
+        for place in query.into_iter().chain(fields.map(|(_, value)| value)) {
+            let decoded = percent_decoded(place);
+            let runs = decoded.split(|byte| !is_base64url(*byte)).filter(|run| run.len() == TEXT);
+            found.extend(runs.filter_map(read_text).take(CANDIDATES - found.len()));
+        }
+        found
+    }
+
     fn all(&self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
         self.fields.clone().filter(move |(found, _)| is(found, name)).map(|(_, value)| value)
     }

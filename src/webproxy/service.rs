@@ -1,26 +1,33 @@
 //! From a request to what answers it: the extension of the site that speaks to Telegram's apps.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Instant, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, Guard as ArcSwapGuard};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::capability::{BasePath, Entry, Host, Index, Place, PlacesOf};
+use super::capability::{BasePath, Entry, Host, Index, Place};
 use super::live::{LiveSession, SessionOrigin, StreamBackend};
-use super::registry::{SessionCreation, SessionRegistry};
+use super::registry::{AskingPage, SessionCreation, SessionRegistry};
 use super::request::{Call, Head, Request, classify};
 use super::session::{Budget, End, Limits, Mode, Session};
-use super::token::{Token, TokenKey, TokenKind};
+use super::token::{PageClaims, Token, TokenKey, TokenKind};
 use super::{frame, https, page, reply, socket};
-use crate::auth;
+use crate::auth::{self, KeyId, UnixTime};
 use crate::cover::site::extension::{Claim, ExtensionAnswer, RequestBody, VisitorRequest};
 
 /// Bytes that may wait in all sessions.
 const BUDGET: usize = 512 << 20;
+
+/// Keys that are filed at a stretch: less than a millisecond.
+const FILED_AT_ONCE: usize = 64;
+
+/// Keys of removed users, and old ones, whose values are still known for authentic.
+const REMOVED_KEYS: usize = 4096;
 
 /// TokenSeed that tokens are made with. Hidden in `Debug`, wiped when dropped.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -53,32 +60,65 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The offer to the holders of these keys. `random` is for the look-up alone.
-    pub fn offer(&self, keys: &[Arc<auth::Key>], random: [u8; 32]) -> WebOffer {
-        let bases = [Some(BasePath::default()), Some(self.base.clone()).filter(|base| !base.is_root())];
-        let places = bases
-            .into_iter()
-            .flatten()
-            .flat_map(|base| self.hosts.iter().map(move |host| Place { host: host.clone(), base: base.clone() }));
-        let places = places.collect();
-        let users = keys.iter().map(|key| (Arc::clone(key), *key.secret().bytes(), PlacesOf::All));
-        let index = Index::build(&random, places, users);
-        WebOffer { mode: self.mode, tokens: TokenKey::new(&self.key.0), index }
+    /// The places that bridges are served at.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let below = Some(&self.base).filter(|base| !base.is_root()).cloned();
+        let bases = [Some(BasePath::default()), below].into_iter().flatten();
+        bases.flat_map(|base| self.hosts.iter().map(move |host| Place { host: host.clone(), base: base.clone() }))
+    }
+
+    /// The host that the links of this key name.
+    fn host_of(&self, key: &auth::Key) -> Option<&Host> {
+        let named = |host: &&Host| key.domain().is_some_and(|name| host.as_str().eq_ignore_ascii_case(name.as_str()));
+        self.hosts.iter().find(named).or(self.hosts.first())
     }
 }
 
-/// Carrier and holders of capabilities.
-pub struct WebOffer {
-    /// The carrier that pages are made for.
-    mode: Mode,
+/// State of the offer: carrier and holders of keys.
+struct WebOffer {
+    /// Without them nothing is offered, and what is authentic is of no use.
+    settings: Option<Settings>,
     tokens: TokenKey,
-    /// Keys by their capabilities.
-    index: Index<Arc<auth::Key>>,
+    keys: HashMap<KeyId, Arc<auth::Key>>,
 }
 
-/// The service. One for a process: what it knows of sessions outlasts every change of the configuration.
+impl WebOffer {
+    /// The settings and the key of a page that is to be served at this place, if its links lead there.
+    fn holder(&self, id: KeyId, place: &Place) -> Option<(&Settings, &Arc<auth::Key>)> {
+        let (settings, key) = (self.settings.as_ref()?, self.keys.get(&id)?);
+        let served = place.base.is_root() || place.base == settings.base;
+        (served && settings.host_of(key) == Some(&place.host)).then_some((settings, key))
+    }
+}
+
+/// Keys whose capabilities are not known yet. They are to be filed, which takes time linear in their number.
+#[must_use = "their holders get no page before they are filed"]
+pub struct UnfiledKeys {
+    service: Arc<WebProxy>,
+    keys: Vec<Arc<auth::Key>>,
+}
+
+impl UnfiledKeys {
+    /// Number of keys.
+    pub fn count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Files them, a few at a time, so that requests are not held up.
+    pub fn file(self) {
+        for some in self.keys.chunks(FILED_AT_ONCE) {
+            let mut index = self.service.index.write().unwrap_or_else(PoisonError::into_inner);
+            some.iter().for_each(|key| index.file(key.id(), key.secret().bytes()));
+        }
+    }
+}
+
+/// The service. One for a process: what it knows of sessions, and of values that were authentic once, outlasts every change of
+/// the configuration.
 pub struct WebProxy {
-    offer: ArcSwapOption<WebOffer>,
+    offer: ArcSwap<WebOffer>,
+    /// Capabilities of all keys that there are and, up to a bound, that there were.
+    index: RwLock<Index<KeyId>>,
     registry: Mutex<SessionRegistry>,
     /// Whether no session begins any more.
     closed: AtomicBool,
@@ -86,26 +126,46 @@ pub struct WebProxy {
 }
 
 impl Default for WebProxy {
-    /// A service that offers nothing yet.
+    /// A service that offers nothing yet. It looks requests through all the same, so that time does not tell it from one
+    /// that does.
     fn default() -> Self {
-        let budget = Arc::new(Budget::new(BUDGET));
-        Self { offer: ArcSwapOption::empty(), registry: Mutex::default(), closed: false.into(), budget }
+        let tokens = TokenKey::new(&rand::random());
+        Self {
+            offer: ArcSwap::from_pointee(WebOffer { settings: None, tokens, keys: HashMap::new() }),
+            index: RwLock::new(Index::new(&rand::random())),
+            registry: Mutex::default(),
+            closed: false.into(),
+            budget: Arc::new(Budget::new(BUDGET)),
+        }
     }
 }
 
 impl WebProxy {
-    /// From now on this is offered. Sessions go on, unless nothing is offered any more.
-    pub fn replace(&self, offer: Option<WebOffer>) {
-        let ends = offer.is_none();
-        self.offer.store(offer.map(Arc::new));
-        if ends {
+    /// From now on this is offered to the holders of these keys. Sessions go on, unless nothing is offered any more.
+    pub fn offer(self: &Arc<Self>, settings: Option<&Settings>, keys: &[Arc<auth::Key>]) -> UnfiledKeys {
+        let Some(settings) = settings else {
+            let tokens = self.offer.load().tokens.clone();
+            self.offer.store(Arc::new(WebOffer { settings: None, tokens, keys: HashMap::new() }));
             self.end_all();
-        }
+            return UnfiledKeys { service: Arc::clone(self), keys: Vec::new() };
+        };
+        let by_id: HashMap<_, _> = keys.iter().map(|key| (key.id(), Arc::clone(key))).collect();
+        let missing = {
+            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            settings.places().for_each(|place| _ = index.number(&place));
+            if index.users() > by_id.len() + REMOVED_KEYS {
+                index.retain(|id| by_id.contains_key(id));
+            }
+            by_id.values().filter(|key| index.lacks(&key.id())).cloned().collect()
+        };
+        let (settings, tokens) = (settings.clone(), TokenKey::new(&settings.key.0));
+        self.offer.store(Arc::new(WebOffer { settings: Some(settings), tokens, keys: by_id }));
+        UnfiledKeys { service: Arc::clone(self), keys: missing }
     }
 
     /// Whether anything is offered.
     pub fn is_offered(&self) -> bool {
-        self.offer.load().is_some()
+        self.offer.load().settings.is_some()
     }
 
     /// Ends all sessions, and lets none begin any more: apps come again, to another process if there is one.
@@ -132,28 +192,31 @@ impl WebProxy {
         self.registry().count()
     }
 
-    /// Takes a request that carries something authentic; `backend` carries its streams on.
+    /// Takes a request that carries something authentic, also where that is of no use here: nothing authentic may reach what
+    /// is behind the site. A visitor who is barred gets nothing for it. `backend` carries its streams on.
     pub fn claim(
         self: &Arc<Self>,
         asked: &VisitorRequest<'_>,
+        barred: bool,
         backend: impl Fn() -> Arc<dyn StreamBackend>,
     ) -> Option<Claim> {
-        let offer = self.offer.load_full()?;
-        let peer = asked.peer?;
+        let offer = self.offer.load();
         let fields = asked.fields.iter().map(|(name, value)| (&name[..], &value[..]));
         let host = asked.all("host").next();
         let head = Head { method: asked.method, target: asked.target, host, protocol: None, fields };
-        let request = classify(&head, &offer.index, &offer.tokens);
+        let request = classify(&head, &self.index(), &offer.tokens);
         if matches!(request, Request::Stranger) {
             return None;
         }
-        let (service, backend) = (Arc::clone(self), backend());
+        let peer = asked.peer.filter(|_| !barred && offer.settings.is_some());
+        let Some(peer) = peer else { return Some(refusal()) };
+        let (service, backend, offer) = (Arc::clone(self), backend(), ArcSwapGuard::into_inner(offer));
         Some(match request {
-            Request::Stranger => return None,
-            Request::Unusable => Box::new(|_| Box::pin(async { reply::refused() })),
+            Request::Stranger | Request::Unusable => refusal(),
             Request::Bridge(entry) => Box::new(move |_| Box::pin(async move { service.page(&offer, &entry, peer) })),
             Request::Api { token, call: Call::Create, place } => Box::new(move |body| {
-                Box::pin(async move { service.create(&offer, token, place, peer, body, backend).await })
+                let asking = CreateCall { token, place, peer };
+                Box::pin(async move { service.create(&offer, asking, body, backend).await })
             }),
             Request::Api { token, call, place } => {
                 let Some(live) = self.registry().session(&token).filter(|live| live.place() == place) else {
@@ -166,19 +229,15 @@ impl WebProxy {
     }
 
     /// The page with what begins a session.
-    fn page(&self, offer: &WebOffer, entry: &Entry<Arc<auth::Key>>, peer: SocketAddr) -> ExtensionAnswer {
-        let now = SystemTime::now().into();
-        let Some(place) = offer.index.place(entry).filter(|_| entry.user.stands(peer.ip(), now).is_ok()) else {
-            return reply::refused();
-        };
-        if self.closed.load(Ordering::Acquire) {
-            return reply::refused();
-        }
-        let bootstrap = offer.tokens.issue(TokenKind::Bootstrap, rand::random());
-        if !self.registry().serve(bootstrap, &entry.user, entry.place, Instant::now()) {
-            return reply::refused();
-        }
-        let page = page::bridge(&place.host, &place.base, &bootstrap, offer.mode, rand::random());
+    fn page(&self, offer: &WebOffer, entry: &Entry<KeyId>, peer: SocketAddr) -> ExtensionAnswer {
+        let now: UnixTime = SystemTime::now().into();
+        let place = self.index().place(entry).cloned();
+        let Some(place) = place.filter(|_| !self.closed.load(Ordering::Acquire)) else { return reply::refused() };
+        let holder = offer.holder(entry.user, &place).filter(|(_, key)| key.stands(peer.ip(), now).is_ok());
+        let Some((settings, _)) = holder else { return reply::refused() };
+        let claims = PageClaims { issued: now.0 as u32, key: entry.user, place: place.mark(), mode: settings.mode };
+        let bootstrap = offer.tokens.bootstrap(&claims, rand::random());
+        let page = page::bridge(&place.host, &place.base, &bootstrap, settings.mode, rand::random());
         let fields = page.headers.into_iter().map(|(name, value)| (name, value.into())).collect();
         ExtensionAnswer::Reply { status: 200, fields, content: vec![page.body.into()] }
     }
@@ -187,28 +246,31 @@ impl WebProxy {
     async fn create(
         &self,
         offer: &WebOffer,
-        page: Token,
-        place: usize,
-        peer: SocketAddr,
+        CreateCall { token, place, peer }: CreateCall,
         body: RequestBody,
         backend: Arc<dyn StreamBackend>,
     ) -> ExtensionAnswer {
         let hello = https::body(body, frame::MAX_HELLO).await;
-        if hello.is_none_or(|hello| hello[..] != frame::HELLO) {
+        if hello.is_none_or(|hello| hello[..] != frame::HELLO) || self.closed.load(Ordering::Acquire) {
             return reply::refused();
         }
-        if self.closed.load(Ordering::Acquire) {
-            return reply::refused();
-        }
-        let now = Instant::now();
-        let mode = offer.mode;
-        let created = self.registry().create(&page, place, now, |key| {
+        let (claims, now, time) = (token.claims(), Instant::now(), SystemTime::now().into());
+        let here = self.index().places().get(place).is_some_and(|place| place.mark() == claims.place);
+        let key = offer.keys.get(&claims.key).filter(|key| here && key.stands(peer.ip(), time).is_ok());
+        let Some(key) = key else { return reply::refused() };
+        let until = now + claims.left(time).unwrap_or_default();
+        let asking = AskingPage { token: &token, place, key, until };
+        let created = self.registry().create(&asking, now, || {
+            let session = Session::new(claims.mode, Limits::default(), Arc::clone(&self.budget), now);
+            let (page, key) = (token, Arc::clone(key));
             let token = offer.tokens.issue(TokenKind::Session, rand::random());
-            let session = Session::new(mode, Limits::default(), Arc::clone(&self.budget), now);
             LiveSession::new(session, SessionOrigin { token, page, key, place, peer }, backend)
         });
         match created {
-            SessionCreation::Session(live) => https::welcome(&live),
+            SessionCreation::Session(live, gone) => {
+                gone.iter().for_each(|gone| gone.end(End::Replaced));
+                https::welcome(&live)
+            }
             SessionCreation::Full => reply::busy(),
             SessionCreation::Unknown => reply::refused(),
         }
@@ -244,7 +306,28 @@ impl WebProxy {
         }
     }
 
+    fn index(&self) -> RwLockReadGuard<'_, Index<KeyId>> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn registry(&self) -> MutexGuard<'_, SessionRegistry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A call that asks for the session of a page.
+struct CreateCall {
+    /// The token of the page.
+    token: Token,
+    /// Number of the place where it is asked for.
+    place: usize,
+    peer: SocketAddr,
+}
+
+/// The fixed answer to what is authentic and of no use.
+fn refusal() -> Claim {
+    Box::new(|_| Box::pin(async { reply::refused() }))
+}
+
+#[cfg(test)]
+mod tests;

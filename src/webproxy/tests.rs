@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::capability::{Index, Place, PlacesOf};
+use super::capability::{Index, Place};
 use super::frame::{HELLO, WELCOME};
 use super::request::{Call, Head, Request, classify};
 use super::session::{Budget, Down, End, Limits, Message, Mode, Session, SocketId, Up};
@@ -46,7 +46,7 @@ struct Server {
 impl Server {
     fn new(mode: Mode) -> Self {
         let place = Place { host: HOST.parse().unwrap(), base: "".parse().unwrap() };
-        let index = Index::build(&[1; 32], vec![place], [((), [7; 16], PlacesOf::All)]);
+        let index = Index::build(&[1; 32], vec![place], [((), [7; 16])]);
         let tokens = TokenKey::new(&[2; 32]);
         Self {
             mode,

@@ -73,6 +73,14 @@ impl RequestBody {
         Self(upload)
     }
 
+    /// A body that has come already.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: Bytes) -> Self {
+        let (sender, upload) = tokio::sync::mpsc::channel(1);
+        let _ = sender.try_send(Ok(bytes));
+        Self(upload)
+    }
+
     /// The next piece; `None` at the end. An error means that the body has broken off.
     pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
         let piece = self.0.recv().await?;

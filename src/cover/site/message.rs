@@ -2,6 +2,7 @@
 //! protocol has one, their case: both tell servers apart.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -17,9 +18,15 @@ pub(super) enum Version {
     Http2,
 }
 
-/// Header fields in the order and the case in which they came.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Header fields in the order and the case in which they came. Values are hidden in `Debug`: some are secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Fields(pub(super) Vec<(Bytes, Bytes)>);
+
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
 
 impl Fields {
     /// The first value of a field.
@@ -49,8 +56,8 @@ pub(super) fn values<'f>(fields: &'f [(Bytes, Bytes)], name: &'f str) -> impl It
     fields.iter().filter(found).map(|(_, value)| &value[..])
 }
 
-/// The target of a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The target of a request. Hidden in `Debug`: a query may be a secret.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Target {
     /// As it was sent, without scheme and host.
     pub(super) raw: Bytes,
@@ -58,6 +65,12 @@ pub(super) struct Target {
     pub(super) path: Vec<u8>,
     /// Query: the part behind the question mark.
     pub(super) query: Option<Bytes>,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Target(hidden)")
+    }
 }
 
 /// The head of a request.
@@ -175,5 +188,20 @@ pub(super) fn reason(status: u16) -> &'static str {
         504 => "Gateway Time-out",
         505 => "HTTP Version Not Supported",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_is_in_debug() {
+        let mut fields = Fields::default();
+        fields.push("Authorization", "Bearer hidden-value");
+        let raw = Bytes::from_static(b"/?bridge=hidden-value");
+        let target = Target { query: Some(raw.slice(2..)), path: b"/".to_vec(), raw };
+        let debug = format!("{fields:?} {target:?}");
+        assert!(debug.contains("Authorization") && !debug.contains("hidden-value"), "{debug}");
     }
 }

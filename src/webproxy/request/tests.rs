@@ -1,13 +1,13 @@
 use super::*;
 use crate::fixtures::web_vectors;
-use crate::webproxy::capability::{Capability, Form, Place, PlacesOf};
+use crate::webproxy::capability::{Capability, Form, Place};
 
 const HOST: &str = "proxy.example.com";
 const KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 fn index() -> Index<&'static str> {
     let place = |base: &str| Place { host: HOST.parse().unwrap(), base: base.parse().unwrap() };
-    Index::build(&[1; 32], vec![place(""), place("dobry-cola-super-app")], [("ann", KEY, PlacesOf::All)])
+    Index::build(&[1; 32], vec![place(""), place("dobry-cola-super-app")], [("ann", KEY)])
 }
 
 fn tokens() -> TokenKey {
@@ -42,16 +42,19 @@ impl Asked {
         self
     }
 
-    fn is(&self) -> Request<&'static str> {
+    fn head(&self) -> Head<'_, impl Iterator<Item = (&[u8], &[u8])> + Clone> {
         let fields = self.fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-        let head = Head {
+        Head {
             method: self.method.as_bytes(),
             target: self.target.as_bytes(),
             host: Some(self.host.as_bytes()),
             protocol: self.protocol.map(str::as_bytes),
             fields,
-        };
-        classify(&head, &index(), &tokens())
+        }
+    }
+
+    fn is(&self) -> Request<&'static str> {
+        classify(&self.head(), &index(), &tokens())
     }
 
     fn call(&self) -> Option<Call> {
@@ -229,33 +232,68 @@ fn requests_without_an_authentic_value_are_the_sites() {
         Asked::new("OPTIONS", "*").with("Authorization", "Basic Og=="),
         Asked::new("GET", "/".repeat(9000)),
         Asked::new("GET", "A".repeat(9000)),
-        Asked::new("GET", "%".repeat(9000)).with("Referer", "%4"),
+        Asked::new("GET", format!("/?{}", "%".repeat(9000))).with("Authorization", "%4"),
     ] {
         assert_eq!(asked.is(), Request::Stranger);
     }
 }
 
-#[test]
-fn authentic_values_are_found_wherever_a_log_would_show_them() {
-    let authentic = [
+/// Authentic values of each kind.
+fn authentic() -> [String; 3] {
+    [
         token(TokenKind::Bootstrap).text(),
         token(TokenKind::Session).text(),
         Capability::new(&KEY, Form::Dd, &HOST.parse().unwrap(), &Default::default()).text(),
-    ];
-    for value in authentic {
+    ]
+}
+
+#[test]
+fn authentic_values_are_found_where_the_apps_and_their_pages_put_them() {
+    for value in authentic() {
         let escaped: String = value.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        for form in [value.clone(), escaped, format!("xyz_{value}-9"), format!("%2F{value}%2f")] {
+        for form in [value.clone(), escaped, format!("%2F{value}%2f")] {
             for asked in [
-                Asked::new("GET", format!("/{form}")),
                 Asked::new("HEAD", format!("/a?b={form}#c")),
+                Asked::new("GET", format!("/?bridge={form}&from=link")),
                 Asked::new("GET", "/").with("AUTHORIZATION", form.clone()),
+                Asked::new("GET", "/").with("Authorization", format!("bearer {form}")),
                 Asked::new("GET", "/").with("Sec-WebSocket-Protocol", format!("chat, {form}")),
-                Asked::new("GET", "/").with("Referer", format!("https://{HOST}/?bridge={form}")),
             ] {
                 assert_eq!(asked.is(), Request::Unusable, "{}", asked.target);
             }
         }
+        // No app and no page of ours puts one there, and runs of another length are no values.
+        for asked in [
+            Asked::new("GET", format!("/{value}")),
+            Asked::new("GET", "/").with("Cookie", value.clone()),
+            Asked::new("GET", format!("/?bridge={value}A")),
+            Asked::new("GET", format!("/?bridge=-{value}")),
+        ] {
+            assert_eq!(asked.is(), Request::Stranger, "{}", asked.target);
+        }
     }
+}
+
+#[test]
+fn a_head_of_any_size_costs_no_more_than_a_few_look_ups() {
+    let (value, run) = ("A".repeat(TEXT), "A".repeat(8000));
+    let many = format!("{value},").repeat(180);
+    for (asked, expected) in [
+        (Asked::new("GET", "/"), 0),
+        (socket("tproxy-lane-v1.$S.7"), 1),
+        (create(), 1),
+        (Asked::new("GET", format!("/?{run}")).with("Authorization", run.clone()), 0),
+        (Asked::new("GET", format!("/{many}")).with("Cookie", many.clone()).with("Referer", many.clone()), 0),
+        (Asked::new("GET", format!("/?{many}")), CANDIDATES),
+        (create().with("Authorization", many.clone()).with("Authorization", many.clone()), CANDIDATES),
+        (Asked::new("GET", format!("/?{many}")).with("Sec-WebSocket-Protocol", many.clone()), CANDIDATES),
+    ] {
+        assert_eq!(asked.head().candidates().len(), expected, "{}", &asked.target[..asked.target.len().min(60)]);
+    }
+    // The first ones count.
+    let [_, session, _] = authentic();
+    let behind = |count: usize| Asked::new("GET", format!("/?{}{session}", format!("{value},").repeat(count)));
+    assert_eq!((behind(CANDIDATES - 1).is(), behind(CANDIDATES).is()), (Request::Unusable, Request::Stranger));
 }
 
 proptest::proptest! {

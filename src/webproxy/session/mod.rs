@@ -96,6 +96,8 @@ pub enum End {
     Socket,
     /// Nothing came for long.
     Idle,
+    /// It was not proven, and another session of its key needed the place.
+    Replaced,
     /// The user may not go on: disabled, expired, over quota.
     Revoked,
     /// The server stops.
