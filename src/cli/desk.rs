@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::doctor::name::leads;
 use super::invitation::{Host, invitations, port};
 use super::ways::Way;
+use super::web::{self, WebObstacle};
 use super::{Failure, health};
 use crate::auth::{Member, Secret, UnixTime};
 use crate::config::edit::{self, EditError, UserToAdd};
@@ -323,9 +324,11 @@ impl Control for AdminBackend {
         let host = Host::choose(&config, &listeners, OwnAddress::find).ok_or_else(|| {
             Trouble::new(Kind::Failed, "this machine has no address to put into a link", "set `host` in [link]")
         })?;
-        let all = invitations(&config, &host, port(&config, &listeners), Form::Hex);
+        let port = port(&config, &listeners);
+        let all = invitations(&config, &host, port, Form::Hex);
         let found = all.into_iter().find(|one| one.user == user).ok_or_else(Trouble::no_user)?;
-        Ok(Links { user: found.user, tg: found.tg, web: found.web })
+        let no_webproxy = web::obstacle(&config, port).map(WebObstacle::sentence);
+        Ok(Links { user: found.user, tg: found.tg, web: found.web, webproxy: found.webproxy, no_webproxy })
     }
 
     fn create(&self, user: &NewUser) -> Result<Changed, Trouble> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::web::{self, WebObstacle};
 use crate::auth::Domain;
 use crate::config::embedded::CoverDraft;
 use crate::config::{Draft, parts};
@@ -35,6 +36,7 @@ pub(super) fn doubts(draft: &Draft, lists: Option<&lists::State>) -> Vec<String>
     let mut found = tight_limits(draft);
     found.extend(crowded_names(draft).map(|(what, next)| format!("{what}; {next}")));
     found.extend(uncertified_names(draft));
+    found.extend(web::expected_obstacle(draft).map(WebObstacle::sentence));
     found.extend(lists.into_iter().flat_map(|lists| wide_lists(draft, lists)));
     found
 }

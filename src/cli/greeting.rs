@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use super::invitation::{Host, Invitation, Source, invitations, port};
-use super::output;
+use super::invitation::{Host, Invitation, LinkView, Source, invitations, port};
+use super::{output, web};
 use crate::config::embedded::NOBODY;
 use crate::config::{Config, Cover, Flags, LogFormat};
-use crate::ops::links::{Form, OwnAddress, qr};
+use crate::ops::links::{Form, OwnAddress};
 
 /// Most links that are printed at the start.
 const FEW: usize = 5;
@@ -84,10 +84,9 @@ pub fn greeting(config: &Config, listeners: &[SocketAddr], host: Option<&Host>, 
     match (links, host) {
         _ if config.users.is_empty() => text += &format!("Attention: {NOBODY}.\n\n"),
         (Links::Shown, Some(host)) => {
+            let view = LinkView { codes: true, ..LinkView::default() };
             for invitation in invitations(config, host, port(config, listeners), Form::Hex) {
-                text += &format!("{}\n  {}\n  {}\n", invitation.user, invitation.tg, invitation.web);
-                text += &qr(&invitation.tg).map(|code| format!("\n{code}")).unwrap_or_default();
-                text += "\n";
+                text += &format!("{}\n", invitation.text(view));
             }
         }
         (Links::Shown, None) => {}
@@ -115,7 +114,8 @@ pub fn greeting_json(config: &Config, listeners: &[SocketAddr], host: Option<&Ho
         Links::PrintedBy(command) => greeting["links_printed_by"] = command.as_str().into(),
         Links::Shown => {
             let all = host.map(|host| invitations(config, host, port(config, listeners), Form::Hex));
-            let link = |one: &Invitation| json!({ "user": one.user, "tg": one.tg, "web": one.web });
+            let link =
+                |one: &Invitation| json!({ "user": one.user, "tg": one.tg, "web": one.web, "webproxy": one.webproxy });
             greeting["links"] = all.iter().flatten().map(link).collect();
         }
     }
@@ -134,7 +134,7 @@ fn cover(config: &Config) -> String {
 }
 
 /// Lists what keeps this configuration from being good for real use, each with what to do.
-fn missing(config: &Config, listeners: &[SocketAddr], host: Option<&Host>) -> Vec<&'static str> {
+fn missing(config: &Config, listeners: &[SocketAddr], host: Option<&Host>) -> Vec<String> {
     let port = port(config, listeners);
     let address = match host.map(|host| host.source) {
         Some(Source::Configured | Source::Domain | Source::Address) => None,
@@ -167,7 +167,8 @@ fn missing(config: &Config, listeners: &[SocketAddr], host: Option<&Host>) -> Ve
              anybody can look up.",
         ),
     ];
-    items.into_iter().flatten().collect()
+    let web = web::obstacle(config, port).map(|obstacle| format!("WEB proxies: {}.", obstacle.sentence()));
+    items.into_iter().flatten().map(str::to_owned).chain(web).collect()
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use super::web;
 use crate::config::{Config, Cover, Listen};
-use crate::ops::links::{Form, Link, OwnAddress};
+use crate::ops::links::{Form, Link, OwnAddress, WebLinks, qr};
 
 /// Host that links name as the server, and how sure it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub fn expected_listeners(listen: &Listen) -> Vec<SocketAddr> {
     }
 }
 
-/// A user's link in both schemes.
+/// A user's links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invitation {
     /// Name of the user.
@@ -76,16 +77,62 @@ pub struct Invitation {
     pub tg: String,
     /// `https://t.me/proxy?…`
     pub web: String,
+    /// The same key for the WEB proxy, where apps can come by one.
+    pub webproxy: Option<WebLinks>,
+}
+
+/// Kind of link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LinkKind {
+    /// `tg://proxy`: for all apps
+    Ee,
+    /// `tg://webproxy`: for newer apps, by a browser of their own
+    Web,
+}
+
+/// Links that are shown of each user.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkView {
+    /// One kind of them; otherwise all.
+    pub kind: Option<LinkKind>,
+    /// Whether those of WEB proxies have `dd` before the key.
+    pub dd: bool,
+    /// Whether QR codes are drawn.
+    pub codes: bool,
+}
+
+impl LinkView {
+    /// Whether links of this kind are shown.
+    pub fn has(&self, kind: LinkKind) -> bool {
+        self.kind.is_none_or(|only| only == kind)
+    }
+}
+
+impl Invitation {
+    /// Name and links, a line each, then a QR code for each kind.
+    pub fn text(&self, view: LinkView) -> String {
+        let ee = [&self.tg, &self.web].map(String::as_str).into_iter().filter(|_| view.has(LinkKind::Ee));
+        let web = self.webproxy.iter().filter(|_| view.has(LinkKind::Web)).flat_map(|links| links.of_form(view.dd));
+        let (ee, web): (Vec<&str>, Vec<&str>) = (ee.collect(), web.collect());
+        let mut text = format!("{}\n", self.user);
+        ee.iter().chain(&web).for_each(|link| text += &format!("  {link}\n"));
+        for first in [ee.first(), web.first()].into_iter().flatten().filter(|_| view.codes) {
+            text += &qr(first).map(|code| format!("\n{code}")).unwrap_or_default();
+        }
+        text
+    }
 }
 
 /// The links of all users, in the order of the configuration. Each carries the user's own name of the site; where names are
 /// the servers of links, also in that place, so that the name that is looked up is the one in the hello.
 pub fn invitations(config: &Config, host: &Host, port: u16, form: Form) -> Vec<Invitation> {
+    let blocked = web::obstacle(config, port).is_some();
     let invitation = |user: &crate::config::User| {
+        let webproxy = if blocked { None } else { web::links(config, user) };
         let (secret, domain) = (user.secret.clone(), config.name_of(user).clone());
         let host = if host.source == Source::Domain { domain.to_string() } else { host.name.clone() };
         let link = Link { host, port, secret, domain };
-        Invitation { user: user.name.clone(), tg: link.tg(form), web: link.web(form), server: link.host }
+        Invitation { user: user.name.clone(), tg: link.tg(form), web: link.web(form), server: link.host, webproxy }
     };
     config.users.iter().map(invitation).collect()
 }

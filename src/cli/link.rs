@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::invitation::{Host, Invitation, Source, invitations, port};
+use super::invitation::{Host, Invitation, LinkKind, LinkView, Source, invitations, port};
 use super::ways::Ways;
+use super::web::{self, WebObstacle};
 use super::{Failure, Settings, load, output};
 use crate::config::{Config, Environment, units};
-use crate::ops::links::{Form, OwnAddress, qr};
+use crate::ops::links::{Form, OwnAddress};
 
 /// Flags of `vizard link`.
 #[derive(clap::Args)]
@@ -34,10 +35,16 @@ pub struct Look {
     /// Write the secret in base64url: shorter, but misread by old apps
     #[arg(long)]
     base64url: bool,
-    /// Draw the QR code even if the output is no terminal
+    /// Only links of this kind
+    #[arg(long, value_enum, value_name = "KIND")]
+    kind: Option<LinkKind>,
+    /// Put `dd` before the key in links of WEB proxies: apps pad what they send
+    #[arg(long)]
+    dd: bool,
+    /// Draw the QR codes even if the output is no terminal
     #[arg(long, conflicts_with = "no_qr")]
     qr: bool,
-    /// Draw no QR code
+    /// Draw no QR codes
     #[arg(long)]
     no_qr: bool,
     /// Print a JSON array instead
@@ -58,6 +65,11 @@ impl Arguments {
 }
 
 impl Look {
+    fn view(&self) -> LinkView {
+        let codes = self.qr || (output::is_terminal() && !self.no_qr);
+        LinkView { kind: self.kind, dd: self.dd, codes }
+    }
+
     /// The same, without a QR code if so wished.
     pub(super) fn without_qr(self, wished: bool) -> Self {
         Self { no_qr: self.no_qr || wished, ..self }
@@ -80,16 +92,33 @@ pub(super) fn text(arguments: &Arguments, environment: &Environment) -> Result<S
     config.link.host = stated.0.or(config.link.host);
     config.link.port = stated.1.or(config.link.port);
     let listeners = Ways::of(&config.listen, &config.proxied, &config.state_dir).tcp();
-    let host = Host::choose(&config, &listeners, OwnAddress::find).ok_or_else(no_host)?;
     let port = port(&config, &listeners);
-    if port == 0 {
+    let obstacle = web::obstacle(&config, port);
+    let view = arguments.look.view();
+    refuse_other_kind(view, &config, obstacle)?;
+    let host = match Host::choose(&config, &listeners, OwnAddress::find) {
+        // Links of WEB proxies name the site.
+        None if view.has(LinkKind::Ee) => return Err(no_host()),
+        found => found.unwrap_or(Host { name: String::new(), source: Source::Domain }),
+    };
+    if port == 0 && view.has(LinkKind::Ee) {
         return Err(Failure::new("the port is chosen when the proxy starts", "name it: --port PORT"));
     }
     let chosen = chosen(arguments, &config, &host, port)?;
-    Ok(match arguments.look.json {
-        true => as_json(&chosen, &host, port),
-        false => as_text(&chosen, &host, draws(&arguments.look)),
-    })
+    let shown = Shown { view, host, port, obstacle: obstacle.filter(|_| view.has(LinkKind::Web)) };
+    Ok(if arguments.look.json { shown.json(&chosen) } else { shown.text(&chosen) })
+}
+
+/// Only links of WEB proxies are wanted, and there are none.
+fn refuse_other_kind(view: LinkView, config: &Config, obstacle: Option<WebObstacle>) -> Result<(), Failure> {
+    match obstacle {
+        _ if view.has(LinkKind::Ee) => Ok(()),
+        Some(obstacle) => Err(Failure::new(format!("no app can come by WEB proxy: {obstacle}"), obstacle.fix())),
+        None if config.web.is_none() => {
+            Err(Failure::new("WEB proxies are off", "switch them on: `enabled = true` in the section [web]"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn no_host() -> Failure {
@@ -121,29 +150,47 @@ fn chosen(arguments: &Arguments, config: &Config, host: &Host, port: u16) -> Res
     Ok(chosen)
 }
 
-fn draws(look: &Look) -> bool {
-    look.qr || (output::is_terminal() && !look.no_qr)
+/// Links as they are printed.
+struct Shown {
+    view: LinkView,
+    host: Host,
+    port: u16,
+    /// Reason why there are none of WEB proxies, though they are on.
+    obstacle: Option<WebObstacle>,
 }
 
-fn as_text(invitations: &[Invitation], host: &Host, draws: bool) -> String {
-    let mut text = String::new();
-    for Invitation { user, tg, web, .. } in invitations {
-        text += &format!("{user}\n  {tg}\n  {web}\n");
-        text += &draws.then(|| qr(tg)).flatten().map(|code| format!("\n{code}")).unwrap_or_default();
-        text += "\n";
-    }
-    text += match host.source {
-        Source::PrivateAddress => {
-            "The server in these links is a private address: only clients in the same network can reach it.\n\
-             Name the public one: `--host HOST`, or `host = \"HOST\"` in the section [link].\n"
+impl Shown {
+    fn text(&self, invitations: &[Invitation]) -> String {
+        let mut text: String = invitations.iter().map(|invitation| invitation.text(self.view) + "\n").collect();
+        if self.host.source == Source::PrivateAddress && self.view.has(LinkKind::Ee) {
+            text += "The server in these links is a private address: only clients in the same network can reach it.\n\
+                     Name the public one: `--host HOST`, or `host = \"HOST\"` in the section [link].\n";
         }
-        Source::Configured | Source::Domain | Source::Address => "",
-    };
-    text.trim_end().to_owned()
-}
+        if let Some(obstacle) = self.obstacle {
+            text += &format!("There are no links of WEB proxies: {}.\n", obstacle.sentence());
+        }
+        text.trim_end().to_owned()
+    }
 
-fn as_json(invitations: &[Invitation], host: &Host, port: u16) -> String {
-    let public = host.source != Source::PrivateAddress;
-    let object = |Invitation { user, tg, web, server }: &Invitation| json!({ "user": user, "tg": tg, "web": web, "server": server, "port": port, "public": public });
-    serde_json::Value::Array(invitations.iter().map(object).collect()).to_string()
+    fn json(&self, invitations: &[Invitation]) -> String {
+        Value::Array(invitations.iter().map(|invitation| self.object(invitation)).collect()).to_string()
+    }
+
+    /// Where WEB proxies are off, nothing is said about them.
+    fn object(&self, invitation: &Invitation) -> Value {
+        let Invitation { user, tg, web, server, webproxy } = invitation;
+        let mut object = json!({ "user": user });
+        if self.view.has(LinkKind::Ee) {
+            let public = self.host.source != Source::PrivateAddress;
+            object =
+                json!({ "user": user, "tg": tg, "web": web, "server": server, "port": self.port, "public": public });
+        }
+        if let Some(links) = webproxy.as_ref().filter(|_| self.view.has(LinkKind::Web)) {
+            object["webproxy"] = json!(links);
+        }
+        if let Some(obstacle) = self.obstacle {
+            object["no_webproxy"] = obstacle.sentence().into();
+        }
+        object
+    }
 }

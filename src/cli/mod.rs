@@ -29,6 +29,7 @@ mod top;
 mod upgrade;
 mod user;
 mod ways;
+pub mod web;
 
 use std::ffi::OsString;
 use std::fmt;

@@ -154,7 +154,7 @@ impl Resolver<'_> {
                 port: self.value(layer.link_port, units::port),
             },
             time_window: self.value(layer.time_window, units::some_duration).unwrap_or(defaults::TIME_WINDOW),
-            web: self.web(layer.web, &cover),
+            web: self.web(layer.web),
             cover,
             telegram,
             ad_tag: self.value(layer.ad_tag, units::ad_tag),

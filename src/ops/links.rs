@@ -4,8 +4,12 @@ use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use fast_qr::{ECL, QRBuilder, QRCode};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::auth::{Domain, Secret};
+use crate::webproxy::link::WebLink;
+use crate::webproxy::{self, BasePath, Host};
 
 /// Contents of an invitation link.
 #[derive(Clone, Debug)]
@@ -48,6 +52,49 @@ impl Link {
             Form::Base64Url => self.secret.ee_base64url(&self.domain),
         };
         format!("server={}&port={}&secret={secret}", self.host, self.port)
+    }
+}
+
+/// Links of one user's WEB proxy. The key is that of the other links, and each link is good by itself.
+#[derive(Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct WebLinks {
+    /// `tg://webproxy?…` for the root of the site, which all apps with WEB proxies read.
+    pub root: String,
+    /// The same with `dd` before the key: apps pad what they send.
+    pub root_dd: String,
+    /// The link for the path of the configuration, which newer apps read; none without a path.
+    pub path: Option<String>,
+    /// The same with `dd` before the key.
+    pub path_dd: Option<String>,
+}
+
+impl WebLinks {
+    /// The links for a user with this key, at the root of the site and at `path`.
+    pub fn new(host: &Host, path: &BasePath, secret: &Secret) -> Self {
+        let link = |base: &BasePath, form| {
+            WebLink { host: host.clone(), base: base.clone(), secret: secret.clone(), form }.tg()
+        };
+        let root = BasePath::default();
+        let at_path = |form| (!path.is_root()).then(|| link(path, form));
+        Self {
+            root: link(&root, webproxy::Form::Plain),
+            root_dd: link(&root, webproxy::Form::Dd),
+            path: at_path(webproxy::Form::Plain),
+            path_dd: at_path(webproxy::Form::Dd),
+        }
+    }
+
+    /// The links of one form, that for the root first.
+    pub fn of_form(&self, dd: bool) -> impl Iterator<Item = &str> {
+        let (root, path) = if dd { (&self.root_dd, &self.path_dd) } else { (&self.root, &self.path) };
+        std::iter::once(root).chain(path).map(String::as_str)
+    }
+}
+
+/// The links hold the key.
+impl fmt::Debug for WebLinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WebLinks(hidden)")
     }
 }
 
@@ -180,6 +227,24 @@ mod tests {
         assert_eq!(link.web(Form::Hex), format!("https://t.me/proxy?{hex}"));
         assert_eq!(link.tg(Form::Base64Url), format!("tg://proxy?{base64}"));
         assert_eq!(link.web(Form::Base64Url), format!("https://t.me/proxy?{base64}"));
+    }
+
+    /// The forms of webproxy.md, section 2: hexadecimal at the root, the mark before the key at a path.
+    #[test]
+    fn links_of_web_proxies_are_written_as_apps_read_them() {
+        let links = |path: &str| {
+            let (host, path) = ("proxy.example.com".parse().unwrap(), path.parse().unwrap());
+            WebLinks::new(&host, &path, &link("").secret)
+        };
+        let all = links("a/b");
+        let start = "tg://webproxy?server=proxy.example.com";
+        let root = |dd| format!("{start}&secret={dd}000102030405060708090a0b0c0d0e0f");
+        let path = |secret: &str| format!("{start}%2Fa%2Fb&secret={secret}");
+        let (plain, dd) = (path("cAABAgMEBQYHCAkKCwwNDg8"), path("cN0AAQIDBAUGBwgJCgsMDQ4P"));
+        assert_eq!(all.of_form(false).collect::<Vec<_>>(), [&root(""), &plain]);
+        assert_eq!(all.of_form(true).collect::<Vec<_>>(), [&root("dd"), &dd]);
+        assert_eq!(links("").of_form(false).collect::<Vec<_>>(), [&root("")]);
+        assert!(!format!("{all:?}").contains("0001"));
     }
 
     #[test]

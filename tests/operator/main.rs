@@ -15,3 +15,4 @@ mod house;
 mod operation;
 mod setup;
 mod vectors_covered;
+mod web;

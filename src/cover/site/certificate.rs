@@ -173,6 +173,12 @@ pub fn lacking(certificate: &Path, names: &[&str]) -> Result<Vec<String>, SiteEr
     Ok(chain.lacking(names.iter().copied()))
 }
 
+/// Whether the certificate in a file is signed by itself. One that cannot be read is told elsewhere.
+pub fn is_self_signed(certificate: &Path) -> bool {
+    let files = Files { certificate: certificate.to_owned(), key: PathBuf::new() };
+    files.chain().ok().and_then(|chain| Chain::read(&chain)).is_some_and(|chain| chain.self_signed)
+}
+
 /// Until when the certificate in a file, with its key, is good, if it is for all of these names.
 pub(super) fn good_until(file: &Path, names: &[String]) -> Option<UnixTime> {
     let pair = Files { certificate: file.to_owned(), key: file.to_owned() }.load().ok()?;

@@ -68,7 +68,7 @@ use self::files::Folder;
 use self::upstream::Upstream;
 use crate::auth::UnixTime;
 
-pub use self::certificate::{lacking, self_signed};
+pub use self::certificate::{is_self_signed, lacking, self_signed};
 pub use self::closing::linger;
 pub use self::error::SiteError;
 pub use self::files::default_folder;

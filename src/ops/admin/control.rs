@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ops::counts::Counts;
+use crate::ops::links::WebLinks;
 use crate::ops::snapshot::Snapshot;
 use crate::server::sessions::Sessions;
 
@@ -100,7 +101,7 @@ pub struct Settings {
     pub note: Option<String>,
 }
 
-/// A link in both schemes.
+/// The links of a user.
 #[derive(Clone, Serialize, ToSchema)]
 pub struct Links {
     /// User that the links belong to.
@@ -109,9 +110,13 @@ pub struct Links {
     pub tg: String,
     /// `https://t.me/proxy?…`
     pub web: String,
+    /// The same key for the WEB proxy, where apps can come by one.
+    pub webproxy: Option<WebLinks>,
+    /// Reason why they cannot, though WEB proxies are switched on, with advice.
+    pub no_webproxy: Option<String>,
 }
 
-/// Both links hold the secret.
+/// The links hold the secret.
 impl fmt::Debug for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Links").field("user", &self.user).finish_non_exhaustive()

@@ -18,8 +18,9 @@ use super::events::Events;
 use super::guard::{Caller, Peer};
 use super::token::{Role, Token, TokenHash};
 use super::{AdminAddress, Keys, LARGEST_BODY, Refusal, routes};
-use crate::auth::{Member, UnixTime};
+use crate::auth::{Member, Secret, UnixTime};
 use crate::ops::counts::Counts;
+use crate::ops::links::WebLinks;
 use crate::ops::metrics::Metrics;
 use crate::ops::snapshot::{QuotaState, Replay, Snapshot, UserState};
 use crate::server::sessions::{Live, Sessions};
@@ -66,7 +67,12 @@ impl Control for Fake {
     fn links(&self, user: &str) -> Result<Links, Trouble> {
         let link = |scheme: &str| format!("{scheme}?server=example.com&port=443&secret={SECRET}");
         match user {
-            "alice" => Ok(Links { user: user.into(), tg: link("tg://proxy"), web: link("https://t.me/proxy") }),
+            "alice" => {
+                let (host, path) = ("site.example.com".parse().unwrap(), "team".parse().unwrap());
+                let webproxy = Some(WebLinks::new(&host, &path, &Secret::new([7; 16])));
+                let (tg, web) = (link("tg://proxy"), link("https://t.me/proxy"));
+                Ok(Links { user: user.into(), tg, web, webproxy, no_webproxy: None })
+            }
             _ => Err(Trouble::no_user()),
         }
     }
@@ -252,11 +258,12 @@ async fn only_those_who_may_see_secrets_see_them() {
     for path in paths.chain(["/api/v1/users/alice/link".into()]) {
         let (desk, _) = desk();
         let text = body(send(&desk, HERE, request("GET", &path, Some(&text_of(Role::Viewer)), "")).await).await;
-        assert!(!text.contains(SECRET), "{path}");
+        assert!(!text.contains(SECRET) && !text.contains("tg://webproxy?server"), "{path}");
     }
     let (desk, _) = desk();
     let sent = request("GET", "/api/v1/users/alice/link", Some(&text_of(Role::Operator)), "");
-    assert!(body(send(&desk, HERE, sent).await).await.contains(SECRET));
+    let text = body(send(&desk, HERE, sent).await).await;
+    assert!(text.contains(SECRET) && text.contains("tg://webproxy?server=site.example.com&"), "{text}");
     let entries = desk.events.list(0, 10);
     assert_eq!(entries.last().unwrap().detail, "see link alice", "and that is noted");
     assert!(!format!("{entries:?}").contains(SECRET));
@@ -497,7 +504,9 @@ async fn a_viewer_sees_no_secret_and_no_button() {
     assert_eq!(fake.changes.load(Ordering::Relaxed), 0);
     let (cookie, _) = logged_in(&desk, Role::Operator).await;
     let page = page(&desk, "/users/alice", &cookie).await;
-    assert!(page.contains(&SECRET[..40]) && page.contains("aria-label=\"QR code\""));
+    assert!(page.contains(&SECRET[..40]) && page.contains("tg://webproxy?server=site.example.com&amp;"), "{page}");
+    assert!(page.contains("site.example.com%2Fteam"), "{page}");
+    assert_eq!(page.matches("aria-label=\"QR code\"").count(), 2, "one for each kind");
 }
 
 #[tokio::test]

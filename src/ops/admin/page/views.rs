@@ -390,6 +390,17 @@ fn invitation(links: &Links) -> Markup {
             code class="link" { (links.web) }
             @if let Some(code) = qr_svg(&links.tg) { div class="qr" { (PreEscaped(code)) } }
         }
+        @if let Some(web) = &links.webproxy {
+            div class="card" {
+                h2 { "WEB proxy" }
+                p class="soft" { "The same key for apps since Desktop 7.1, Android 12.10 and iOS 13, which come by a browser." }
+                @for link in web.of_form(false) { code class="link" { (link) } }
+                @if let Some(code) = qr_svg(&web.root) { div class="qr" { (PreEscaped(code)) } }
+            }
+        }
+        @if let Some(reason) = &links.no_webproxy {
+            div class="card" { h2 { "WEB proxy" } p class="soft" { (reason) } }
+        }
     }
 }
 
