@@ -63,6 +63,7 @@ pub fn link_command(flags: &Flags) -> String {
 /// Prints the greeting to the standard output, then the line `ready`. With a JSON log each is one JSON object.
 /// `command` prints the links where the greeting does not.
 pub fn greet(config: &Config, listeners: &[SocketAddr], format: LogFormat, command: String) {
+    web::log_obstacle(config, port(config, listeners));
     let host = Host::choose(config, listeners, OwnAddress::find);
     let links = Links::choose(config, output::is_terminal(), command);
     match format {

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
 use super::handover::{self, Departure, Front};
-use super::{Failure, desk, greeting, invitation, web};
+use super::{Failure, desk, greeting};
 use crate::auth::{Judge, PastNames, ReplayMemory, SecretTag};
 use crate::config::embedded;
 use crate::config::parts::{self, Demand, Misuse, PartError};
@@ -146,7 +146,6 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
     let barrier = Arc::clone(&misuse.lists) as _;
     let handle = Server::handle(parts::settings(&config), cover, judge, people, observer, barrier, stop.clone());
     info!(version = env!("CARGO_PKG_VERSION"), listen = ?ours, users = config.users.len(), "started");
-    web::log_obstacle(&config, invitation::port(&config, &addresses));
     if config.users.is_empty() {
         warn!("{}", embedded::NOBODY);
     }

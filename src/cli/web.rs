@@ -6,7 +6,6 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::invitation::expected_listeners;
 use super::ways::Ways;
 use crate::auth::Domain;
 use crate::config::embedded::CoverDraft;
@@ -121,8 +120,7 @@ pub(super) fn expected_obstacle(draft: &Draft) -> Option<WebObstacle> {
         CoverDraft::Remote(_) => (false, None, false),
     };
     let certificate = certificate.map(|(certificate, _)| &**certificate);
-    let ways = Ways::of(&draft.listen, &draft.proxied, &draft.state_dir).tcp();
-    let listeners = if ways.is_empty() { expected_listeners(&draft.listen) } else { ways };
+    let listeners = Ways::of(&draft.listen, &draft.proxied, &draft.state_dir).tcp();
     let first = listeners.first().map(std::net::SocketAddr::port);
     let port = draft.link.port.or(first).unwrap_or(Listen::candidates()[0].port());
     Facts { is_site, name: draft.domain.as_ref(), certificate, issued, port }.obstacle()

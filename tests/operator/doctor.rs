@@ -223,6 +223,63 @@ async fn a_running_proxy_with_the_built_in_site_is_well_but_for_its_certificate(
     assert!(said.of("files").is_empty(), "it was skipped");
 }
 
+/// What is said of WEB proxies by the doctor of a proxy whose file has this section, while it runs with that one.
+async fn said_of_web(bed: &Bed, runs: &str, examined: &str) -> Said {
+    let file = bed.state.path().join("web.toml");
+    std::fs::write(&file, runs).unwrap();
+    let setup = Setup::new(bed.state.path(), "site").domain("www.example.org").user("alice", &KEY);
+    let setup = bed.centres.iter().fold(setup, |setup, (number, addr)| setup.dc(*number, *addr));
+    let setup = setup.arg("--config", file.display());
+    let proxy = tokio::task::spawn_blocking(move || setup.start()).await.unwrap();
+    // The proxy takes a change of its own file.
+    let file = bed.state.path().join("examined.toml");
+    std::fs::write(&file, examined).unwrap();
+    let mut arguments: Vec<String> =
+        ["doctor", "--json", "--domain", "www.example.org", "--cover", "site"].map(Into::into).into();
+    arguments.extend(["--state-dir".into(), bed.state.path().display().to_string()]);
+    arguments.extend(["--listen".into(), proxy.addr.to_string(), "--config".into(), file.display().to_string()]);
+    arguments.extend(["--secret".into(), format!("alice={}", HEXLOWER.encode(&KEY))]);
+    let skipped = ["name", "cover", "certificate", "post-quantum", "records", "telegram", "files"];
+    arguments.extend(skipped.iter().flat_map(|check| ["--skip".into(), (*check).to_string()]));
+    let Output { status, stdout, stderr } = run(arguments, bed.state.path()).await;
+    let text = String::from_utf8(stdout).unwrap();
+    assert!(!text.contains(&HEXLOWER.encode(&KEY)), "a secret in {text}");
+    let lines = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&stderr)));
+    Said { code: status.code().unwrap(), lines, text }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_logs_in_by_web_over_every_carrier() {
+    let bed = Bed::make(0).await;
+    for (carrier, over) in [
+        ("https", &["https", "https"][..]),
+        ("https-lanes", &["https-lanes", "https-lanes"]),
+        ("websocket", &["websocket", "https", "websocket"]),
+        ("websocket-lanes", &["websocket-lanes", "websocket-lanes"]),
+    ] {
+        let section = format!("[web]\nenabled = true\ncarrier = \"{carrier}\"\npath = \"pages/team\"\n");
+        let said = said_of_web(&bed, &section, &section).await;
+        let lines = said.of("web");
+        let (blocked, logins) = lines.split_first().unwrap();
+        assert!(blocked.0 == "warning" && blocked.1.contains("self-signed"), "{}", said.text);
+        assert_eq!(logins.len(), over.len(), "{}", said.text);
+        for ((verdict, reason), over) in logins.iter().zip(over) {
+            let through = reason.starts_with(&format!("alice: WEB over {over}")) && reason.contains("data centre 2");
+            assert!(*verdict == "ok" && through, "{}", said.text);
+        }
+        assert!(logins.last().unwrap().1.contains(" at /pages/team/"), "{}", said.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_does_not_serve_web_is_told_from_one_that_does() {
+    let bed = Bed::make(0).await;
+    let said = said_of_web(&bed, "", "[web]\nenabled = true\n").await;
+    let lines = said.of("web");
+    assert!(lines.len() == 2 && lines[1].0 == "broken" && lines[1].1.contains("as a stranger's"), "{}", said.text);
+    assert_eq!(said_of_web(&bed, "", "").await.of("web"), []);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_whom_the_running_proxy_does_not_know_cannot_log_in() {
     let bed = Bed::make(0).await;

@@ -17,6 +17,8 @@ pub enum Check {
     Ports,
     /// Each user gets through to a data centre.
     Login,
+    /// Apps can come by WEB proxy, where it is on, over each carrier.
+    Web,
     /// This machine knows what time it is.
     Clock,
     /// The domain leads to this machine.
@@ -48,6 +50,7 @@ impl Check {
             Self::Files => "files",
             Self::Ports => "ports",
             Self::Login => "login",
+            Self::Web => "web",
             Self::Clock => "clock",
             Self::Name => "name",
             Self::Certificate => "certificate",

@@ -20,7 +20,7 @@ use crate::telegram::DcId;
 const PATIENCE: Duration = Duration::from_secs(9);
 
 /// The data centre that logins ask; every account may.
-const USUAL_DC: i16 = 2;
+pub(super) const USUAL_DC: i16 = 2;
 
 /// State of a listener's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +135,7 @@ pub async fn log_in(ways: &[Way], visitors: &[(String, Visitor)]) -> Vec<LoggedI
 }
 
 /// A listener on every address is reached over the loopback of the family that it has.
-async fn first_open(ways: &[Way]) -> Option<Way> {
+pub(super) async fn first_open(ways: &[Way]) -> Option<Way> {
     for way in ways {
         if matches!(timeout(PATIENCE, way.connect()).await, Ok(Ok(_))) {
             return Some(way.clone());

@@ -21,6 +21,8 @@ mod middle;
 pub(super) mod name;
 mod patient;
 mod routes;
+mod web;
+mod web_login;
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -129,6 +131,7 @@ struct Facts {
     others: Vec<(Way, Held)>,
     redirects: Vec<(SocketAddr, Held)>,
     logins: Vec<LoggedIn>,
+    web: Vec<web::WebAsked>,
     /// Of each name of the site.
     leads: Vec<(Domain, Leads)>,
     cover: Option<Seen>,
@@ -144,7 +147,7 @@ impl Facts {
         let progress = MultiProgress::new();
         let wants = |checks: &[Check]| checks.iter().any(|check| !skip.contains(check));
         let front = async {
-            let (listeners, others) = match wants(&[Check::Ports, Check::Login]) {
+            let (listeners, others) = match wants(&[Check::Ports, Check::Login, Check::Web]) {
                 true => {
                     during(&progress, "ports", async {
                         (held(&patient.listeners, patient).await, held_elsewhere(patient).await)
@@ -158,7 +161,14 @@ impl Facts {
                 true => during(&progress, "logins", front::log_in(&ways, &patient.visitors)).await,
                 false => Vec::new(),
             };
-            (listeners, others, logins)
+            let web = match (&patient.web, patient.visitors.first()) {
+                (Some(choice), Some(visitor)) if wants(&[Check::Web]) => {
+                    during(&progress, "WEB proxies", web::log_in(&patient.web_doors(&ways).await, visitor, choice))
+                        .await
+                }
+                _ => Vec::new(),
+            };
+            (listeners, others, logins, web)
         };
         let redirects = async {
             match &patient.cover {
@@ -203,10 +213,10 @@ impl Facts {
                 false => Vec::new(),
             }
         };
-        let ((listeners, others, logins), redirects, leads, cover, centres, middle, routes) =
+        let ((listeners, others, logins, web), redirects, leads, cover, centres, middle, routes) =
             tokio::join!(front, redirects, leads, cover, centres, middle, routes);
         let now = SystemTime::now().into();
-        Self { listeners, others, redirects, logins, leads, cover, issue, centres, middle, routes, now }
+        Self { listeners, others, redirects, logins, web, leads, cover, issue, centres, middle, routes, now }
     }
 
     fn judge(&self, patient: &Patient) -> Vec<Finding> {
@@ -226,6 +236,8 @@ impl Facts {
             }
             false => found.extend(self.logins.iter().map(front::login)),
         }
+        found.extend(patient.web_obstacle.map(web::blocked));
+        found.extend(self.web.iter().map(web::login));
         found.extend(self.issue.iter().flat_map(acme::issue));
         found.extend(self.centres.iter().map(centres::centre));
         found.extend(self.middle.iter().flat_map(middle::middle));

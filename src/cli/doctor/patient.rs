@@ -7,17 +7,20 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::finding::{Check, Finding};
+use super::front;
 use super::local::{self, look_at_state};
 use super::login::Visitor;
 use super::name::Whose;
+use super::web_login::WebDoor;
 use crate::auth::{Domain, SecretTag};
 use crate::cli::Failure;
 use crate::cli::run::LISTS_FOLDER;
 use crate::cli::ways::{Way, Ways};
+use crate::cli::web::{self, WebObstacle};
 use crate::config::embedded::CoverDraft;
 use crate::config::parts;
 use crate::config::report::quoted;
-use crate::config::{Cover, Draft, User};
+use crate::config::{Cover, Draft, User, WebChoice};
 use crate::cover::site;
 use crate::ops::lists as barring;
 use crate::telegram::middle::{self, Directory};
@@ -43,6 +46,10 @@ pub struct Patient {
     pub telegram: telegram::Settings,
     /// Middle proxies, if anybody has a tag.
     pub middle: Option<middle::Settings>,
+    /// What the site serves of WEB proxies, if they are on.
+    pub web: Option<WebChoice>,
+    /// Reason why no app can come by one.
+    pub web_obstacle: Option<WebObstacle>,
     /// Tolerance for a client's clock.
     pub time_window: Duration,
     /// The host that links name, where it is configured.
@@ -62,6 +69,7 @@ impl Patient {
         let ways = Ways::of(&draft.listen, &draft.proxied, &draft.state_dir);
         let (listeners, others, running) = (ways.tcp(), ways.others(), ways.running);
         let (telegram, host) = (draft.telegram.clone(), draft.link.host.clone());
+        let (web, web_obstacle) = (draft.web.clone(), web::expected_obstacle(&draft));
         let tagged = draft.users.iter().any(|user| user.policy.ad_tag.or(draft.ad_tag).is_some())
             || (draft.users.is_empty() && draft.ad_tag.is_some());
         let mut middle = tagged.then(|| draft.middle.clone());
@@ -89,6 +97,8 @@ impl Patient {
             cover,
             telegram,
             middle,
+            web,
+            web_obstacle,
             time_window,
             host,
             made_up_domain,
@@ -102,6 +112,15 @@ impl Patient {
     /// Findings about the state directory.
     pub fn findings(&self) -> Vec<Finding> {
         local::state(&self.state_dir, &look_at_state(&self.state_dir, self.missing.clone(), &self.tags))
+    }
+
+    /// Places where the built-in site is reached by who speaks HTTP: the first of these ways that is open.
+    pub async fn web_doors(&self, ways: &[Way]) -> Vec<WebDoor> {
+        if !matches!(self.cover, Some(Cover::Site(_))) {
+            return Vec::new();
+        }
+        let tls = front::first_open(ways).await.map(|way| WebDoor { way, tls: true });
+        tls.into_iter().collect()
     }
 
     /// Addresses of middle proxies that Telegram publishes, as far as a running proxy has fetched them.
