@@ -92,7 +92,10 @@ impl Meter {
             match leave.await {
                 Allowance::Free => return Some(usize::MAX),
                 Allowance::Most(most) => return Some(usize::try_from(most).unwrap_or(usize::MAX)),
-                Allowance::After(later) => sleep_until(later.into()).await,
+                Allowance::After(later) => tokio::select! {
+                    () = sleep_until(later.into()) => {}
+                    () = self.ended() => return None,
+                },
                 Allowance::Wait | Allowance::Over => return None,
             }
         }
@@ -194,6 +197,35 @@ mod tests {
         let ended = Meter::with_tariff(purse as _);
         ended.end();
         assert!(!ended.opened_with(9).await, "no one waits in a session that shall end");
+    }
+
+    /// Lets nothing pass for an hour.
+    #[derive(Debug)]
+    struct Narrow;
+
+    impl RateLimiter for Narrow {
+        fn is_due(&self) -> bool {
+            true
+        }
+
+        fn ask(&self, _: Direction, now: std::time::Instant, _: &Waker) -> Allowance {
+            Allowance::After(now + std::time::Duration::from_secs(3600))
+        }
+
+        fn charge(&self, _: Direction, _: usize, _: std::time::Instant) {}
+    }
+
+    #[tokio::test]
+    async fn a_session_that_shall_end_does_not_wait_for_its_bandwidth() {
+        let meter = Arc::new(Meter::with_tariff(Arc::new(Narrow)));
+        let waiting = tokio::spawn({
+            let meter = Arc::clone(&meter);
+            async move { meter.opened_with(9).await }
+        });
+        tokio::task::yield_now().await;
+        meter.end();
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await;
+        assert!(!waited.expect("it ends").expect("no panic"));
     }
 
     #[test]

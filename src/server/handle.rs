@@ -256,14 +256,14 @@ impl Handle {
             info!(connections = server.connections.len(), grace_seconds = grace.as_secs(), "leaving");
             tokio::select! {
                 () = server.stop.cancelled() => {}
-                over = timeout(grace, server.connections.wait()) => if over.is_err() { server.connections.end() },
+                over = timeout(grace, server.over()) => if over.is_err() { server.end() },
             }
         }
         let grace = server.settings().drain;
         info!(connections = server.connections.len(), grace_seconds = grace.as_secs(), "stopping");
-        if timeout(grace, server.connections.wait()).await.is_err() {
-            server.connections.end();
-            server.connections.wait().await;
+        if timeout(grace, server.over()).await.is_err() {
+            server.end();
+            server.over().await;
         }
         keeper.abort();
         keeper::last_sync(server).await;

@@ -87,7 +87,8 @@ async fn sweep(server: &Server) {
         end_unwanted(server);
         web::sweep(server);
         server.limits.load().tidy();
-        let _ = (server.listeners.list(), server.connections.len());
+        server.stream_places.tidy();
+        let _ = (server.listeners.list(), server.connections.len(), server.streams.len());
         server.beats.send_replace(());
     }
 }

@@ -8,6 +8,7 @@ pub mod limits;
 mod listeners;
 mod promote;
 pub mod sessions;
+mod streams;
 mod tariff;
 mod tasks;
 mod understanding;
@@ -30,6 +31,7 @@ use tracing::{Span, field, info_span};
 pub use listeners::{Bound, CannotListen, InheritedListener, ListenerSpec, Listening, Purpose};
 
 use crate::auth::{Judge, People, UnixTime};
+use crate::base::memory;
 use crate::base::summary::{self, Cause};
 use crate::cover::{Cover, VisitObserver};
 use crate::net::listen::{self, Listener};
@@ -46,6 +48,7 @@ use handle::Handle;
 use limits::{Counts, IpFilter, Limits};
 use listeners::ListenerSet;
 use sessions::Sessions;
+use streams::StreamPlaces;
 use tasks::Tasks;
 use understanding::Understanding;
 
@@ -96,6 +99,9 @@ pub struct Server {
     barrier: Arc<dyn IpFilter>,
     listeners: ListenerSet,
     connections: Tasks,
+    /// WEB's streams. They are opened inside of connections, and hold no listener back.
+    streams: Tasks,
+    stream_places: Arc<StreamPlaces>,
     /// No more clients.
     stop: CancellationToken,
     /// Another process accepts the clients.
@@ -109,8 +115,8 @@ pub struct Server {
     since: UnixTime,
     /// Number of clients that found a remote cover away.
     away: Arc<AtomicU64>,
-    /// Number of connections that the limit of open files has room for.
-    most_connections: usize,
+    /// What the limit of open files has room for.
+    room: DescriptorRoom,
 }
 
 impl Settings {
@@ -126,14 +132,29 @@ fn give_up(front: SocketAddr, why: &str) {
     summary::note(Cause::warn("dropping connections of a front").because(&front), || why.to_owned());
 }
 
-/// Returns the number of connections that a limit of open files has room for, each with its far side, beside what else
-/// is open: listeners, the admin listener's connections, files, connections that stand ready.
-fn most_connections(limit: Option<u64>) -> usize {
-    const APART: u64 = 256;
-    limit.map_or(usize::MAX, |limit| {
-        let connections = limit.saturating_sub(APART.min(limit / 4)) / 2;
-        usize::try_from(connections).unwrap_or(usize::MAX).max(1)
-    })
+/// What a limit of open files has room for, beside what else is open: listeners, the admin listener's connections, files,
+/// connections that stand ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DescriptorRoom {
+    /// Connections, each with its far side, where there are no streams.
+    connections: usize,
+    /// Connections beside as many streams as there may be.
+    beside_streams: usize,
+    /// WEB's streams, which are far sides alone. They have a part of their own, so that no client waits for them.
+    streams: usize,
+}
+
+impl DescriptorRoom {
+    fn of(limit: Option<u64>) -> Self {
+        const APART: u64 = 256;
+        let Some(limit) = limit else {
+            return Self { connections: usize::MAX, beside_streams: usize::MAX, streams: usize::MAX };
+        };
+        let all = limit.saturating_sub(APART.min(limit / 4));
+        let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX).max(1);
+        let streams = all / 4;
+        Self { connections: count(all / 2), beside_streams: count((all - streams) / 2), streams: count(streams) }
+    }
 }
 
 /// Time limit for a program in front of us to name its client.
@@ -153,6 +174,7 @@ impl Server {
     ) -> Handle {
         let counts = Arc::<Counts>::default();
         let away = Arc::new(AtomicU64::new(0));
+        let room = DescriptorRoom::of(getrlimit(Resource::Nofile).current);
         let upstream = Upstream::new(settings.telegram.clone());
         let witness =
             VisitReporter { observer: Arc::clone(&observer), barrier: Arc::clone(&barrier), away: Arc::clone(&away) };
@@ -163,7 +185,7 @@ impl Server {
             barrier,
             middle: Arc::new(Middle::new(settings.middle.clone(), upstream.clone())),
             upstream,
-            web: Arc::default(),
+            web: Arc::new(WebProxy::new(service::memory(memory::usable()))),
             settings: ArcSwap::from_pointee(settings),
             cover: ArcSwap::from_pointee(cover),
             judge: Arc::new(judge),
@@ -175,6 +197,8 @@ impl Server {
             witness,
             listeners: ListenerSet::default(),
             connections: Tasks::default(),
+            streams: Tasks::default(),
+            stream_places: Arc::new(StreamPlaces::new(room.streams)),
             stop,
             handed: CancellationToken::new(),
             changed: watch::Sender::new(()),
@@ -182,7 +206,7 @@ impl Server {
             asked: Notify::new(),
             since: SystemTime::now().into(),
             away,
-            most_connections: most_connections(getrlimit(Resource::Nofile).current),
+            room,
         })
     }
 
@@ -247,12 +271,26 @@ impl Server {
     /// Whether one more connection leaves enough descriptors for the far sides of those that there are: who is accepted must
     /// not be dropped for want of one.
     fn has_descriptors(&self) -> bool {
-        let room = self.connections.len() < self.most_connections;
+        let DescriptorRoom { connections, beside_streams, .. } = self.room;
+        let most = if self.web.is_offered() { beside_streams } else { connections };
+        let room = self.connections.len() < most;
         if !room {
             let cause = Cause::warn("clients wait: the limit of open files is reached; raise it");
-            summary::note(cause, || format!("{} connections", self.most_connections));
+            summary::note(cause, || format!("{most} connections"));
         }
         room
+    }
+
+    /// Waits until there is no connection and no stream any more.
+    async fn over(&self) {
+        self.connections.wait().await;
+        self.streams.wait().await;
+    }
+
+    /// Ends all of them.
+    fn end(&self) {
+        self.connections.end();
+        self.streams.end();
     }
 
     /// Limits for connections to come; those that there are keep their places.
@@ -265,7 +303,7 @@ impl Server {
     /// Answers plain HTTP for the built-in site. Who has come stays with the site that was there then.
     async fn redirect(self: &Arc<Self>, listener: Arc<Listener>) {
         // Those who say nothing on this port must not use up what clients need on the other one.
-        let places = Arc::new(Semaphore::new((self.most_connections / 4).clamp(8, 1024)));
+        let places = Arc::new(Semaphore::new((self.room.connections / 4).clamp(8, 1024)));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let report =
@@ -295,8 +333,14 @@ mod tests {
 
     #[test]
     fn descriptors_are_kept_for_the_far_side_of_every_connection() {
-        let most = [64, 256, 1024, 1 << 20].map(|limit| most_connections(Some(limit)));
+        let most = [64, 256, 1024, 1 << 20].map(|limit| DescriptorRoom::of(Some(limit)).connections);
         assert_eq!(most, [24, 96, 384, (1 << 19) - 128]);
-        assert_eq!((most_connections(None), most_connections(Some(0))), (usize::MAX, 1));
+        let [none, zero] = [None, Some(0)].map(|limit| DescriptorRoom::of(limit).connections);
+        assert_eq!((none, zero), (usize::MAX, 1));
+        for limit in [64, 1000, 1024, 65_536, 1 << 20] {
+            let room = DescriptorRoom::of(Some(limit));
+            let all = 2 * room.beside_streams + room.streams;
+            assert!(all as u64 <= limit && room.streams > 0 && room.beside_streams > room.connections / 2, "{room:?}");
+        }
     }
 }

@@ -25,6 +25,7 @@ use super::Server;
 use super::event::Event;
 use super::promote::{Opening, over, reach};
 use super::sessions::{Entry, Live};
+use super::streams::StreamPlace;
 use crate::auth::{Key, Permit, Secret, replay};
 use crate::base::summary::{self, Cause};
 use crate::cover::site::extension::{Claim, SiteExtension, VisitorRequest};
@@ -103,7 +104,7 @@ struct StreamSpawner(Arc<Server>);
 impl StreamBackend for StreamSpawner {
     fn open(&self, stream: WebStream) {
         let server = Arc::clone(&self.0);
-        self.0.connections.spawn(async move { serve(server, stream).await });
+        self.0.streams.spawn(async move { serve(server, stream).await });
     }
 }
 
@@ -112,7 +113,7 @@ async fn serve(server: Arc<Server>, mut stream: WebStream) {
     let since = Instant::now();
     let header = timeout(HEADER_PATIENCE, header(&mut stream.uplink)).await;
     let Ok(Some((header, rest))) = header else { return };
-    let Some((opened, permit)) = admit(&server, &stream.handle, &header).await else { return };
+    let Some((opened, permit, place)) = admit(&server, &stream.handle, &header).await else { return };
     let (peer, member) = (stream.handle.peer(), permit.member());
     let (class, took) = (HelloClass::Other, since.elapsed());
     server.observer.observe(&Event::Admitted { from: peer, member, class, took, by_cover: false });
@@ -120,6 +121,7 @@ async fn serve(server: Arc<Server>, mut stream: WebStream) {
     let live = Live::inside(server.sessions.number(), &permit, asked, peer.ip(), rest.len());
     let entry = server.sessions.enter(live);
     AdmittedStream { server, stream, opened, permit, entry, rest }.carry().await;
+    drop(place);
 }
 
 /// The header and what came along with it; `None` if the stream is over before.
@@ -134,8 +136,9 @@ async fn header(uplink: &mut UnboundedReceiver<Bytes>) -> Option<([u8; HEADER], 
     }
 }
 
-/// Lets a stream in whose header is under the key of its session and new, if there is a place for it.
-async fn admit(server: &Server, handle: &StreamHandle, header: &[u8; HEADER]) -> Option<(Opened, Permit)> {
+/// Lets a stream in whose header is under the key of its session and new, if there is a place for it. It is above a rate where
+/// a connection of the same address would be.
+async fn admit(server: &Server, handle: &StreamHandle, header: &[u8; HEADER]) -> Option<(Opened, Permit, StreamPlace)> {
     let key = handle.key();
     let user = Some(key.member().name());
     let opened = obfuscated::open_any(header, key.secret().bytes())?;
@@ -147,14 +150,30 @@ async fn admit(server: &Server, handle: &StreamHandle, header: &[u8; HEADER]) ->
         return None;
     }
     handle.prove();
-    match key.admit(handle.peer().ip(), SystemTime::now().into()) {
-        Ok(permit) => Some((opened, permit)),
-        Err(refusal) => {
-            let cause = Cause::info("a stream of a WEB session was refused");
-            summary::note(cause.of(user).because(refusal.label()), String::new);
-            None
-        }
-    }
+    let peer = handle.peer().ip();
+    let refused = match server.limits.load_full().turn(peer).await {
+        Some(limit) => limit.label(),
+        None => match server.stream_places.take(key.tag()) {
+            Err(reason) => reason.label(),
+            Ok(place) => match key.admit(peer, SystemTime::now().into()) {
+                Ok(permit) => return Some((opened, permit, place)),
+                Err(refusal) => refusal.label(),
+            },
+        },
+    };
+    let cause = Cause::info("a stream of a WEB session was refused");
+    summary::note(cause.of(user).because(refused), String::new);
+    None
+}
+
+/// Time for which an app's last words may still be passed on when its stream is over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Done when a stream is over, by its app or with its session, and had time to pass on what came before. Neither a limited
+/// bandwidth nor a data centre that takes nothing holds it up for longer.
+async fn gone(handle: &StreamHandle) {
+    handle.over().await;
+    sleep(LAST_WORDS).await;
 }
 
 /// A stream that is inside, with everything that it needs but a far side.
@@ -175,7 +194,11 @@ impl AdmittedStream {
         let Opened { dc, up: mut from_app, down: keys, framing } = opened;
         let (dc, meter) = (DcId::new(dc), &entry.live().meter);
         let idle = server.settings().idle.unwrap_or(IDLE);
-        if timeout(idle, meter.opened_with(rest.len())).await != Ok(true) {
+        let paid = tokio::select! {
+            paid = timeout(idle, meter.opened_with(rest.len())) => paid == Ok(true),
+            () = gone(&stream.handle) => false,
+        };
+        if !paid {
             return;
         }
         from_app.apply(&mut rest);
@@ -239,6 +262,7 @@ impl StreamRelay<'_> {
             let mut up = pin!(up);
             let mut down = pin!(down);
             let mut over = pin!(meter.ended());
+            let mut gone = pin!(gone(handle));
             let mut late = pin!(silence(meter, idle));
             poll_fn(|context| {
                 if over.as_mut().poll(context).is_ready() {
@@ -248,6 +272,9 @@ impl StreamRelay<'_> {
                     if let Poll::Ready(end) = direction {
                         return Poll::Ready(end);
                     }
+                }
+                if gone.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(End::Finished);
                 }
                 late.as_mut().poll(context).map(|()| End::Idle)
             })
@@ -312,7 +339,7 @@ async fn write_all(far: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
 async fn pass_down(far: &TcpStream, handle: &StreamHandle, meter: &Meter, mut recode: Option<(Ctr, Ctr)>) -> End {
     let mut usual = PIECE;
     loop {
-        let room = room(handle).await;
+        let room = handle.room().await;
         if far.readable().await.is_err() {
             return End::FarBroke;
         }
@@ -339,12 +366,177 @@ async fn pass_down(far: &TcpStream, handle: &StreamHandle, meter: &Meter, mut re
     }
 }
 
-/// Waits until the app and its carrier take more, and says how much.
-async fn room(handle: &StreamHandle) -> usize {
-    loop {
-        match handle.room() {
-            0 => handle.has_room().await,
-            room => return room,
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::super::DescriptorRoom;
+    use super::super::connection::tests::server;
+    use super::super::streams::StreamPlaces;
+    use super::*;
+    use crate::auth::{Member, Policy, SecretTag};
+    use crate::telegram;
+    use crate::webproxy::budget::Budget;
+    use crate::webproxy::frame::{Kind, MAX_DATA, whole};
+    use crate::webproxy::live::{LiveSession, SessionOrigin};
+    use crate::webproxy::session::{Down, Limits, Mode, Session, Up};
+    use crate::webproxy::token::{TokenKey, TokenKind};
+    use crate::wire::packets::Framing;
+
+    const SECRET: [u8; 16] = [7; 16];
+
+    /// A session of a member with this policy, whose streams are carried on by the server.
+    fn session(server: &Arc<Server>, policy: Policy) -> Arc<LiveSession> {
+        let member = Member::new("alice");
+        member.set_policy(policy);
+        let (key, tokens) = (Arc::new(Key::new(member, Secret::new(SECRET))), TokenKey::new(&[2; 32]));
+        let budget = Arc::new(Budget::new(1 << 30)).key(SecretTag::NONE);
+        let session = Session::new(Mode::Https, Limits::default(), budget, Instant::now().into_std());
+        let token = tokens.issue(TokenKind::Session, [1; 16]);
+        let page = tokens.issue(TokenKind::Bootstrap, [1; 16]);
+        let peer = ([192, 0, 2, 1], 1).into();
+        LiveSession::new(
+            session,
+            SessionOrigin { token, page, key, place: 0, peer },
+            Arc::new(StreamSpawner(Arc::clone(server))),
+        )
+    }
+
+    /// An app in such a session.
+    struct App {
+        live: Arc<LiveSession>,
+        sequence: u64,
+        cursor: u64,
+    }
+
+    impl App {
+        fn new(live: Arc<LiveSession>) -> Self {
+            Self { live, sequence: 0, cursor: 0 }
         }
+
+        fn send(&mut self, frames: &[Bytes]) {
+            self.sequence += 1;
+            let (sequence, batch) = (self.sequence, frames.concat().into());
+            let up = self.live.act(|session| session.up(None, sequence, batch, Instant::now().into_std()));
+            assert_eq!(up, Up::Acknowledged(sequence));
+        }
+
+        fn open(&mut self, id: u32) {
+            let (header, ..) = obfuscated::seal_for_proxy(2, Framing::Padded, &SECRET, rand::random);
+            self.send(&[whole(Kind::Open, id, &[]), whole(Kind::Data, id, &header)]);
+        }
+
+        fn data(&mut self, id: u32, length: usize) {
+            self.send(&[whole(Kind::Data, id, &vec![0; length])]);
+        }
+
+        /// Waits for the next stream that is closed.
+        async fn closed(&mut self) -> u32 {
+            let close = |batch: Vec<u8>| {
+                let head = batch.first_chunk::<8>().copied().expect("a frame");
+                (head[0] == Kind::Close as u8).then(|| u32::from_be_bytes([0, head[1], head[2], head[3]]))
+            };
+            loop {
+                let cursor = self.cursor;
+                let down = self.live.act(|session| session.down(None, cursor, Instant::now().into_std()));
+                match down {
+                    Down::Batch { cursor, batch } => {
+                        self.cursor = cursor;
+                        if let Some(id) = close(batch.to_bytes().to_vec()) {
+                            return id;
+                        }
+                    }
+                    _ => sleep(Duration::from_millis(5)).await,
+                }
+            }
+        }
+    }
+
+    /// Waits until so many streams are inside.
+    async fn inside(server: &Server, count: usize) {
+        let waiting = async {
+            while server.sessions.len() != count {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), waiting)
+            .await
+            .unwrap_or_else(|_| panic!("{} are inside", server.sessions.len()));
+    }
+
+    /// A server whose data centre is this listener.
+    async fn before(listener: &TcpListener) -> Arc<Server> {
+        let server = server();
+        let overrides = [(DcId::new(2), vec![listener.local_addr().unwrap()])].into();
+        server.upstream.replace(telegram::Settings { overrides, ..telegram::Settings::default() });
+        server
+    }
+
+    fn with_room(room: DescriptorRoom, mut server: Arc<Server>) -> Arc<Server> {
+        let inner = Arc::get_mut(&mut server).expect("it was just made");
+        (inner.room, inner.stream_places) = (room, Arc::new(StreamPlaces::new(room.streams)));
+        server
+    }
+
+    #[tokio::test]
+    async fn streams_keep_no_client_out() {
+        let room = DescriptorRoom { connections: 4, beside_streams: 4, streams: 64 };
+        let server = with_room(room, server());
+        let mut app = App::new(session(&server, Policy::default()));
+        (1..=20).for_each(|id| app.send(&[whole(Kind::Open, id, &[])]));
+        assert_eq!(server.streams.len(), 20);
+        timeout(Duration::from_secs(10), server.room()).await.expect("clients are accepted");
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_a_place_is_closed_and_the_others_go_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let room = DescriptorRoom { connections: 4, beside_streams: 4, streams: 4 };
+        let server = with_room(room, before(&listener).await);
+        let mut app = App::new(session(&server, Policy::default()));
+        for id in 1..=2 {
+            app.open(id);
+            inside(&server, id as usize).await;
+        }
+        app.open(3);
+        let closed = timeout(Duration::from_secs(20), app.closed()).await;
+        assert_eq!((closed, server.sessions.len()), (Ok(3), 2));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_closed_is_held_up_by_no_bandwidth() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = before(&listener).await;
+        // What has come would take minutes.
+        let slow = Policy { bandwidth_up: Some(1024), ..Policy::default() };
+        for ends in [false, true] {
+            let mut app = App::new(session(&server, slow.clone()));
+            app.open(1);
+            inside(&server, 1).await;
+            (0..8).for_each(|_| app.data(1, MAX_DATA));
+            match ends {
+                true => app.live.end(crate::webproxy::session::End::Left),
+                false => app.send(&[whole(Kind::Close, 1, &[])]),
+            }
+            inside(&server, 0).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_closed_is_held_up_by_no_data_centre() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = before(&listener).await;
+        let mut app = App::new(session(&server, Policy::default()));
+        app.open(1);
+        inside(&server, 1).await;
+        let (far, _) = listener.accept().await.unwrap();
+        // It never reads, so that this much cannot go through.
+        let sent = 60 * MAX_DATA;
+        (0..60).for_each(|_| app.data(1, MAX_DATA));
+        app.send(&[whole(Kind::Close, 1, &[])]);
+        inside(&server, 0).await;
+        let passed = app.live.ask(Session::passed);
+        assert!(passed < sent as u64, "{passed} of {sent} bytes went through");
+        drop(far);
     }
 }

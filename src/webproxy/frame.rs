@@ -13,6 +13,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::budget::ITEM;
+
 /// Bytes before each payload.
 pub const HEAD: usize = 8;
 /// Longest payload that is taken.
@@ -209,6 +211,11 @@ impl Batch {
     /// Bytes of DATA in it, without heads.
     pub fn data(&self) -> usize {
         self.data
+    }
+
+    /// Memory that it takes.
+    pub(super) fn cost(&self) -> usize {
+        self.length + ITEM * self.frames
     }
 
     /// All parts in one piece; copies them unless there is only one.

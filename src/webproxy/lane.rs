@@ -63,6 +63,9 @@ fn checksum(batch: &Bytes) -> (usize, u32) {
     (batch.len(), crc32fast::hash(batch))
 }
 
+/// Most batches that are kept, however little is in them.
+const KEPT: usize = 256;
+
 /// Batches for the app.
 #[derive(Debug)]
 pub(super) struct SentBatches {
@@ -92,19 +95,19 @@ impl SentBatches {
         self.acknowledged + self.kept.len() as u64
     }
 
-    /// Takes a cursor of the app: everything up to it has arrived. Returns the bytes of DATA that need not be kept any
+    /// Takes a cursor of the app: everything up to it has arrived. Returns the cost of what need not be kept any
     /// longer; `None` if it is a cursor that the app cannot have.
     pub(super) fn acknowledge(&mut self, cursor: u64, now: Instant) -> Option<usize> {
         if !(self.acknowledged..=self.issued()).contains(&cursor) {
             return None;
         }
-        let mut data = 0;
+        let mut cost = 0;
         while self.acknowledged < cursor
             && let Some(kept) = self.kept.pop_front()
         {
             self.acknowledged += 1;
             self.kept_bytes -= kept.batch.len();
-            data += kept.batch.data();
+            cost += kept.batch.cost();
             if !kept.repeated {
                 self.window.delivered(kept.batch.len(), now.saturating_duration_since(kept.issued));
             }
@@ -113,7 +116,7 @@ impl SentBatches {
             // An idle session owns no buffer.
             self.kept = VecDeque::new();
         }
-        Some(data)
+        Some(cost)
     }
 
     /// The first batch that is not acknowledged, to be sent again.
@@ -124,8 +127,11 @@ impl SentBatches {
         Some(kept.batch.clone())
     }
 
-    /// Bytes that the next batch may have; 0 while too many are on their way.
+    /// Bytes that the next batch may have; 0 while too many are on their way, or too many batches.
     pub(super) fn allowance(&self) -> usize {
+        if self.kept.len() >= KEPT {
+            return 0;
+        }
         self.window.size().saturating_sub(self.kept_bytes)
     }
 
@@ -136,9 +142,9 @@ impl SentBatches {
         self.issued()
     }
 
-    /// Bytes of DATA that are kept.
-    pub(super) fn kept_data(&self) -> usize {
-        self.kept.iter().map(|kept| kept.batch.data()).sum()
+    /// Memory of what is kept.
+    pub(super) fn kept_cost(&self) -> usize {
+        self.kept.iter().map(|kept| kept.batch.cost()).sum()
     }
 }
 
@@ -222,12 +228,24 @@ mod tests {
         let mut downlink = SentBatches::new();
         assert_eq!((downlink.acknowledge(0, now), downlink.acknowledge(1, now)), (Some(0), None));
         assert_eq!((downlink.keep(batch(5), now), downlink.keep(batch(7), now)), (1, 2));
-        assert_eq!(downlink.kept_data(), 12);
+        let [five, seven] = [5, 7].map(|length| batch(length).cost());
+        assert_eq!(downlink.kept_cost(), five + seven);
         assert_eq!(downlink.again(2), Some(batch(7)));
         assert_eq!((downlink.again(0), downlink.again(3)), (None, None));
-        assert_eq!((downlink.acknowledge(1, now), downlink.acknowledge(0, now)), (Some(5), None));
+        assert_eq!((downlink.acknowledge(1, now), downlink.acknowledge(0, now)), (Some(five), None));
         assert_eq!(downlink.acknowledge(3, now), None);
-        assert_eq!((downlink.acknowledge(2, now), downlink.kept_data(), downlink.issued()), (Some(7), 0, 2));
+        assert_eq!((downlink.acknowledge(2, now), downlink.kept_cost(), downlink.issued()), (Some(seven), 0, 2));
+    }
+
+    #[test]
+    fn batches_that_are_kept_are_bounded_also_if_little_is_in_them() {
+        let (now, mut downlink) = (Instant::now(), SentBatches::new());
+        while downlink.allowance() > 0 {
+            assert!(downlink.keep(batch(1), now) < 10_000, "they have no end");
+        }
+        assert_eq!(downlink.issued(), KEPT as u64);
+        downlink.acknowledge(1, now).unwrap();
+        assert!(downlink.allowance() > 0);
     }
 
     /// How late the last byte of a full window comes on a road of so many bytes a second and this round trip.

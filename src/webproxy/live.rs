@@ -4,16 +4,20 @@
 //! streams while it is still locked, so that they arrive in their order.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::futures::Notified;
+use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
+use super::budget::{BudgetShare, KeyBudget};
 use super::session::{End, Event, Session};
 use super::token::Token;
 use crate::auth::Key;
@@ -35,9 +39,10 @@ pub struct LiveSession {
     backend: Arc<dyn StreamBackend>,
     /// Whether a stream of it was under the key.
     proven: AtomicBool,
+    budget: Arc<KeyBudget>,
     state: Mutex<SessionState>,
-    /// Tells polls and sockets that there may be something for them.
-    changed: Notify,
+    /// Tells those who wait for any change of the session.
+    changed: Arc<Notify>,
 }
 
 /// Origin of a session.
@@ -57,6 +62,8 @@ pub struct SessionOrigin {
 struct SessionState {
     session: Session,
     streams: HashMap<u32, StreamFeed>,
+    /// Tells those who wait for a change of one lane.
+    lanes: HashMap<u32, Arc<Notify>>,
     /// Address that the latest frames came from.
     peer: SocketAddr,
 }
@@ -64,16 +71,29 @@ struct SessionState {
 /// The session's end of a stream.
 struct StreamFeed {
     data: mpsc::UnboundedSender<Bytes>,
-    room: Arc<Notify>,
+    signals: Arc<StreamSignals>,
 }
+
+/// Signals for the backend of a stream.
+#[derive(Default)]
+struct StreamSignals {
+    /// There may be room again.
+    room: Notify,
+    /// The stream is over, both ways.
+    over: CancellationToken,
+}
+
+/// Time after which those look again who wait for the budget: a little that was given back is not told.
+const AGAIN: Duration = Duration::from_millis(250);
 
 impl LiveSession {
     /// A session that was not used yet.
     pub fn new(session: Session, begun: SessionOrigin, backend: Arc<dyn StreamBackend>) -> Arc<Self> {
         let SessionOrigin { token, page, key, place, peer } = begun;
-        let state = Mutex::new(SessionState { session, streams: HashMap::new(), peer });
-        let (proven, changed) = (AtomicBool::new(false), Notify::new());
-        Arc::new(Self { token, page, key, place, backend, proven, state, changed })
+        let budget = Arc::clone(session.budget());
+        let (proven, changed) = (AtomicBool::new(false), Arc::default());
+        let state = SessionState { session, streams: HashMap::new(), lanes: HashMap::new(), peer };
+        Arc::new(Self { token, page, key, place, backend, budget, proven, state: Mutex::new(state), changed })
     }
 
     /// Its token.
@@ -113,6 +133,24 @@ impl LiveSession {
         outcome
     }
 
+    /// The same for what concerns no lane but this one.
+    pub fn act_on<R>(self: &Arc<Self>, lane: u32, decide: impl FnOnce(&mut Session) -> R) -> R {
+        let outcome = self.take(decide);
+        self.tell_lane(lane);
+        outcome
+    }
+
+    /// A share of the budget for what is on its way in.
+    pub fn memory(&self) -> BudgetShare {
+        BudgetShare::new(Arc::clone(&self.budget))
+    }
+
+    /// Waits until the budget may have room again, from this call on.
+    pub fn budget_freed(&self) -> impl Future<Output = ()> + '_ {
+        let freed = self.budget.freed();
+        async move { _ = timeout(AGAIN, freed).await }
+    }
+
     /// Frames come from there.
     pub fn heard_from(&self, peer: SocketAddr) {
         self.lock().peer = peer;
@@ -123,8 +161,23 @@ impl LiveSession {
         self.lock().peer
     }
 
-    /// Tells polls and sockets that there may be something for them.
+    /// Tells all polls and sockets that there may be something for them.
     pub fn tell(&self) {
+        self.changed.notify_waiters();
+        self.lock().lanes.values().for_each(|lane| lane.notify_waiters());
+    }
+
+    /// Tells those of one lane, and those that no lane is for.
+    pub fn tell_lane(&self, lane: u32) {
+        let state = self.lock();
+        if state.session.ended().is_some() {
+            drop(state);
+            return self.tell();
+        }
+        if let Some(waiting) = state.lanes.get(&lane) {
+            waiting.notify_waiters();
+        }
+        drop(state);
         self.changed.notify_waiters();
     }
 
@@ -146,9 +199,14 @@ impl LiveSession {
         self.act(|session| session.end(why));
     }
 
-    /// Waits for the next change from when the future is enabled on.
-    pub fn changed(&self) -> Notified<'_> {
-        self.changed.notified()
+    /// Waits for the next change of a lane from now on; of anything without one.
+    pub fn changed(self: &Arc<Self>, lane: Option<u32>) -> LaneChange {
+        let lane = lane.filter(|lane| *lane != 0);
+        let notify = match lane {
+            None => Arc::clone(&self.changed),
+            Some(lane) => Arc::clone(self.lock().lanes.entry(lane).or_default()),
+        };
+        LaneChange { live: Arc::clone(self), lane, change: Box::pin(Arc::clone(&notify).notified_owned()), notify }
     }
 
     /// Cause of the session's end, if it is over: by itself, or since it was not used after `before`.
@@ -165,9 +223,9 @@ impl LiveSession {
             match event {
                 Event::Open(id) => {
                     let (data, uplink) = mpsc::unbounded_channel();
-                    let room = Arc::new(Notify::new());
-                    state.streams.insert(id, StreamFeed { data, room: Arc::clone(&room) });
-                    let handle = StreamHandle { live: Arc::clone(self), id, room, peer: state.peer };
+                    let signals = Arc::<StreamSignals>::default();
+                    state.streams.insert(id, StreamFeed { data, signals: Arc::clone(&signals) });
+                    let handle = StreamHandle { live: Arc::clone(self), id, signals, peer: state.peer };
                     opened.push(WebStream { uplink, handle });
                 }
                 Event::Data(id, bytes) => {
@@ -178,10 +236,14 @@ impl LiveSession {
                 }
                 Event::Room(id) => {
                     if let Some(feed) = state.streams.get(&id) {
-                        feed.room.notify_one();
+                        feed.signals.room.notify_one();
                     }
                 }
-                Event::Close(id) => _ = state.streams.remove(&id),
+                Event::Close(id) => {
+                    if let Some(feed) = state.streams.remove(&id) {
+                        feed.signals.over.cancel();
+                    }
+                }
             }
         }
         drop(state);
@@ -191,6 +253,34 @@ impl LiveSession {
 
     fn lock(&self) -> MutexGuard<'_, SessionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A change that is waited for.
+pub struct LaneChange {
+    live: Arc<LiveSession>,
+    lane: Option<u32>,
+    notify: Arc<Notify>,
+    change: Pin<Box<OwnedNotified>>,
+}
+
+impl LaneChange {
+    /// Waits for it.
+    pub async fn wait(&mut self) {
+        poll_fn(|context| self.change.as_mut().poll(context)).await;
+    }
+}
+
+impl Drop for LaneChange {
+    fn drop(&mut self) {
+        let Some(lane) = self.lane else { return };
+        let mut state = self.live.lock();
+        // The list, this and the future hold it: the last one leaves nothing behind.
+        if state.lanes.get(&lane).is_some_and(|listed| Arc::ptr_eq(listed, &self.notify))
+            && Arc::strong_count(&self.notify) <= 3
+        {
+            state.lanes.remove(&lane);
+        }
     }
 }
 
@@ -206,7 +296,7 @@ pub struct WebStream {
 pub struct StreamHandle {
     live: Arc<LiveSession>,
     id: u32,
-    room: Arc<Notify>,
+    signals: Arc<StreamSignals>,
     peer: SocketAddr,
 }
 
@@ -231,15 +321,34 @@ impl StreamHandle {
         self.act(|session, id| session.consumed(id, bytes));
     }
 
-    /// Number of bytes that may be pushed now.
-    pub fn room(&self) -> usize {
-        let state = self.live.lock();
-        if self.is_open(&state) { state.session.room(self.id) } else { 0 }
+    /// Waits until bytes may be pushed, and says how many.
+    pub async fn room(&self) -> usize {
+        loop {
+            match self.room_now() {
+                (0, false) => self.signals.room.notified().await,
+                (0, true) => {
+                    let freed = self.live.budget_freed();
+                    // What was given back before that is seen by looking again.
+                    if self.room_now() == (0, true) {
+                        tokio::select! {
+                            () = self.signals.room.notified() => {}
+                            () = freed => {}
+                        }
+                    }
+                }
+                (room, _) => return room,
+            }
+        }
     }
 
-    /// Waits until there may be room again.
-    pub fn has_room(&self) -> impl Future<Output = ()> + '_ {
-        self.room.notified()
+    fn room_now(&self) -> (usize, bool) {
+        let state = self.live.lock();
+        if self.is_open(&state) { state.session.room_and_scarcity(self.id) } else { (0, false) }
+    }
+
+    /// Waits until the stream is over: the app has closed it, or its session has ended.
+    pub async fn over(&self) {
+        self.signals.over.cancelled().await;
     }
 
     /// Bytes for the app, at most as many as there is room for.
@@ -257,13 +366,13 @@ impl StreamHandle {
         if self.is_open(&state) {
             decide(&mut state.session, self.id);
             self.live.carry_out(state);
-            self.live.tell();
+            self.live.tell_lane(self.id);
         }
     }
 
     /// Whether this is still the stream of its number.
     fn is_open(&self, state: &SessionState) -> bool {
-        state.streams.get(&self.id).is_some_and(|feed| Arc::ptr_eq(&feed.room, &self.room))
+        state.streams.get(&self.id).is_some_and(|feed| Arc::ptr_eq(&feed.signals, &self.signals))
     }
 }
 

@@ -10,14 +10,16 @@
 //!                └─▶ Unusable ─▶ 404, never the site
 //! ```
 //!
-//! What decides is pure: [`capability`], [`token`], [`request`], [`frame`], [`session`], [`page`] and [`link`] own no socket,
+//! What decides is pure: [`budget`], [`capability`], [`token`], [`request`], [`frame`], [`session`], [`page`] and [`link`] own no socket,
 //! read no clock and make no randomness. A request without an authentic value never gets an answer from here.
 
+pub mod budget;
 pub mod capability;
 pub mod frame;
 mod lane;
 pub mod link;
 pub mod page;
+mod queue;
 pub mod request;
 pub mod session;
 mod stream;

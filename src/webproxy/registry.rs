@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::live::LiveSession;
-use super::session::End;
 use super::token::Token;
 use crate::auth::{Key, SecretTag};
 
 /// Life of a session that is not used.
-const GRACE: Duration = Duration::from_secs(120);
+pub const GRACE: Duration = Duration::from_secs(120);
 
 /// Time for which an ended token is remembered, so that a repeated end is answered alike.
 const ENDED: Duration = Duration::from_secs(120);
@@ -145,18 +144,13 @@ impl SessionRegistry {
         self.ended.contains_key(token)
     }
 
-    /// Takes out what is over, and gives the sessions among that with the reason. Called every second; `stays` says whether
-    /// the holder of its key may still be here.
-    pub fn sweep(&mut self, now: Instant, stays: impl Fn(&LiveSession) -> bool) -> Vec<(Arc<LiveSession>, End)> {
-        let idle = now.checked_sub(GRACE);
-        let over = |live: &LiveSession| match () {
-            () if !stays(live) => Some(End::Revoked),
-            () => live.is_over(idle),
-        };
-        let ends: Vec<_> = self.sessions.values().filter_map(|live| Some((Arc::clone(live), over(live)?))).collect();
-        for (live, _) in &ends {
-            self.take(live.token(), now);
-        }
+    /// All sessions.
+    pub fn all(&self) -> Vec<Arc<LiveSession>> {
+        self.sessions.values().cloned().collect()
+    }
+
+    /// Forgets pages and ended tokens whose time is over. To be called every second.
+    pub fn forget(&mut self, now: Instant) {
         let Self { pages, sessions, keys, .. } = self;
         pages.retain(|_, page| page.until > now || sessions.contains_key(&page.session));
         keys.retain(|_, counts| {
@@ -165,7 +159,6 @@ impl SessionRegistry {
             counts.count > 0 || !counts.spent.is_empty()
         });
         self.ended.retain(|_, since| *since + ENDED > now);
-        ends
     }
 
     /// Takes everything out, and gives the sessions.
@@ -185,8 +178,9 @@ impl SessionRegistry {
 mod tests {
     use super::*;
     use crate::auth::{Member, Secret};
+    use crate::webproxy::budget::Budget;
     use crate::webproxy::live::{SessionOrigin, StreamBackend, WebStream};
-    use crate::webproxy::session::{Budget, Limits, Mode, Session};
+    use crate::webproxy::session::{Limits, Mode, Session};
     use crate::webproxy::token::{TokenKey, TokenKind};
 
     /// Takes no stream.
@@ -218,7 +212,8 @@ mod tests {
         let (page, key) = (page(number), key());
         let asking = AskingPage { token: &page, place, key: &key, until: now + PAGE };
         registry.create(&asking, now, || {
-            let session = Session::new(Mode::Https, Limits::default(), Arc::new(Budget::new(1 << 20)), now);
+            let session =
+                Session::new(Mode::Https, Limits::default(), Arc::new(Budget::new(1 << 20)).key(key.tag()), now);
             let (token, peer) = (token(TokenKind::Session, number), ([192, 0, 2, 1], 1).into());
             LiveSession::new(
                 session,
@@ -244,7 +239,7 @@ mod tests {
         assert!(created(ask(&mut registry, 1, 1, now)).is_none(), "another place");
         assert!(registry.take(live.token(), now).is_some() && registry.has_ended(live.token()));
         assert!(created(ask(&mut registry, 1, 0, now)).is_none(), "it died with its session");
-        registry.sweep(now + ENDED, |_| true);
+        registry.forget(now + ENDED);
         assert!(!registry.has_ended(live.token()) && registry.keys.is_empty() && registry.pages.is_empty());
     }
 
@@ -253,10 +248,10 @@ mod tests {
         let (mut registry, now) = (SessionRegistry::default(), Instant::now());
         let live = created(ask(&mut registry, 1, 0, now)).unwrap();
         live.act(|session| session.down(None, 0, now + PAGE));
-        registry.sweep(now + PAGE, |_| true);
+        registry.forget(now + PAGE);
         assert!(Arc::ptr_eq(&live, &created(ask(&mut registry, 1, 0, now + PAGE)).unwrap()));
         registry.take(live.token(), now + PAGE);
-        registry.sweep(now + PAGE, |_| true);
+        registry.forget(now + PAGE);
         assert!(registry.pages.is_empty() && registry.keys.is_empty());
     }
 
@@ -289,19 +284,7 @@ mod tests {
             registry.take(live.token(), now);
         }
         assert_eq!((registry.pages.len(), registry.count()), (SPENT_PAGES_OF_KEY, 0));
-        registry.sweep(now + PAGE, |_| true);
+        registry.forget(now + PAGE);
         assert!(registry.pages.is_empty() && registry.keys.is_empty());
-    }
-
-    #[test]
-    fn sessions_end_that_are_not_used_or_whose_holder_has_to_go() {
-        let (mut registry, now) = (SessionRegistry::default(), Instant::now());
-        for number in [1, 2] {
-            created(ask(&mut registry, number, 0, now)).unwrap();
-        }
-        assert!(registry.sweep(now + GRACE / 2, |_| true).is_empty());
-        assert!(matches!(registry.sweep(now, |live| *live.page() != page(1))[..], [(_, End::Revoked)]));
-        assert!(matches!(registry.sweep(now + GRACE, |_| true)[..], [(_, End::Idle)]));
-        assert!(registry.count() == 0 && registry.pages.is_empty());
     }
 }

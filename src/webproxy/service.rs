@@ -10,18 +10,24 @@ use std::time::{Instant, SystemTime};
 use arc_swap::{ArcSwap, Guard as ArcSwapGuard};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::budget::Budget;
 use super::capability::{BasePath, Entry, Host, Index, Place};
 use super::live::{LiveSession, SessionOrigin, StreamBackend};
 use super::registry::{AskingPage, SessionCreation, SessionRegistry};
 use super::request::{Call, Head, Request, classify};
-use super::session::{Budget, End, Limits, Mode, Session};
+use super::session::{End, Limits, Mode, Session};
 use super::token::{PageClaims, Token, TokenKey, TokenKind};
-use super::{frame, https, page, reply, socket};
+use super::{frame, https, page, registry, reply, socket};
 use crate::auth::{self, KeyId, UnixTime};
 use crate::cover::site::extension::{Claim, ExtensionAnswer, RequestBody, VisitorRequest};
 
-/// Bytes that may wait in all sessions.
-const BUDGET: usize = 512 << 20;
+/// Memory that all sessions may take together, of what this process may use in all (`usable`, if that is known): a quarter,
+/// since as many bytes wait in the buffers of sockets, and the site and other clients are to find some too.
+pub fn memory(usable: Option<u64>) -> usize {
+    const LEAST: usize = 16 << 20;
+    const USUAL: usize = 512 << 20;
+    usable.map_or(USUAL, |usable| usize::try_from(usable / 4).unwrap_or(usize::MAX).max(LEAST))
+}
 
 /// Keys that are filed at a stretch: less than a millisecond.
 const FILED_AT_ONCE: usize = 64;
@@ -126,21 +132,26 @@ pub struct WebProxy {
 }
 
 impl Default for WebProxy {
-    /// A service that offers nothing yet. It looks requests through all the same, so that time does not tell it from one
-    /// that does.
+    /// A service in as much memory as is usual.
     fn default() -> Self {
+        Self::new(memory(None))
+    }
+}
+
+impl WebProxy {
+    /// A service that offers nothing yet, and whose sessions take so much memory at most. It looks requests through all the
+    /// same, so that time does not tell it from one that does.
+    pub fn new(memory: usize) -> Self {
         let tokens = TokenKey::new(&rand::random());
         Self {
             offer: ArcSwap::from_pointee(WebOffer { settings: None, tokens, keys: HashMap::new() }),
             index: RwLock::new(Index::new(&rand::random())),
             registry: Mutex::default(),
             closed: false.into(),
-            budget: Arc::new(Budget::new(BUDGET)),
+            budget: Arc::new(Budget::new(memory)),
         }
     }
-}
 
-impl WebProxy {
     /// From now on this is offered to the holders of these keys. Sessions go on, unless nothing is offered any more.
     pub fn offer(self: &Arc<Self>, settings: Option<&Settings>, keys: &[Arc<auth::Key>]) -> UnfiledKeys {
         let Some(settings) = settings else {
@@ -183,8 +194,17 @@ impl WebProxy {
     /// Ends what is over: sessions that are not used, and those whose holder is not let in any more by `stays`. To be called
     /// every second.
     pub fn sweep(&self, now: Instant, stays: impl Fn(SocketAddr, &auth::Key) -> bool) {
-        let over = self.registry().sweep(now, |live| stays(live.peer(), live.key()));
-        over.iter().for_each(|(live, why)| live.end(*why));
+        let over = |live: &LiveSession| match () {
+            () if !stays(live.peer(), live.key()) => Some(End::Revoked),
+            () => live.is_over(now.checked_sub(registry::GRACE)),
+        };
+        // Each of them is locked for that, and requests must not wait for all of them.
+        let all = self.registry().all();
+        for (live, why) in all.into_iter().filter_map(|live| Some((Arc::clone(&live), over(&live)?))) {
+            self.registry().take(live.token(), now);
+            live.end(why);
+        }
+        self.registry().forget(now);
     }
 
     /// Number of sessions.
@@ -250,7 +270,7 @@ impl WebProxy {
         body: RequestBody,
         backend: Arc<dyn StreamBackend>,
     ) -> ExtensionAnswer {
-        let hello = https::body(body, frame::MAX_HELLO).await;
+        let hello = https::hello(body).await;
         if hello.is_none_or(|hello| hello[..] != frame::HELLO) || self.closed.load(Ordering::Acquire) {
             return reply::refused();
         }
@@ -261,7 +281,7 @@ impl WebProxy {
         let until = now + claims.left(time).unwrap_or_default();
         let asking = AskingPage { token: &token, place, key, until };
         let created = self.registry().create(&asking, now, || {
-            let session = Session::new(claims.mode, Limits::default(), Arc::clone(&self.budget), now);
+            let session = Session::new(claims.mode, Limits::default(), self.budget.key(key.tag()), now);
             let (page, key) = (token, Arc::clone(key));
             let token = offer.tokens.issue(TokenKind::Session, rand::random());
             LiveSession::new(session, SessionOrigin { token, page, key, place, peer }, backend)

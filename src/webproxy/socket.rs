@@ -8,16 +8,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::budget::BudgetShare;
 use super::frame::MAX_BATCH;
 use super::live::LiveSession;
 use super::reply::refused;
 use super::request;
-use super::session::{Message, SocketId};
+use super::session::{Message, Session, SocketId};
 use crate::cover::site::extension::ExtensionAnswer;
 use crate::cover::site::socket::{DuplexStream, SocketHandler};
 use crate::wire::websocket::{self, ClientMessage, FrameReader, ServerFrame};
@@ -28,10 +29,10 @@ const PING: Duration = Duration::from_secs(25);
 /// A client that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(50);
 
-/// Time for the client to take a message.
+/// Time for the client to take some of a message.
 const SEND: Duration = Duration::from_secs(30);
 
-/// Time for which a message may wait until the session can take it.
+/// Time for which a message may wait while nothing before it is passed on.
 const BUSY: Duration = Duration::from_secs(30);
 
 /// Bytes in a message to the app. What is in the socket cannot be overtaken by what is more urgent.
@@ -40,11 +41,16 @@ const MESSAGE: usize = 64 << 10;
 /// Head of a batch where a socket may be resumed.
 const RESUMABLE: usize = 8;
 
+/// Least room that is made for what the client sends.
 const READ: usize = 4 << 10;
 
 /// Opens a socket of the session.
 pub(super) fn open(live: Arc<LiveSession>, wanted: request::Socket, peer: SocketAddr, key: Vec<u8>) -> ExtensionAnswer {
     let protocol = wanted.protocol(live.token());
+    let lane = match wanted {
+        request::Socket::Lane(lane) => Some(lane),
+        request::Socket::Plain | request::Socket::Resumable => None,
+    };
     let opened = live.act(|session| session.open_socket(wanted, std::time::Instant::now()));
     let Ok(id) = opened else { return refused() };
     let fields = vec![
@@ -52,13 +58,15 @@ pub(super) fn open(live: Arc<LiveSession>, wanted: request::Socket, peer: Socket
         ("Sec-WebSocket-Accept", websocket::accept(&key).into()),
         ("Sec-WebSocket-Protocol", protocol.into()),
     ];
-    ExtensionAnswer::Socket { fields, socket: Box::new(OpenedSocket { live, id, peer }) }
+    ExtensionAnswer::Socket { fields, socket: Box::new(OpenedSocket { live, id, lane, peer }) }
 }
 
 /// An open socket. The session learns of its end when this is dropped, however that comes.
 struct OpenedSocket {
     live: Arc<LiveSession>,
     id: SocketId,
+    /// The stream that it is for, if it is for one.
+    lane: Option<u32>,
     peer: SocketAddr,
 }
 
@@ -114,6 +122,7 @@ impl OpenedSocket {
     ) -> io::Result<()> {
         let mut reader = FrameReader::new(MAX_BATCH + RESUMABLE);
         let mut bytes = BytesMut::from(early);
+        let mut memory = self.live.memory();
         loop {
             match reader.read(&mut bytes) {
                 Ok(Some(ClientMessage::Message(message))) => self.apply(message).await?,
@@ -125,8 +134,12 @@ impl OpenedSocket {
                         // A socket that only waits owns no large buffer.
                         bytes = BytesMut::new();
                     }
-                    bytes.reserve(reader.wants(&bytes).max(READ));
-                    let heard = timeout(SILENCE, read.read_buf(&mut bytes)).await;
+                    let wants = reader.wants(&bytes).max(READ);
+                    self.grow(&mut memory, reader.held() + bytes.len() + wants).await?;
+                    bytes.reserve(wants);
+                    // No more than that: small messages behind a long one must not keep its memory.
+                    let mut room = (&mut bytes).limit(wants);
+                    let heard = timeout(SILENCE, read.read_buf(&mut room)).await;
                     if heard.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
                         return Ok(());
                     }
@@ -136,28 +149,58 @@ impl OpenedSocket {
         }
     }
 
+    /// Takes memory for what is to be received, as soon as there is some. Until then nothing is read.
+    async fn grow(&self, memory: &mut BudgetShare, bytes: usize) -> io::Result<()> {
+        let give_up = Instant::now() + BUSY;
+        while !memory.try_set(bytes) {
+            let freed = self.live.budget_freed();
+            if Instant::now() >= give_up {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+            freed.await;
+        }
+        Ok(())
+    }
+
     /// Gives a message to the session, as soon as that can take it. Until then nothing is read.
     async fn apply(&self, message: Bytes) -> io::Result<()> {
         self.live.heard_from(self.peer);
-        let give_up = Instant::now() + BUSY;
+        let (mut passed, mut since) = (self.live.ask(Session::passed), Instant::now());
         loop {
-            let mut changed = std::pin::pin!(self.live.changed());
-            changed.as_mut().enable();
+            let (mut changed, freed) = (self.live.changed(None), self.live.budget_freed());
             let now = std::time::Instant::now();
             let batch = message.clone();
             let outcome = self.live.take(|session| session.message(self.id, batch, now));
             match outcome {
                 Message::Busy => {}
                 Message::Applied => {
-                    self.live.tell();
+                    self.tell();
                     return Ok(());
                 }
                 Message::Ended => {
-                    self.live.tell();
+                    self.tell();
                     return Err(io::ErrorKind::InvalidData.into());
                 }
             }
-            timeout_at(give_up, changed).await.map_err(|_| io::ErrorKind::TimedOut)?;
+            // A user whose bandwidth is limited may well have to wait for long, as long as it goes on.
+            let by_now = self.live.ask(Session::passed);
+            if by_now != passed {
+                (passed, since) = (by_now, Instant::now());
+            } else if since.elapsed() > BUSY {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            tokio::select! {
+                () = changed.wait() => {}
+                () = freed => {}
+            }
+        }
+    }
+
+    /// Tells those whom a message of this socket concerns.
+    fn tell(&self) {
+        match self.lane {
+            Some(lane) => self.live.tell_lane(lane),
+            None => self.live.tell(),
         }
     }
 
@@ -169,8 +212,6 @@ impl OpenedSocket {
     ) -> io::Result<()> {
         let mut said = Instant::now();
         loop {
-            let mut changed = std::pin::pin!(self.live.changed());
-            changed.as_mut().enable();
             let now = std::time::Instant::now();
             if let Some(batch) = self.live.take(|session| session.next_message(self.id, MESSAGE, now)) {
                 send(write, ServerFrame::Binary, batch.into_parts()).await?;
@@ -180,8 +221,13 @@ impl OpenedSocket {
             if self.live.ask(|session| session.socket_over(self.id)) {
                 return Ok(());
             }
+            let mut changed = self.live.changed(self.lane);
+            // What has come since is seen by asking again.
+            if self.live.ask(|session| session.socket_has_downlink(self.id) || session.socket_over(self.id)) {
+                continue;
+            }
             tokio::select! {
-                () = changed => {}
+                () = changed.wait() => {}
                 Some(payload) = asked.recv() => send(write, ServerFrame::Pong, vec![payload]).await?,
                 () = sleep_until(said + PING) => {
                     send(write, ServerFrame::Ping, Vec::new()).await?;
@@ -198,11 +244,8 @@ async fn send(write: &mut WriteHalf<&mut dyn DuplexStream>, kind: ServerFrame, p
     websocket::write_head(kind, parts.iter().map(Bytes::len).sum(), &mut head);
     let mut parts = VecDeque::from(parts);
     parts.push_front(head.into());
-    let sending = async {
-        write_parts(write, parts).await?;
-        write.flush().await
-    };
-    timeout(SEND, sending).await.map_err(|_| io::ErrorKind::TimedOut)?
+    write_parts(write, parts).await?;
+    timeout(SEND, write.flush()).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 /// Writes these in as few writes as can be, so that no part makes a record of its own.
@@ -218,7 +261,8 @@ async fn write_parts(write: &mut (impl AsyncWrite + Unpin), mut parts: VecDeque<
         let mut slices = [IoSlice::new(&[]); SLICES];
         let count = parts.len().min(SLICES);
         slices.iter_mut().zip(&parts).for_each(|(slice, part)| *slice = IoSlice::new(part));
-        let mut written = write.write_vectored(&slices[..count]).await?;
+        let writing = timeout(SEND, write.write_vectored(&slices[..count]));
+        let mut written = writing.await.map_err(|_| io::ErrorKind::TimedOut)??;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }

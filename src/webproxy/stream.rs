@@ -8,14 +8,15 @@
 //!                                   others  ──┘      before them: PING, CLOSE of refused streams, WINDOW, CLOSE
 //! ```
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
-use smallvec::SmallVec;
+use bytes::Bytes;
 
-use super::frame::{Batch, HEAD, INITIAL_CREDIT, Kind, MAX_DATA, MAX_FRAMES, whole};
+use super::budget::{BudgetShare, FLOOR, ITEM, KeyBudget};
+use super::frame::{Batch, HEAD, Kind, MAX_DATA, MAX_FRAMES, whole};
+use super::queue::{OpenRate, RefusedStreams, StreamState, Tombstones};
 
 /// Bytes that a stream may send in its turn while others wait.
 const QUANTUM: usize = 16 << 10;
@@ -23,12 +24,14 @@ const QUANTUM: usize = 16 << 10;
 const RESERVE: usize = 16 << 10;
 /// Bytes that were passed on before the app is given them back.
 const GRANT: u32 = 256 << 10;
-/// Closed streams that are remembered, as the apps do.
-const TOMBSTONES: usize = 4096;
 /// Refusals that may wait to be sent. An app that opens more streams without reading an answer is none.
 const REFUSALS: usize = 4096;
-/// Chunks below this are joined in a queue, so that many small ones cost no more than their bytes.
+/// Payloads of the app below this are copied, whatever they came with.
 const SMALL: usize = 4096;
+/// Memory of a stream of which nothing waits: its state here, and the task that carries it on.
+const STREAM: usize = 4096;
+/// Streams that a session may have however little memory is left.
+const FEW: usize = 8;
 
 /// Bounds of one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,68 +52,6 @@ impl Default for Limits {
     }
 }
 
-/// Bytes that may wait in all sessions together.
-#[derive(Debug)]
-pub struct Budget {
-    limit: usize,
-    used: AtomicUsize,
-}
-
-impl Budget {
-    /// A budget of so many bytes.
-    pub fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0) }
-    }
-
-    /// Bytes that wait now.
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Whether it is used up. Sessions then keep what they have and take in no more than a reserve.
-    pub fn is_spent(&self) -> bool {
-        self.used() >= self.limit
-    }
-}
-
-/// BudgetShare of one session in the budget; gives it back when dropped.
-#[derive(Debug)]
-pub(super) struct BudgetShare {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl BudgetShare {
-    pub(super) fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, bytes: 0 }
-    }
-
-    pub(super) fn add(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn sub(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub(super) fn is_spent(&self) -> bool {
-        self.budget.is_spent()
-    }
-}
-
-impl Drop for BudgetShare {
-    fn drop(&mut self) {
-        self.sub(self.bytes);
-    }
-}
-
 /// Outcome of a frame of the app, to be carried out by the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -122,109 +63,6 @@ pub enum Event {
     Room(u32),
     /// The stream is over both ways, now. It needs no call any more.
     Close(u32),
-}
-
-/// One stream.
-#[derive(Debug)]
-struct StreamState {
-    /// Bytes that the app has allowed us to send.
-    credit: u32,
-    /// Bytes that we have allowed the app to send.
-    allowed: u32,
-    /// Bytes of the app that were handed out as events and not passed on yet.
-    held: usize,
-    /// Bytes that were passed on and not given back as credit.
-    owed: u32,
-    queue: VecDeque<Bytes>,
-    queued: usize,
-    /// What is left of its turn.
-    deficit: usize,
-    /// Whether it stands in one of the two lists.
-    listed: bool,
-    /// Whether it stands in the list of control frames.
-    control: bool,
-    /// Whether its far end is gone: CLOSE follows what is queued.
-    closing: bool,
-    /// Whether [`Event::Room`] is awaited.
-    blocked: bool,
-}
-
-impl StreamState {
-    fn new() -> Self {
-        Self {
-            credit: INITIAL_CREDIT,
-            allowed: INITIAL_CREDIT,
-            held: 0,
-            owed: 0,
-            queue: VecDeque::new(),
-            queued: 0,
-            deficit: 0,
-            listed: false,
-            control: false,
-            closing: false,
-            blocked: false,
-        }
-    }
-
-    fn append(&mut self, data: Bytes) {
-        self.queued += data.len();
-        let small = |tail: &Bytes| tail.len() + data.len() <= SMALL;
-        match self.queue.pop_back_if(|tail| small(tail)) {
-            Some(tail) => {
-                let mut joined = tail.try_into_mut().unwrap_or_else(|tail| BytesMut::from(&tail[..]));
-                joined.extend_from_slice(&data);
-                self.queue.push_back(joined.freeze());
-            }
-            None => self.queue.push_back(data),
-        }
-    }
-
-    /// The next bytes of the queue, at most so many.
-    fn take(&mut self, most: usize) -> (SmallVec<[Bytes; 4]>, usize) {
-        let (mut pieces, mut taken) = (SmallVec::new(), 0);
-        while taken < most
-            && let Some(front) = self.queue.front_mut()
-        {
-            let piece = front.split_to(front.len().min(most - taken));
-            taken += piece.len();
-            if front.is_empty() {
-                self.queue.pop_front();
-            }
-            pieces.push(piece);
-        }
-        self.queued -= taken;
-        self.credit -= taken as u32;
-        if self.queue.is_empty() {
-            // An idle stream owns no buffer.
-            self.queue = VecDeque::new();
-        }
-        (pieces, taken)
-    }
-
-    fn sendable(&self) -> usize {
-        self.queued.min(self.credit as usize)
-    }
-}
-
-/// Streams that were closed and are remembered, the oldest forgotten first.
-#[derive(Debug, Default)]
-struct Tombstones {
-    order: VecDeque<u32>,
-    set: HashSet<u32>,
-}
-
-impl Tombstones {
-    fn add(&mut self, id: u32) {
-        if !self.set.insert(id) {
-            return;
-        }
-        self.order.push_back(id);
-        if self.order.len() > TOMBSTONES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.set.remove(&oldest);
-        }
-    }
 }
 
 /// A rule of streams that the app broke; ends the session, or the lane where lanes have sockets of their own.
@@ -262,18 +100,23 @@ pub(super) struct StreamTable {
     newcomers: VecDeque<u32>,
     others: VecDeque<u32>,
     control: VecDeque<u32>,
-    refused: VecDeque<u32>,
+    refused: RefusedStreams,
+    opens: OpenRate,
     ping: Option<Bytes>,
     blocked: Vec<u32>,
-    /// Bytes of the app that were not passed on yet.
+    /// Memory of what the app sent and was not passed on yet.
     up: usize,
-    /// These bytes, and those that wait for the app or were sent and not acknowledged.
+    /// Memory of what waits for the app, or was sent and not acknowledged.
+    down: usize,
+    /// Bytes of the app that were passed on, in all.
+    passed: u64,
+    /// Both, and the streams themselves.
     share: BudgetShare,
     pub(super) events: VecDeque<Event>,
 }
 
 impl StreamTable {
-    pub(super) fn new(limits: Limits, budget: Arc<Budget>) -> Self {
+    pub(super) fn new(limits: Limits, budget: Arc<KeyBudget>) -> Self {
         Self {
             limits,
             live: HashMap::new(),
@@ -281,10 +124,13 @@ impl StreamTable {
             newcomers: VecDeque::new(),
             others: VecDeque::new(),
             control: VecDeque::new(),
-            refused: VecDeque::new(),
+            refused: RefusedStreams::default(),
+            opens: OpenRate::default(),
             ping: None,
             blocked: Vec::new(),
             up: 0,
+            down: 0,
+            passed: 0,
             share: BudgetShare::new(budget),
             events: VecDeque::new(),
         }
@@ -298,35 +144,53 @@ impl StreamTable {
         &self.limits
     }
 
+    /// The part of the budget that the session belongs to.
+    pub(super) fn budget(&self) -> &Arc<KeyBudget> {
+        self.share.key()
+    }
+
+    /// Bytes of the app that were passed on, in all.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// Tells the budget what is held now.
+    fn settle(&mut self) {
+        self.share.set(self.up + self.down + STREAM * self.live.len());
+    }
+
     pub(super) fn is_live(&self, id: u32) -> bool {
         self.live.contains_key(&id)
     }
 
     pub(super) fn is_gone(&self, id: u32) -> bool {
-        self.gone.set.contains(&id)
+        self.gone.has(id)
     }
 
     /// Whether a batch of this length may be taken in now. One that finds nothing of the session waiting always makes some
     /// progress, so that those who fill the budget cannot shut out the others.
     pub(super) fn takes(&self, length: usize) -> bool {
         match self.up {
-            0 => !self.share.is_spent() || length <= 8 * RESERVE,
+            0 => !self.share.is_spent() || length <= FLOOR,
             waiting => waiting + length <= self.limits.session_up && !self.share.is_spent(),
         }
     }
 
     // Frames of the app.
 
-    pub(super) fn open(&mut self, id: u32) -> Result<(), Violation> {
+    pub(super) fn open(&mut self, id: u32, now: Instant) -> Result<(), Violation> {
         if self.is_live(id) || self.is_gone(id) {
             return Err(Violation::OpenTwice);
         }
-        if self.live.len() >= self.limits.streams {
+        let live = self.live.len();
+        let full = live >= self.limits.streams || (live >= FEW && self.share.is_spent());
+        if full || !self.opens.take(now) {
             self.gone.add(id);
-            self.refused.push_back(id);
+            self.refused.add(id);
             return if self.refused.len() > REFUSALS { Err(Violation::Refusals) } else { Ok(()) };
         }
         self.live.insert(id, StreamState::new());
+        self.settle();
         self.events.push_back(Event::Open(id));
         Ok(())
     }
@@ -340,10 +204,11 @@ impl StreamTable {
         if stream.closing {
             return Ok(());
         }
-        stream.held += length;
-        self.up += length;
-        self.share.add(length);
-        let payload = if 2 * length >= batch { payload } else { Bytes::copy_from_slice(&payload) };
+        stream.hold(length as u32);
+        self.up += length + ITEM;
+        self.settle();
+        let most = length >= SMALL && 2 * length >= batch;
+        let payload = if most { payload } else { Bytes::copy_from_slice(&payload) };
         self.events.push_back(Event::Data(id, payload));
         Ok(())
     }
@@ -369,7 +234,7 @@ impl StreamTable {
     pub(super) fn bury(&mut self, id: u32) {
         self.remove(id);
         self.gone.add(id);
-        self.refused.retain(|refused| *refused != id);
+        self.refused.take(id);
     }
 
     /// A frame for a stream that is not live: ignored if it is remembered.
@@ -379,25 +244,25 @@ impl StreamTable {
 
     // Calls of the streams' far ends.
 
-    /// Bytes that may be pushed now.
-    pub(super) fn room(&self, id: u32) -> usize {
-        let Some(stream) = self.live.get(&id).filter(|stream| !stream.closing) else { return 0 };
-        let session = match self.share.is_spent() {
-            true => 0,
-            false => self.limits.session_down.saturating_sub(self.share.bytes().saturating_sub(self.up)),
-        };
-        let reserve = RESERVE.saturating_sub(stream.queued);
-        let queue = self.limits.stream_queue.saturating_sub(stream.queued);
-        let credit = (stream.credit as usize).saturating_sub(stream.queued);
-        session.max(reserve).min(queue).min(credit)
+    /// Bytes that may be pushed now, and whether it is the budget that allows no more.
+    pub(super) fn room(&self, id: u32) -> (usize, bool) {
+        let Some(stream) = self.live.get(&id).filter(|stream| !stream.closing) else { return (0, false) };
+        let spent = self.share.is_spent();
+        let session = if spent { 0 } else { self.limits.session_down.saturating_sub(self.down) };
+        let reserve = RESERVE.saturating_sub(stream.queued());
+        let queue = self.limits.stream_queue.saturating_sub(stream.queued());
+        let most = queue.min((stream.credit as usize).saturating_sub(stream.queued()));
+        (session.max(reserve).min(most), spent && most > 0)
     }
 
     pub(super) fn push(&mut self, id: u32, data: Bytes) {
         let Some(stream) = self.live.get_mut(&id).filter(|stream| !stream.closing && !data.is_empty()) else { return };
-        self.share.add(data.len());
+        self.down -= stream.down_cost();
         stream.append(data);
+        self.down += stream.down_cost();
+        self.settle();
         self.list(id);
-        if self.room(id) == 0
+        if self.room(id).0 == 0
             && let Some(stream) = self.live.get_mut(&id)
             && !std::mem::replace(&mut stream.blocked, true)
         {
@@ -407,14 +272,15 @@ impl StreamTable {
 
     pub(super) fn consumed(&mut self, id: u32, bytes: usize) {
         let Some(stream) = self.live.get_mut(&id) else { return };
-        let bytes = bytes.min(stream.held);
-        stream.held -= bytes;
+        self.up -= stream.up_cost();
+        let bytes = stream.pass(bytes);
+        self.up += stream.up_cost();
+        self.passed += bytes as u64;
         stream.owed += bytes as u32;
-        self.up -= bytes;
-        self.share.sub(bytes);
         if stream.owed >= GRANT && !stream.closing && !std::mem::replace(&mut stream.control, true) {
             self.control.push_back(id);
         }
+        self.settle();
         self.tell_room();
     }
 
@@ -422,18 +288,17 @@ impl StreamTable {
     pub(super) fn close(&mut self, id: u32) {
         let Some(stream) = self.live.get_mut(&id) else { return };
         stream.closing = true;
-        let held = std::mem::take(&mut stream.held);
-        self.up -= held;
-        self.share.sub(held);
+        self.up -= stream.up_cost();
+        stream.drop_held();
+        self.settle();
         self.close_if_drained(id);
     }
 
     /// CLOSE without what is queued.
     pub(super) fn abort(&mut self, id: u32) {
         if let Some(stream) = self.live.get_mut(&id) {
-            let queued = std::mem::take(&mut stream.queued);
-            stream.queue = VecDeque::new();
-            self.share.sub(queued);
+            self.down -= stream.down_cost();
+            stream.drop_queue();
             self.unlist(id);
         }
         self.close(id);
@@ -447,17 +312,19 @@ impl StreamTable {
     pub(super) fn end(&mut self) {
         let ids: Vec<u32> = self.live.keys().copied().collect();
         ids.into_iter().for_each(|id| self.remove(id));
-        self.refused = VecDeque::new();
+        self.refused = RefusedStreams::default();
         self.ping = None;
-        self.share.sub(self.share.bytes());
+        (self.up, self.down) = (0, 0);
+        self.settle();
     }
 
     /// Drops a stream and remembers it.
     fn remove(&mut self, id: u32) {
         let Some(stream) = self.live.remove(&id) else { return };
         self.gone.add(id);
-        self.up -= stream.held;
-        self.share.sub(stream.queued + stream.held);
+        self.up -= stream.up_cost();
+        self.down -= stream.down_cost();
+        self.settle();
         for list in [&mut self.newcomers, &mut self.others, &mut self.control] {
             list.retain(|listed| *listed != id);
         }
@@ -490,7 +357,7 @@ impl StreamTable {
     fn close_if_drained(&mut self, id: u32) {
         if let Some(stream) = self.live.get_mut(&id)
             && stream.closing
-            && stream.queued == 0
+            && stream.queued() == 0
             && !std::mem::replace(&mut stream.control, true)
         {
             self.control.push_back(id);
@@ -502,7 +369,7 @@ impl StreamTable {
         if self.blocked.is_empty() {
             return;
         }
-        let (free, blocked) = std::mem::take(&mut self.blocked).into_iter().partition(|id| self.room(*id) > 0);
+        let (free, blocked) = std::mem::take(&mut self.blocked).into_iter().partition(|id| self.room(*id).0 > 0);
         self.blocked = blocked;
         let free: Vec<u32> = free;
         for id in free {
@@ -519,20 +386,21 @@ impl StreamTable {
     pub(super) fn has(&self, scope: BatchScope) -> bool {
         let of = |id: u32| {
             let waits = |stream: &StreamState| stream.control || stream.sendable() > 0;
-            self.refused.contains(&id) || self.live.get(&id).is_some_and(waits)
+            self.refused.has(id) || self.live.get(&id).is_some_and(waits)
         };
         match scope {
             BatchScope::All => {
-                let lists = [&self.newcomers, &self.others, &self.control, &self.refused];
-                self.ping.is_some() || lists.iter().any(|list| !list.is_empty())
+                let lists = [&self.newcomers, &self.others, &self.control];
+                let refused = !self.refused.is_empty();
+                self.ping.is_some() || refused || lists.iter().any(|list| !list.is_empty())
             }
             BatchScope::Own => self.ping.is_some(),
             BatchScope::One(id) => of(id),
         }
     }
 
-    /// Takes the next frames, at most about so many bytes; `None` if there are none. The bytes stay in the session's share
-    /// until [`Self::delivered`].
+    /// Takes the next frames, at most about so many bytes; `None` if there are none. What they cost stays in the session's
+    /// share until [`Self::delivered`].
     pub(super) fn fill(&mut self, scope: BatchScope, limit: usize) -> Option<Batch> {
         let mut batch = Batch::default();
         if matches!(scope, BatchScope::All | BatchScope::Own)
@@ -548,18 +416,21 @@ impl StreamTable {
             }
             BatchScope::One(id) => self.fill_one(id, &mut batch, limit),
         }
+        self.down += batch.cost();
+        self.settle();
         (!batch.is_empty()).then_some(batch)
     }
 
-    /// Bytes of DATA that are gone for good: sent where nothing is kept, or acknowledged.
-    pub(super) fn delivered(&mut self, bytes: usize) {
-        self.share.sub(bytes);
+    /// Notes that batches of this cost are gone for good: sent where nothing is kept, or acknowledged.
+    pub(super) fn delivered(&mut self, cost: usize) {
+        self.down = self.down.saturating_sub(cost);
+        self.settle();
         self.tell_room();
     }
 
     fn fill_control(&mut self, batch: &mut Batch, limit: usize) {
         while has_room(batch, limit)
-            && let Some(id) = self.refused.pop_front()
+            && let Some(id) = self.refused.pop()
         {
             batch.add(whole(Kind::Close, id, &[]));
         }
@@ -578,7 +449,7 @@ impl StreamTable {
             let owed = std::mem::take(&mut stream.owed);
             stream.allowed = stream.allowed.saturating_add(owed);
             batch.add(whole(Kind::Window, id, &owed.to_be_bytes()));
-        } else if stream.queued == 0 {
+        } else if stream.queued() == 0 {
             batch.add(whole(Kind::Close, id, &[]));
             self.remove(id);
         }
@@ -620,8 +491,7 @@ impl StreamTable {
     }
 
     fn fill_one(&mut self, id: u32, batch: &mut Batch, limit: usize) {
-        if let Some(at) = self.refused.iter().position(|refused| *refused == id) {
-            self.refused.remove(at);
+        if self.refused.take(id) {
             batch.add(whole(Kind::Close, id, &[]));
         }
         self.control_of(id, batch);
@@ -649,7 +519,9 @@ impl StreamTable {
         if most == 0 {
             return 0;
         }
+        self.down -= stream.down_cost();
         let (pieces, length) = stream.take(most);
+        self.down += stream.down_cost();
         batch.add_data(id, pieces, length);
         length
     }

@@ -6,11 +6,13 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use super::budget::Budget;
 use super::capability::{Index, Place};
 use super::frame::{HELLO, WELCOME};
 use super::request::{Call, Head, Request, classify};
-use super::session::{Budget, Down, End, Limits, Message, Mode, Session, SocketId, Up};
+use super::session::{Down, End, Limits, Message, Mode, Session, SocketId, Up};
 use super::{Token, TokenKey, TokenKind};
+use crate::auth::SecretTag;
 use crate::fixtures::{unhex, web_vectors};
 
 const HOST: &str = "proxy.example.com";
@@ -130,7 +132,7 @@ impl Server {
         let (mode, now) = (self.mode, self.now);
         let (token, _) = self.session.get_or_insert_with(|| {
             let token = self.tokens.issue(TokenKind::Session, [5; 16]);
-            (token, Session::new(mode, Limits::default(), Arc::new(Budget::new(1 << 30)), now))
+            (token, Session::new(mode, Limits::default(), Arc::new(Budget::new(1 << 30)).key(SecretTag::NONE), now))
         });
         let headers = vec![
             ("x-session-token", token.text()),

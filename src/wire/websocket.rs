@@ -103,6 +103,11 @@ impl FrameReader {
         Self { most, fragments: None }
     }
 
+    /// Memory of the fragments of a message whose end has not come.
+    pub fn held(&self) -> usize {
+        self.fragments.as_ref().map_or(0, BytesMut::capacity)
+    }
+
     /// Number of bytes that the frame at the front of `bytes` still lacks, as far as that is known: at least one.
     pub fn wants(&self, bytes: &[u8]) -> usize {
         match self.head(bytes) {

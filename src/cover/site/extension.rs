@@ -81,6 +81,13 @@ impl RequestBody {
         Self(upload)
     }
 
+    /// A body, and what sends its pieces.
+    #[cfg(test)]
+    pub(crate) fn in_pieces() -> (impl Fn(Bytes) -> bool, Self) {
+        let (pieces, upload) = tokio::sync::mpsc::channel(4096);
+        (move |piece| pieces.try_send(Ok(piece)).is_ok(), Self(upload))
+    }
+
     /// The next piece; `None` at the end. An error means that the body has broken off.
     pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
         let piece = self.0.recv().await?;

@@ -201,3 +201,49 @@ fn nothing_secret_is_in_debug() {
     let debug = format!("{:?}", settings());
     assert!(debug.contains("TokenSeed(hidden)"), "{debug}");
 }
+
+/// Begins a session of this key.
+async fn begin(service: &Arc<WebProxy>, secret: u8) {
+    let page = page(service, &Sent::bridge(secret, HOST, "")).await;
+    assert_eq!(Sent::create("/", &page).status(service).await, Some(200));
+}
+
+#[tokio::test]
+async fn sessions_end_that_are_not_used_or_whose_holder_has_to_go() {
+    let service = offering(&settings(), &[key("ann", 1, None), key("bob", 2, None)]);
+    let now = Instant::now();
+    begin(&service, 1).await;
+    begin(&service, 2).await;
+    let all = service.registry().all();
+    service.sweep(now + registry::GRACE / 2, |_, _| true);
+    assert_eq!(service.sessions(), 2);
+    service.sweep(now, |_, key| key.member().name() != "bob");
+    assert_eq!(service.sessions(), 1);
+    service.sweep(Instant::now() + registry::GRACE, |_, _| true);
+    assert_eq!(service.sessions(), 0);
+    for live in all {
+        let why = if live.key().member().name() == "bob" { End::Revoked } else { End::Idle };
+        assert_eq!(live.is_over(None), Some(why));
+    }
+}
+
+#[tokio::test]
+async fn requests_do_not_wait_for_the_sweep_of_all_sessions() {
+    let service = offering(&settings(), &[key("ann", 1, None)]);
+    begin(&service, 1).await;
+    let sweeper = Arc::clone(&service);
+    // While it goes on sessions can be found.
+    let sweep = move || sweeper.sweep(Instant::now(), |_, _| sweeper.sessions() == 1);
+    let (done, swept) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        sweep();
+        let _ = done.send(());
+    });
+    swept.recv_timeout(std::time::Duration::from_secs(20)).expect("the sweep keeps all sessions from everyone");
+    assert_eq!(service.sessions(), 1);
+}
+
+#[test]
+fn memory_follows_the_machine() {
+    assert_eq!([None, Some(8 << 30), Some(1 << 20)].map(memory), [512 << 20, 2 << 30, 16 << 20]);
+}

@@ -32,10 +32,11 @@ use bytes::Bytes;
 pub use self::requests::{Down, Poll, Up};
 use self::sockets::OpenSocket;
 pub use self::sockets::{Message, Refused, SocketId};
+use super::budget::KeyBudget;
 use super::frame::{self, Frame};
 use super::lane::{BatchSequence, SentBatches};
 use super::stream::{BatchScope, StreamTable};
-pub use super::stream::{Budget, Event, Limits, Violation};
+pub use super::stream::{Event, Limits, Violation};
 
 /// Carrier that a site announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -143,7 +144,7 @@ pub struct Session {
 
 impl Session {
     /// A session that was just created.
-    pub fn new(mode: Mode, limits: Limits, budget: Arc<Budget>, now: Instant) -> Self {
+    pub fn new(mode: Mode, limits: Limits, budget: Arc<KeyBudget>, now: Instant) -> Self {
         Self {
             mode,
             bound: CarrierBinding::Free,
@@ -193,9 +194,25 @@ impl Session {
         self.streams.len()
     }
 
-    /// Bytes that may be pushed on a stream now. After 0 there will be an [`Event::Room`], if the stream lives.
+    /// Bytes that may be pushed on a stream now. After 0 there will be an [`Event::Room`], if the stream lives and it is not
+    /// the budget that allows no more.
     pub fn room(&self, id: u32) -> usize {
+        self.streams.room(id).0
+    }
+
+    /// The same, and whether it is the budget that allows no more.
+    pub fn room_and_scarcity(&self, id: u32) -> (usize, bool) {
         self.streams.room(id)
+    }
+
+    /// The part of the budget that it belongs to.
+    pub fn budget(&self) -> &Arc<KeyBudget> {
+        self.streams.budget()
+    }
+
+    /// Bytes of the app that were passed on to streams' far ends, in all.
+    pub fn passed(&self) -> u64 {
+        self.streams.passed()
     }
 
     /// Takes bytes of a stream's far end, at most [`Self::room`] of them.
@@ -239,9 +256,9 @@ impl Session {
     }
 
     /// Applies one frame whose form was checked.
-    fn apply(&mut self, frame: Frame, batch: usize) -> Result<(), Violation> {
+    fn apply(&mut self, frame: Frame, batch: usize, now: Instant) -> Result<(), Violation> {
         match frame {
-            Frame::Open(id) => self.streams.open(id),
+            Frame::Open(id) => self.streams.open(id, now),
             Frame::Data(id, payload) => self.streams.data(id, payload, batch),
             Frame::Close(id) => self.streams.closed(id),
             Frame::Window(id, more) => self.streams.window(id, more),
@@ -250,9 +267,9 @@ impl Session {
     }
 
     /// Applies a batch; the session is over if it breaks a rule. Says whether it goes on.
-    fn apply_all(&mut self, frames: Vec<Frame>, batch: usize) -> bool {
+    fn apply_all(&mut self, frames: Vec<Frame>, batch: usize, now: Instant) -> bool {
         for frame in frames {
-            if let Err(violation) = self.apply(frame, batch) {
+            if let Err(violation) = self.apply(frame, batch, now) {
                 self.end(End::Stream(violation));
                 return false;
             }

@@ -81,7 +81,7 @@ impl Session {
         match turn {
             BatchTurn::Repeated => Up::Acknowledged(sequence),
             _ if number != 0 && self.streams.is_gone(number) => self.up_late(number, sequence, &batch),
-            BatchTurn::Next => self.up_next(number, sequence, &batch),
+            BatchTurn::Next => self.up_next(number, sequence, &batch, now),
             BatchTurn::Wrong => self.fail(End::Sequence),
         }
     }
@@ -97,7 +97,7 @@ impl Session {
         }
     }
 
-    fn up_next(&mut self, number: u32, sequence: u64, batch: &Bytes) -> Up {
+    fn up_next(&mut self, number: u32, sequence: u64, batch: &Bytes, now: Instant) -> Up {
         if !self.streams.takes(batch.len()) {
             return Up::Busy;
         }
@@ -113,7 +113,7 @@ impl Session {
             return self.fail(End::Stream(Violation::Refusals));
         }
         self.lanes.entry(number).or_insert_with(LaneState::new).up.applied(Some(batch));
-        if !self.apply_all(frames, batch.len()) {
+        if !self.apply_all(frames, batch.len(), now) {
             return Up::Ended;
         }
         // A stream that the app closed has nothing more for it; one that we refused or closed still has its CLOSE.
@@ -143,12 +143,12 @@ impl Session {
         let Some(lane) = self.lanes.get_mut(&number) else {
             return if self.streams.is_gone(number) { Down::LaneClosed { cursor } } else { Down::Refused };
         };
-        let Some(data) = lane.down.acknowledge(cursor, now) else {
+        let Some(cost) = lane.down.acknowledge(cursor, now) else {
             self.end(End::Cursor);
             return Down::Ended;
         };
         lane.down.poll = Some(poll.number);
-        self.streams.delivered(data);
+        self.streams.delivered(cost);
         self.waited(poll, now, false)
     }
 
@@ -222,7 +222,7 @@ impl Session {
 
     fn drop_lane(&mut self, number: u32) {
         if let Some(lane) = self.lanes.remove(&number) {
-            self.streams.delivered(lane.down.kept_data());
+            self.streams.delivered(lane.down.kept_cost());
         }
     }
 

@@ -103,8 +103,8 @@ impl Session {
         self.begun(socket);
         let frames = frame::read_batch(&message);
         match (kind, frames) {
-            (Socket::Lane(lane), frames) => self.lane_message(lane, socket, begun, frames, message.len()),
-            (_, Ok(frames)) => self.goes_on(|session| session.apply_all(frames, message.len())),
+            (Socket::Lane(lane), frames) => self.lane_message(socket, (lane, begun), frames, (message.len(), now)),
+            (_, Ok(frames)) => self.goes_on(|session| session.apply_all(frames, message.len(), now)),
             (_, Err(fault)) => self.fail_socket(End::Frame(fault)),
         }
     }
@@ -112,17 +112,16 @@ impl Session {
     /// A message on the socket of one stream: whatever is wrong with it ends this stream alone.
     fn lane_message(
         &mut self,
-        lane: u32,
         socket: SocketId,
-        begun: bool,
+        (lane, begun): (u32, bool),
         frames: Result<Vec<Frame>, frame::Fault>,
-        length: usize,
+        (length, now): (usize, Instant),
     ) -> Message {
         let belong = |frames: &Vec<Frame>| {
             (begun || matches!(frames[..], [Frame::Open(_), ..])) && frames.iter().all(|frame| frame.stream() == lane)
         };
         let applied = match frames.ok().filter(belong) {
-            Some(frames) => frames.into_iter().try_for_each(|frame| self.apply(frame, length)),
+            Some(frames) => frames.into_iter().try_for_each(|frame| self.apply(frame, length, now)),
             None => Err(Violation::Lane),
         };
         match applied {
@@ -147,10 +146,10 @@ impl Session {
         if turn == Some(BatchTurn::Next) && !self.streams.takes(batch.len()) {
             return Message::Busy;
         }
-        let Some(data) = lane.down.acknowledge(acknowledged.into(), now) else {
+        let Some(cost) = lane.down.acknowledge(acknowledged.into(), now) else {
             return self.fail_socket(End::Cursor);
         };
-        self.streams.delivered(data);
+        self.streams.delivered(cost);
         self.begun(socket);
         if let Some(open) = self.sockets.get_mut(&socket.0) {
             open.next = open.next.max(u64::from(acknowledged) + 1);
@@ -160,18 +159,18 @@ impl Session {
             None if !batch.is_empty() => self.fail_socket(End::Frame(frame::Fault::Form)),
             None | Some(BatchTurn::Repeated) => Message::Applied,
             Some(BatchTurn::Wrong) => self.fail_socket(End::Sequence),
-            Some(BatchTurn::Next) => self.resumable_batch(&batch),
+            Some(BatchTurn::Next) => self.resumable_batch(&batch, now),
         }
     }
 
-    fn resumable_batch(&mut self, batch: &Bytes) -> Message {
+    fn resumable_batch(&mut self, batch: &Bytes, now: Instant) -> Message {
         match frame::read_batch(batch) {
             Err(fault) => self.fail_socket(End::Frame(fault)),
             Ok(frames) => {
                 if let Some(lane) = self.lanes.get_mut(&0) {
                     lane.up.applied(None);
                 }
-                self.goes_on(|session| session.apply_all(frames, batch.len()))
+                self.goes_on(|session| session.apply_all(frames, batch.len(), now))
             }
         }
     }
@@ -185,7 +184,7 @@ impl Session {
             Socket::Resumable => return self.next_resumable(socket, limit, now),
         };
         let batch = self.streams.fill(scope, limit.min(MAX_BATCH))?;
-        self.streams.delivered(batch.data());
+        self.streams.delivered(batch.cost());
         Some(batch)
     }
 

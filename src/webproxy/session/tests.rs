@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use super::*;
+use crate::auth::SecretTag;
 use crate::fixtures::{unhex, web_vectors};
+use crate::webproxy::budget::{Budget, ITEM};
 use crate::webproxy::frame::{Batch, INITIAL_CREDIT, Kind, MAX_BATCH, whole};
 use crate::webproxy::request::Socket;
 
@@ -9,8 +11,17 @@ fn budget() -> Arc<Budget> {
     Arc::new(Budget::new(512 << 20))
 }
 
+fn part(budget: &Arc<Budget>) -> Arc<KeyBudget> {
+    budget.key(SecretTag::NONE)
+}
+
+/// Memory of so many streams of which nothing waits.
+fn streams(count: usize) -> usize {
+    count * 4096
+}
+
 fn session(mode: Mode) -> Session {
-    Session::new(mode, Limits::default(), budget(), Instant::now())
+    Session::new(mode, Limits::default(), part(&budget()), Instant::now())
 }
 
 fn open(id: u32) -> Bytes {
@@ -65,7 +76,7 @@ struct Plain {
 impl Plain {
     fn new(limits: Limits, budget: Arc<Budget>) -> Self {
         let now = Instant::now();
-        let mut session = Session::new(Mode::Websocket, limits, budget, now);
+        let mut session = Session::new(Mode::Websocket, limits, part(&budget), now);
         let socket = session.open_socket(Socket::Plain, now).unwrap();
         Self { session, socket, now }
     }
@@ -215,7 +226,7 @@ fn a_stream_that_is_alone_has_long_frames() {
 fn ping_behind_a_download(mode: Mode) -> f64 {
     let (rate, trip) = (10e6 / 8.0, 0.04);
     let (start, mut clock, mut worst) = (Instant::now(), 0.0f64, 0.0f64);
-    let mut session = Session::new(mode, Limits::default(), budget(), start);
+    let mut session = Session::new(mode, Limits::default(), part(&budget()), start);
     assert_eq!(session.up(None, 1, join(&[open(1), open(2)]), start), Up::Acknowledged(1));
     let (mut cursor, mut asked, mut credit) = (0, None, 2);
     for turn in 0..400 {
@@ -253,7 +264,7 @@ fn a_download_delays_a_ping_by_a_tenth_of_a_second_at_most() {
 #[test]
 fn what_waits_is_bounded_for_each_stream_session_and_in_all() {
     let limits = Limits { stream_queue: 64 << 10, session_down: 128 << 10, ..Limits::default() };
-    let budget = Arc::new(Budget::new(1 << 20));
+    let budget = Arc::new(Budget::new(8 << 20));
     let mut plain = Plain::new(limits, budget.clone());
     let opens: Vec<Bytes> = (1..=100).map(open).collect();
     plain.send(&opens);
@@ -264,10 +275,11 @@ fn what_waits_is_bounded_for_each_stream_session_and_in_all() {
         }
     }
     // The session's bound, and a reserve for each stream.
-    assert!(budget.used() <= (128 << 10) + 100 * (16 << 10), "{}", budget.used());
+    let waits = budget.used() - streams(100);
+    assert!(waits <= (128 << 10) + 100 * ((16 << 10) + ITEM), "{waits}");
     events(&mut plain.session);
     plain.all();
-    assert_eq!(budget.used(), 0);
+    assert_eq!(budget.used(), streams(100));
     let rooms = events(&mut plain.session);
     assert_eq!(rooms.len(), 100);
     assert!(rooms.iter().all(|event| matches!(event, Event::Room(_))));
@@ -282,12 +294,12 @@ fn a_session_that_holds_too_much_of_the_app_takes_no_more_until_it_was_passed_on
     let payload = vec![0; 600 << 10];
     assert_eq!(plain.send(&[data(1, &payload)]), Message::Applied);
     assert_eq!(plain.send(&[data(2, &payload)]), Message::Busy);
-    assert_eq!(budget.used(), 600 << 10);
+    assert_eq!(budget.used(), (600 << 10) + ITEM + streams(2));
     plain.session.consumed(1, 600 << 10);
     assert_eq!(plain.send(&[data(2, &payload)]), Message::Applied);
     // What a stream held is free when it is closed, from either side.
     plain.session.close(2);
-    assert_eq!(budget.used(), 0);
+    assert_eq!(budget.used(), streams(2));
     drop(plain);
     assert_eq!(budget.used(), 0);
 }
@@ -298,12 +310,12 @@ fn a_full_budget_leaves_every_session_some_progress() {
     let mut greedy = Plain::new(Limits::default(), budget.clone());
     greedy.send(&[open(1)]);
     assert_eq!(greedy.send(&[data(1, &vec![0; 1 << 20])]), Message::Applied);
-    assert_eq!((budget.is_spent(), greedy.send(&[data(1, b"x")])), (true, Message::Busy));
+    assert_eq!((part(&budget).is_spent(), greedy.send(&[data(1, b"x")])), (true, Message::Busy));
     let mut modest = Plain::new(Limits::default(), budget.clone());
     assert_eq!(modest.send(&[open(1), data(1, b"hello")]), Message::Applied);
     assert_eq!(modest.session.room(1), 16 << 10);
     drop(greedy);
-    assert_eq!(budget.used(), 5);
+    assert_eq!(budget.used(), 5 + ITEM + streams(1));
     assert!(modest.session.room(1) > 16 << 10);
 }
 
@@ -317,6 +329,63 @@ fn a_few_bytes_for_a_slow_stream_do_not_keep_a_whole_batch() {
     let [Event::Data(1, most), Event::Data(2, few)] = &events(&mut plain.session)[..] else { panic!() };
     assert!(batch.as_ptr_range().contains(&most.as_ptr()), "most of a batch is handed on as it is");
     assert!(!batch.as_ptr_range().contains(&few.as_ptr()), "a small part of it is copied");
+}
+
+#[test]
+fn small_pieces_cost_what_they_take_up() {
+    let budget = budget();
+    let mut plain = Plain::new(Limits::default(), budget.clone());
+    plain.send(&[open(1)]);
+    let small: Vec<Bytes> = (0..1000).map(|_| data(1, b"x")).collect();
+    plain.send(&small);
+    let waits = budget.used() - streams(1);
+    assert!(waits >= 1000 * ITEM, "{waits} bytes for a thousand pieces");
+    // They go as they came, and leave nothing behind.
+    events(&mut plain.session).iter().skip(1).for_each(|_| plain.session.consumed(1, 1));
+    plain.all();
+    assert_eq!(budget.used(), streams(1));
+    // Most of a batch that was cut out of something long is no reason to keep that.
+    let long = join(&[data(1, b"short"), vec![0; 1 << 20].into()]);
+    events(&mut plain.session);
+    plain.session.message(plain.socket, long.slice(..13), plain.now);
+    let [Event::Data(1, short)] = &events(&mut plain.session)[..] else { panic!() };
+    assert!(!long.as_ptr_range().contains(&short.as_ptr()));
+}
+
+#[test]
+fn a_session_opens_streams_at_a_rate() {
+    let (mut plain, mut opened) = (plain(), 0);
+    for id in 1..=1000 {
+        plain.send(&[open(id), close(id)]);
+        opened += events(&mut plain.session).iter().filter(|event| matches!(event, Event::Open(_))).count();
+    }
+    assert!((100..=300).contains(&opened), "{opened} of a thousand at once");
+    let refused = plain.all();
+    assert!(refused.iter().all(|frame| frame.0 == Kind::Close as u8) && refused.len() == 1000 - opened);
+    plain.now += Duration::from_secs(60);
+    plain.send(&[open(2000)]);
+    assert_eq!(events(&mut plain.session), [Event::Open(2000)]);
+}
+
+#[test]
+fn one_key_leaves_the_others_their_part_of_the_budget() {
+    let budget = Arc::new(Budget::new(32 << 20));
+    let session = |key: u8| {
+        let now = Instant::now();
+        let part = budget.key(SecretTag::of(&[key; 16]));
+        let mut session = Session::new(Mode::Websocket, Limits::default(), part, now);
+        let socket = session.open_socket(Socket::Plain, now).unwrap();
+        Plain { session, socket, now }
+    };
+    let mut greedy: Vec<Plain> = (0..64).map(|_| session(1)).collect();
+    for plain in &mut greedy {
+        plain.send(&[open(1)]);
+        (0..15).for_each(|_| _ = plain.send(&[data(1, &vec![0; 256 << 10])]));
+    }
+    let mut modest = session(2);
+    assert_eq!(modest.send(&[open(1), data(1, &vec![0; 2 << 20][..1 << 20])]), Message::Applied);
+    assert_eq!(modest.session.room(1), 256 << 10);
+    drop(greedy);
 }
 
 #[test]
@@ -494,7 +563,7 @@ fn a_frame_on_the_wrong_lane_ends_the_session() {
 fn lanes_beyond_the_limit_are_closed_and_bounded() {
     let now = Instant::now();
     let limits = Limits { streams: 2, ..Limits::default() };
-    let mut session = Session::new(Mode::HttpsLanes, limits, budget(), now);
+    let mut session = Session::new(Mode::HttpsLanes, limits, part(&budget()), now);
     for lane in 1..=4 {
         assert_eq!(session.up(Some(lane), 1, open(lane), now), Up::Acknowledged(1));
     }
@@ -655,7 +724,7 @@ fn wrong_messages_on_a_resumable_socket_end_the_session() {
 fn what_a_resumable_socket_has_not_acknowledged_is_bounded() {
     let now = Instant::now();
     let budget = budget();
-    let mut session = Session::new(Mode::Websocket, Limits::default(), budget.clone(), now);
+    let mut session = Session::new(Mode::Websocket, Limits::default(), part(&budget), now);
     let socket = session.open_socket(Socket::Resumable, now).unwrap();
     session.message(socket, numbered(1, 0, &[open(1)]), now);
     let mut sent = 0;
@@ -666,7 +735,7 @@ fn what_a_resumable_socket_has_not_acknowledged_is_bounded() {
         sent += message.data();
     }
     assert!(sent <= 16 << 10, "{sent} bytes are on their way");
-    assert!(budget.used() <= (256 << 10) + (16 << 10));
+    assert!(budget.used() <= (256 << 10) + (32 << 10) + streams(1));
     session.message(socket, numbered(0, 1, &[]), now);
     assert!(session.socket_has_downlink(socket));
 }
@@ -715,7 +784,7 @@ fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
 /// Runs any calls in any order; returns how many bytes were pushed and how many came out.
 fn run(mode: Mode, socket: Option<Socket>, steps: Vec<Step>, budget: Arc<Budget>) -> (usize, usize) {
     let now = Instant::now();
-    let mut session = Session::new(mode, Limits { streams: 3, ..Limits::default() }, budget.clone(), now);
+    let mut session = Session::new(mode, Limits { streams: 3, ..Limits::default() }, part(&budget), now);
     let socket = socket.map(|kind| session.open_socket(kind, now).unwrap());
     let (mut pushed, mut sent, mut number) = (0, 0, 0);
     for step in steps {
