@@ -9,6 +9,8 @@ use super::edit::Changes;
 use super::resolve::acme;
 use crate::auth::{Domain, Secret};
 use crate::cover::site::acme::Authority;
+use crate::webproxy::BasePath;
+use crate::webproxy::session::Mode;
 use crate::wire::rpc::AdTag;
 
 /// Contents of a first configuration file.
@@ -32,6 +34,17 @@ pub struct Starter {
     pub link_port: Option<u16>,
     /// Site that strangers meet.
     pub cover: Cover,
+    /// WEB proxies that the built-in site serves.
+    pub web: Option<WebStart>,
+}
+
+/// WEB proxies of a first configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebStart {
+    /// A path besides the root; empty for none.
+    pub path: BasePath,
+    /// The carrier, where it is not the usual one.
+    pub carrier: Option<Mode>,
 }
 
 /// A user of a first configuration file.
@@ -137,7 +150,7 @@ impl Starter {
         text += &self.users.iter().map(section).collect::<Vec<_>>().join("\n");
         text += &self.link();
         text += &self.cover.text();
-        text
+        text + &self.web.as_ref().map(WebStart::text).unwrap_or_default()
     }
 
     fn about_the_domain(&self) -> &'static str {
@@ -154,6 +167,17 @@ impl Starter {
         let mut text = "\n# What links name as the server.\n[link]\n".to_owned();
         text += &self.link_host.as_ref().map(|host| format!("host = {}\n", quoted(host))).unwrap_or_default();
         text += &self.link_port.map(|port| format!("port = {port}\n")).unwrap_or_default();
+        text
+    }
+}
+
+impl WebStart {
+    fn text(&self) -> String {
+        let mut text = "\n# Newer apps of Telegram come through the site, in a browser of their own: docs/web.md\n[web]\nenabled = true\n".to_owned();
+        text += &self.carrier.map(|carrier| format!("carrier = \"{carrier}\"\n")).unwrap_or_default();
+        if !self.path.is_root() {
+            text += &format!("path = \"{}\"\n", self.path);
+        }
         text
     }
 }
@@ -314,8 +338,11 @@ mod tests {
             link_port: Some(443),
             ad_tag: Some(AdTag([0xab; 16])),
             cover: Cover::Remote { address: Some("192.0.2.1:443".into()), accept_grade_c: true },
+            web: Some(WebStart { path: "a/b".parse().unwrap(), carrier: Some(Mode::Https) }),
         };
         let draft = read_back(&starter);
+        let web = draft.web.unwrap();
+        assert_eq!((web.path.as_str(), web.carrier), ("a/b", Mode::Https));
         assert_eq!(draft.domain.unwrap().as_str(), "www.example.com");
         assert_eq!((draft.link.host.as_deref(), draft.link.port), (Some("2001:db8::1"), Some(443)));
         assert_eq!(format!("{:?}", draft.listen), "Given([Tcp([::]:8443), Tcp(127.0.0.1:443)])");

@@ -100,6 +100,8 @@ pub fn interview(
     ask: &mut dyn Ask,
     random: &mut impl CryptoRng,
 ) -> Result<Starter, Failure> {
+    let content = given.content.clone().or_else(|| given.imported.content.clone());
+    let given = Given { content, ..given };
     let mut talk = Talk { machine, ask };
     let stated = given.domain.clone().or_else(|| given.imported.domain.clone());
     let way = talk.way(&given, stated.as_ref())?;
@@ -137,6 +139,7 @@ pub fn interview(
         link_host,
         link_port: given.imported.link_port,
         ad_tag: given.imported.tag,
+        web: given.imported.web.filter(|_| matches!(cover, Cover::Site { .. })),
         cover,
     })
 }

@@ -78,7 +78,7 @@ pub struct Arguments {
     /// A user to make a secret for; may be repeated; default: `first`, or those that are imported
     #[arg(long, value_name = "NAME")]
     user: Vec<String>,
-    /// Take over the configuration of another proxy: mtg, telemt, mtprotoproxy or the official MTProxy
+    /// Take over the configuration of another proxy: mtg, telemt, mtprotoproxy, the official MTProxy or WEB relay
     #[arg(long, value_name = "FILE")]
     import: Option<PathBuf>,
     /// Proxy that the configuration belongs to, where the file does not tell
@@ -279,6 +279,13 @@ fn imported(file: &Path, format: Option<Format>) -> Result<Imported, Failure> {
     for path in std::mem::take(&mut imported.secret_files) {
         let text = read(&path).map_err(|error| unreadable(&path, error))?;
         imported.add_secrets(&text);
+    }
+    for path in std::mem::take(&mut imported.profile_files) {
+        // Where the service manager has put it, it is not found; beside the configuration it usually is.
+        let beside = file.with_file_name(path.file_name().unwrap_or_default());
+        let text = read(&path).or_else(|error| read(&beside).map_err(|_| error));
+        let text = text.map_err(|error| unreadable(&path, error))?;
+        imported.add_profiles(&text).ok_or(ImportError::NotOfTheFormat(format))?;
     }
     if imported.people.is_empty() {
         return Err(ImportError::NoSecret(format).into());

@@ -7,12 +7,13 @@ mod mtprotoproxy;
 mod mtproxy;
 mod python;
 mod telemt;
+mod webproxy;
 
 use std::path::PathBuf;
 use std::{error, fmt};
 
 use super::edit::Changes;
-use super::starter::Person;
+use super::starter::{Content, Person, WebStart};
 use super::units;
 use crate::auth::{Domain, SecretText};
 use crate::wire::rpc::AdTag;
@@ -28,6 +29,8 @@ pub enum Format {
     Mtprotoproxy,
     /// The official MTProxy: a systemd unit or a command line
     Mtproxy,
+    /// The official relay of WEB proxies, tproxy-server: `config.json` or `profiles.json`
+    Webproxy,
 }
 
 impl fmt::Display for Format {
@@ -37,6 +40,7 @@ impl fmt::Display for Format {
             Self::Telemt => "telemt",
             Self::Mtprotoproxy => "mtprotoproxy",
             Self::Mtproxy => "the official MTProxy",
+            Self::Webproxy => "the official relay of WEB proxies",
         })
     }
 }
@@ -60,6 +64,12 @@ pub struct Imported {
     pub tag: Option<AdTag>,
     /// Files with further secrets, one on each line, which are to be read and given to [`Imported::add_secrets`].
     pub secret_files: Vec<PathBuf>,
+    /// Files with the profiles of WEB proxies, which are to be read and given to [`Imported::add_profiles`].
+    pub profile_files: Vec<PathBuf>,
+    /// WEB proxies that the built-in site is to serve.
+    pub web: Option<WebStart>,
+    /// Content of the site.
+    pub content: Option<Content>,
     /// Notes on what is different now or was left out, as sentences. They hold no secret.
     pub notes: Vec<String>,
 }
@@ -79,7 +89,7 @@ impl ImportError {
     /// Advice on what to do.
     pub fn fix(&self) -> &'static str {
         match self {
-            Self::Unknown => "say whose it is: --from mtg, telemt, mtprotoproxy or mtproxy",
+            Self::Unknown => "say whose it is: --from mtg, telemt, mtprotoproxy, mtproxy or webproxy",
             Self::NotOfTheFormat(_) => "see whether the file is the right one, and whose it is: --from",
             Self::NoSecret(_) => "set up again with `vizard init`, and write the secrets into the sections [[users]]",
         }
@@ -106,15 +116,19 @@ pub fn import(text: &str, format: Option<Format>) -> Result<(Format, Imported), 
         Format::Telemt => telemt::read(text),
         Format::Mtprotoproxy => mtprotoproxy::read(text),
         Format::Mtproxy => mtproxy::read(text),
+        Format::Webproxy => webproxy::read(text),
     };
     let imported = read.ok_or(ImportError::NotOfTheFormat(format))?;
-    if imported.people.is_empty() && imported.secret_files.is_empty() {
+    if imported.people.is_empty() && imported.secret_files.is_empty() && imported.profile_files.is_empty() {
         return Err(ImportError::NoSecret(format));
     }
     Ok((format, imported))
 }
 
 fn recognise(text: &str) -> Option<Format> {
+    if webproxy::recognise(text) {
+        return Some(Format::Webproxy);
+    }
     if let Ok(table) = text.parse::<toml::Table>() {
         let has = |key: &str| table.contains_key(key);
         return match (has("access"), has("secret") || has("bind-to")) {
@@ -268,6 +282,7 @@ fn leaves(table: &toml::Table) -> Vec<(String, &toml::Value)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::webproxy::session::Mode;
 
     fn fixture(name: &str) -> String {
         std::fs::read_to_string(format!("fixtures/import/{name}")).unwrap()
@@ -368,6 +383,31 @@ mod tests {
     }
 
     #[test]
+    fn the_official_relay_of_web_proxies() {
+        let (format, mut it) = read("relay.json");
+        assert_eq!((format, it.people.len()), (Format::Webproxy, 0));
+        assert_eq!(it.profile_files, [PathBuf::from("/run/credentials/tproxy-server.service/profiles.json")]);
+        assert_eq!(it.domain.as_ref().unwrap().as_str(), "www.example.com");
+        assert_eq!(it.content, Some(Content::Upstream("http://127.0.0.1:3000".into())));
+        assert_eq!(it.add_profiles(&fixture("profiles.json")), Some(()));
+        assert_eq!((it.people.len(), it.people[0].name.as_str()), (2, "alice"));
+        assert_eq!((it.people[0].secret.hex().as_str(), it.people[1].secret.hex().as_str()), (ALICE, BOB));
+        assert_eq!(it.people[0].limits.max_sessions, Some(64));
+        let web = it.web.as_ref().unwrap();
+        assert_eq!((web.path.as_str(), web.carrier), ("dobry-cola-super-app", Some(Mode::WebsocketLanes)));
+        for part in
+            ["`broken`", "carrier https", "site.http_listen", "admin.listen", "limits", "max_streams_per_session"]
+        {
+            assert!(said(&it, part), "{part}: {:#?}", it.notes);
+        }
+        assert!(!said(&it, "timeouts") && !said(&it, "pprof"), "{:#?}", it.notes);
+        // The profiles alone, too.
+        let (format, alone) = read("profiles.json");
+        assert_eq!((format, alone.people.len(), alone.domain), (Format::Webproxy, 2, None));
+        assert_eq!(it.add_profiles("{}"), None);
+    }
+
+    #[test]
     fn a_command_line_without_tls_and_with_a_file_of_secrets() {
         let line = "mtproto-proxy -H 443 --mtproto-secret-file /etc/secrets.txt --aes-pwd a b -M 1 --http-stats";
         let (_, mut it) = import(line, None).unwrap();
@@ -420,6 +460,6 @@ mod tests {
         }
     }
 
-    const FORMATS: [Format; 4] = [Format::Mtg, Format::Telemt, Format::Mtprotoproxy, Format::Mtproxy];
-    const FILES: [&str; 4] = ["mtg.toml", "telemt.toml", "config.py", "mtproxy.service"];
+    const FORMATS: [Format; 5] = [Format::Mtg, Format::Telemt, Format::Mtprotoproxy, Format::Mtproxy, Format::Webproxy];
+    const FILES: [&str; 6] = ["mtg.toml", "telemt.toml", "config.py", "mtproxy.service", "relay.json", "profiles.json"];
 }
