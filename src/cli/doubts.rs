@@ -9,6 +9,7 @@ use crate::config::embedded::CoverDraft;
 use crate::config::{Draft, parts};
 use crate::cover::grade::list;
 use crate::cover::site;
+use crate::net::listen::Address;
 use crate::ops::lists;
 
 /// A client opens 13 to 18 connections at once, and one that is refused tries again without end: a TDLib above its limit makes
@@ -36,6 +37,7 @@ pub(super) fn doubts(draft: &Draft, lists: Option<&lists::State>) -> Vec<String>
     let mut found = tight_limits(draft);
     found.extend(crowded_names(draft).map(|(what, next)| format!("{what}; {next}")));
     found.extend(uncertified_names(draft));
+    found.extend(nameless_visitors(draft));
     found.extend(web::expected_obstacle(draft).map(WebObstacle::sentence));
     found.extend(lists.into_iter().flat_map(|lists| wide_lists(draft, lists)));
     found
@@ -96,6 +98,18 @@ fn uncertified_names(draft: &Draft) -> Option<String> {
         "the certificate {certificate} is not for {}: browsers warn of it, and anybody who visits sees that; get one for all names \
          of the site",
         list(&lacking)
+    ))
+}
+
+/// Web servers in front, on this machine, whose word about visitors does not count.
+fn nameless_visitors(draft: &Draft) -> Option<String> {
+    let CoverDraft::Site { fronts, trusted_proxies, .. } = &draft.cover else { return None };
+    let trusted = |address: IpAddr| trusted_proxies.iter().any(|network| network.contains(&address));
+    let mut here = fronts.listen.iter().filter_map(Address::tcp).map(|address| address.ip());
+    let address = here.find(|address| address.is_loopback() && !trusted(*address))?;
+    Some(format!(
+        "who comes to site.http_listen by WEB counts as coming from {address}, the web server in front, for users' networks and \
+         addresses: name it in site.trusted_proxies, so that its word counts"
     ))
 }
 
@@ -179,6 +193,13 @@ mod tests {
         assert_eq!(said("\"b.example\""), [""; 0]);
         let said = said("\"b.example\", \"c.example\"");
         assert!(said.len() == 1 && said[0].contains("is not for c.example:"), "{said:?}");
+    }
+
+    #[test]
+    fn web_servers_in_front_whose_word_does_not_count_are_doubtful() {
+        let said = |more: &str| found(&format!("[site]\nhttp_listen = [\"127.0.0.1:8080\", \"unix:/run/x\"]\n{more}"));
+        assert!(said("").len() == 1 && said("")[0].contains("site.trusted_proxies"), "{:?}", said(""));
+        assert_eq!(said("trusted_proxies = [\"127.0.0.1\"]\n"), [""; 0]);
     }
 
     #[test]

@@ -76,6 +76,8 @@ struct Facts<'f> {
     certificate: Option<&'f Path>,
     /// Whether an authority issues one.
     issued: bool,
+    /// Whether a web server in front has the port and the certificate.
+    fronted: bool,
     port: u16,
 }
 
@@ -88,6 +90,7 @@ impl Facts<'_> {
         match () {
             () if !self.is_site => Some(WebObstacle::RemoteCover),
             () if Host::lowered(name.as_str()).is_err() => Some(WebObstacle::UnfitName),
+            () if self.fronted => None,
             () if self_signed() => Some(WebObstacle::SelfSigned),
             () if self.port != PORT => Some(WebObstacle::Port(self.port)),
             () => None,
@@ -107,6 +110,7 @@ pub fn obstacle(config: &Config, port: u16) -> Option<WebObstacle> {
         name: (!config.made_up.domain).then_some(&config.domain),
         certificate: site.filter(|_| !config.made_up.certificate).map(|site| &*site.certificate),
         issued: site.is_some_and(|site| site.acme.is_some()),
+        fronted: site.is_some_and(|site| !site.fronts.listen.is_empty()),
         port,
     };
     facts.obstacle()
@@ -115,15 +119,17 @@ pub fn obstacle(config: &Config, port: u16) -> Option<WebObstacle> {
 /// The same of a configuration whose gaps are not filled, by the listeners that are known without changing anything.
 pub(super) fn expected_obstacle(draft: &Draft) -> Option<WebObstacle> {
     draft.web.as_ref()?;
-    let (is_site, certificate, issued) = match &draft.cover {
-        CoverDraft::Site { certificate, acme, .. } => (true, certificate.as_ref(), acme.is_some()),
-        CoverDraft::Remote(_) => (false, None, false),
+    let (is_site, certificate, issued, fronted) = match &draft.cover {
+        CoverDraft::Site { certificate, acme, fronts, .. } => {
+            (true, certificate.as_ref(), acme.is_some(), !fronts.listen.is_empty())
+        }
+        CoverDraft::Remote(_) => (false, None, false, false),
     };
     let certificate = certificate.map(|(certificate, _)| &**certificate);
     let listeners = Ways::of(&draft.listen, &draft.proxied, &draft.state_dir).tcp();
     let first = listeners.first().map(std::net::SocketAddr::port);
     let port = draft.link.port.or(first).unwrap_or(Listen::candidates()[0].port());
-    Facts { is_site, name: draft.domain.as_ref(), certificate, issued, port }.obstacle()
+    Facts { is_site, name: draft.domain.as_ref(), certificate, issued, fronted, port }.obstacle()
 }
 
 /// Says once in the log why no app can come, if so.
@@ -168,6 +174,8 @@ mod tests {
             (format!("{}[link]\nport = 443\n", SITE.replace("443", "8443")), None),
             (format!("{SITE}[link]\nport = 8443\n"), Some(WebObstacle::Port(8443))),
             (SITE.replace("[site.acme]", "cover = \"site\""), Some(WebObstacle::SelfSigned)),
+            // A web server in front has the port and the certificate.
+            (SITE.replace("443", "8443").replace("[site.acme]", "[site]\nhttp_listen = [\"127.0.0.1:8080\"]"), None),
             (SITE.replace("[site.acme]\n", &format!("[site]\n{files}")), Some(WebObstacle::SelfSigned)),
             ("listen = [\"127.0.0.1:443\"]\n".to_owned(), Some(WebObstacle::MadeUpName)),
             (SITE.replace("[site.acme]", "[cover]\naddress = \"192.0.2.1:443\""), Some(WebObstacle::RemoteCover)),

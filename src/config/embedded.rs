@@ -76,6 +76,8 @@ pub enum CoverDraft {
         redirect_from: Vec<SocketAddr>,
         /// See [`site::Settings::trusted_proxies`].
         trusted_proxies: Vec<IpNet>,
+        /// See [`site::Settings::fronts`].
+        fronts: site::FrontSettings,
     },
     /// A site elsewhere, which has no gaps.
     Remote(remote::Settings),
@@ -90,6 +92,7 @@ impl Default for CoverDraft {
             server_header: None,
             redirect_from: Vec::new(),
             trusted_proxies: Vec::new(),
+            fronts: site::FrontSettings::default(),
         }
     }
 }
@@ -262,10 +265,10 @@ pub fn remember_names(state_dir: &Path, known: &PastNames, names: &[Domain]) -> 
 pub const DEFAULT_USER: &str = "default";
 
 fn settle_cover(cover: CoverDraft, names: &[Domain], folder: &Path, made: &mut MadeUp) -> Result<Cover, StateError> {
-    let (certificate, acme, content, server_header, redirect_from, trusted_proxies) = match cover {
+    let (certificate, acme, content, server_header, redirect_from, trusted_proxies, fronts) = match cover {
         CoverDraft::Remote(settings) => return Ok(Cover::Remote(settings)),
-        CoverDraft::Site { certificate, acme, content, server_header, redirect_from, trusted_proxies } => {
-            (certificate, acme, content, server_header, redirect_from, trusted_proxies)
+        CoverDraft::Site { certificate, acme, content, server_header, redirect_from, trusted_proxies, fronts } => {
+            (certificate, acme, content, server_header, redirect_from, trusted_proxies, fronts)
         }
     };
     (made.certificate, made.content) = (certificate.is_none() && acme.is_none(), content.is_none());
@@ -280,7 +283,9 @@ fn settle_cover(cover: CoverDraft, names: &[Domain], folder: &Path, made: &mut M
         None => site::default_folder(folder).map(Content::Folder).map_err(|error| trouble(folder, error))?,
     };
     let acme = acme.map(|authority| Box::new(acme::Settings::new(*authority, &names, folder)));
-    Ok(Cover::Site(site::Settings { certificate, key, acme, content, server_header, redirect_from, trusted_proxies }))
+    let site =
+        site::Settings { certificate, key, acme, content, server_header, redirect_from, trusted_proxies, fronts };
+    Ok(Cover::Site(site))
 }
 
 fn kept_secret(folder: &Path, random: &mut impl CryptoRng) -> Result<Secret, StateError> {

@@ -381,6 +381,8 @@ impl Reader {
             server_header: self.text(site, "server_header"),
             redirect_from: self.texts(site, "redirect_from").unwrap_or_default(),
             trusted_proxies: self.texts(site, "trusted_proxies").unwrap_or_default(),
+            visitor_header: self.text(site, "visitor_header"),
+            http_listen: self.texts(site, "http_listen"),
             at,
         })
     }

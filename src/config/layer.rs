@@ -257,6 +257,8 @@ pub struct SiteWritten {
     pub server_header: Option<Written<String>>,
     pub redirect_from: Vec<Written<String>>,
     pub trusted_proxies: Vec<Written<String>>,
+    pub visitor_header: Option<Written<String>>,
+    pub http_listen: Option<Vec<Written<String>>>,
     pub at: Origin,
 }
 

@@ -166,9 +166,9 @@ pub fn listeners(config: &Config, automatic: SocketAddr) -> Vec<ListenerSpec> {
         Listen::Given(addresses) => addresses.clone(),
         Listen::Automatic => vec![automatic.into()],
     };
-    let redirects = match &config.cover {
-        super::Cover::Site(site) => &site.redirect_from[..],
-        super::Cover::Remote(_) => &[],
+    let (redirects, fronts) = match &config.cover {
+        super::Cover::Site(site) => (&site.redirect_from[..], &site.fronts.listen[..]),
+        super::Cover::Remote(_) => (&[][..], &[][..]),
     };
     let wanted = |purpose| move |address| ListenerSpec { purpose, address };
     clients
@@ -176,6 +176,7 @@ pub fn listeners(config: &Config, automatic: SocketAddr) -> Vec<ListenerSpec> {
         .map(wanted(Purpose::Cover))
         .chain(config.proxied.listen.iter().cloned().map(wanted(Purpose::Proxied)))
         .chain(redirects.iter().copied().map(Address::from).map(wanted(Purpose::Redirect)))
+        .chain(fronts.iter().cloned().map(wanted(Purpose::Front)))
         .collect()
 }
 

@@ -299,6 +299,22 @@ pub const REFERENCE: &[Key] = &[
         "networks of web proxies, of a CDN for instance, whose `X-Forwarded-For` and `X-Forwarded-Proto` reach the upstream; \
          other claims of where a visitor comes from are replaced",
     ),
+    key(
+        "site.http_listen",
+        Texts,
+        Words("none"),
+        AtOnce,
+        "addresses on which the site is served over plain HTTP, for a [web server in front](web.md#behind-another-web-server) that \
+         speaks TLS: `\"127.0.0.1:8080\"`, `\"unix:/run/vizard/site.sock\"`; elsewhere than on this machine only to `trusted_proxies`",
+    ),
+    key(
+        "site.visitor_header",
+        Text,
+        Value("\"X-Forwarded-For\""),
+        Connection,
+        "header field in which `trusted_proxies`, and whoever comes by a socket in the file system, name a visitor's address for \
+         limits and lists of WEB proxies",
+    ),
     section(
         "site.acme",
         Section,

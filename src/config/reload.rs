@@ -548,10 +548,11 @@ fn without_keys(config: &Config) -> Option<admin::Settings> {
 fn same_cover(old: &Config, new: &Config) -> bool {
     old.all_names() == new.all_names()
         && match (&old.cover, &new.cover) {
-            // Redirects are listeners, and the certificate is read again without a new site.
+            // Redirects and web servers in front are listeners, and the certificate is read again without a new site.
             (Cover::Site(old), Cover::Site(new)) => {
-                let redirect_from = old.redirect_from.clone();
-                *old == crate::cover::site::Settings { redirect_from, ..new.clone() }
+                let (redirect_from, listen) = (old.redirect_from.clone(), old.fronts.listen.clone());
+                let fronts = crate::cover::site::FrontSettings { listen, ..new.fronts.clone() };
+                *old == crate::cover::site::Settings { redirect_from, fronts, ..new.clone() }
             }
             (old, new) => old == new,
         }

@@ -371,6 +371,7 @@ impl Resolver<'_> {
             },
             server_header: site.server_header.and_then(|header| self.server_header(header)),
             redirect_from: self.redirects(site.redirect_from, listen),
+            fronts: self.fronts(site.http_listen, site.visitor_header, (listen, &site.trusted_proxies)),
             trusted_proxies: self.networks(Some(site.trusted_proxies)),
         }
     }

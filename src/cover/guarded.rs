@@ -25,7 +25,7 @@ use crate::wire::server_flight::safe_cut;
 
 /// Serves the site to a client through a gate.
 pub(super) async fn receive(site: &Site, caller: Caller) -> Outcome {
-    let guest = SiteVisitor { peer: Some(caller.peer), extension: caller.extension.clone() };
+    let guest = SiteVisitor::new(caller.peer, caller.extension.clone());
     match site.serve(Guarded::new(caller), guest).await {
         Ok(()) => Outcome::Visited,
         Err((_, mut guarded)) => {

@@ -180,6 +180,20 @@ impl Cover {
         }
     }
 
+    /// Serves the built-in site to a web server in front, over plain HTTP: see [`site::Site::serve_front`]. A remote cover has
+    /// nothing to serve.
+    pub async fn serve_front(
+        &self,
+        client: TcpStream,
+        peer: (SocketAddr, bool),
+        extension: Option<Arc<dyn SiteExtension>>,
+    ) {
+        match &self.place {
+            CoverBackend::Site(site) => site.serve_front(client, peer, extension).await,
+            CoverBackend::Remote(_) => drop(client),
+        }
+    }
+
     /// The name that it is known as.
     pub fn name(&self) -> &Domain {
         self.scout.name()

@@ -90,6 +90,7 @@ enum Errand {
     Cover,
     Proxied,
     Redirect,
+    Front,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -281,6 +282,7 @@ impl Offered {
             Purpose::Cover => Errand::Cover,
             Purpose::Proxied => Errand::Proxied,
             Purpose::Redirect => Errand::Redirect,
+            Purpose::Front => Errand::Front,
         };
         let place = match address {
             Address::Tcp(address) => ListenerAddress::Tcp(address),
@@ -295,6 +297,7 @@ impl Offered {
             Errand::Cover => Purpose::Cover,
             Errand::Proxied => Purpose::Proxied,
             Errand::Redirect => Purpose::Redirect,
+            Errand::Front => Purpose::Front,
         };
         let address = match self.place {
             ListenerAddress::Tcp(address) => Address::Tcp(address),

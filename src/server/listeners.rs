@@ -21,6 +21,8 @@ pub enum Purpose {
     Proxied,
     /// Plain HTTP, answered with the way to the built-in site.
     Redirect,
+    /// The built-in site over plain HTTP, for a web server in front.
+    Front,
 }
 
 /// A listener that is wanted: what for, and the address as it was asked for. Port 0 lets the system choose.
@@ -290,6 +292,7 @@ impl ListenerSet {
                 match purpose {
                     Purpose::Cover | Purpose::Proxied => server.accept(listener, purpose).await,
                     Purpose::Redirect => server.redirect(listener).await,
+                    Purpose::Front => server.serve_fronts(listener).await,
                 }
             };
             let accepting = async move { until.run_until_cancelled(accepting).await };

@@ -36,6 +36,7 @@ use crate::base::summary::{self, Cause};
 use crate::cover::{Cover, VisitObserver};
 use crate::net::listen::{self, Listener};
 use crate::net::proxy_protocol::{self, NoHeader};
+use crate::net::sockopt;
 use crate::relay::sizing::Patterns;
 use crate::telegram::middle::{self, Middle};
 use crate::telegram::{self, Upstream};
@@ -314,6 +315,22 @@ impl Server {
                 cover.redirect(client, peer).await;
                 drop(place);
             });
+        }
+    }
+
+    /// Serves the built-in site to web servers in front. The site of the moment serves a connection to its end. There are no
+    /// limits by address, since all visitors come from that of the web server.
+    async fn serve_fronts(self: &Arc<Self>, listener: Arc<Listener>) {
+        let local = matches!(*listener, Listener::Unix(..));
+        loop {
+            self.room().await;
+            let report = |error: &std::io::Error| {
+                summary::note(Cause::warn("cannot accept web servers in front"), || error.to_string());
+            };
+            let (client, peer) = listen::accept(&listener, report).await;
+            sockopt::no_delay(&client);
+            let (cover, extension) = (self.cover(), web::entrance(self, false));
+            self.connections.spawn(async move { cover.serve_front(client, (peer, local), Some(extension)).await });
         }
     }
 

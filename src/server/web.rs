@@ -94,7 +94,9 @@ struct WebEntrance {
 
 impl SiteExtension for WebEntrance {
     fn claim(&self, asked: &VisitorRequest<'_>) -> Option<Claim> {
-        self.server.web.claim(asked, self.barred, || Arc::new(StreamSpawner(Arc::clone(&self.server))))
+        // Behind a web server in front each request may come from someone else.
+        let named = || asked.peer.is_some_and(|peer| self.server.barrier.bars(peer.ip()).is_some());
+        self.server.web.claim(asked, self.barred || named(), || Arc::new(StreamSpawner(Arc::clone(&self.server))))
     }
 }
 

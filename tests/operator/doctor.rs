@@ -281,6 +281,20 @@ async fn a_site_that_does_not_serve_web_is_told_from_one_that_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_listener_for_web_servers_in_front_is_logged_in_at_too() {
+    let bed = Bed::make(0).await;
+    let socket = bed.state.path().join("site.sock");
+    let file =
+        format!("[site]\nhttp_listen = [\"unix:{}\"]\n[web]\nenabled = true\ncarrier = \"https\"\n", socket.display());
+    let said = said_of_web(&bed, &file, &file).await;
+    // The web server in front has the certificate and the port, so nothing keeps apps out.
+    let lines = said.of("web");
+    assert!(lines.len() >= 2 && lines.iter().take(2).all(|(verdict, _)| *verdict == "ok"), "{}", said.text);
+    assert!(lines[0].1.starts_with("alice: WEB over https: to data centre 2"), "{}", said.text);
+    assert!(lines[1].1.starts_with("alice: WEB over https, by plain HTTP: to data centre 2"), "{}", said.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_whom_the_running_proxy_does_not_know_cannot_log_in() {
     let bed = Bed::make(0).await;
     let proxy = bed.start("site").await;

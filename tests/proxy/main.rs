@@ -20,4 +20,5 @@ mod upgrade;
 mod upstream;
 mod users;
 mod web;
+mod web_front;
 mod web_page;

@@ -162,7 +162,7 @@ impl Facts {
                 false => Vec::new(),
             };
             let web = match (&patient.web, patient.visitors.first()) {
-                (Some(choice), Some(visitor)) if wants(&[Check::Web]) => {
+                (Some(choice), Some(visitor)) if wants(&[Check::Web]) && (patient.running || !ways.is_empty()) => {
                     during(&progress, "WEB proxies", web::log_in(&patient.web_doors(&ways).await, visitor, choice))
                         .await
                 }

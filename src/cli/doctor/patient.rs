@@ -6,12 +6,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
 use super::finding::{Check, Finding};
 use super::front;
 use super::local::{self, look_at_state};
 use super::login::Visitor;
 use super::name::Whose;
-use super::web_login::WebDoor;
+use super::web_login::{DoorKind, WebDoor};
 use crate::auth::{Domain, SecretTag};
 use crate::cli::Failure;
 use crate::cli::run::LISTS_FOLDER;
@@ -25,6 +28,9 @@ use crate::cover::site;
 use crate::ops::lists as barring;
 use crate::telegram::middle::{self, Directory};
 use crate::telegram::{self, lists};
+
+/// Time limit for looking up where a web server in front is.
+const LOOKUP: Duration = Duration::from_secs(5);
 
 /// Installation to examine.
 pub struct Patient {
@@ -114,13 +120,21 @@ impl Patient {
         local::state(&self.state_dir, &look_at_state(&self.state_dir, self.missing.clone(), &self.tags))
     }
 
-    /// Places where the built-in site is reached by who speaks HTTP: the first of these ways that is open.
+    /// Places where the built-in site is reached by who speaks HTTP: the first of these ways that is open; where web servers
+    /// stand in front, the listener for them, and theirs, which the first name leads to.
     pub async fn web_doors(&self, ways: &[Way]) -> Vec<WebDoor> {
-        if !matches!(self.cover, Some(Cover::Site(_))) {
-            return Vec::new();
-        }
-        let tls = front::first_open(ways).await.map(|way| WebDoor { way, tls: true });
-        tls.into_iter().collect()
+        let Some(Cover::Site(site)) = &self.cover else { return Vec::new() };
+        let own = front::first_open(ways).await.map(|way| WebDoor { way, kind: DoorKind::Own });
+        let plain = Way::all(&site.fronts.listen, &[]).into_iter().map(|way| WebDoor { way, kind: DoorKind::Plain });
+        let led = match self.names.first().filter(|_| !site.fronts.listen.is_empty()) {
+            Some(name) => {
+                let found = timeout(LOOKUP, lookup_host((name.as_str(), 443))).await;
+                found.ok().and_then(Result::ok).and_then(|mut found| found.next())
+            }
+            None => None,
+        };
+        let led = led.and_then(|address| Way::all(&[address.into()], &[]).pop());
+        own.into_iter().chain(plain).chain(led.map(|way| WebDoor { way, kind: DoorKind::Front })).collect()
     }
 
     /// Addresses of middle proxies that Telegram publishes, as far as a running proxy has fetched them.
@@ -157,6 +171,7 @@ impl Gathered {
                 server_header,
                 redirect_from,
                 trusted_proxies,
+                fronts,
             } => {
                 let acme = None;
                 Some(Cover::Site(site::Settings {
@@ -167,6 +182,7 @@ impl Gathered {
                     server_header,
                     redirect_from,
                     trusted_proxies,
+                    fronts,
                 }))
             }
             CoverDraft::Site { .. } => None,

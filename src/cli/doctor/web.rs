@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::finding::{Check, Finding};
 use super::front::USUAL_DC;
 use super::login::Visitor;
-use super::web_login::{WebDoor, WebLogin, WebLoginError, WebVisitor};
+use super::web_login::{DoorKind, WebDoor, WebLogin, WebLoginError, WebVisitor};
 use crate::cli::web::WebObstacle;
 use crate::config::WebChoice;
 use crate::telegram::DcId;
@@ -25,7 +25,7 @@ pub struct WebAsked {
     user: String,
     /// The path of the page.
     base: BasePath,
-    tls: bool,
+    door: DoorKind,
     /// The carrier; none where no page came.
     carrier: Option<Mode>,
     outcome: Result<WebLogin, WebLoginError>,
@@ -44,7 +44,7 @@ pub async fn log_in(doors: &[WebDoor], (user, visitor): &(String, Visitor), choi
             let with = |(carrier, outcome)| WebAsked {
                 user: user.clone(),
                 base: base.clone(),
-                tls: door.tls,
+                door: door.kind,
                 carrier,
                 outcome,
             };
@@ -82,13 +82,17 @@ pub fn blocked(obstacle: WebObstacle) -> Finding {
 
 /// Judges a login.
 pub fn login(asked: &WebAsked) -> Finding {
-    let WebAsked { user, base, tls, carrier, outcome } = asked;
+    let WebAsked { user, base, door, carrier, outcome } = asked;
     let by = carrier.map(|carrier| format!(" over {carrier}")).unwrap_or_default();
     let at = if base.is_root() { String::new() } else { format!(" at {}", base.prefix()) };
-    let how = if *tls { "" } else { ", by plain HTTP" };
+    let how = match door {
+        DoorKind::Own => "",
+        DoorKind::Plain => ", by plain HTTP",
+        DoorKind::Front => ", through the web server in front",
+    };
     let what = format!("{user}: WEB{by}{at}{how}");
     match outcome {
-        Ok(login) if *tls && !login.http2 => Finding::warning(
+        Ok(login) if *door != DoorKind::Plain && !login.http2 => Finding::warning(
             Check::Web,
             format!("{what}: let in, but without HTTP/2"),
             "offer HTTP/2 in the web server in front; without it a browser has few connections",
@@ -108,20 +112,20 @@ mod tests {
 
     #[test]
     fn logins_are_judged() {
-        let asked = |tls, outcome| {
+        let asked = |door, outcome| {
             let (user, carrier) = ("alice".to_owned(), Some(Mode::Https));
-            login(&WebAsked { user, base: "team".parse().unwrap(), tls, carrier, outcome })
+            login(&WebAsked { user, base: "team".parse().unwrap(), door, carrier, outcome })
         };
         let done = |http2| Ok(WebLogin { http2, took: Duration::from_millis(5) });
-        for (tls, outcome, expected) in [
-            (true, done(true), Fine),
-            (true, done(false), Warning),
-            (false, done(false), Fine),
-            (true, Err(WebLoginError::NoPage(404)), Broken),
-            (true, Err(WebLoginError::Field("x-frame-options")), Broken),
-            (true, Err(WebLoginError::Closed), Broken),
+        for (door, outcome, expected) in [
+            (DoorKind::Own, done(true), Fine),
+            (DoorKind::Front, done(false), Warning),
+            (DoorKind::Plain, done(false), Fine),
+            (DoorKind::Own, Err(WebLoginError::NoPage(404)), Broken),
+            (DoorKind::Own, Err(WebLoginError::Field("x-frame-options")), Broken),
+            (DoorKind::Own, Err(WebLoginError::Closed), Broken),
         ] {
-            let finding = asked(tls, outcome);
+            let finding = asked(door, outcome);
             assert_eq!(finding.verdict, expected, "{finding:?}");
             assert!(finding.reason.starts_with("alice: WEB over https at /team/"), "{finding:?}");
         }

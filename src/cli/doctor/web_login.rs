@@ -5,7 +5,7 @@
 //! page ─▶ session ─▶ OPEN and DATA ─▶ DATA ─▶ the answer ─▶ end of the session
 //! ```
 //!
-//! It believes any certificate: which one browsers believe is judged apart from the way in.
+//! At the proxy's own listeners it believes any certificate: which one browsers believe is judged apart from the way in.
 
 use std::fmt;
 use std::io;
@@ -19,8 +19,8 @@ use hyper::client::conn::{http1, http2};
 use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rand::CryptoRng;
-use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -104,8 +104,19 @@ impl WebLoginError {
 pub struct WebDoor {
     /// The way to it.
     pub way: Way,
-    /// Whether TLS is spoken there.
-    pub tls: bool,
+    /// What is there.
+    pub kind: DoorKind,
+}
+
+/// Listener that a login goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoorKind {
+    /// The proxy's own, with TLS.
+    Own,
+    /// The proxy's own for web servers in front, without TLS.
+    Plain,
+    /// That of the web server in front, where the name leads. Its certificate has to be one that browsers believe.
+    Front,
 }
 
 /// Credentials for a login by WEB.
@@ -351,17 +362,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 /// A connection to the site, and whether HTTP/2 was agreed on.
 async fn connect(door: &WebDoor, host: &Host, protocols: &[&[u8]]) -> Result<(Box<dyn Duplex>, bool), WebLoginError> {
     let stream: TcpStream = door.way.connect().await.map_err(WebLoginError::Unreachable)?;
-    if !door.tls {
+    if door.kind == DoorKind::Plain {
         return Ok((Box::new(stream), false));
     }
     let unreachable = |error| WebLoginError::Unreachable(io::Error::other(error));
     let name = host.as_str().to_owned().try_into().map_err(unreachable)?;
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| WebLoginError::Unreachable(io::Error::other(error)))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
+        .map_err(|error| WebLoginError::Unreachable(io::Error::other(error)))?;
+    let builder = match door.kind {
+        DoorKind::Front => {
+            builder.with_root_certificates(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })
+        }
+        DoorKind::Own | DoorKind::Plain => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate))
+        }
+    };
+    let mut config = builder.with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let stream =
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(WebLoginError::Unreachable)?;

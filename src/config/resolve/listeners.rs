@@ -1,4 +1,4 @@
-//! Where the proxy listens: `listen`, the section `[proxy_protocol]` and `site.redirect_from`.
+//! Where the proxy listens: `listen`, the section `[proxy_protocol]`, `site.redirect_from` and `site.http_listen`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,6 +9,7 @@ use crate::config::Proxied;
 use crate::config::layer::{ProxiedWritten, Written};
 use crate::config::report::{Complaint, Origin};
 use crate::config::units;
+use crate::cover::site::{self, FrontSettings};
 use crate::net::listen::Address;
 use crate::net::unix;
 
@@ -58,6 +59,38 @@ impl Resolver<'_> {
                 None => places.push((address, text.at)),
             }
         }
+    }
+
+    /// Listeners for web servers in front of the site, and the header field in which they name visitors.
+    pub(super) fn fronts(
+        &mut self,
+        written: Option<Vec<Written<String>>>,
+        field: Option<Written<String>>,
+        (listen, trusted): (&[ListenerAt], &[Written<String>]),
+    ) -> FrontSettings {
+        let mut places: Vec<(Address, Origin)> = Vec::new();
+        self.places(written, &mut places);
+        for (address, at) in places.iter().filter_map(|(address, at)| Some((address.tcp()?, at))) {
+            if let Some((_, listener)) = listen.iter().find(|(listener, _)| collide(address, *listener)) {
+                let what = "the proxy itself listens here";
+                let fix = "web servers in front come to an address of their own, usually 127.0.0.1:8080";
+                self.complaints.push(Complaint::new(at, what, fix).and(listener, "the listener"));
+            }
+            if !address.ip().is_loopback() && trusted.is_empty() && self.whole {
+                let what = "plain HTTP from other machines is served to trusted proxies only, and there are none";
+                let fix = "listen on 127.0.0.1, or name the addresses of your web servers in `trusted_proxies`";
+                self.complaints.push(Complaint::new(at, what, fix));
+            }
+        }
+        let field = field.and_then(|field| match hyper::header::HeaderName::from_bytes(field.value.as_bytes()) {
+            Ok(name) => Some(name.as_str().to_owned()).filter(|name| name != site::USUAL_FIELD),
+            Err(_) => {
+                let fix = "write one like \"X-Forwarded-For\"";
+                self.complaints.push(Complaint::new(&field.at, "not the name of a header field", fix));
+                None
+            }
+        });
+        FrontSettings { listen: places.into_iter().map(|(address, _)| address).collect(), field }
     }
 
     pub(super) fn redirects(&mut self, written: Vec<Written<String>>, listen: &[ListenerAt]) -> Vec<SocketAddr> {

@@ -1,6 +1,5 @@
 //! From a request to its answer, whatever the site serves.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +7,7 @@ use bytes::Bytes;
 use super::acme::Challenges;
 use super::bodies::{Bodies, Body};
 use super::error::SiteError;
+use super::extension::SiteVisitor;
 use super::fault::Fault;
 use super::files::Folder;
 use super::message::{Fields, Head, Reply, Request, Upload};
@@ -34,13 +34,13 @@ impl Handler {
     }
 
     /// The answer to one request. Only an upstream reads the body.
-    pub(super) async fn answer(&self, request: &Request, upload: Upload, peer: Option<SocketAddr>) -> Reply {
+    pub(super) async fn answer(&self, request: &Request, upload: Upload, guest: &SiteVisitor) -> Reply {
         if !self.passes_on() && request.length.is_some_and(|length| length > LONGEST_BODY) {
             return Reply { last: true, ..page::page(413, &request.fields) };
         }
         match &self.source {
             Source::Folder(folder) => folder.answer(request).await,
-            Source::Upstream(upstream) => upstream.answer(request, upload, peer).await,
+            Source::Upstream(upstream) => upstream.answer(request, upload, guest.told()).await,
             Source::Redirect(challenges) => redirect::answer(request, challenges),
         }
     }

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::content::{Content, Piece};
+use super::forward::Visitor;
+use super::fronts::{FrontPeer, Fronts};
 use super::message::{self, Broken, Fields, Head, Reply, Request, Upload, Version};
 use super::socket::SocketHandler;
 
@@ -38,7 +40,7 @@ pub struct VisitorRequest<'r> {
     pub http2: bool,
     /// The length of the body; `None` if it is not told beforehand.
     pub length: Option<u64>,
-    /// Whom it comes from, if that is known.
+    /// Whom it comes from, if that is known; behind a trusted web server that is whom this names.
     pub peer: Option<SocketAddr>,
 }
 
@@ -142,16 +144,37 @@ pub struct SiteVisitor {
     pub peer: Option<SocketAddr>,
     /// The extension that is asked for the requests of this visit, if there is one.
     pub extension: Option<Arc<dyn SiteExtension>>,
+    /// Whether it has come by a socket in the file system.
+    pub(super) local: bool,
+    /// Web servers in front of the site.
+    pub(super) fronts: Arc<Fronts>,
 }
 
 impl From<Option<SocketAddr>> for SiteVisitor {
     /// A guest of the site alone.
     fn from(peer: Option<SocketAddr>) -> Self {
-        Self { peer, extension: None }
+        Self { peer, ..Self::default() }
     }
 }
 
 impl SiteVisitor {
+    /// A guest for whom this extension is asked before the site.
+    pub fn new(peer: SocketAddr, extension: Option<Arc<dyn SiteExtension>>) -> Self {
+        Self { extension, ..Some(peer).into() }
+    }
+
+    fn end(&self) -> Option<FrontPeer> {
+        self.peer.map(|address| FrontPeer { address, local: self.local })
+    }
+
+    /// The other end of the connection, as an upstream is told of it.
+    pub(super) fn told(&self) -> Option<Visitor<'_>> {
+        self.end().map(|peer| Visitor {
+            address: peer.address.ip().to_canonical(),
+            proxies: peer.is_trusted(&self.fronts).then_some(&*self.fronts),
+        })
+    }
+
     /// Asks the extension for a request.
     pub(super) fn claim(&self, request: &Request) -> Option<Claim> {
         self.extension.as_ref()?.claim(&VisitorRequest {
@@ -160,7 +183,7 @@ impl SiteVisitor {
             fields: &request.fields.0,
             http2: request.version == Version::Http2,
             length: request.length,
-            peer: self.peer,
+            peer: self.end().map(|peer| peer.visitor(&self.fronts, &request.fields.0)),
         })
     }
 }

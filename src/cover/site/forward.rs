@@ -2,17 +2,16 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
-use ipnet::IpNet;
-
+use super::fronts::Fronts;
 use super::message::{Fields, Request, Version};
+use bytes::Bytes;
 
 /// The other end of a visit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Visitor<'n> {
     pub(super) address: IpAddr,
-    /// If it is a proxy that says truly for whom it asks: the networks of such proxies.
-    pub(super) proxies: Option<&'n [IpNet]>,
+    /// If it is a proxy that says truly for whom it asks: all such proxies.
+    pub(super) proxies: Option<&'n Fronts>,
 }
 
 /// The head of a request as the upstream gets it: the visitor's fields in their order, then what the upstream may
@@ -116,12 +115,12 @@ fn name_client(text: &mut Vec<u8>, request: &Request, peer: Option<IpAddr>) {
 }
 
 /// The same where the visitor is a proxy: what it has said stands already, and it is the next on the way.
-fn name_proxy(text: &mut Vec<u8>, request: &Request, proxy: IpAddr, proxies: &[IpNet]) {
+fn name_proxy(text: &mut Vec<u8>, request: &Request, proxy: IpAddr, proxies: &Fronts) {
     let own = proxy.to_string();
     // Several fields are one list, of which not every upstream reads more than the first field.
     let way: Vec<&[u8]> = request.fields.all("x-forwarded-for").chain([own.as_bytes()]).collect();
     let way = way.join(&b", "[..]);
-    let client = last_stranger(&way, proxies).unwrap_or(proxy).to_string();
+    let client = proxies.visitor(&request.fields.0).unwrap_or(proxy).to_string();
     push(text, b"X-Forwarded-For", &way);
     push(text, b"X-Real-IP", client.as_bytes());
     if request.fields.get(SCHEME).is_none() {
@@ -130,17 +129,6 @@ fn name_proxy(text: &mut Vec<u8>, request: &Request, proxy: IpAddr, proxies: &[I
     if let Some(host) = request.fields.get("host") {
         push(text, b"X-Forwarded-Host", host);
     }
-}
-
-/// The last address on the way that is none of the proxies: each has added the one that it was asked by, so whatever stands
-/// before that is only what the visitor says.
-fn last_stranger(way: &[u8], proxies: &[IpNet]) -> Option<IpAddr> {
-    let entries = way.split(|byte| *byte == b',').rev();
-    let mut read = entries.map(|entry| std::str::from_utf8(entry).ok()?.trim().parse::<IpAddr>().ok());
-    let stranger = |entry: &Option<IpAddr>| {
-        entry.is_none_or(|address| !proxies.iter().any(|network| network.contains(&address.to_canonical())))
-    };
-    read.find(stranger)?
 }
 
 /// The options that `Connection` lists.
@@ -267,8 +255,8 @@ mod tests {
     }
 
     fn told(list: &[(&'static str, &'static str)], upgrade: bool, is_proxy: bool) -> String {
-        let proxies = ["192.0.2.0/24".parse().unwrap()];
-        let peer = Visitor { address: "192.0.2.7".parse().unwrap(), proxies: is_proxy.then_some(&proxies[..]) };
+        let proxies = Fronts::new(vec!["192.0.2.0/24".parse().unwrap()], None);
+        let peer = Visitor { address: "192.0.2.7".parse().unwrap(), proxies: is_proxy.then_some(&proxies) };
         String::from_utf8(request(&asked(list), Some(peer), upgrade)).unwrap()
     }
 

@@ -125,15 +125,14 @@ impl Turn<'_> {
         {
             return After::Close;
         }
-        let peer = self.guest.peer;
         if let Some(claim) = claim {
             return exchange(|upload| extension::answer(claim, upload), shape, self.handler, reader, writer).await;
         }
         if self.handler.passes_on() {
-            let answer = |upload| self.handler.answer(&request, upload, peer);
+            let answer = |upload| self.handler.answer(&request, upload, self.guest);
             return exchange(answer, shape, self.handler, reader, writer).await;
         }
-        let mut reply = self.handler.answer(&request, mpsc::channel(1).1, peer).await;
+        let mut reply = self.handler.answer(&request, mpsc::channel(1).1, self.guest).await;
         let has_content = matches!(reply.status, 200 | 206 | 304 | 412 | 416);
         if has_content && expects && writer.say_continue().await.is_err() {
             return After::Close;

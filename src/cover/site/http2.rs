@@ -125,17 +125,16 @@ impl Turn {
         if let Some(claim) = self.guest.claim(&request) {
             return self.take_claimed(claim, request, body, silent).await;
         }
-        let peer = self.guest.peer;
         if !self.handler.passes_on() {
-            let reply = self.handler.answer(&request, mpsc::channel(1).1, peer).await;
+            let reply = self.handler.answer(&request, mpsc::channel(1).1, &self.guest).await;
             self.reply(reply, silent).await;
             return;
         }
         let (sender, upload) = mpsc::channel(1);
-        let handler = Arc::clone(&self.handler);
+        let (handler, guest) = (Arc::clone(&self.handler), self.guest.clone());
         let counted = request.has_body().then(|| handler.body());
         let answering = async {
-            let reply = handler.answer(&request, upload, peer).await;
+            let reply = handler.answer(&request, upload, &guest).await;
             self.reply(reply, silent).await;
         };
         tokio::select! {

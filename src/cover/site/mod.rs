@@ -33,6 +33,7 @@ mod files;
 mod forward;
 mod frames;
 mod framing;
+mod fronts;
 mod http1;
 mod http2;
 mod kinds;
@@ -63,10 +64,12 @@ use tokio_rustls::TlsAcceptor;
 
 use self::acme::{Answering, Challenges};
 use self::answer::{Handler, Source};
-use self::extension::SiteVisitor;
+use self::extension::{SiteExtension, SiteVisitor};
 use self::files::Folder;
+use self::fronts::{FrontPeer, Fronts};
 use self::upstream::Upstream;
 use crate::auth::UnixTime;
+use crate::net::listen::Address;
 
 pub use self::certificate::{is_self_signed, lacking, self_signed};
 pub use self::closing::linger;
@@ -74,6 +77,7 @@ pub use self::error::SiteError;
 pub use self::files::default_folder;
 #[doc(hidden)]
 pub use self::files::published_path;
+pub use self::fronts::USUAL_FIELD;
 
 /// Settings of the built-in site.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +96,17 @@ pub struct Settings {
     pub redirect_from: Vec<SocketAddr>,
     /// Networks of proxies that say truly where visitors come from; none by default.
     pub trusted_proxies: Vec<IpNet>,
+    /// Web servers in front of it; none by default.
+    pub fronts: FrontSettings,
+}
+
+/// Settings for web servers in front of the site, which speak TLS with visitors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FrontSettings {
+    /// Addresses on which the whole site is served to them over plain HTTP.
+    pub listen: Vec<Address>,
+    /// Header field in which those of `trusted_proxies` name the visitor; `X-Forwarded-For` by default.
+    pub field: Option<String>,
 }
 
 impl Settings {
@@ -105,6 +120,7 @@ impl Settings {
             server_header: None,
             redirect_from: Vec::new(),
             trusted_proxies: Vec::new(),
+            fronts: FrontSettings::default(),
         }
     }
 }
@@ -128,6 +144,7 @@ pub struct Site {
     acme: Option<acme::Keeper>,
     content: Arc<Handler>,
     redirect: Arc<Handler>,
+    fronts: Arc<Fronts>,
 }
 
 impl Site {
@@ -144,9 +161,7 @@ impl Site {
         let server = settings.server_header.as_deref().map(answer::server_header).transpose()?;
         let source = match &settings.content {
             Content::Folder(folder) => Source::Folder(Folder::open(folder)?),
-            Content::Upstream(uri) => {
-                Source::Upstream(Box::new(Upstream::open(uri, settings.trusted_proxies.clone())?))
-            }
+            Content::Upstream(uri) => Source::Upstream(Box::new(Upstream::open(uri)?)),
         };
         Ok(Site {
             challenged: tls::challenged(&tls, Arc::new(answering)),
@@ -156,6 +171,7 @@ impl Site {
             content: Arc::new(Handler::new(source, server.clone())),
             redirect: Arc::new(Handler::new(Source::Redirect(Arc::clone(&challenges)), server)),
             challenges,
+            fronts: Arc::new(Fronts::new(settings.trusted_proxies.clone(), settings.fronts.field.as_deref())),
         })
     }
 
@@ -168,8 +184,9 @@ impl Site {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let guest = SiteVisitor { fronts: Arc::clone(&self.fronts), ..guest.into() };
         // Both parts are boxed, so that a connection that only sits there carries no more than a handshake.
-        if let Some(visit) = Box::pin(self.greet(stream, guest.into())).await? {
+        if let Some(visit) = Box::pin(self.greet(stream, guest)).await? {
             visit.await;
         }
         Ok(())
@@ -201,6 +218,26 @@ impl Site {
                 tls::close(stream).await;
             }
         })))
+    }
+
+    /// Serves a web server in front over plain HTTP, to the end: it speaks TLS with visitors. `local` says that it came by a
+    /// socket in the file system. Others are not spoken to, but for this machine itself. Dropping the future ends the
+    /// connection.
+    pub async fn serve_front(
+        &self,
+        stream: TcpStream,
+        (address, local): (SocketAddr, bool),
+        extension: Option<Arc<dyn SiteExtension>>,
+    ) {
+        let peer = FrontPeer { address, local };
+        if !peer.is_trusted(&self.fronts) && !address.ip().to_canonical().is_loopback() {
+            return;
+        }
+        let guest = SiteVisitor { peer: Some(address), local, extension, fronts: Arc::clone(&self.fronts) };
+        let first = Instant::now() + HANDSHAKE;
+        if let Some(stream) = http1::serve(stream, guest, Arc::clone(&self.content), first).await {
+            closing::linger(stream).await;
+        }
     }
 
     /// Reads the certificate again now, and says whether it was a new one. A bad one leaves the previous in use.
@@ -250,7 +287,7 @@ pub fn inspect(
     server_header.map(answer::server_header).transpose()?;
     match content {
         Some(Content::Folder(folder)) => Folder::open(folder).map(drop),
-        Some(Content::Upstream(uri)) => Upstream::open(uri, Vec::new()).map(drop),
+        Some(Content::Upstream(uri)) => Upstream::open(uri).map(drop),
         None => Ok(()),
     }
 }

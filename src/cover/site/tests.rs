@@ -396,10 +396,8 @@ impl Scene {
     async fn extended(&self, alpn: &[u8]) -> TlsStream<DuplexStream> {
         let (theirs, ours) = duplex(64 * 1024);
         let site = Arc::clone(&self.site);
-        let peer = Some(([192, 0, 2, 1], 1).into());
-        tokio::spawn(
-            async move { site.serve(ours, SiteVisitor { peer, extension: Some(Arc::new(Apart)) }).await.is_ok() },
-        );
+        let guest = SiteVisitor::new(([192, 0, 2, 1], 1).into(), Some(Arc::new(Apart)));
+        tokio::spawn(async move { site.serve(ours, guest).await.is_ok() });
         self.connect(theirs, alpn).await
     }
 }

@@ -5,7 +5,6 @@
 //! of the same kind does.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -14,7 +13,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::Uri;
 use hyper::http::uri::{Authority, Scheme};
-use ipnet::IpNet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -33,8 +31,6 @@ pub(super) struct Upstream {
     host: String,
     port: u16,
     pool: Arc<Pool>,
-    /// Networks of visitors who may say where they come from.
-    trusted: Vec<IpNet>,
 }
 
 /// Connections that wait for their next request.
@@ -43,18 +39,17 @@ struct Pool(Mutex<Vec<(Instant, TcpStream)>>);
 
 impl Upstream {
     /// Checks the address. Whether someone listens there is found out by each request.
-    pub(super) fn open(uri: &Uri, trusted: Vec<IpNet>) -> Result<Upstream, SiteError> {
+    pub(super) fn open(uri: &Uri) -> Result<Upstream, SiteError> {
         let plain = uri.scheme() == Some(&Scheme::HTTP) && uri.path_and_query().is_none_or(|path| path == "/");
         let sound = |name: &&Authority| plain && !name.host().is_empty() && !name.as_str().contains('@');
         let authority = uri.authority().filter(sound).ok_or_else(|| SiteError::BadUpstream(uri.clone()))?;
         let host = authority.host().trim_matches(['[', ']']).to_owned();
-        Ok(Upstream { host, port: authority.port_u16().unwrap_or(80), pool: Arc::default(), trusted })
+        Ok(Upstream { host, port: authority.port_u16().unwrap_or(80), pool: Arc::default() })
     }
 
     /// Passes a request on and its answer back, both as they come.
-    pub(super) async fn answer(&self, request: &Request, upload: Upload, peer: Option<SocketAddr>) -> Reply {
+    pub(super) async fn answer(&self, request: &Request, upload: Upload, peer: Option<Visitor<'_>>) -> Reply {
         let upgrade = forward::wants_websocket(request);
-        let peer = peer.map(|peer| self.visitor(peer.ip()));
         let head = forward::request(request, peer, upgrade);
         let body = request.has_body().then_some((upload, request.length));
         // What has no body may be asked twice: a connection that waited may have ended in the meantime.
@@ -73,12 +68,6 @@ impl Upstream {
                 page::page(if slow { 504 } else { 502 }, &request.fields)
             }
         }
-    }
-
-    fn visitor(&self, peer: IpAddr) -> Visitor<'_> {
-        let address = peer.to_canonical();
-        let is_proxy = self.trusted.iter().any(|network| network.contains(&address));
-        Visitor { address, proxies: is_proxy.then_some(&self.trusted[..]) }
     }
 
     /// Gets the upstream's own answer to a request with this fault.
@@ -358,10 +347,10 @@ mod tests {
     #[test]
     fn upstream_is_a_host_and_a_port() {
         for uri in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80/", "http://backend.internal:3000"] {
-            assert!(Upstream::open(&uri.parse().unwrap(), Vec::new()).is_ok(), "{uri}");
+            assert!(Upstream::open(&uri.parse().unwrap()).is_ok(), "{uri}");
         }
         for uri in ["https://127.0.0.1", "127.0.0.1:80", "/x", "http://a/b", "http://u@a", "http://a/?q"] {
-            assert!(Upstream::open(&uri.parse().unwrap(), Vec::new()).is_err(), "{uri}");
+            assert!(Upstream::open(&uri.parse().unwrap()).is_err(), "{uri}");
         }
     }
 
