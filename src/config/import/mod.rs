@@ -178,7 +178,8 @@ impl Imported {
     fn free_name(&self, name: &str) -> String {
         let good = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
         let mut fitting: String = name.chars().map(|c| if good(c) { c } else { '-' }).take(60).collect();
-        if fitting.is_empty() {
+        // A name without a letter or digit says nothing, and one of hyphens would be taken for a flag.
+        if !fitting.contains(|c: char| c.is_ascii_alphanumeric()) {
             fitting = "user".into();
         }
         let taken = |name: &str| self.people.iter().any(|person| person.name == name);
@@ -390,7 +391,7 @@ mod tests {
         assert_eq!(it.domain.as_ref().unwrap().as_str(), "www.example.com");
         assert_eq!(it.content, Some(Content::Upstream("http://127.0.0.1:3000".into())));
         assert_eq!(it.add_profiles(&fixture("profiles.json")), Some(()));
-        assert_eq!((it.people.len(), it.people[0].name.as_str()), (2, "alice"));
+        assert_eq!(names(&it), ["alice", "user"]);
         assert_eq!((it.people[0].secret.hex().as_str(), it.people[1].secret.hex().as_str()), (ALICE, BOB));
         assert_eq!(it.people[0].limits.max_sessions, Some(64));
         let web = it.web.as_ref().unwrap();

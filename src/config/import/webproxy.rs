@@ -82,8 +82,11 @@ fn add_profiles(it: &mut Imported, top: &Map<String, Value>) {
         let text = |key: &str| profile.get(key).and_then(Value::as_str).unwrap_or_default();
         let name = if text("name").is_empty() { "user" } else { text("name") };
         let limits = limits(it, name, profile.get("limits").and_then(Value::as_object));
+        let before = it.people.len();
         it.add(name, text("secret"), limits);
-        set_carrier(it, name, text("carrier_mode"));
+        if it.people.len() > before {
+            set_carrier(it, name, text("carrier_mode"));
+        }
     }
 }
 
