@@ -123,13 +123,15 @@ pub enum Class {
     Latency,
     /// Time of the first answer to hellos of one form, against those of another.
     Forms,
+    /// Requests with values in the form of those of WEB proxies.
+    Bridge,
     /// Statistics of first flights, for which an observer sends no byte.
     Passive,
 }
 
 impl Class {
     /// Every class, in the order of reports.
-    pub const ALL: [Class; 18] = [
+    pub const ALL: [Class; 19] = [
         Class::Shapes,
         Class::Jarm,
         Class::Names,
@@ -147,6 +149,7 @@ impl Class {
         Class::Idle,
         Class::Latency,
         Class::Forms,
+        Class::Bridge,
         Class::Passive,
     ];
 
@@ -170,6 +173,7 @@ impl Class {
             Self::Idle => "idle",
             Self::Latency => "latency",
             Self::Forms => "form against form",
+            Self::Bridge => "bridge",
             Self::Passive => "passive flight statistics",
         }
     }

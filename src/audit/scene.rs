@@ -8,7 +8,7 @@ use super::idle::{self, SilentParty};
 use super::look::{SceneOutcome, SceneSetup};
 use super::probe::{Class, Needs};
 use super::segments::{self, FlightAsker};
-use super::{greeting, held};
+use super::{bridge, greeting, held};
 
 /// One measurement.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,8 @@ pub enum Scene {
     Ends(EndingAct, &'static Captured),
     /// A record of a session, its last byte held back.
     Held(&'static Captured),
+    /// Requests with values in the form of those of WEB proxies.
+    Bridge,
     /// Ends of silences.
     Idle(SilentParty),
 }
@@ -35,6 +37,7 @@ impl Scene {
             all.extend(EndingAct::ALL.map(|act| Self::Ends(act, client)));
             all.push(Self::Held(client));
         }
+        all.push(Self::Bridge);
         all.extend(idle::all().map(Self::Idle));
         all
     }
@@ -48,6 +51,7 @@ impl Scene {
             Self::Greeting(client) => format!("greeting of {}", client.client),
             Self::Ends(act, client) => format!("ends of sessions of {}: {}", client.client, act.label()),
             Self::Held(client) => format!("{} and a later record, its last byte held back", client.client),
+            Self::Bridge => "requests with values like those of WEB proxies".into(),
             Self::Idle(silent) => format!("silence of {}", silent.label()),
         }
     }
@@ -59,6 +63,7 @@ impl Scene {
             Self::Greeting(_) => Class::Greeting,
             Self::Ends(..) => Class::Ends,
             Self::Held(_) => Class::Held,
+            Self::Bridge => Class::Bridge,
             Self::Idle(_) => Class::Idle,
         }
     }
@@ -68,7 +73,7 @@ impl Scene {
         match self {
             Self::Segments(FlightAsker::Client, _) | Self::Greeting(_) => Needs::Watching,
             Self::Ends(EndingAct::Fin, _) | Self::Idle(SilentParty::Client) => Needs::Watching,
-            Self::Segments(..) | Self::Idle(SilentParty::Visitor(_)) => Needs::Connection,
+            Self::Segments(..) | Self::Bridge | Self::Idle(SilentParty::Visitor(_)) => Needs::Connection,
             // A place on the way of the packets.
             Self::Held(_) | Self::Ends(EndingAct::Broken, _) => Needs::CapturedHello,
         }
@@ -76,7 +81,7 @@ impl Scene {
 
     /// Whether times count that other work would disturb.
     pub fn wants_quiet(&self) -> bool {
-        matches!(self, Self::Greeting(_))
+        matches!(self, Self::Greeting(_) | Self::Bridge)
     }
 
     /// Carries it out. Silences are borne for `idle`.
@@ -86,6 +91,7 @@ impl Scene {
             Self::Greeting(client) => greeting::measure(client, look).await,
             Self::Ends(act, client) => ends::measure(act, client, look).await,
             Self::Held(client) => held::measure(client, look).await,
+            Self::Bridge => bridge::measure(look).await,
             Self::Idle(silent) => idle::measure(silent, tdlib(), idle, look).await,
         }
     }

@@ -249,7 +249,9 @@ impl Handle {
         }
         drop(warm);
         server.listeners.shut().await;
-        // What goes on in this process is lost to apps anyway: the sooner they come again the better.
+        // Sessions of WEB cannot go on in another process, and a page that kept its connection would not even reach it. The
+        // sooner apps load the page again the better; what answers them on the way says that the connection ends.
+        server.leaving.cancel();
         server.web.close();
         if !server.stop.is_cancelled() {
             let grace = server.settings().handover;

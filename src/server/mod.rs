@@ -107,6 +107,8 @@ pub struct Server {
     stop: CancellationToken,
     /// Another process accepts the clients.
     handed: CancellationToken,
+    /// Visitors of the site are to come again, to another process if there is one.
+    leaving: CancellationToken,
     /// Tells that the cover or the listeners are others than before.
     changed: watch::Sender<()>,
     /// Tells each time that everything which connections need was found in order.
@@ -202,6 +204,7 @@ impl Server {
             stream_places: Arc::new(StreamPlaces::new(room.streams)),
             stop,
             handed: CancellationToken::new(),
+            leaving: CancellationToken::new(),
             changed: watch::Sender::new(()),
             beats: watch::Sender::new(()),
             asked: Notify::new(),

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, field};
 
 use super::Server;
@@ -97,6 +98,10 @@ impl SiteExtension for WebEntrance {
         // Behind a web server in front each request may come from someone else.
         let named = || asked.peer.is_some_and(|peer| self.server.barrier.bars(peer.ip()).is_some());
         self.server.web.claim(asked, self.barred || named(), || Arc::new(StreamSpawner(Arc::clone(&self.server))))
+    }
+
+    fn leaving(&self) -> CancellationToken {
+        self.server.leaving.clone()
     }
 }
 

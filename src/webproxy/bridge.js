@@ -76,7 +76,12 @@ function sent(batch) { waitingBytes -= batch.length; traffic(batch.length, 0); }
 
 // ---------------------------------------------------------------- the app
 
-function tell(state) { if (state !== status && !ended) { status = state; app.control({t: 'status', state}); } }
+// Every wait is told, since an app gives the page more time for each; the other states only when they change.
+function tell(state) {
+  if (ended || (state === status && state !== 'reconnecting')) return;
+  status = state;
+  app.control({t: 'status', state});
+}
 
 // The server has answered: what was lost before is there again.
 function again() { if (welcomed && status === 'reconnecting') tell('connected'); }

@@ -229,10 +229,29 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fixtures::{vector, vector_array};
+    use crate::fixtures::{unhex, vector, vector_array, web_vectors};
 
     fn secret(group: &str) -> [u8; 16] {
         vector_array(group, "secret")
+    }
+
+    #[test]
+    fn streams_of_web_proxies_are_opened_as_their_vectors_say() {
+        let rows = web_vectors("inner");
+        assert!(rows.as_array().unwrap().len() >= 5);
+        for row in rows.as_array().unwrap() {
+            let bytes = |name: &str| unhex(row[name].as_str().unwrap());
+            let secret = bytes("secret");
+            let key = secret[secret.len() - 16..].try_into().unwrap();
+            let Opened { dc, mut up, down, framing } = open_any(&bytes("init").try_into().unwrap(), &key).unwrap();
+            assert_eq!((i64::from(dc), &tag(framing)[..1]), (row["dc"].as_i64().unwrap(), &bytes("tag")[..]));
+            let mut said = bytes("stream_to_server").split_off(HEADER);
+            up.apply(&mut said);
+            assert_eq!(said, bytes("first_message"));
+            let mut reply = bytes("stream_to_client");
+            down.stream().apply(&mut reply);
+            assert_eq!(reply, bytes("reply_plain"));
+        }
     }
 
     #[test]

@@ -277,6 +277,7 @@ async fn every_probe_is_listed_by_name() {
         "idle",
         "latency",
         "form against form",
+        "bridge",
         "passive flight statistics",
     ];
     for class in classes {

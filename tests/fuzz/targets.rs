@@ -6,6 +6,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
 
 use vizard::auth::{ReplayMemory, SecretTag};
 use vizard::config::{self, Environment, Flags, LoadError};
@@ -14,6 +16,10 @@ use vizard::crypto::kdf::KeyIv;
 use vizard::net::proxy_protocol;
 use vizard::ops::backup::archive::Archive;
 use vizard::relay::uplink::Unwrap;
+use vizard::webproxy::capability::{Index, Place};
+use vizard::webproxy::request::{Call, Head, Request, Socket, classify};
+use vizard::webproxy::session::{Budget, End, Limits, Message as WebMessage, Mode, Up};
+use vizard::webproxy::{Capability, Form, Session, TokenKey, TokenKind, frame};
 use vizard::wire::client_hello::{ClientHello, HelloCollector, Progress};
 use vizard::wire::framing::FrameTracker;
 use vizard::wire::packets::{ClientPacket, Framing, Packet};
@@ -25,7 +31,7 @@ use vizard::wire::{dns, obfuscated};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 12] = [
+pub const ALL: [Target; 14] = [
     ("client_hello", client_hello),
     ("server_flight", server_flight),
     ("records", records),
@@ -38,6 +44,8 @@ pub const ALL: [Target; 12] = [
     ("http_target", http_target),
     ("proxy_link", proxy_link),
     ("replay_journal", replay_journal),
+    ("web_frames", web_frames),
+    ("web_request", web_request),
 ];
 
 /// A number from 1 that the bytes themselves choose, so that no input is spent on saying where it is cut.
@@ -245,4 +253,76 @@ fn scratch() -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let folder = if memory.is_dir() { memory } else { std::env::temp_dir() };
     folder.join(format!("vizard-fuzz-{}-{:?}", std::process::id(), std::thread::current().id()))
+}
+
+/// A batch of a WEB proxy's app is applied or ends the session, on every carrier, and what it made us keep is freed.
+pub fn web_frames(bytes: &[u8]) {
+    let (now, budget) = (Instant::now(), Arc::new(Budget::new(1 << 30)));
+    let open = frame::head(frame::Kind::Open, 1, 0);
+    for (mode, socket) in [
+        (Mode::Https, None),
+        (Mode::HttpsLanes, None),
+        (Mode::Websocket, Some(Socket::Plain)),
+        (Mode::Websocket, Some(Socket::Resumable)),
+        (Mode::WebsocketLanes, Some(Socket::Lane(1))),
+    ] {
+        let mut session = Session::new(mode, Limits::default(), budget.clone(), now);
+        let is_numbered = socket == Some(Socket::Resumable);
+        let socket = socket.map(|kind| session.open_socket(kind, now).expect("the first socket"));
+        let numbered = [[0, 0, 0, 1, 0, 0, 0, 0], open].concat();
+        let first = if is_numbered { &numbered[..] } else { &open[..] };
+        for (number, batch) in [first, bytes, bytes].into_iter().enumerate() {
+            let batch = batch.to_vec().into();
+            let ended = match socket {
+                Some(socket) => session.message(socket, batch, now) == WebMessage::Ended,
+                None => {
+                    let lane = (mode == Mode::HttpsLanes).then_some(1);
+                    session.up(lane, number as u64 + 1, batch, now) == Up::Ended
+                }
+            };
+            assert_eq!(ended && mode != Mode::WebsocketLanes, session.ended().is_some());
+            while session.next_event().is_some() {}
+        }
+        session.push(1, bytes[..bytes.len().min(session.room(1))].to_vec().into());
+        let _ = socket.map(|socket| session.next_message(socket, piece(bytes), now));
+        session.end(End::Shutdown);
+        assert_eq!(budget.used(), 0);
+    }
+    if let Ok(frames) = frame::read_batch(&bytes.to_vec().into()) {
+        assert!(!frames.is_empty() && frames.len() * frame::HEAD <= bytes.len());
+    }
+}
+
+/// A request without an authentic value is the site's, and one with it is what its head says. `$B`, `$S` and `$C` stand for
+/// a bootstrap token, a session token and a capability.
+pub fn web_request(bytes: &[u8]) {
+    let (host, base) = ("a.example".parse().expect("a host"), "p".parse().expect("a path"));
+    let capability = Capability::new(&[7; 16], Form::Plain, &host, &base).text();
+    let places = vec![Place { host, base }];
+    let (index, tokens) = (Index::build(&[1; 32], places, [((), [7; 16])]), TokenKey::new(&[2; 32]));
+    let token = |kind| tokens.issue(kind, [3; 16]).text();
+    let text = String::from_utf8_lossy(bytes).replace("$C", &capability);
+    let text = text.replace("$B", &token(TokenKind::Bootstrap)).replace("$S", &token(TokenKind::Session));
+    let mut lines = text.lines();
+    let (method, target) = lines.next().and_then(|line| line.split_once(' ')).unwrap_or_default();
+    let fields = lines.filter_map(|line| line.split_once(": "));
+    let host = fields.clone().find(|(name, _)| *name == "Host").map(|(_, value)| value.as_bytes());
+    let head = Head {
+        method: method.as_bytes(),
+        target: target.as_bytes(),
+        host,
+        protocol: (method == "CONNECT").then_some(b"websocket".as_slice()),
+        fields: fields.map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+    };
+    match classify(&head, &index, &tokens) {
+        Request::Stranger => {}
+        Request::Bridge(_) => assert_eq!((method, target.contains(&capability)), ("GET", true)),
+        Request::Api { call, .. } => match call {
+            Call::Create | Call::Up { .. } | Call::Down { .. } => assert_eq!(method, "POST"),
+            Call::End => assert_eq!(method, "DELETE"),
+            Call::Socket(_) => assert!(matches!(method, "GET" | "CONNECT")),
+        },
+        Request::Unusable => {}
+    }
+    assert!(bytes.contains(&b'$') || classify(&head, &index, &tokens) == Request::Stranger);
 }

@@ -11,6 +11,7 @@ use data_encoding::HEXLOWER;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use vizard::webproxy::{BasePath, Capability, Form};
 
 use crate::support::KEY;
 use crate::support::mock_dc::{MockDc, Role};
@@ -126,18 +127,26 @@ async fn much_arrives_whole_both_ways_over_every_carrier() {
     }
 }
 
-/// Speaks HTTP/1.1 once, and reads to the end. The time is left out.
-fn said((proxy, origin): (&Vizard, &Origin), request: &[u8]) -> String {
+/// A connection to the site.
+type SiteConnection = rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>;
+
+/// Connects to the site, whose name this is.
+fn connected(proxy: &Vizard, origin: &Origin) -> SiteConnection {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(origin.certificate()).expect("a certificate")).expect("one that is read");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = builder.expect("versions").with_root_certificates(roots).with_no_client_auth();
     let name = NAME.try_into().expect("a name");
-    let mut session = rustls::ClientConnection::new(Arc::new(config), name).expect("a session");
-    let mut stream = std::net::TcpStream::connect(proxy.addr).expect("it listens");
+    let session = rustls::ClientConnection::new(Arc::new(config), name).expect("a session");
+    let stream = std::net::TcpStream::connect(proxy.addr).expect("it listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
-    let mut tls = rustls::Stream::new(&mut session, &mut stream);
+    rustls::StreamOwned::new(session, stream)
+}
+
+/// Speaks HTTP/1.1 once, and reads to the end. The time is left out.
+fn said((proxy, origin): (&Vizard, &Origin), request: &[u8]) -> String {
+    let mut tls = connected(proxy, origin);
     tls.write_all(request).expect("it takes the request");
     let mut answer = Vec::new();
     let _ = tls.read_to_end(&mut answer);
@@ -145,6 +154,42 @@ fn said((proxy, origin): (&Vizard, &Origin), request: &[u8]) -> String {
     // The two sites were written at different times.
     let dated = |line: &&str| ["Date: ", "Last-Modified: ", "ETag: "].iter().any(|name| line.starts_with(name));
     text.lines().filter(|line| !dated(line)).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_process_that_is_replaced_begins_its_session_in_the_next() {
+    let dc = MockDc::start(Role::Mute).await;
+    let (origin, state) = (Origin::make(), tempfile::tempdir().expect("a temporary folder"));
+    let setup = Setup::site(state.path(), &origin).usual(&KEY).dc(2, dc.addr);
+    let file = origin.path().join("vizard.toml");
+    let config = std::fs::read_to_string(&file).expect("the configuration") + "[web]\nenabled = true\n";
+    std::fs::write(file, config).expect("writes the configuration");
+    let old = setup.start();
+    let capability = Capability::new(&KEY, Form::Plain, &NAME.parse().expect("a host"), &BasePath::default()).text();
+    tokio::task::block_in_place(|| {
+        let mut page = connected(&old, &origin);
+        let request = format!("GET /?bridge={capability} HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+        page.write_all(request.as_bytes()).expect("it takes the request");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"</html>\n") {
+            let mut some = [0; 4096];
+            let read = page.read(&mut some).expect("the page");
+            assert_ne!(read, 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&some[..read]);
+        }
+        let text = String::from_utf8(answer).expect("a page");
+        assert!(!text.contains("Connection: close"), "{text}");
+        let bootstrap = &text.split("bootstrap=\"").nth(1).expect("a token")[..43];
+        let new = setup.clone().flag("--take-over").start();
+        // Kept open it would be the way of all that the page asks for, to a process that begins no session.
+        assert_eq!(page.read(&mut [0; 64]).expect("an end"), 0, "the connection is closed");
+        let create = format!(
+            "POST /api/v1/session HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\nAuthorization: Bearer {bootstrap}\r\n\
+             Content-Type: application/octet-stream\r\nContent-Length: 9\r\n\r\n\x10\0\0\0\0\0\0\x01\x01"
+        );
+        let answer = said((&new, &origin), create.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("X-Session-Token: "), "{answer}");
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,15 +22,15 @@ fn equipped() -> bool {
 }
 
 /// What the harness reports after it has moved bytes through the page and back.
-async fn play(proxy: &Vizard, role: &str, path: &str, sockets: &str) -> Value {
+async fn play(proxy: &Vizard, role: &str, path: &str, more: &[&str]) -> Value {
     let mut command = Command::new(python().expect("it was asked for before"));
     command.arg(folder().join("harness.py")).args(["--role", role, "--host", NAME, "--path", path]);
-    command.args(["--secret", &HEXLOWER.encode(&KEY), "--address", &proxy.addr.to_string(), "--sockets", sockets]);
-    command.args(["--megabytes", "0.4", "--streams", "3"]);
+    command.args(["--secret", &HEXLOWER.encode(&KEY), "--address", &proxy.addr.to_string()]);
+    command.args(more).args(["--megabytes", "0.4", "--streams", "3"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = tokio::task::spawn_blocking(|| output_in_time(command)).await.expect("no panic");
     let [said, errors] = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    assert!(output.status.success(), "{role} {path:?} {sockets}: {said}{errors}\n{:#?}", proxy.log());
+    assert!(output.status.success(), "{role} {path:?} {more:?}: {said}{errors}\n{:#?}", proxy.log());
     serde_json::from_str(&said).expect("a report")
 }
 
@@ -53,7 +53,7 @@ async fn every_app_and_every_carrier_move_bytes_through_the_page() {
         ("https-lanes", "android", ""),
     ] {
         let (proxy, _origin, _state) = serving(carrier, &dc);
-        let report = play(&proxy, role, path, "whole").await;
+        let report = play(&proxy, role, path, &[]).await;
         assert_eq!(has_asked(&report), carrier.starts_with("https"), "{carrier}: {report}");
     }
 }
@@ -66,9 +66,21 @@ async fn requests_take_over_where_sockets_do_not_open_or_are_lost() {
     let dc = MockDc::start(Role::Mirror).await;
     let (proxy, _origin, _state) = serving("websocket", &dc);
     for (sockets, asks) in [("refused", true), ("lost", false), ("lost-again", true)] {
-        let report = play(&proxy, "ios", "", sockets).await;
+        let report = play(&proxy, "ios", "", &["--sockets", sockets]).await;
         assert_eq!(has_asked(&report), asks, "{sockets}: {report}");
         let states = report["status"].as_array().expect("what the app was told");
         assert!(states.ends_with(&["connected".into()]), "{report}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_is_told_of_every_wait() {
+    if !equipped() {
+        return;
+    }
+    let dc = MockDc::start(Role::Mirror).await;
+    let (proxy, _origin, _state) = serving("https", &dc);
+    let report = play(&proxy, "desktop", "", &["--lost-requests", "2"]).await;
+    let expected = ["connecting", "reconnecting", "reconnecting", "connected"];
+    assert_eq!(report["status"], serde_json::json!(expected), "an app gives more time for each: {report}");
 }

@@ -4,7 +4,7 @@
   harness.py --role desktop|loopback|android|android64|ios|all --host H --secret S [--path P] --address IP:PORT
 
 The far end has to echo for --megabytes, or to answer req_pq for --reqpq. With --sockets, WebSockets are refused in the page,
-or lost after a few messages, once or each time. One line of JSON for each role; fails if there was any fault.
+or lost after a few messages, once or each time; with --lost-requests, its first requests are. One line of JSON for each role; fails if there was any fault.
 """
 import argparse
 import asyncio
@@ -188,7 +188,8 @@ class Host:
             await self.evaluate("hostStart(%s)" % json.dumps(url))
             await self.wait(lambda o: o == {"t": "status", "state": "connecting"}, 20)
         else:
-            await c.call("Page.addScriptToEvaluateOnNewDocument", dict(source=shims.sockets(a.sockets) + shims.script(self.role, a.host)), self.session)
+            await c.call("Page.addScriptToEvaluateOnNewDocument", dict(
+                source=shims.sockets(a.sockets) + shims.requests(a.lost_requests) + shims.script(self.role, a.host)), self.session)
             r = await c.call("Page.navigate", dict(url=url + "#android=" + self.nonce), self.session)
             if r.get("errorText"):
                 raise Fault("navigation: %s" % r["errorText"])
@@ -320,6 +321,7 @@ def main():
     p.add_argument("--secret", default="000102030405060708090a0b0c0d0e0f")
     p.add_argument("--address", required=True)
     p.add_argument("--sockets", choices=("whole", "refused", "lost", "lost-again"), default="whole")
+    p.add_argument("--lost-requests", type=int, default=0)
     p.add_argument("--reqpq", action="store_true")
     p.add_argument("--megabytes", type=float, default=1)
     p.add_argument("--streams", type=int, default=3)

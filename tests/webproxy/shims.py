@@ -152,6 +152,18 @@ def sockets(how):
     return SOCKETS.replace("__LOST__", lost).replace("__REFUSED__", "true" if how == "refused" else "false")
 
 
+# Stands in for the browser's fetch: the first requests are lost on the way.
+REQUESTS = r"""
+(() => { const whole = window.fetch.bind(window); let left = __LOST__;
+window.fetch = (...asked) => left-- > 0 ? Promise.reject(new TypeError('lost')) : whole(...asked); })();
+"""
+
+
+def requests(lost):
+    """The script that loses so many requests."""
+    return REQUESTS.replace("__LOST__", str(lost)) if lost else ""
+
+
 def script(role, host):
     text = {"desktop": DESKTOP, "android": ANDROID, "android64": ANDROID64, "ios": IOS}[role]
     if role == "desktop":

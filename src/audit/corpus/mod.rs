@@ -168,7 +168,7 @@ mod tests {
         assert!(probes.len() >= 934, "{}", probes.len());
         let measured = |class: &Class| {
             use Class::*;
-            matches!(class, Segments | Greeting | Ends | Idle | Latency | Forms | Passive)
+            matches!(class, Segments | Greeting | Ends | Idle | Latency | Forms | Bridge | Passive)
         };
         for class in Class::ALL.into_iter().filter(|class| !measured(class)) {
             assert!(probes.iter().any(|probe| probe.class == class), "{class:?}");

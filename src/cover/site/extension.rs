@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use tokio_util::sync::CancellationToken;
 
 use super::content::{Content, Piece};
 use super::forward::Visitor;
@@ -25,6 +26,12 @@ pub trait SiteExtension: Send + Sync {
     /// Takes this request, or `None` if it is one for the site. Asked once for each request, so it must be quick, and the
     /// time that it takes for those that it leaves must tell nothing.
     fn claim(&self, asked: &VisitorRequest<'_>) -> Option<Claim>;
+
+    /// Cancelled when visitors are to come again, to another process: connections that wait for a request are closed then, and
+    /// the others after their next answer, as nginx does when it is replaced. By default never.
+    fn leaving(&self) -> CancellationToken {
+        CancellationToken::new()
+    }
 }
 
 /// The head of a request, as it is shown to a [`SiteExtension`].
@@ -173,6 +180,11 @@ impl SiteVisitor {
             address: peer.address.ip().to_canonical(),
             proxies: peer.is_trusted(&self.fronts).then_some(&*self.fronts),
         })
+    }
+
+    /// Cancelled when the visitor is to come again.
+    pub(super) fn leaving(&self) -> CancellationToken {
+        self.extension.as_ref().map_or_else(CancellationToken::new, |extension| extension.leaving())
     }
 
     /// Asks the extension for a request.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::answer::Handler;
 use super::bodies::Body;
@@ -64,14 +65,15 @@ async fn visit<T: AsyncRead + AsyncWrite>(
     handler: &Arc<Handler>,
     first: Instant,
 ) -> Option<Tunnel> {
+    let leaving = guest.leaving();
     for served in 0..REQUESTS {
         let head = match served {
             0 => reader.head(first).await,
-            _ => reader.next_head().await,
+            _ => reader.next_head(&leaving).await,
         };
         match head {
             Ok(whole) => {
-                let turn = Turn { whole, guest, handler, last: served + 1 == REQUESTS };
+                let turn = Turn { whole, guest, handler, leaving: &leaving, last: served + 1 == REQUESTS };
                 match turn.take(reader, writer).await {
                     After::Next => {}
                     After::Close => return None,
@@ -80,7 +82,8 @@ async fn visit<T: AsyncRead + AsyncWrite>(
             }
             Err(Ended::Refused { fault, silent, version }) => {
                 let reply = Reply { last: true, ..handler.refuse(fault).await };
-                let _ = writer.reply(reply, handler, &Shape { version, silent, stays: false }).await;
+                let shape = Shape { version, silent, stays: false, leaving };
+                let _ = writer.reply(reply, handler, &shape).await;
                 return None;
             }
             Err(Ended::Closed) => return None,
@@ -107,6 +110,8 @@ struct Turn<'h> {
     whole: Whole,
     guest: &'h SiteVisitor,
     handler: &'h Arc<Handler>,
+    /// Cancelled when the connection is to be closed.
+    leaving: &'h CancellationToken,
     /// Whether the connection has served long enough.
     last: bool,
 }
@@ -116,7 +121,8 @@ impl Turn<'_> {
         let Whole { request, stays, expects } = self.whole;
         reader.framing = Framing::of(request.length);
         let stays = stays && !self.last;
-        let shape = Shape { version: request.version, silent: request.is_head(), stays };
+        let leaving = self.leaving.clone();
+        let shape = Shape { version: request.version, silent: request.is_head(), stays, leaving };
         let claim = self.guest.claim(&request);
         if (claim.is_some() || self.handler.passes_on())
             && expects
@@ -213,7 +219,9 @@ struct Shape {
     version: Version,
     /// Without a body.
     silent: bool,
+    /// Whether the connection stays open, if it is not to be closed.
     stays: bool,
+    leaving: CancellationToken,
 }
 
 /// The client's half.
@@ -232,13 +240,17 @@ impl<T: AsyncRead + AsyncWrite> Reader<T> {
     }
 
     /// The head of another request, which may be long in coming.
-    async fn next_head(&mut self) -> Result<Whole, Ended> {
+    async fn next_head(&mut self, leaving: &CancellationToken) -> Result<Whole, Ended> {
         if self.bytes.is_empty() {
             // A connection that only waits owns no buffer but a small one.
             self.bytes = BytesMut::new();
-            match timeout(KEEP_ALIVE, self.fill(FIRST_READ)).await {
-                Ok(Ok(1..)) => {}
-                _ => return Err(Ended::Closed),
+            tokio::select! {
+                biased;
+                read = timeout(KEEP_ALIVE, self.fill(FIRST_READ)) => match read {
+                    Ok(Ok(1..)) => {}
+                    _ => return Err(Ended::Closed),
+                },
+                () = leaving.cancelled() => return Err(Ended::Closed),
             }
         }
         self.head(Instant::now() + HEADERS).await
@@ -358,7 +370,7 @@ impl<T: AsyncRead + AsyncWrite> Writer<T> {
         let upgrades = matches!(content, Content::Tunnel(..) | Content::Taken(_));
         let framed = bare || has_length(&head);
         let chunked = !framed && shape.version == Version::Http11;
-        let stays = shape.stays && !last && (framed || chunked);
+        let stays = shape.stays && !last && !shape.leaving.is_cancelled() && (framed || chunked);
         let mut framing = Vec::with_capacity(2);
         if chunked || (bare && announces_chunks(&head)) {
             framing.push(("Transfer-Encoding", "chunked"));

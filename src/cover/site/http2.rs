@@ -73,6 +73,7 @@ async fn visit<T: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let mut open = JoinSet::new();
     let mut idle_until = first;
+    let (leaving, mut told) = (guest.leaving(), false);
     loop {
         let idle = open.is_empty().then_some(idle_until);
         let stuck = shared.blocked().map(|since| since + SEND);
@@ -88,6 +89,10 @@ async fn visit<T: AsyncRead + AsyncWrite + Unpin>(
                 Some(Err(_)) | None => break,
             },
             Some(_) = open.join_next() => idle_until = Instant::now() + KEEP_ALIVE,
+            () = leaving.cancelled(), if !told => {
+                connection.graceful_shutdown();
+                told = true;
+            }
             () = sleep_until(look) => {
                 let now = Instant::now();
                 let stuck = shared.blocked().is_some_and(|since| since + SEND <= now);

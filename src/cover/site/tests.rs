@@ -12,9 +12,10 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
 
@@ -394,12 +395,72 @@ impl SocketHandler for Echo {
 impl Scene {
     /// A visitor whose requests an extension is asked for first.
     async fn extended(&self, alpn: &[u8]) -> TlsStream<DuplexStream> {
+        self.extended_by(Arc::new(Apart), alpn).await
+    }
+
+    async fn extended_by(&self, extension: Arc<dyn SiteExtension>, alpn: &[u8]) -> TlsStream<DuplexStream> {
         let (theirs, ours) = duplex(64 * 1024);
         let site = Arc::clone(&self.site);
-        let guest = SiteVisitor::new(([192, 0, 2, 1], 1).into(), Some(Arc::new(Apart)));
+        let guest = SiteVisitor::new(([192, 0, 2, 1], 1).into(), Some(extension));
         tokio::spawn(async move { site.serve(ours, guest).await.is_ok() });
         self.connect(theirs, alpn).await
     }
+}
+
+/// Answers what is below a folder of its own when it leaves, and nothing else.
+#[derive(Clone, Default)]
+struct Leaves(CancellationToken);
+
+impl SiteExtension for Leaves {
+    fn claim(&self, asked: &VisitorRequest<'_>) -> Option<Claim> {
+        let leaving = self.0.clone();
+        asked.target.starts_with(b"/apart/").then(|| -> Claim {
+            Box::new(move |_| {
+                Box::pin(async move {
+                    leaving.cancelled().await;
+                    ExtensionAnswer::Reply { status: 404, fields: vec![], content: vec![] }
+                })
+            })
+        })
+    }
+
+    fn leaving(&self) -> CancellationToken {
+        self.0.clone()
+    }
+}
+
+#[tokio::test]
+async fn connections_are_closed_when_visitors_are_to_come_again() {
+    let (scene, leaves) = (Scene::new(b"It works!"), Leaves::default());
+    let mut idle = scene.extended_by(Arc::new(leaves.clone()), b"http/1.1").await;
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: site.test\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"It works!") {
+        assert_ne!(idle.read_buf(&mut answer).await.unwrap(), 0);
+    }
+    assert!(String::from_utf8_lossy(&answer).contains("\r\nConnection: keep-alive\r\n"));
+    let mut busy = scene.extended_by(Arc::new(leaves.clone()), b"http/1.1").await;
+    busy.write_all(b"GET /apart/ HTTP/1.1\r\nHost: site.test\r\n\r\n").await.unwrap();
+    let streams = scene.extended_by(Arc::new(leaves.clone()), b"h2").await;
+    let (client, connection) = h2::client::handshake(streams).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let request = hyper::Request::get("https://site.test/apart/").body(()).unwrap();
+    let (response, _) = client.send_request(request, true).unwrap();
+    tokio::task::yield_now().await;
+
+    leaves.0.cancel();
+    let soon = Duration::from_secs(10);
+    assert_eq!(timeout(soon, idle.read_buf(&mut Vec::new())).await.unwrap().unwrap(), 0, "one that waits is closed");
+    let mut answer = Vec::new();
+    timeout(soon, busy.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(
+        String::from_utf8_lossy(&answer).contains("\r\nConnection: close\r\n"),
+        "the answer says that it is the last"
+    );
+    assert_eq!(timeout(soon, response).await.unwrap().unwrap().status().as_u16(), 404, "what was asked is answered");
+    timeout(soon, connection).await.unwrap().unwrap().unwrap();
+    assert!(client.ready().await.is_err(), "and no more may be asked");
 }
 
 /// Sends a request and reads to the end of its connection.
