@@ -16,9 +16,10 @@ use vizard::crypto::kdf::KeyIv;
 use vizard::net::proxy_protocol;
 use vizard::ops::backup::archive::Archive;
 use vizard::relay::uplink::Unwrap;
+use vizard::webproxy::budget::Budget;
 use vizard::webproxy::capability::{Index, Place};
 use vizard::webproxy::request::{Call, Head, Request, Socket, classify};
-use vizard::webproxy::session::{Budget, End, Limits, Message as WebMessage, Mode, Up};
+use vizard::webproxy::session::{End, Limits, Message as WebMessage, Mode, Up};
 use vizard::webproxy::{Capability, Form, Session, TokenKey, TokenKind, frame};
 use vizard::wire::client_hello::{ClientHello, HelloCollector, Progress};
 use vizard::wire::framing::FrameTracker;
@@ -266,7 +267,7 @@ pub fn web_frames(bytes: &[u8]) {
         (Mode::Websocket, Some(Socket::Resumable)),
         (Mode::WebsocketLanes, Some(Socket::Lane(1))),
     ] {
-        let mut session = Session::new(mode, Limits::default(), budget.clone(), now);
+        let mut session = Session::new(mode, Limits::default(), budget.key(SecretTag::NONE), now);
         let is_numbered = socket == Some(Socket::Resumable);
         let socket = socket.map(|kind| session.open_socket(kind, now).expect("the first socket"));
         let numbered = [[0, 0, 0, 1, 0, 0, 0, 0], open].concat();
@@ -286,6 +287,7 @@ pub fn web_frames(bytes: &[u8]) {
         session.push(1, bytes[..bytes.len().min(session.room(1))].to_vec().into());
         let _ = socket.map(|socket| session.next_message(socket, piece(bytes), now));
         session.end(End::Shutdown);
+        drop(session);
         assert_eq!(budget.used(), 0);
     }
     if let Ok(frames) = frame::read_batch(&bytes.to_vec().into()) {
