@@ -9,7 +9,7 @@
 //! sockets and a task for each such session, and one more copy of what it moves.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
@@ -24,13 +24,17 @@ use super::stream::{PIECE, with_buffer};
 use super::unsent::WriteBacklog;
 use super::uplink::Unwrap;
 use super::{ready, shut};
-use crate::wire::record::{CHANGE_CIPHER_SPEC, HEADER, Header};
+use crate::wire::record::{CHANGE_CIPHER_SPEC, HEADER, Header, MIN_ENCRYPTED};
 
-/// Most payload of a record, as most clients have it.
+/// Payload of a record as long as most clients make it. Only behind one of these may a record follow that is shorter than
+/// any of TLS 1.3 (docs/protocol.md, "Records afterwards"), so what is sent together ends with one where it can.
 const PAYLOAD: usize = 2878;
 
 /// Most records that are made of one read.
 const RECORDS: usize = 16;
+
+/// Time for which fewer bytes than a record of TLS 1.3 has are kept back, for more to join them.
+const JOINING: Duration = Duration::from_millis(20);
 
 /// Time for which the other proxy may be silent once the session has nothing more to send: whether it still has a
 /// reader cannot be seen.
@@ -41,7 +45,7 @@ const LINGER: Duration = Duration::from_secs(60);
 pub fn wrap(outer: TcpStream) -> io::Result<(TcpStream, impl Future<Output = ()> + Send)> {
     let (near, inner) = UnixStream::pair()?;
     let (near, inner) = (adopt(near)?, adopt(inner)?);
-    let up = Up { unsent: WriteBacklog::default(), open: true, opening: &CHANGE_CIPHER_SPEC };
+    let up = Up { unsent: WriteBacklog::default(), open: true, opening: &CHANGE_CIPHER_SPEC, short: Short::default() };
     let down = Down { unsent: WriteBacklog::default(), open: true, records: Unwrap::new(0) };
     let mut wrapping = Wrapping { inner, outer, up, down, linger: None };
     Ok((near, async move { poll_fn(|context| wrapping.poll(context)).await }))
@@ -66,6 +70,34 @@ struct Up {
     open: bool,
     /// Bytes ahead of the first record.
     opening: &'static [u8],
+    short: Short,
+}
+
+/// Bytes that are too few for a record, and the time at which they are sent nevertheless.
+#[derive(Default)]
+struct Short {
+    bytes: SmallVec<[u8; MIN_ENCRYPTED]>,
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl Short {
+    /// Keeps these back.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.bytes = SmallVec::from_slice(bytes);
+        self.until.get_or_insert_with(|| Box::pin(sleep(JOINING)));
+    }
+
+    /// Whether bytes have been kept back for as long as they may be.
+    fn is_due(&mut self, context: &mut Context<'_>) -> bool {
+        self.until.as_mut().is_some_and(|until| until.as_mut().poll(context).is_ready())
+    }
+
+    /// Moves what was kept to the beginning of `buffer`; returns its length.
+    fn take(&mut self, buffer: &mut [u8]) -> usize {
+        let bytes = std::mem::take(&mut self.bytes);
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        bytes.len()
+    }
 }
 
 struct Down {
@@ -113,29 +145,52 @@ impl Up {
             return Ok(false);
         }
         with_buffer(|buffer| {
-            let read = ready::poll_read(inner, context, || {
-                let mut room: SmallVec<[IoSliceMut<'_>; RECORDS]> = buffer
-                    .chunks_mut(HEADER + PAYLOAD)
-                    .take(RECORDS)
-                    .map(|record| IoSliceMut::new(&mut record[HEADER..]))
-                    .collect();
-                Ok((rustix::io::readv(inner, &mut room)?, room.iter().map(|slice| slice.len()).sum()))
-            });
-            let read = match read {
+            let kept = self.short.bytes.len();
+            let room = &mut buffer[kept..RECORDS * PAYLOAD];
+            let read = match ready::poll_read(inner, context, || ready::read(inner, room)) {
+                Poll::Pending if self.short.is_due(context) => None,
                 Poll::Pending => return Ok(false),
-                Poll::Ready(read) => read.map_err(|_| Broken)?,
+                Poll::Ready(read) => Some(read.map_err(|_| Broken)?),
             };
-            if read == 0 {
-                self.open = false;
-                shut(outer);
-                return Ok(true);
+            let length = self.short.take(buffer) + read.unwrap_or_default();
+            match read {
+                Some(1..) if length < MIN_ENCRYPTED => {
+                    self.short.keep(&buffer[..length]);
+                    return Ok(true);
+                }
+                _ => self.short.until = None,
             }
-            let records = put_headers(buffer, read);
-            let opening = std::mem::take(&mut self.opening);
-            let slices = [IoSlice::new(opening), IoSlice::new(&buffer[..records])];
-            self.unsent.write(outer, &slices[usize::from(opening.is_empty())..]).map_err(|_| Broken)?;
+            self.send(&buffer[..length], outer)?;
+            if read == Some(0) {
+                self.open = false;
+                if self.unsent.is_empty() {
+                    shut(outer);
+                }
+            }
             Ok(true)
         })
+    }
+
+    /// Sends these bytes in records, behind what comes before the first one.
+    fn send(&mut self, bytes: &[u8], outer: &TcpStream) -> Result<(), Broken> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let opening = std::mem::take(&mut self.opening);
+        let lengths = record_lengths(bytes.len());
+        let heads: SmallVec<[[u8; HEADER]; RECORDS]> =
+            lengths.iter().map(|length| Header::application_data(*length as u16).encode()).collect();
+        let mut slices: SmallVec<[IoSlice<'_>; 2 * RECORDS + 1]> = SmallVec::new();
+        if !opening.is_empty() {
+            slices.push(IoSlice::new(opening));
+        }
+        let mut rest = bytes;
+        for (head, length) in heads.iter().zip(&lengths) {
+            let (payload, after) = rest.split_at(*length);
+            slices.extend([IoSlice::new(head), IoSlice::new(payload)]);
+            rest = after;
+        }
+        self.unsent.write(outer, &slices).map(drop).map_err(|_| Broken)
     }
 }
 
@@ -179,16 +234,22 @@ fn flush(unsent: &mut WriteBacklog, open: bool, to: &TcpStream, context: &mut Co
     Ok(true)
 }
 
-/// Fills in the headers of `read` bytes that were read with gaps for them; returns how much is to be sent.
-fn put_headers(buffer: &mut [u8], read: usize) -> usize {
-    let (mut rest, mut end) = (read, 0);
-    while rest > 0 {
-        let payload = rest.min(PAYLOAD);
-        buffer[end..end + HEADER].copy_from_slice(&Header::application_data(payload as u16).encode());
-        end += HEADER + payload;
-        rest -= payload;
+/// Divides so many bytes into records: long ones, with the remainder in front. A remainder too short for a record joins
+/// the first.
+fn record_lengths(bytes: usize) -> SmallVec<[usize; RECORDS]> {
+    let (whole, remainder) = (bytes / PAYLOAD, bytes % PAYLOAD);
+    let mut lengths = SmallVec::new();
+    if remainder >= MIN_ENCRYPTED || whole == 0 {
+        lengths.push(remainder);
     }
-    end
+    lengths.extend(std::iter::repeat_n(PAYLOAD, whole));
+    if let Some(first) = lengths.first_mut()
+        && remainder < MIN_ENCRYPTED
+        && whole > 0
+    {
+        *first += remainder;
+    }
+    lengths
 }
 
 #[cfg(test)]
@@ -216,7 +277,7 @@ mod tests {
                 let head = Header::decode(*head);
                 let length = usize::from(head.length);
                 assert_eq!(head, Header::application_data(head.length));
-                assert!((1..=PAYLOAD).contains(&length));
+                assert!((MIN_ENCRYPTED..PAYLOAD + MIN_ENCRYPTED).contains(&length));
                 got.extend_from_slice(&after[..length]);
                 rest = &after[length..];
             }
@@ -233,6 +294,42 @@ mod tests {
         assert!(back == sent);
         other.join().unwrap();
         moving.await.unwrap();
+    }
+
+    #[test]
+    fn what_is_sent_together_ends_with_a_long_record_and_none_is_too_short() {
+        for bytes in 1..RECORDS * PAYLOAD {
+            let lengths = record_lengths(bytes);
+            assert!(lengths.iter().sum::<usize>() == bytes && lengths.len() <= RECORDS, "{bytes}: {lengths:?}");
+            assert!(bytes < PAYLOAD || lengths.iter().all(|length| *length >= MIN_ENCRYPTED), "{bytes}: {lengths:?}");
+            assert!(bytes < PAYLOAD || lengths.last() >= Some(&PAYLOAD), "{bytes}: {lengths:?}");
+        }
+    }
+
+    /// The other proxy ends a session at a record that TLS 1.3 does not have in the midst of a frame.
+    #[tokio::test(start_paused = true)]
+    async fn few_bytes_wait_for_more_and_not_for_long() {
+        let (outer, mut peer) = pair();
+        let (mut near, moving) = wrap(outer).unwrap();
+        let moving = tokio::spawn(moving);
+        let reading = std::thread::spawn(move || {
+            let mut wire = Vec::new();
+            peer.read_to_end(&mut wire).unwrap();
+            wire
+        });
+        near.write_all(&[1; 5]).await.unwrap();
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+        near.write_all(&[2; 60]).await.unwrap();
+        tokio::time::sleep(2 * JOINING).await;
+        near.write_all(&[3; 4]).await.unwrap();
+        tokio::time::sleep(2 * JOINING).await;
+        near.shutdown().await.unwrap();
+        moving.await.unwrap();
+        let wire = reading.join().unwrap();
+        let payload: Vec<u8> = [&[23, 3, 3, 0, 65][..], &[1; 5], &[2; 60], &[23, 3, 3, 0, 4], &[3; 4]].concat();
+        assert_eq!(wire.strip_prefix(&CHANGE_CIPHER_SPEC).unwrap(), payload);
     }
 
     #[tokio::test]

@@ -343,6 +343,7 @@ class Session:
     def __init__(self, auth_key):
         self.auth_key = auth_key
         self.content_messages = 0
+        self.known = set()
         self.layer = None
 
 
@@ -673,6 +674,7 @@ class Connection:
     def handle_message(self, auth_key, session_id, session, msg_id, seq_no, body, acks):
         reader = Reader(body)
         method = reader.uint()
+        session.known.add(msg_id)
         if method == 0x73F1F8DC:  # msg_container
             for _ in range(reader.uint()):
                 inner_id, inner_seq, length = reader.long(), reader.uint(), reader.uint()
@@ -701,7 +703,9 @@ class Connection:
         elif method == 0xDA69FB52:  # msgs_state_req
             reader.uint()
             count = reader.uint()
-            reply(tl_uint(0x04DEB57D) + tl_long(msg_id) + tl_bytes(b"\x04" * count))
+            asked = [reader.long() for _ in range(count)]
+            states = bytes(4 if known in session.known else 1 for known in asked)
+            reply(tl_uint(0x04DEB57D) + tl_long(msg_id) + tl_bytes(states))
         elif method == 0xE7512126:  # destroy_session
             reply(tl_uint(0x62D350C9) + tl_long(reader.long()))
         elif method in (0x04DEB57D, 0x8CC0D131, 0x7D861A08):  # state info, resend request
