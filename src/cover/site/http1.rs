@@ -415,7 +415,8 @@ impl<T: AsyncRead + AsyncWrite> Writer<T> {
     async fn body(&mut self, start: Vec<u8>, content: &mut Content, chunked: bool) -> io::Result<()> {
         let mut pending = start;
         loop {
-            let room = RECORD.saturating_sub(pending.len() + CHUNK_FRAME).max(FIRST_READ);
+            let frame = if chunked { CHUNK_FRAME } else { 0 };
+            let room = RECORD.saturating_sub(pending.len() + frame).max(FIRST_READ);
             let slow = matches!(content, Content::Theirs(_)) && !pending.is_empty();
             let piece = match slow {
                 // What another server has said is not kept back until it says more.

@@ -188,13 +188,13 @@ fn content_is_over(content: &Content) -> bool {
 
 async fn send(stream: &mut SendStream<Bytes>, content: &mut Content) -> Result<(), Reason> {
     loop {
-        stream.reserve_capacity(CHUNK);
+        stream.reserve_capacity(BATCH);
         let room = timeout(SEND, poll_fn(|cx| stream.poll_capacity(cx))).await;
         let Ok(Some(Ok(room))) = room else { return Err(Reason::INTERNAL_ERROR) };
         if room == 0 {
             continue;
         }
-        let piece = content.next(room.min(CHUNK)).await.map_err(|_| Reason::INTERNAL_ERROR)?;
+        let piece = content.next(room.min(BATCH)).await.map_err(|_| Reason::INTERNAL_ERROR)?;
         let over = piece.is_none() || content.is_over();
         stream.send_data(piece.unwrap_or_default(), over).map_err(|_| Reason::INTERNAL_ERROR)?;
         if over {
@@ -283,11 +283,12 @@ const LONGEST_FRAME: u32 = WINDOW + 512;
 /// Largest header list that nginx reads.
 const HEADERS: u32 = 32 << 10;
 
-/// Times the number of streams, this is what a client that does not read makes us keep.
-const SEND_BUFFER: usize = 16 << 10;
+/// Bytes of a body that are handed on together, as nginx does by default: two records that are full and one with the rest.
+/// `frames` divides them.
+const BATCH: usize = 32 << 10;
 
-/// The frames of nginx have no more.
-const CHUNK: usize = 8 << 10;
+/// Times the number of streams, this is what a client that does not read makes us keep.
+const SEND_BUFFER: usize = BATCH;
 
 /// Streams that were reset, and resets of streams that no one has looked at: more of them end the connection.
 const RESETS: usize = 50;
