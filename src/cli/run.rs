@@ -64,6 +64,7 @@ pub(super) fn run(origin: Origin, loaded: Loaded, taking_over: Option<handover::
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .global_queue_interval(OVERFLOW)
+        .thread_stack_size(STACK)
         .build()
         .map_err(|error| Failure::new(format!("cannot start: {error}"), "check the limit of threads"))?;
     let misuse = Arc::new(Misuse::open(&config)?);
@@ -79,6 +80,10 @@ pub(super) fn run(origin: Origin, loaded: Loaded, taking_over: Option<handover::
     drop(departure);
     outcome
 }
+
+/// Stack of a thread, of which only what is used takes memory. A reload that opens a site for several names uses more than
+/// the usual 2 MiB where nothing is optimised.
+const STACK: usize = 8 << 20;
 
 /// After so many turns a thread looks at the queue that all threads share. That is where the oldest go when more sessions are
 /// ready than a thread's own queue holds (256), and with tokio's own choice (several times as many turns) these waited longest:
