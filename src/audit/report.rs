@@ -111,7 +111,7 @@ impl Report {
     pub fn headline(&self) -> String {
         let (found, probes) = (self.differences.len(), self.probes());
         match self.verdict() {
-            Verdict::Same => format!("None of {probes} probes tells you from your cover.{}", self.not_looked_at()),
+            Verdict::Same => format!("None of {probes} probes tells the proxy from its cover.{}", self.not_looked_at()),
             Verdict::Different => {
                 let tell = if found == 1 { "tells" } else { "tell" };
                 format!("{found} of {probes} probes {tell} the proxy from its cover.{}", self.not_looked_at())
@@ -328,13 +328,13 @@ pub(super) mod tests {
     #[test]
     fn a_verdict_claims_no_more_than_was_looked_at() {
         let mut report = report(Vec::new());
-        assert_eq!(report.headline(), "None of 160 probes tells you from your cover.");
+        assert_eq!(report.headline(), "None of 160 probes tells the proxy from its cover.");
         report.coverage.push(coverage(Class::Idle, 0, &["silence of a client: it takes long"]));
         report.coverage.push(coverage(Class::Segments, 6, &["packets: may not listen"]));
         let headline = report.headline();
         assert_eq!(
             headline,
-            "None of 166 probes tells you from your cover. Not looked at: idle, segments in part (see below)."
+            "None of 166 probes tells the proxy from its cover. Not looked at: idle, segments in part (see below)."
         );
         let summary = report.summary();
         assert!(summary.contains("  idle: not silence of a client: it takes long\n"), "{summary}");
