@@ -172,9 +172,10 @@ impl AdminState {
         let outcome = spawn_blocking(move || desk.control.ping()).await;
         let health = match outcome.unwrap_or_else(|_| Err("a bug in the program ended the connection".into())) {
             Ok(Heard::Cover) => Health { serving: true, detail: "a visitor got the cover's answer".into() },
-            Ok(Heard::Close) => {
-                Health { serving: true, detail: "a visitor was closed without an answer: the cover is away".into() }
-            }
+            Ok(Heard::Close) => Health {
+                serving: true,
+                detail: "a visitor was closed without an answer: the cover is unreachable".into(),
+            },
             Err(error) => Health { serving: false, detail: error },
         };
         *heard = Some((Instant::now(), health.clone()));
