@@ -35,8 +35,12 @@ const SEND: Duration = Duration::from_secs(30);
 /// Time for which a message may wait while nothing before it is passed on.
 const BUSY: Duration = Duration::from_secs(30);
 
-/// Bytes in a message to the app. What is in the socket cannot be overtaken by what is more urgent.
-const MESSAGE: usize = 64 << 10;
+/// Bytes in a message to the app, as many as fill four records with the heads before them. What is in the socket cannot be
+/// overtaken by what is more urgent.
+const MESSAGE: usize = 4 * RECORD - RESUMABLE - websocket::LONGEST_HEAD;
+
+/// Longest payload of a TLS record.
+const RECORD: usize = 16 << 10;
 
 /// Head of a batch where a socket may be resumed.
 const RESUMABLE: usize = 8;
@@ -238,19 +242,37 @@ impl OpenedSocket {
     }
 }
 
-/// Sends one frame, its parts as they are.
+/// Sends one frame, its long parts as they are.
 async fn send(write: &mut WriteHalf<&mut dyn DuplexStream>, kind: ServerFrame, parts: Vec<Bytes>) -> io::Result<()> {
     let mut head = Vec::with_capacity(websocket::LONGEST_HEAD);
     websocket::write_head(kind, parts.iter().map(Bytes::len).sum(), &mut head);
-    let mut parts = VecDeque::from(parts);
-    parts.push_front(head.into());
-    write_parts(write, parts).await?;
+    write_parts(write, joined(head, parts)).await?;
     timeout(SEND, write.flush()).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
+/// Joins a head and the parts behind it where they are short; what fits in one record becomes one piece. So a message goes in
+/// one write, and neither its head nor a short frame in it shows as a record.
+fn joined(head: Vec<u8>, parts: Vec<Bytes>) -> VecDeque<Bytes> {
+    let whole = head.len() + parts.iter().map(Bytes::len).sum::<usize>() <= RECORD;
+    let (mut all, mut short) = (VecDeque::new(), head);
+    for part in parts {
+        if whole || part.len() <= SHORT {
+            short.extend_from_slice(&part);
+        } else {
+            all.extend([Bytes::from(std::mem::take(&mut short)), part]);
+        }
+    }
+    all.push_back(short.into());
+    all
+}
+
+/// Longest part that is copied to be joined with others.
+const SHORT: usize = 4 << 10;
+
 /// Writes these in as few writes as can be, so that no part makes a record of its own.
 async fn write_parts(write: &mut (impl AsyncWrite + Unpin), mut parts: VecDeque<Bytes>) -> io::Result<()> {
-    const SLICES: usize = 32;
+    // As many as the longest message has: long parts, and what is joined between them.
+    const SLICES: usize = 2 * (4 * RECORD / SHORT) + 1;
     loop {
         while parts.front().is_some_and(Bytes::is_empty) {
             parts.pop_front();
@@ -270,6 +292,92 @@ async fn write_parts(write: &mut (impl AsyncWrite + Unpin), mut parts: VecDeque<
             let taken = written.min(part.len());
             part.advance(taken);
             written -= taken;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use rustls::{ClientConfig, ServerConfig};
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::io::duplex;
+    use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+    use super::*;
+    use crate::cover::scout::AnyCertificate;
+    use crate::cover::site;
+
+    type Wire = tokio::io::DuplexStream;
+
+    /// Both ends of a TLS connection, and what the server has put on the wire.
+    async fn connection() -> (server::TlsStream<Wire>, client::TlsStream<Wire>, Arc<Mutex<Vec<u8>>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = site::self_signed(&["site.test"], folder.path()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let chain = vec![CertificateDer::from_pem_file(certificate).unwrap()];
+        let server = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let server = server.with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+        let client = builder.with_safe_default_protocol_versions().unwrap().dangerous();
+        let any = Arc::new(AnyCertificate);
+        let client = client.with_custom_certificate_verifier(any).with_no_client_auth();
+        let ((theirs, tapped_theirs), (ours, tapped_ours)) = (duplex(1 << 20), duplex(1 << 20));
+        let seen = Arc::<Mutex<Vec<u8>>>::default();
+        let (mut from_client, mut to_client) = split(tapped_theirs);
+        let (mut from_server, mut to_server) = split(tapped_ours);
+        tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+        let tap = Arc::clone(&seen);
+        tokio::spawn(async move {
+            let mut piece = BytesMut::new();
+            while from_server.read_buf(&mut piece).await.is_ok_and(|read| read > 0) {
+                tap.lock().unwrap().extend_from_slice(&piece);
+                to_client.write_all_buf(&mut piece).await.unwrap();
+            }
+        });
+        let name = "site.test".try_into().unwrap();
+        let (connector, acceptor) = (TlsConnector::from(Arc::new(client)), TlsAcceptor::from(Arc::new(server)));
+        let (client, server) = tokio::join!(connector.connect(name, theirs), acceptor.accept(ours));
+        (server.unwrap(), client.unwrap(), seen)
+    }
+
+    /// Lengths of the records on a wire, without what their protection adds.
+    fn records(mut wire: &[u8]) -> Vec<usize> {
+        let mut lengths = Vec::new();
+        while let [23, 3, 3, high, low, rest @ ..] = wire {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            lengths.push(length - 17);
+            wire = &rest[length..];
+        }
+        assert!(wire.is_empty(), "{wire:x?}");
+        lengths
+    }
+
+    #[tokio::test]
+    async fn a_message_makes_no_more_records_than_its_bytes_need() {
+        let (mut server, mut client, seen) = connection().await;
+        let (_read, mut write) = split(&mut server as &mut dyn DuplexStream);
+        let small = |count: usize| (0..count).map(|_| Bytes::from_static(b"a short frame")).collect::<Vec<_>>();
+        let long = vec![Bytes::from(vec![0; RESUMABLE]), Bytes::from(vec![1; MESSAGE])];
+        let mixed = (0..7).flat_map(|_| [Bytes::from_static(b"head"), vec![0; 9000].into()]).collect();
+        // What comes first goes along with tickets.
+        for (parts, expected) in
+            [(small(1), None), (small(1), Some(1)), (small(200), Some(1)), (long, Some(4)), (mixed, Some(4))]
+        {
+            let before = seen.lock().unwrap().len();
+            let mut head = Vec::new();
+            let payload = parts.iter().map(Bytes::len).sum();
+            websocket::write_head(ServerFrame::Binary, payload, &mut head);
+            send(&mut write, ServerFrame::Binary, parts).await.unwrap();
+            client.read_exact(&mut vec![0; head.len() + payload]).await.unwrap();
+            if let Some(expected) = expected {
+                let records = records(&seen.lock().unwrap()[before..]);
+                assert_eq!(records.len(), expected, "{records:?}");
+                assert_eq!(records.iter().sum::<usize>(), head.len() + payload);
+            }
         }
     }
 }

@@ -26,11 +26,14 @@ pub(super) struct Handler {
     source: Source,
     server: Option<String>,
     bodies: Bodies,
+    /// Bodies that an extension takes. They cost no upstream a connection, and those of its clients must not be what makes
+    /// uploads to the site be hurried.
+    taken: Bodies,
 }
 
 impl Handler {
     pub(super) fn new(source: Source, server: Option<String>) -> Handler {
-        Handler { source, server, bodies: Bodies::default() }
+        Handler { source, server, bodies: Bodies::default(), taken: Bodies::default() }
     }
 
     /// The answer to one request. Only an upstream reads the body.
@@ -56,6 +59,11 @@ impl Handler {
     /// Counts a body that is to be read to its end.
     pub(super) fn body(&self) -> Body<'_> {
         self.bodies.open()
+    }
+
+    /// Counts a body that an extension takes.
+    pub(super) fn taken_body(&self) -> Body<'_> {
+        self.taken.open()
     }
 
     /// Whether requests go to another server, which gets their bodies and learns that a client has left.

@@ -132,11 +132,12 @@ impl Turn<'_> {
             return After::Close;
         }
         if let Some(claim) = claim {
-            return exchange(|upload| extension::answer(claim, upload), shape, self.handler, reader, writer).await;
+            let (answer, body) = (|upload| extension::answer(claim, upload), self.handler.taken_body());
+            return exchange(answer, body, shape, self.handler, (reader, writer)).await;
         }
         if self.handler.passes_on() {
             let answer = |upload| self.handler.answer(&request, upload, self.guest);
-            return exchange(answer, shape, self.handler, reader, writer).await;
+            return exchange(answer, self.handler.body(), shape, self.handler, (reader, writer)).await;
         }
         let mut reply = self.handler.answer(&request, mpsc::channel(1).1, self.guest).await;
         let has_content = matches!(reply.status, 200 | 206 | 304 | 412 | 416);
@@ -162,10 +163,10 @@ impl Turn<'_> {
 /// Passes a request on: its body goes up while the answer comes down, and a client that leaves ends both.
 async fn exchange<T: AsyncRead + AsyncWrite, A: Future<Output = Reply>>(
     answer: impl FnOnce(Upload) -> A,
+    body: Body<'_>,
     shape: Shape,
     handler: &Arc<Handler>,
-    reader: &mut Reader<T>,
-    writer: &mut Writer<T>,
+    (reader, writer): (&mut Reader<T>, &mut Writer<T>),
 ) -> After {
     let (sender, upload) = mpsc::channel(1);
     let answering = async {
@@ -174,7 +175,7 @@ async fn exchange<T: AsyncRead + AsyncWrite, A: Future<Output = Reply>>(
     };
     let outcome = {
         let mut answering = pin!(answering);
-        let mut pumping = pin!(reader.pump(sender, handler.body()));
+        let mut pumping = pin!(reader.pump(sender, body));
         poll_fn(|cx| {
             if let Poll::Ready(outcome) = answering.as_mut().poll(cx) {
                 return Poll::Ready(outcome.ok());

@@ -152,7 +152,7 @@ impl Turn {
     async fn take_claimed(mut self, claim: extension::Claim, request: Request, body: RecvStream, silent: bool) {
         let (sender, upload) = mpsc::channel(1);
         let handler = Arc::clone(&self.handler);
-        let counted = request.has_body().then(|| handler.body());
+        let counted = request.has_body().then(|| handler.taken_body());
         let reply = tokio::select! {
             reply = extension::answer(claim, upload) => reply,
             () = pump(body, counted, sender) => return,

@@ -266,6 +266,47 @@ async fn a_slow_upload_ends_only_among_many_others() {
     }
 }
 
+/// Takes every request, and waits for the end of its body.
+#[derive(Default)]
+struct Patient(std::sync::atomic::AtomicUsize);
+
+impl SiteExtension for Patient {
+    fn claim(&self, _: &VisitorRequest<'_>) -> Option<Claim> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Some(Box::new(|mut body| {
+            Box::pin(async move {
+                while body.next().await.is_some() {}
+                std::future::pending().await
+            })
+        }))
+    }
+}
+
+#[tokio::test]
+async fn bodies_for_an_extension_hurry_no_upload_to_the_site() {
+    let (scene, _listener) = Scene::upstream();
+    let (handler, extension) = (Arc::clone(&scene.site.content), Arc::new(Patient::default()));
+    let mut others = Vec::new();
+    for _ in 0..800 {
+        let (mut theirs, ours) = duplex(4096);
+        let visitor =
+            SiteVisitor { peer: None, extension: Some(Arc::clone(&extension) as _), ..SiteVisitor::default() };
+        let first = Instant::now() + Duration::from_secs(600);
+        let serving = tokio::spawn(http1::serve(ours, visitor, Arc::clone(&handler), first));
+        theirs.write_all(b"POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 10\r\n\r\nx").await.unwrap();
+        others.push((theirs, serving));
+    }
+    let taken = async {
+        while extension.0.load(std::sync::atomic::Ordering::Relaxed) < 800 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), taken).await.unwrap();
+    let mut own = handler.body();
+    own.note(1, Duration::from_secs(600));
+    assert_eq!(own.patience(), Duration::from_secs(60));
+}
+
 #[tokio::test]
 async fn long_poll_is_answered() {
     let (scene, listener) = Scene::upstream();
