@@ -21,11 +21,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use tokio::net::TcpStream;
 
 use crate::auth::{Declined, Domain, Judge, Reason, UnixTime};
+use crate::base::told::Uptime;
 use crate::relay::splice::Splice;
 use gate::Promotion;
 use profile::Profile;
@@ -261,7 +262,7 @@ impl Cover {
 
     /// By how many seconds the clock of a remote cover is ahead, by the last visit. The built-in site has this machine's.
     pub fn clock_ahead(&self) -> Option<i64> {
-        self.elsewhere().and_then(|_| self.scout.told_time().ahead(SystemTime::now(), Instant::now()))
+        self.elsewhere().and_then(|_| self.scout.told_time().ahead(SystemTime::now(), Uptime::now()))
     }
 
     /// Number of rounds of visits that found the cover changed.

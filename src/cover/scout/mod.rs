@@ -48,7 +48,7 @@ use self::visit::{HTTP1, HTTP2, Heard};
 use super::chain::Shown;
 use super::profile::{ByProtocol, Endings, FlightShape, GreetingShape, IdleEnd, Profile, VisitShape};
 use crate::auth::{Domain, UnixTime};
-use crate::base::told::ToldTime;
+use crate::base::told::{ToldTime, Uptime};
 use crate::wire::HelloClass;
 use crate::wire::hellos::{TEMPLATES, Template};
 use crate::wire::record::CLOSE_NOTIFY;
@@ -462,7 +462,7 @@ impl Scout {
             ends::endings(door, name, farewell),
         );
         if let Some(date) = farewell.as_ref().ok().and_then(|farewell| examine::date(&farewell.head)) {
-            self.told.hear(&date, std::time::Instant::now());
+            self.told.hear(&date, Uptime::now());
         }
         Readings { bulk, farewell, endings }
     }

@@ -25,6 +25,7 @@ pub use self::watch::Watch;
 
 use super::snapshot::AlarmState;
 use crate::auth::{Reason, UnixTime};
+use crate::base::told::Uptime;
 use crate::server::event::{Event, Observer};
 use crate::server::handle::Handle;
 
@@ -120,7 +121,7 @@ impl Alarms {
             let (ends, changes, now) = (cover.certificate_ends(), cover.changes(), now());
             let failures = cover.acme().map(|standing| standing.failures);
             let dates = Dates {
-                telegram: handle.upstream().told_time().ahead(SystemTime::now(), std::time::Instant::now()),
+                telegram: handle.upstream().told_time().ahead(SystemTime::now(), Uptime::now()),
                 cover: cover.clock_ahead(),
             };
             let declines = self.declines.swap(0, Ordering::Relaxed);

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::{BadList, Clusters, LONGEST, Lists, ProxySecret, Version};
 use crate::base::files::{self, Access};
+use crate::base::told::Uptime;
 use crate::net::https::{Bounds, Client};
 use crate::telegram::upstream::{Need, Upstream};
 
@@ -101,7 +102,7 @@ impl Keeper {
         let url: Uri = format!("{}/{}", base.trim_end_matches('/'), what.name()).parse().map_err(|_| "no URL")?;
         let answer = self.client.fetch(&url, BOUNDS).await.map_err(|error| error.to_string())?;
         if let Some(date) = answer.headers().get(DATE).and_then(|date| date.to_str().ok()) {
-            self.upstream.told_time().hear(date, std::time::Instant::now());
+            self.upstream.told_time().hear(date, Uptime::now());
         }
         Ok(answer.into_body().to_vec())
     }
