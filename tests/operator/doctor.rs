@@ -492,8 +492,10 @@ async fn a_proxy_that_only_a_front_reaches_is_found_and_logged_in_to() {
     let _proxy = Silent::start(&bed, &file);
     let address = loop {
         let (_, said) = command(&bed, &file, &["check"]).await;
-        if let Some((_, rest)) = said.split_once("runs    on ") {
-            break rest.split_once(" (behind").unwrap().0.to_owned();
+        // The control socket answers a moment before the listeners are open.
+        let open = said.split_once("runs    on ").and_then(|(_, rest)| rest.split_once(" (behind"));
+        if let Some((address, _)) = open {
+            break address.to_owned();
         }
         assert!(begun.elapsed() < Duration::from_secs(60), "it never runs: {said}");
     };
