@@ -20,7 +20,7 @@ pub use member::{Allowance, Direction, Member, Permit, QuotaStore, Refusal, Usag
 pub use past::PastNames;
 pub use people::{Enrolment, People, UsageRecord};
 pub use period::Period;
-pub use policy::{Policy, Quota, Tagging};
+pub use policy::{MiddleUse, MiddleWay, Policy, Quota, Tagging};
 pub use replay::{Company, ReplayCache, ReplayMemory, SecretTag};
 pub use search::Searched;
 pub use secret::{Domain, DomainError, Secret, SecretError, SecretText, link_part};

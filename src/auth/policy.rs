@@ -33,6 +33,8 @@ pub struct Policy {
     pub deny: Vec<IpNet>,
     /// In whose name the member's sessions go, which shows a channel to the member.
     pub ad_tag: Tagging,
+    /// Sessions that go through middle proxies without a tag, where the member has them otherwise than others.
+    pub middle: Option<MiddleUse>,
     /// Name of the site that the member's link carries, where it is not the first.
     pub domain: Option<Domain>,
     /// Note of the operator.
@@ -62,6 +64,40 @@ impl Tagging {
     }
 }
 
+/// Sessions that go through middle proxies. Accounts without Premium may get no media from data centres that are reached
+/// directly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MiddleUse {
+    /// Those with a tag.
+    #[default]
+    Tagged,
+    /// The same, and all with data centres for media.
+    Media,
+    /// All.
+    All,
+}
+
+impl MiddleUse {
+    /// All of them, with their names.
+    pub const NAMES: [(&str, Self); 3] = [("tagged", Self::Tagged), ("media", Self::Media), ("all", Self::All)];
+
+    /// The name in the configuration.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Tagged => "tagged",
+            Self::Media => "media",
+            Self::All => "all",
+        }
+    }
+}
+
+/// Way of a session through a middle proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MiddleWay {
+    /// In whose name the session goes, if in anyone's.
+    pub tag: Option<AdTag>,
+}
+
 /// Limit of bytes in a period, both ways together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
@@ -84,6 +120,7 @@ impl Default for Policy {
             allow: Vec::new(),
             deny: Vec::new(),
             ad_tag: Tagging::AsAll,
+            middle: None,
             domain: None,
             note: None,
         }
@@ -91,6 +128,24 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// The way of a session through a middle proxy, given what holds for everybody; `None` if it goes directly. `media`: its
+    /// data centre is one for media.
+    pub fn middle_way(&self, tag_of_all: Option<AdTag>, use_of_all: MiddleUse, media: bool) -> Option<MiddleWay> {
+        let tag = self.ad_tag.or(tag_of_all);
+        let goes = tag.is_some()
+            || match self.middle.unwrap_or(use_of_all) {
+                MiddleUse::Tagged => false,
+                MiddleUse::Media => media,
+                MiddleUse::All => true,
+            };
+        goes.then_some(MiddleWay { tag })
+    }
+
+    /// Whether any session goes through a middle proxy.
+    pub fn needs_middle(&self, tag_of_all: Option<AdTag>, use_of_all: MiddleUse) -> bool {
+        self.middle_way(tag_of_all, use_of_all, true).is_some()
+    }
+
     /// Whether one who comes from here may be inside now, as far as this can be said without counting.
     pub fn admits(&self, from: IpAddr, now: UnixTime) -> Result<(), Refusal> {
         let from = from.to_canonical();
@@ -154,6 +209,32 @@ mod tests {
         for (policy, expected) in cases {
             assert_eq!(policy.admits(here, NOW), expected, "{policy:?}");
             assert_eq!(policy.admits("::ffff:192.0.2.7".parse().unwrap(), NOW), expected, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn sessions_go_through_middle_proxies_for_their_tag_or_as_the_member_or_all_have_them() {
+        use MiddleUse::{All, Media, Tagged};
+        let tag = Some(AdTag([1; 16]));
+        let way = |tag| Some(MiddleWay { tag });
+        for (of_member, of_all, main, media) in [
+            (None, Tagged, None, None),
+            (None, Media, None, way(None)),
+            (None, All, way(None), way(None)),
+            (Some(Tagged), All, None, None),
+            (Some(Media), Tagged, None, way(None)),
+            (Some(All), Media, way(None), way(None)),
+        ] {
+            let policy = Policy { middle: of_member, ..Policy::default() };
+            let ways = [false, true].map(|is_media| policy.middle_way(None, of_all, is_media));
+            assert_eq!(ways, [main, media], "{of_member:?} {of_all:?}");
+            assert_eq!(policy.needs_middle(None, of_all), media.is_some());
+            assert_eq!(policy.middle_way(tag, of_all, false), way(tag), "a tag takes all along");
+            let without = Policy { ad_tag: Tagging::Without, ..policy };
+            assert_eq!(without.middle_way(tag, of_all, true), media, "{of_member:?} {of_all:?}");
+        }
+        for (name, kind) in MiddleUse::NAMES {
+            assert_eq!(kind.label(), name);
         }
     }
 }

@@ -153,6 +153,7 @@ pub struct Admission {
     class: HelloClass,
     fingerprint: Fingerprint,
     http2: bool,
+    apple: bool,
 }
 
 impl Admission {
@@ -182,6 +183,11 @@ impl Admission {
         self.http2
     }
 
+    /// Whether the hello has the shape of those of Telegram's apps for Apple's systems.
+    pub fn has_apples_shape(&self) -> bool {
+        self.apple
+    }
+
     /// Which client's hello it was.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
@@ -208,6 +214,7 @@ pub struct Inquiry {
     class: HelloClass,
     fingerprint: Fingerprint,
     http2: bool,
+    apple: bool,
     /// Whether the name in the hello is accepted.
     named: bool,
     from: IpAddr,
@@ -261,8 +268,8 @@ impl Inquiry {
             Err(declined) => Verdict::Decline(declined),
             Ok(key) => {
                 let client_random = *self.search.claim.random();
-                let (class, fingerprint, http2) = (self.class, self.fingerprint, self.http2);
-                Verdict::Admit(Admission { key, from: self.from, client_random, class, fingerprint, http2 })
+                let (class, fingerprint, http2, apple) = (self.class, self.fingerprint, self.http2, self.apple);
+                Verdict::Admit(Admission { key, from: self.from, client_random, class, fingerprint, http2, apple })
             }
         }
     }
@@ -356,6 +363,7 @@ impl Judge {
             class,
             fingerprint: Fingerprint::of(&hello),
             http2: hello.offers_http2(),
+            apple: hello.has_apples_shape(),
             named,
             from,
             barred: None,
@@ -374,6 +382,7 @@ impl Judge {
             class: HelloClass::Other,
             fingerprint: Fingerprint::default(),
             http2: false,
+            apple: false,
             named: false,
             from,
             barred: Some(reason),

@@ -18,7 +18,7 @@ use super::invitation::{Host, invitations, port};
 use super::ways::Way;
 use super::web::{self, WebObstacle};
 use super::{Failure, health};
-use crate::auth::{Member, Secret, UnixTime};
+use crate::auth::{Member, MiddleUse, Secret, SecretText, UnixTime};
 use crate::config::edit::{self, EditError, UserToAdd};
 use crate::config::{self, Config, Environment, Flags, units};
 use crate::cover::grade::{NameTarget, grade};
@@ -35,9 +35,9 @@ use crate::ops::links::{Form, OwnAddress};
 use crate::ops::metrics::Metrics;
 use crate::ops::reload::{Applied, Queue, Refused, Removals, Source, Terms};
 use crate::ops::snapshot::{CoverState, QuotaState, Replay, Snapshot, UserState};
-use crate::server::Purpose;
 use crate::server::handle::Handle;
 use crate::server::sessions::Sessions;
+use crate::server::{Purpose, fan_out};
 
 /// Interval at which the cover's name is looked up.
 const LOOK_UP: Duration = Duration::from_secs(60 * 60);
@@ -206,7 +206,10 @@ struct FileSnapshot(Vec<(PathBuf, Option<String>)>);
 impl FileSnapshot {
     /// The configuration file, and the files of secrets that it names.
     fn of(file: &Path, flags: &Flags, environment: &Environment) -> Self {
-        let named = config::load(flags, environment).map(|loaded| loaded.files).unwrap_or_default();
+        // Only files of secrets are changed along with it, and to read all of it for their names takes time.
+        let names_files = fs::read_to_string(file).is_ok_and(|text| text.contains("secret_file"));
+        let loaded = names_files.then(|| config::load(flags, environment).ok()).flatten();
+        let named = loaded.map(|loaded| loaded.files).unwrap_or_default();
         let files = std::iter::once(file.to_owned()).chain(named);
         Self(files.map(|path| (fs::read_to_string(&path).ok(), path)).map(|(text, path)| (path, text)).collect())
     }
@@ -265,6 +268,7 @@ fn user(member: &Member, now: UnixTime) -> UserState {
         max_sessions: policy.max_sessions.map(Into::into),
         max_addresses: policy.max_addresses.map(Into::into),
         ad_tag: units::tagging_text(policy.ad_tag),
+        middle: policy.middle.map(MiddleUse::label),
         domain: policy.domain.as_ref().map(ToString::to_string),
     }
 }
@@ -286,6 +290,7 @@ impl Control for AdminBackend {
         Snapshot {
             listen: [self.open(Purpose::Cover), self.open(Purpose::Proxied)].concat(),
             sessions: status.sessions,
+            fan_out: fan_out::by_class(self.sessions().list().iter().map(|live| &**live)),
             moved: self.sessions().moved(),
             ready: self.handle.upstream().ready(),
             routes: self.handle.upstream().routes(),
@@ -332,8 +337,25 @@ impl Control for AdminBackend {
     }
 
     fn create(&self, user: &NewUser) -> Result<Changed, Trouble> {
-        let new = UserToAdd::new(user.name.clone(), Secret::generate(&mut rand::rng()));
+        let new = to_add(user)?;
         self.edit(format!("user {} added", user.name), None, |file| edit::add(file, new, &user.settings))
+    }
+
+    fn create_all(&self, users: &[NewUser]) -> Result<Changed, Trouble> {
+        if users.is_empty() {
+            return Err(Trouble::new(Kind::Invalid, "there are no users in the list", "send [{\"name\": \"…\"}, …]"));
+        }
+        let entry = |(index, user)| {
+            let entry = |trouble: Trouble| {
+                let error = format!("entry {}: {}; nothing was added", index + 1, trouble.error);
+                Trouble { error, ..trouble }
+            };
+            to_add(user).map_err(entry)
+        };
+        let new: Vec<UserToAdd> = users.iter().enumerate().map(entry).collect::<Result<_, _>>()?;
+        let with_settings: Vec<_> = new.iter().zip(users.iter().map(|user| &user.settings)).collect();
+        let said = format!("{} users added", users.len());
+        self.edit(said, None, |file| edit::add_each(file, &with_settings))
     }
 
     fn change(&self, user: &str, settings: &Settings) -> Result<Changed, Trouble> {
@@ -379,14 +401,29 @@ impl Control for AdminBackend {
     }
 }
 
+/// A new user with the secret that was given, or a new one.
+fn to_add(user: &NewUser) -> Result<UserToAdd, Trouble> {
+    let secret = match &user.secret {
+        Some(text) => SecretText::parse(text.trim())
+            .map_err(|error| Trouble::new(Kind::Invalid, format!("secret: {error}"), error.fix()))?,
+        None => SecretText { secret: Secret::generate(&mut rand::rng()), domain: None },
+    };
+    Ok(UserToAdd::with(user.name.clone(), secret))
+}
+
 /// Error for a file that was not changed, for a client that does not see the file.
 fn refused(error: EditError) -> Trouble {
-    let kind = match &error {
+    let cause = match &error {
+        EditError::Entry(_, cause) => &**cause,
+        error => error,
+    };
+    let kind = match cause {
         EditError::Unknown(_) => return Trouble::no_user(),
         EditError::Exists(_) => Kind::Conflict,
         EditError::Mistakes(_) => Kind::Invalid,
         EditError::File { .. } => Kind::Failed,
         EditError::NotToml | EditError::NoSections | EditError::Tangled(_) | EditError::NoSecret(_) => Kind::Conflict,
+        EditError::Entry(..) => Kind::Conflict,
     };
     Trouble::new(kind, error.to_string(), error.fix())
 }

@@ -36,17 +36,21 @@ pub fn health(flags: &Flags, environment: &Environment) -> Result<(), Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}"), "try again"))?;
-    let ways = Ways::of(&draft.listen, &draft.proxied, &draft.state_dir);
+    let known = Ways::of(&draft.listen, &draft.proxied, &draft.state_dir);
     let ways: Vec<Way> = match &draft.listen {
         // One that cannot be asked may be at either.
-        Listen::Automatic if !ways.running => {
+        Listen::Automatic if !known.running => {
             Listen::candidates().iter().flat_map(|one| Way::all(&[(*one).into()], &[])).collect()
         }
-        _ => ways.first(),
+        _ => known.first(),
     };
     let visiting = visit(&ways, &name, remote.as_ref(), Some(&draft.state_dir));
     let outcome = progress::during("visiting the proxy", || runtime.block_on(visiting));
     runtime.shutdown_background();
+    let outcome = outcome.map(|said| match known.cover_fails {
+        true => format!("{said}; its cover has no handshake for the clients that it admits, see its log"),
+        false => said,
+    });
     outcome.map(output::print).map_err(|message| {
         Failure::new(message, "see its log; `vizard health` needs the same flags and variables as `vizard run`")
     })

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::invitation::{Host, Invitation, LinkKind, LinkView, Source, invitations, port};
 use super::ways::Ways;
 use super::web::{self, WebObstacle};
-use super::{Failure, Settings, load, output};
-use crate::config::{Config, Environment, units};
+use super::{Failure, Settings, output};
+use crate::config::{self, Config, Environment, units};
 use crate::ops::links::{Form, OwnAddress};
 
 /// Flags of `vizard link`.
@@ -85,7 +85,9 @@ pub fn link(arguments: &Arguments, environment: &Environment) -> Result<(), Fail
 /// The same as a text.
 pub(super) fn text(arguments: &Arguments, environment: &Environment) -> Result<String, Failure> {
     let stated = stated_target(&arguments.look)?;
-    let mut config = load(&arguments.settings.flags(), environment)?.draft.settle(&mut rand::rng())?;
+    let loaded = config::load_for(&arguments.user, &arguments.settings.flags(), environment)?;
+    output::report(&loaded.warnings);
+    let mut config = loaded.draft.settle(&mut rand::rng())?;
     if config.users.is_empty() {
         return Err(Failure::new("there is no link: no users are configured", "add one: vizard user add NAME"));
     }

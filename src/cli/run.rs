@@ -173,7 +173,7 @@ async fn serve(config: Config, prepared: Prepared, misuse: Arc<Misuse>) -> Resul
     }
     let (queue, requests) = Queue::new();
     let (takers, taking_over) = mpsc::channel(1);
-    let control = control(&config.state_dir, &queue, takers, opened(handle.clone()));
+    let control = control(&config.state_dir, &queue, takers, opened(handle.clone(), Arc::clone(&counts)));
     greeting::greet(&config, &addresses, format, greeting::link_command(&origin.flags));
     let keys = desk::keys(&config)?;
     let parts = desk::AdminParts {
@@ -244,13 +244,14 @@ fn control(
 }
 
 /// Says where the server is entered.
-fn opened(handle: Handle) -> Opened {
+fn opened(handle: Handle, counts: Arc<Counts>) -> Opened {
     Arc::new(move || {
         let open = |purpose| {
             let listeners = handle.listeners().into_iter().filter(|one| one.wanted.purpose == purpose);
             listeners.map(|one| one.local.map_or(one.wanted.address, Address::from).to_string()).collect()
         };
-        Open { clients: open(Purpose::Cover), proxied: open(Purpose::Proxied) }
+        let cover_fails = counts.cover_fails() && handle.cover().elsewhere().is_some();
+        Open { clients: open(Purpose::Cover), proxied: open(Purpose::Proxied), cover_fails }
     })
 }
 

@@ -304,6 +304,7 @@ mod tests {
             max_sessions: None,
             max_addresses: None,
             ad_tag: None,
+            middle: None,
             domain: None,
             bytes: Bytes { up: 1000, down },
             quota: None,

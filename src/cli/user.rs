@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::link::{self, Look};
 use super::reload::after_edit;
 use super::{Failure, Settings, load, output};
-use crate::auth::{Domain, Policy, Secret, SecretText, UnixTime, Usage, link_part};
+use crate::auth::{Domain, MiddleUse, Policy, Secret, SecretText, UnixTime, Usage, link_part};
 use crate::config::edit::{self, Changes, EditError, UserToAdd};
 use crate::config::embedded::{NOBODY, had_users};
 use crate::config::report::quoted;
@@ -169,6 +169,9 @@ struct Limits {
     /// Tag of a promoted channel, from @MTProxybot; `none` for none, "" for the one of everybody
     #[arg(long, value_name = "TAG")]
     ad_tag: Option<String>,
+    /// Sessions without a tag that go through middle proxies: `tagged`, `media` or `all`; `none` for those of everybody
+    #[arg(long, value_name = "SESSIONS")]
+    middle: Option<String>,
     /// Name of the site that the link carries, `domain` or one of `names`; another one makes another link
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
@@ -191,6 +194,7 @@ impl From<Limits> for Changes {
             allow: list(limits.allow),
             deny: list(limits.deny),
             ad_tag: limits.ad_tag,
+            middle: limits.middle,
             domain: limits.domain,
             note: limits.note,
         }
@@ -222,7 +226,7 @@ impl From<EditError> for Failure {
     fn from(error: EditError) -> Self {
         let next = error.fix();
         match error {
-            EditError::Unknown(_) | EditError::Exists(_) => Self::usage(error.to_string(), next),
+            EditError::Unknown(_) | EditError::Exists(_) | EditError::Entry(..) => Self::usage(error.to_string(), next),
             error => Self::new(error.to_string(), next),
         }
     }
@@ -502,6 +506,7 @@ fn show(name: &str, as_json: bool, secret: bool, place: &ConfigFile, environment
         ("allowed networks", networks(&user.policy.allow)),
         ("denied networks", networks(&user.policy.deny)),
         ("promoted channel", units::tagging_text(user.policy.ad_tag)),
+        ("through middle proxies", user.policy.middle.map(|sessions| sessions.label().to_owned())),
         ("name of the site", draft.name_of(user).map(ToString::to_string)),
         ("traffic up", Some(size(usage.up))),
         ("traffic down", Some(size(usage.down))),
@@ -551,6 +556,7 @@ fn object(user: &User, usage: Usage, now: UnixTime) -> Value {
         "allow": networks(&policy.allow),
         "deny": networks(&policy.deny),
         "ad_tag": units::tagging_text(policy.ad_tag),
+        "middle": policy.middle.map(MiddleUse::label),
         "domain": policy.domain.as_ref().map(ToString::to_string),
         "note": policy.note,
         "previous_until": user.previous.as_ref().map(|(_, until)| moment(*until)),

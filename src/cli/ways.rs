@@ -26,6 +26,8 @@ pub(super) struct Ways {
     pub(super) proxied: Vec<Address>,
     /// Whether it is a proxy that runs who says so.
     pub(super) running: bool,
+    /// Whether that proxy's cover has no handshake for clients that it admits.
+    pub(super) cover_fails: bool,
     /// Whether it believes a PROXY protocol header that comes from this machine.
     header: bool,
 }
@@ -38,14 +40,15 @@ impl Ways {
         match control::ask_open(state) {
             Ok(open) => {
                 let read = |texts: &[String]| texts.iter().filter_map(|text| units::listener(text).ok()).collect();
-                Self { clients: read(&open.clients), proxied: read(&open.proxied), running: true, header }
+                let (clients, proxied) = (read(&open.clients), read(&open.proxied));
+                Self { clients, proxied, running: true, cover_fails: open.cover_fails, header }
             }
             Err(_) => {
                 let clients = match listen {
                     Listen::Given(addresses) => addresses.clone(),
                     Listen::Automatic => expected_listeners(listen).into_iter().map(Address::from).collect(),
                 };
-                Self { clients, proxied: proxied.listen.clone(), running: false, header }
+                Self { clients, proxied: proxied.listen.clone(), running: false, cover_fails: false, header }
             }
         }
     }

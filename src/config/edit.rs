@@ -3,6 +3,7 @@
 //! What people wrote stays as they wrote it: order, spaces and comments. A change that would leave the file with mistakes
 //! is refused. The file is replaced in one step and keeps its mode; a lock on its folder keeps two changes apart.
 
+pub(super) mod quick;
 mod section;
 mod spread;
 
@@ -14,8 +15,9 @@ use std::{error, fmt};
 use jiff::Timestamp;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value, value};
 
+use self::quick::{OneUser, QuickText};
 use self::spread::NameSpread;
-use super::report::Severity;
+use super::report::{Complaint, Origin, Severity};
 use super::resolve::read_secret_file;
 use super::{Environment, Flags, LoadError, load_text};
 use crate::auth::{Domain, Secret, SecretText, UnixTime};
@@ -54,6 +56,8 @@ pub enum EditError {
     NoSecret(String),
     /// The file would have mistakes that it does not have now, as sentences. They hold no secret.
     Mistakes(Vec<String>),
+    /// One of several new users cannot be added; they are counted from 1.
+    Entry(usize, Box<Self>),
 }
 
 impl EditError {
@@ -68,6 +72,7 @@ impl EditError {
             Self::Tangled(_) => "remove the section in an editor",
             Self::NoSecret(_) => "see the mistakes with `vizard check`, and fix them first",
             Self::Mistakes(_) => "correct the values",
+            Self::Entry(_, error) => error.fix(),
         }
     }
 }
@@ -83,6 +88,7 @@ impl fmt::Display for EditError {
             Self::Tangled(name) => write!(f, "the section of {name} cannot be separated from the text around it"),
             Self::NoSecret(name) => write!(f, "the secret of {name} cannot be read"),
             Self::Mistakes(mistakes) => f.write_str(&mistakes.join("\n")),
+            Self::Entry(number, error) => write!(f, "entry {number}: {error}; nothing was added"),
         }
     }
 }
@@ -120,27 +126,52 @@ pub fn add(file: &Path, new: UserToAdd, changes: &Changes) -> Result<(), EditErr
 /// Adds users in one step, all of them with the same limits, or none if one cannot be added. Where the site has several
 /// names and none is wished, each gets the one that its link had, else the one with the fewest users.
 pub fn add_all(file: &Path, new: &[UserToAdd], changes: &Changes) -> Result<(), EditError> {
-    edit(file, |document, _| {
-        let mut known: HashSet<_> = names(document)?.map(|(_, name)| name.to_owned()).collect();
-        if let Some(UserToAdd { name, .. }) = new.iter().find(|new| !known.insert(new.name.clone())) {
-            return Err(EditError::Exists(name.clone()));
+    let new: Vec<_> = new.iter().map(|new| (new, changes)).collect();
+    match add_each(file, &new) {
+        Err(EditError::Entry(_, error)) if new.len() == 1 => Err(*error),
+        outcome => outcome,
+    }
+}
+
+/// The same, each with its own limits. Fails with the first that cannot be added.
+pub fn add_each(file: &Path, new: &[(&UserToAdd, &Changes)]) -> Result<(), EditError> {
+    let listed: Vec<&str> = new.iter().map(|(new, _)| new.name.as_str()).collect();
+    let distinct = listed.iter().collect::<HashSet<_>>().len() == listed.len();
+    let add = |text: &str, _: &Path| {
+        let make = |spread: Option<NameSpread>| tables(new, spread);
+        if let Some(quick) = quick::with_users(text, &listed, make).filter(|_| distinct) {
+            return Ok(EditedText::quick(quick, ()));
         }
-        let mut spread = NameSpread::of(document).filter(|_| changes.domain.is_none());
+        let mut document = parse(text)?;
+        let mut known: HashSet<_> = names(&document)?.map(|(_, name)| name.to_owned()).collect();
+        if let Some(at) = listed.iter().position(|name| !known.insert((*name).to_owned())) {
+            return Err(EditError::Entry(at + 1, Box::new(EditError::Exists(listed[at].to_owned()))));
+        }
+        let spread = NameSpread::of(&document);
         let users = document.entry("users").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
         let users = users.as_array_of_tables_mut().ok_or(EditError::NoSections)?;
-        for UserToAdd { name, secret, domain } in new {
-            let mut table = Table::new();
-            table.decor_mut().set_prefix("\n");
-            table.insert("name", value(name));
-            table.insert("secret", value(secret.hex()));
-            change_table(&mut table, changes);
-            if let Some(name) = spread.as_mut().and_then(|spread| spread.next(domain.as_ref())) {
-                table.insert("domain", value(name));
-            }
-            users.push(table);
+        tables(new, spread).into_iter().for_each(|table| users.push(table));
+        Ok(EditedText { added: new.len(), ..EditedText::whole(document.to_string(), ()) })
+    };
+    edit_text(file, add, |()| Ok(()))
+}
+
+/// The sections of new users.
+fn tables(new: &[(&UserToAdd, &Changes)], mut spread: Option<NameSpread>) -> ArrayOfTables {
+    let mut tables = ArrayOfTables::new();
+    for (UserToAdd { name, secret, domain }, changes) in new {
+        let mut table = Table::new();
+        table.decor_mut().set_prefix("\n");
+        table.insert("name", value(name));
+        table.insert("secret", value(secret.hex()));
+        change_table(&mut table, changes);
+        let mut free = spread.as_mut().filter(|_| changes.domain.is_none());
+        if let Some(name) = free.as_mut().and_then(|spread| spread.next(domain.as_ref())) {
+            table.insert("domain", value(name));
         }
-        Ok(())
-    })
+        tables.push(table);
+    }
+    tables
 }
 
 /// Changes what a user may do. One who is moved to another name of the site gets a new secret, which is returned, and the old
@@ -151,9 +182,8 @@ pub fn change(
     changes: &Changes,
     fresh: impl FnOnce() -> Secret,
 ) -> Result<Option<Secret>, EditError> {
-    let changed = |document: &mut DocumentMut, folder: &Path| {
-        let first = document.get("domain").and_then(Item::as_str).map(str::to_ascii_lowercase);
-        let table = user(document, name)?;
+    let changed = |table: &mut Table, site: &SiteOfUser<'_>| {
+        let first = site.first_name.clone();
         let before = spread::name_of(table).or_else(|| first.clone());
         change_table(table, changes);
         if changes.domain.is_some() && !table.contains_key("secret_file") {
@@ -167,11 +197,11 @@ pub fn change(
             return Ok(None);
         }
         let secret = fresh();
-        let path = spread::renew(table, &secret).map(|written| folder.join(written));
+        let path = spread::renew(table, &secret).map(|written| site.folder.join(written));
         Ok(Some((secret, path)))
     };
     // Before the configuration says so: the old secret must not be good under the new name, not for a moment.
-    let moved = edit_with(file, changed, |moved| match moved {
+    let moved = edit_user(file, name, changed, |moved| match moved {
         Some((secret, Some(path))) => write(path, secret, Access::Kept),
         _ => Ok(()),
     })?;
@@ -189,15 +219,34 @@ pub fn disable(file: &Path, name: &str) -> Result<(), EditError> {
 }
 
 fn switch(file: &Path, name: &str, enabled: bool) -> Result<(), EditError> {
-    edit(file, |document, _| {
-        change_table(user(document, name)?, &Changes { enabled: Some(enabled), ..Changes::default() });
+    let switched = |table: &mut Table, _: &SiteOfUser<'_>| {
+        change_table(table, &Changes { enabled: Some(enabled), ..Changes::default() });
         Ok(())
-    })
+    };
+    edit_user(file, name, switched, |()| Ok(()))
 }
 
 /// Gives a user another secret; the present one is good until then. A secret in a file of its own stays in one.
 pub fn rotate(file: &Path, name: &str, secret: &Secret, until: UnixTime) -> Result<(), EditError> {
-    rotate_those(file, until, |_| Ok(vec![(name.to_owned(), secret.clone())])).map(drop)
+    let until = moment(until);
+    let rotated = |table: &mut Table, site: &SiteOfUser<'_>| {
+        let (path, embedded) = rotate_in(table, site.folder, name, secret, &until)?;
+        keep_name(table, embedded.filter(|_| site.has_several_names));
+        Ok(path)
+    };
+    let later = edit_user(file, name, rotated, |_| Ok(()))?;
+    later.map_or(Ok(()), |path| write(&path, secret, Access::Kept))
+}
+
+fn moment(until: UnixTime) -> String {
+    Timestamp::from_second(until.0).map_or_else(|_| until.0.to_string(), |until| until.to_string())
+}
+
+/// Writes down the name of the site that went with an old secret.
+fn keep_name(table: &mut Table, embedded: Option<Domain>) {
+    if let Some(name) = embedded.filter(|_| !table.contains_key("domain")) {
+        set(table, "domain", Some(name.as_str().into()));
+    }
 }
 
 /// The same for every user of the file, in one step; returns their names. `fresh` makes the secrets.
@@ -210,7 +259,7 @@ fn rotate_those(
     until: UnixTime,
     choose: impl FnOnce(&DocumentMut) -> Result<Vec<(String, Secret)>, EditError>,
 ) -> Result<Vec<String>, EditError> {
-    let until = Timestamp::from_second(until.0).map_or_else(|_| until.0.to_string(), |until| until.to_string());
+    let until = moment(until);
     let (mut later, mut names) = (Vec::new(), Vec::new());
     edit(file, |document, folder| {
         let (chosen, known) = (choose(document)?, positions(document)?);
@@ -220,9 +269,7 @@ fn rotate_those(
             let table = user_at(document, *index, &name)?;
             let (path, embedded) = rotate_in(table, folder, &name, &secret, &until)?;
             // The name inside the old secret would go with it.
-            if let Some(name) = embedded.filter(|_| spread && !table.contains_key("domain")) {
-                set(table, "domain", Some(name.as_str().into()));
-            }
+            keep_name(table, embedded.filter(|_| spread));
             later.extend(path.map(|path| (path, secret)));
             names.push(name);
         }
@@ -273,8 +320,12 @@ fn rotate_in(
 /// Takes a user out of the file, with the comments in the section and directly above it.
 pub fn remove(file: &Path, name: &str) -> Result<(), EditError> {
     let without = |text: &str, _: &Path| {
+        if let Some(quick) = OneUser::find(text, name).and_then(OneUser::removed) {
+            return Ok(EditedText::quick(quick, ()));
+        }
         let index = position(&parse(text)?, name)?;
-        Ok((section::without(text, index).ok_or_else(|| EditError::Tangled(name.to_owned()))?, ()))
+        let shorter = section::without(text, index).ok_or_else(|| EditError::Tangled(name.to_owned()))?;
+        Ok(EditedText::whole(shorter, ()))
     };
     edit_text(file, without, |()| Ok(()))
 }
@@ -301,6 +352,7 @@ fn change_table(table: &mut Table, changes: &Changes) {
         ("deny", changes.deny.as_ref().map(list)),
         // Here `none` is a value, and only nothing takes it away.
         ("ad_tag", changes.ad_tag.as_ref().map(|tag| (!tag.trim().is_empty()).then(|| Value::from(tag.trim())))),
+        ("middle", changes.middle.as_ref().map(text)),
         ("domain", changes.domain.as_ref().map(text)),
         ("note", changes.note.as_ref().map(text)),
     ];
@@ -377,20 +429,87 @@ fn parse(text: &str) -> Result<DocumentMut, EditError> {
     text.parse().map_err(|_| EditError::NotToml)
 }
 
-fn edit(file: &Path, change: impl FnOnce(&mut DocumentMut, &Path) -> Result<(), EditError>) -> Result<(), EditError> {
-    edit_with(file, change, |()| Ok(()))
+/// A text after a change.
+struct EditedText<T> {
+    text: String,
+    /// A shorter text that has the same new mistakes, if it has any.
+    check: Option<String>,
+    /// Number of users that were added behind the others, where there may be several.
+    added: usize,
+    outcome: T,
 }
 
-/// The same; `ready` is done once it is known that nothing is wrong with the change, and before it is written.
-fn edit_with<T>(
+impl<T> EditedText<T> {
+    fn whole(text: String, outcome: T) -> Self {
+        Self { text, check: None, added: 0, outcome }
+    }
+
+    fn quick(QuickText { text, check, added }: QuickText, outcome: T) -> Self {
+        Self { text, check, added, outcome }
+    }
+
+    /// Fails if the text has mistakes that there were not before: with those of the first new user who has any, else with all.
+    fn examine(&self, before: &str, file: &Path) -> Result<(), EditError> {
+        if self.check.as_ref().is_some_and(|check| mistakes(check, file).is_empty()) {
+            return Ok(());
+        }
+        let mut new = mistakes(&self.text, file);
+        // To read a file of many users takes time, so the old one is read only if there is something to compare.
+        if !new.is_empty() {
+            let known: HashSet<String> = mistakes(before, file).into_iter().map(|(mistake, _)| mistake).collect();
+            new.retain(|(mistake, _)| !known.contains(mistake));
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let entry = |at: usize| section::count(&self.text[..at]).checked_sub(section::count(&self.text) - self.added);
+        let entry = |at: Option<usize>| at.filter(|_| self.added > 0).and_then(entry).filter(|number| *number > 0);
+        let first = new.iter().find_map(|(_, at)| entry(*at));
+        let of_first = new.iter().filter(|(_, at)| first.is_none() || entry(*at) == first);
+        let mistakes = EditError::Mistakes(of_first.map(|(mistake, _)| mistake.clone()).collect());
+        Err(match first {
+            Some(number) => EditError::Entry(number, Box::new(mistakes)),
+            None => mistakes,
+        })
+    }
+}
+
+/// What a change of one user depends on.
+struct SiteOfUser<'f> {
+    folder: &'f Path,
+    /// The name of the site that users have who have none of their own.
+    first_name: Option<String>,
+    has_several_names: bool,
+}
+
+fn edit(file: &Path, change: impl FnOnce(&mut DocumentMut, &Path) -> Result<(), EditError>) -> Result<(), EditError> {
+    let change = |text: &str, folder: &Path| {
+        let mut document = parse(text)?;
+        change(&mut document, folder)?;
+        Ok(EditedText::whole(document.to_string(), ()))
+    };
+    edit_text(file, change, |()| Ok(()))
+}
+
+/// Changes the section of one user; `ready` is done once it is known that nothing is wrong with the change, and before it is
+/// written.
+fn edit_user<T>(
     file: &Path,
-    change: impl FnOnce(&mut DocumentMut, &Path) -> Result<T, EditError>,
+    name: &str,
+    change: impl FnOnce(&mut Table, &SiteOfUser<'_>) -> Result<T, EditError>,
     ready: impl FnOnce(&T) -> Result<(), EditError>,
 ) -> Result<T, EditError> {
     let change = |text: &str, folder: &Path| {
+        if let Some(mut one) = OneUser::find(text, name) {
+            let site = SiteOfUser { folder, first_name: one.first_name(), has_several_names: one.has_several_names() };
+            let outcome = change(one.table().ok_or(EditError::NoSections)?, &site)?;
+            return Ok(EditedText::quick(one.changed(), outcome));
+        }
         let mut document = parse(text)?;
-        let outcome = change(&mut document, folder)?;
-        Ok((document.to_string(), outcome))
+        let first_name = document.get("domain").and_then(Item::as_str).map(str::to_ascii_lowercase);
+        let site = SiteOfUser { folder, first_name, has_several_names: NameSpread::of(&document).is_some() };
+        let outcome = change(user(&mut document, name)?, &site)?;
+        Ok(EditedText::whole(document.to_string(), outcome))
     };
     edit_text(file, change, ready)
 }
@@ -403,7 +522,7 @@ fn write(path: &Path, secret: &Secret, access: Access) -> Result<(), EditError> 
 
 fn edit_text<T>(
     file: &Path,
-    change: impl FnOnce(&str, &Path) -> Result<(String, T), EditError>,
+    change: impl FnOnce(&str, &Path) -> Result<EditedText<T>, EditError>,
     ready: impl FnOnce(&T) -> Result<(), EditError>,
 ) -> Result<T, EditError> {
     let failed = |error| EditError::File { path: file.to_owned(), error };
@@ -414,29 +533,25 @@ fn edit_text<T>(
     let text = folder.read(&name, LONGEST).map_err(failed)?;
     let text = String::from_utf8(text).map_err(|_| EditError::NotToml)?;
     // Relative paths start where the file was named, be it a link.
-    let (changed, outcome) = change(&text, file.parent().unwrap_or(Path::new("")))?;
-    let mut new = mistakes(&changed, file);
-    // To read a file of many users takes time, so the old one is read only if there is something to compare.
-    if !new.is_empty() {
-        let known = mistakes(&text, file);
-        new.retain(|mistake| !known.contains(mistake));
-    }
-    if !new.is_empty() {
-        return Err(EditError::Mistakes(new));
-    }
-    ready(&outcome)?;
-    folder.replace(&name, changed.as_bytes(), Access::Kept).map_err(failed)?;
-    Ok(outcome)
+    let edited = change(&text, file.parent().unwrap_or(Path::new("")))?;
+    edited.examine(&text, file)?;
+    ready(&edited.outcome)?;
+    folder.replace(&name, edited.text.as_bytes(), Access::Kept).map_err(failed)?;
+    Ok(edited.outcome)
 }
 
-/// Lists what is wrong with a text, without the places, which move.
-fn mistakes(text: &str, file: &Path) -> Vec<String> {
+/// Lists what is wrong with a text, with the places, which move.
+fn mistakes(text: &str, file: &Path) -> Vec<(String, Option<usize>)> {
     // What the environment adds is not the file's fault.
     let environment = Environment::from_iter([("VIZARD_STATE_DIR", "/")]);
     match load_text(text, Some(file.to_owned()), &Flags::default(), &environment) {
         Err(LoadError::Complaints(report)) => {
             let errors = report.complaints().iter().filter(|complaint| complaint.severity == Severity::Error);
-            errors.map(|complaint| format!("{}; {}", complaint.what, complaint.fix)).collect()
+            let place = |complaint: &Complaint| match &complaint.at {
+                Some(Origin::File(place)) => Some(place.start),
+                _ => None,
+            };
+            errors.map(|complaint| (format!("{}; {}", complaint.what, complaint.fix), place(complaint))).collect()
         }
         _ => Vec::new(),
     }
@@ -615,9 +730,10 @@ secret = \"00112233445566778899aabbccddeeff\"
         let before = text(&path);
         for known in ["bob", "user7"] {
             let twice = [new(0, 10), vec![UserToAdd::new(known, secret(0x44))]].concat();
-            assert!(
-                matches!(add_all(&path, &twice, &Changes::default()), Err(EditError::Exists(name)) if name == known)
-            );
+            let Err(EditError::Entry(11, error)) = add_all(&path, &twice, &Changes::default()) else {
+                panic!("{known} was added")
+            };
+            assert!(matches!(*error, EditError::Exists(name) if name == known));
             assert_eq!(text(&path), before);
         }
         add_all(&path, &new(0, MANY), &Changes::default()).unwrap();
@@ -631,6 +747,35 @@ secret = \"00112233445566778899aabbccddeeff\"
         let last =
             format!("name = \"user{}\"\nsecret = \"{}\"\n", MANY - 1, Secret::new((fresh << 64).to_be_bytes()).hex());
         assert!(text.contains(&last) && text.matches("previous_secret = ").count() == MANY + 1, "{text}");
+    }
+
+    #[test]
+    fn the_first_of_several_that_cannot_be_added_is_named_and_none_is_added() {
+        let (_folder, path) = folder();
+        let new: Vec<_> = (1..40).map(|byte| UserToAdd::new(format!("user{byte}"), secret(byte))).collect();
+        let wrong = Changes { quota: Some("lots".into()), ..Changes::default() };
+        for (first, last) in [(3, 9), (20, 39), (1, 1)] {
+            // Few are added on the text alone, many are not.
+            for count in [last, 39] {
+                let changes =
+                    |number| if number == first || number == last { wrong.clone() } else { Changes::default() };
+                let changes: Vec<_> = (1..=count).map(changes).collect();
+                let both: Vec<_> = new.iter().zip(&changes).collect();
+                let Err(EditError::Entry(number, error)) = add_each(&path, &both) else { panic!("they were added") };
+                assert!(number == first && error.to_string().contains("not a quota"), "{number}: {error}");
+            }
+        }
+        // A secret that another has is a mistake of the later one.
+        let mut same = new.clone();
+        same[7].secret = secret(4);
+        let none = Changes::default();
+        let both: Vec<_> = same.iter().map(|new| (new, &none)).collect();
+        let Err(EditError::Entry(8, error)) = add_each(&path, &both) else { panic!("they were added") };
+        assert!(error.to_string().contains("the same secret"), "{error}");
+        assert_eq!(text(&path), FILE);
+        let both: Vec<_> = new.iter().map(|new| (new, &none)).collect();
+        add_each(&path, &both).unwrap();
+        assert_eq!(text(&path).matches("[[users]]").count(), 41);
     }
 
     #[test]

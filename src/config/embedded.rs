@@ -17,13 +17,14 @@ use super::layer::Environment;
 use super::misuse::Misuse;
 use super::resolve::read_secret_file;
 use super::{Config, Cover, LinkTarget, Listen, Log, MadeUp, Proxied, User, WebChoice};
-use crate::auth::{Domain, PastNames, SecretText};
+use crate::auth::{Domain, MiddleUse, PastNames, SecretText};
 use crate::auth::{DomainError, Secret};
 use crate::base::files::{self, Access};
 use crate::cover::site::Content;
 use crate::cover::site::acme::{self, Authority};
 use crate::cover::{remote, site};
 use crate::ops::{admin, sandbox};
+use crate::server::silence::SilenceScope;
 use crate::telegram::{self, middle};
 use crate::webproxy::service::TokenSeed;
 use crate::wire::HelloClass;
@@ -49,11 +50,13 @@ pub struct Draft {
     pub web: Option<WebChoice>,
     pub telegram: telegram::Settings,
     pub ad_tag: Option<AdTag>,
+    pub middle_use: MiddleUse,
     pub middle: middle::Settings,
     pub idle: Option<Duration>,
     pub drain: Duration,
     pub handover: Duration,
     pub fillers: Vec<HelloClass>,
+    pub end_unanswered: SilenceScope,
     pub misuse: Misuse,
     pub sandbox: sandbox::Settings,
     pub log: Log,
@@ -140,11 +143,13 @@ impl Draft {
             web: self.web.zip(web_key),
             telegram: self.telegram,
             ad_tag: self.ad_tag,
+            middle_use: self.middle_use,
             middle: self.middle,
             idle: self.idle,
             drain: self.drain,
             handover: self.handover,
             fillers: self.fillers,
+            end_unanswered: self.end_unanswered,
             misuse: self.misuse,
             sandbox: self.sandbox,
             log: self.log,

@@ -152,12 +152,14 @@ impl Reader {
                 public_addresses: self.texts(middle, "public_addresses").unwrap_or_default(),
                 stun: self.text(middle, "stun"),
                 client_addresses: self.switch(middle, "client_addresses"),
+                sessions: self.text(middle, "sessions"),
             };
         }
         if let Some((session, _)) = self.section(top, "session") {
             layer.idle = self.duration(session, "idle");
             layer.drain = self.duration(session, "drain");
             layer.handover = self.duration(session, "handover");
+            layer.end_unanswered = self.text(session, "end_unanswered");
             // An empty list is one, too: no one gets any.
             layer.fillers = session.get("fillers").map(|value| self.text_list(value));
         }
@@ -262,6 +264,7 @@ impl Reader {
                 allow: self.texts(table, "allow"),
                 deny: self.texts(table, "deny"),
                 ad_tag: self.text(table, "ad_tag"),
+                middle: self.text(table, "middle"),
                 domain: self.text(table, "domain"),
                 note: self.text(table, "note"),
             },

@@ -71,7 +71,10 @@ mod tests {
             suggestion("site", "state_dir"),
             "`state_dir` belongs at the top of the file, before the first section"
         );
-        assert_eq!(suggestion("session", "colour"), "remove it; known here: `drain`, `fillers`, `handover`, `idle`");
+        assert_eq!(
+            suggestion("session", "colour"),
+            "remove it; known here: `drain`, `end_unanswered`, `fillers`, `handover`, `idle`"
+        );
     }
 
     #[test]

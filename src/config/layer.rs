@@ -62,6 +62,7 @@ pub struct Layer {
     pub drain: Option<Written<String>>,
     pub handover: Option<Written<String>>,
     pub fillers: Option<Vec<Written<String>>>,
+    pub end_unanswered: Option<Written<String>>,
     pub log_format: Option<Written<String>>,
     pub log_level: Option<Written<String>>,
     pub client_addresses: Option<Written<bool>>,
@@ -106,6 +107,7 @@ pub struct LimitsWritten {
     pub allow: Option<Vec<Written<String>>>,
     pub deny: Option<Vec<Written<String>>>,
     pub ad_tag: Option<Written<String>>,
+    pub middle: Option<Written<String>>,
     pub domain: Option<Written<String>>,
     pub note: Option<Written<String>>,
 }
@@ -201,6 +203,7 @@ pub struct MiddleWritten {
     pub public_addresses: Vec<Written<String>>,
     pub stun: Option<Written<String>>,
     pub client_addresses: Option<Written<bool>>,
+    pub sessions: Option<Written<String>>,
 }
 
 /// The section `[cover]`.
@@ -301,6 +304,7 @@ impl Layer {
             drain: self.drain.or(below.drain),
             handover: self.handover.or(below.handover),
             fillers: self.fillers.or(below.fillers),
+            end_unanswered: self.end_unanswered.or(below.end_unanswered),
             log_format: self.log_format.or(below.log_format),
             log_level: self.log_level.or(below.log_level),
             client_addresses: self.client_addresses.or(below.client_addresses),

@@ -37,11 +37,12 @@ pub use report::Report;
 
 use ipnet::IpNet;
 
-use crate::auth::{Domain, Policy, Secret, UnixTime};
+use crate::auth::{Domain, MiddleUse, Policy, Secret, UnixTime};
 use crate::cover::{remote, site};
 use crate::net::listen::Address;
 pub use crate::ops::logging::{Format as LogFormat, Settings as Log};
 use crate::ops::{admin, sandbox};
+use crate::server::silence::SilenceScope;
 use crate::telegram::{self, middle};
 use crate::webproxy::session::Mode;
 use crate::webproxy::{BasePath, service};
@@ -79,6 +80,8 @@ pub struct Config {
     pub telegram: telegram::Settings,
     /// The tag of those users who have none of their own.
     pub ad_tag: Option<AdTag>,
+    /// Sessions without a tag that go through middle proxies, where a user has nothing else.
+    pub middle_use: MiddleUse,
     /// Middle proxies, through which sessions with a tag go.
     pub middle: middle::Settings,
     /// A session without a byte in either direction for this long is ended; `None`: for as long as the cover bears it.
@@ -89,6 +92,8 @@ pub struct Config {
     pub handover: Duration,
     /// Classes of clients that get records of NOP frames behind their header, in place of the cover's session tickets.
     pub fillers: Vec<HelloClass>,
+    /// Clients whose silence behind an answer ends their session.
+    pub end_unanswered: SilenceScope,
     /// Settings against misuse.
     pub misuse: misuse::Misuse,
     /// The walls around the proxy.
@@ -267,6 +272,16 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, LoadErro
     load_text(&text, path, flags, environment)
 }
 
+/// The same, in which the users but these may be missing: there may be very many.
+pub fn load_for(users: &[String], flags: &Flags, environment: &Environment) -> Result<Loaded, LoadError> {
+    let (path, text) = file_and_text(flags, environment)?;
+    let names: Vec<&str> = users.iter().map(String::as_str).collect();
+    let few = edit::quick::of_users_alone(&text, &names).filter(|_| !names.is_empty());
+    // What names other users has a mistake now.
+    let loaded = few.and_then(|few| load_text(&few, path.clone(), flags, environment).ok());
+    loaded.map_or_else(|| load_text(&text, path, flags, environment), Ok)
+}
+
 /// The same, and of a configuration with mistakes the users, if it is known who they are.
 pub fn load_or_users(flags: &Flags, environment: &Environment) -> (Result<Loaded, LoadError>, Option<UsersAlone>) {
     match file_and_text(flags, environment) {
@@ -278,6 +293,7 @@ pub fn load_or_users(flags: &Flags, environment: &Environment) -> (Result<Loaded
 /// The state directory alone, whatever else may be wrong with the configuration.
 pub fn state_dir(flags: &Flags, environment: &Environment) -> Result<PathBuf, LoadError> {
     let (path, text) = file_and_text(flags, environment)?;
+    let text = edit::quick::of_users_alone(&text, &[]).unwrap_or(text);
     let resolved = resolved(&text, path.as_deref(), flags, environment).1;
     Ok(resolved.draft.state_dir)
 }

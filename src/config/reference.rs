@@ -208,6 +208,13 @@ pub const REFERENCE: &[Key] = &[
     key("users.note", Text, Words("none"), Hello, "a note for yourself"),
     key("users.ad_tag", Text, Words("the global `ad_tag`"), Hello, "tag of one user, or `\"none\"`"),
     key(
+        "users.middle",
+        OneOf(&["tagged", "media", "all"]),
+        Words("`middle.sessions`"),
+        Hello,
+        "sessions of one user that go through middle proxies",
+    ),
+    key(
         "users.domain",
         Text,
         Words("the one inside the secret, else `domain`"),
@@ -419,7 +426,15 @@ pub const REFERENCE: &[Key] = &[
         Session,
         "names of the [routes](routes.md) to Telegram; without any `[[routes]]` it is reached directly",
     ),
-    section("middle", Section, "Telegram's middle proxies, for sessions with a tag"),
+    section("middle", Section, "Telegram's middle proxies, for sessions with a tag and others"),
+    key(
+        "middle.sessions",
+        OneOf(&["tagged", "media", "all"]),
+        Value("\"tagged\""),
+        Session,
+        "sessions that go through middle proxies: those with a tag, these and all for \
+         [media](promoted-channel.md#media-without-premium), or all",
+    ),
     key(
         "middle.secret_file",
         Path,
@@ -544,6 +559,15 @@ pub const REFERENCE: &[Key] = &[
         "classes of clients that get records of NOP frames in place of the cover's session tickets; of `chrome-hybrid` \
          and `padded-517` only TDLib and Telegram Desktop, known by their complete hello; the others are off because \
          none of their clients could be tested; `[]`: no client gets any",
+    ),
+    key(
+        "session.end_unanswered",
+        OneOf(&["off", "apple", "all"]),
+        Value("\"apple\""),
+        Session,
+        "clients whose session ends, a few times and then later and later, when they say nothing [behind an \
+         answer](protocol.md#ends-and-silences): those whose hello looks like that of an app for Apple's systems, all, \
+         or none",
     ),
     section("limits", Section, "limits on connections: those above a limit get the cover only"),
     key(

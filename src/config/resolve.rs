@@ -23,13 +23,14 @@ use super::layer::{CoverWritten, Environment, Layer, NamesWritten, SandboxWritte
 use super::report::{Complaint, Origin};
 use super::units::{self, ValueError};
 use super::{LinkTarget, Listen, Log, LogFormat};
-use crate::auth::{Domain, DomainError};
+use crate::auth::{Domain, DomainError, MiddleUse};
 use crate::base::files;
 use crate::cover::remote::{self, ProxyProtocol};
 use crate::cover::site::Content;
 use crate::net;
 use crate::net::route::Dialer;
 use crate::ops::sandbox;
+use crate::server::silence::SilenceScope;
 use crate::wire::HelloClass;
 use routes::Ways;
 
@@ -116,7 +117,7 @@ type ListenerAt = (SocketAddr, Origin);
 
 impl Resolver<'_> {
     fn draft(&mut self, layer: Layer, environment: &Environment) -> (Draft, Vec<String>, bool) {
-        let tagged = tagged(&layer);
+        let (tagged, untagged) = (tagged(&layer), untagged(&layer));
         let state_dir = self.state_dir(layer.state_dir, environment);
         let given = layer.listen.is_some() || layer.proxied.as_ref().is_some_and(|proxied| proxied.listen.is_some());
         let (listen, proxied, listeners) = self.listeners(layer.listen, layer.proxied);
@@ -137,8 +138,10 @@ impl Resolver<'_> {
         );
         let telegram = self.telegram(layer.telegram, &ways);
         self.unused(&ways);
-        if let (Some(at), true) = (tagged, self.whole) {
-            self.tag_beside(&telegram.routes, &at);
+        match (tagged, untagged) {
+            (Some(tag), _) if self.whole => self.tag_beside(&telegram.routes, &tag),
+            (None, Some(wish)) if self.whole => self.middle_beside(&telegram.routes, &wish),
+            _ => {}
         }
         let draft = Draft {
             admin: layer.admin.and_then(|admin| self.admin(admin, &state_dir)),
@@ -158,11 +161,13 @@ impl Resolver<'_> {
             cover,
             telegram,
             ad_tag: self.value(layer.ad_tag, units::ad_tag),
+            middle_use: self.choice(layer.middle.sessions.clone(), &MiddleUse::NAMES).unwrap_or_default(),
             middle: self.middle(layer.middle),
             idle: self.value(layer.idle, units::some_duration),
             drain: self.value(layer.drain, units::duration).unwrap_or(defaults::DRAIN),
             handover: self.value(layer.handover, units::duration).unwrap_or(defaults::HANDOVER),
             fillers: self.fillers(layer.fillers),
+            end_unanswered: self.choice(layer.end_unanswered, SILENCE_SCOPES).unwrap_or_default(),
             misuse: self.misuse(layer.misuse),
             sandbox: self.sandbox(layer.sandbox),
             log: Log {
@@ -515,6 +520,8 @@ enum Kind {
 
 const KINDS: &[(&str, Kind)] = &[("site", Kind::Site), ("remote", Kind::Remote)];
 const PROXY_PROTOCOLS: &[(&str, ProxyProtocol)] = &[("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
+const SILENCE_SCOPES: &[(&str, SilenceScope)] =
+    &[("off", SilenceScope::Off), ("apple", SilenceScope::Apple), ("all", SilenceScope::All)];
 const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 const LEVELS: &[(&str, tracing::Level)] = &[
     ("error", tracing::Level::ERROR),
@@ -534,7 +541,14 @@ pub fn read_secret_file(path: &Path) -> io::Result<(String, bool)> {
     Ok((text.trim().to_owned(), private))
 }
 
-/// ListenerAt where the first tag for a promoted channel is written, if one is.
+/// Place where the first wish for middle proxies without a tag is written, if one is.
+fn untagged(layer: &Layer) -> Option<Origin> {
+    let users = layer.users.iter().flatten().filter_map(|user| user.limits.middle.as_ref());
+    let mut wishes = layer.middle.sessions.iter().chain(users);
+    wishes.find(|wish| wish.value != MiddleUse::Tagged.label()).map(|wish| wish.at.clone())
+}
+
+/// Place where the first tag for a promoted channel is written, if one is.
 fn tagged(layer: &Layer) -> Option<Origin> {
     let users = layer.users.iter().flatten().filter_map(|user| user.limits.ad_tag.as_ref());
     let tags = layer.ad_tag.iter().chain(users.filter(|tag| tag.value.trim() != "none"));

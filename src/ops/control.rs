@@ -72,13 +72,17 @@ pub enum Answer {
     Open(Open),
 }
 
-/// Listeners that are open, with the addresses that the system gave, as the configuration would write them.
+/// Listeners that are open, with the addresses that the system gave, as the configuration would write them, and what
+/// clients meet there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
     /// Addresses for direct connections of clients.
     pub clients: Vec<String>,
     /// Addresses for connections with a PROXY protocol header.
     pub proxied: Vec<String>,
+    /// Whether a remote cover accepted the last admitted client and had no handshake for it.
+    #[serde(default)]
+    pub cover_fails: bool,
 }
 
 /// Says which listeners are open now.
@@ -294,7 +298,8 @@ mod tests {
         assert_eq!(ask_to_reload(&state, &Terms::default()).unwrap_err().kind(), io::ErrorKind::NotFound);
         let (queue, mut requests) = Queue::new();
         let control = Control::open(&state).unwrap();
-        let opened = || Open { clients: vec!["192.0.2.1:443".into()], proxied: vec!["unix:/run/x".into()] };
+        let opened =
+            || Open { clients: vec!["192.0.2.1:443".into()], proxied: vec!["unix:/run/x".into()], cover_fails: true };
         assert!(Control::open(&state).is_err(), "another one has it");
         assert!(is_held(&state));
         assert_eq!(fs::metadata(state.join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);

@@ -20,6 +20,7 @@ use super::process::Process;
 use super::snapshot::Snapshot;
 use super::tally::Tally;
 use crate::auth::UnixTime;
+use crate::server::fan_out::RANGES;
 use crate::telegram::DcId;
 use crate::telegram::middle::link::Cause;
 
@@ -102,6 +103,7 @@ impl Source {
             "state",
             [("visitor", counts.visitors()), ("session", seen.sessions as u64)],
         )?;
+        fan_out(page, seen)?;
         page.counters(
             "vizard_admissions",
             "Clients that passed both proofs, by class of hello",
@@ -214,6 +216,18 @@ impl Source {
     }
 }
 
+fn fan_out(page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
+    let hello = |class: &str| ("hello", class.to_owned());
+    let clients = seen.fan_out.iter().flat_map(|(class, fan_out)| {
+        let ranges = RANGES.iter().zip(fan_out.by_range);
+        ranges.map(|((range, _), count)| ([hello(class), ("sessions", (*range).to_owned())], count))
+    });
+    let help = "Clients by the number of sessions that each has now and by class of hello";
+    page.gauge_family("vizard_clients", help, clients)?;
+    let most = seen.fan_out.iter().map(|(class, fan_out)| ([hello(class)], fan_out.most));
+    page.gauge_family("vizard_client_sessions_most", "Most sessions that one client has now, by class of hello", most)
+}
+
 fn routes(page: &mut Page<'_>, seen: &Snapshot) -> fmt::Result {
     let well = seen.routes.iter().map(|route| (&*route.name, u64::from(route.well)));
     page.gauges("vizard_route_up", "Whether a route to Telegram worked when last tried", "route", well)?;
@@ -307,6 +321,19 @@ impl Page<'_> {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in values {
             encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    fn gauge_family<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'static str, String); N], u64)>,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            encoder.encode_family(&labels)?.encode_gauge(&value)?;
         }
         Ok(())
     }

@@ -1,9 +1,12 @@
 //! What the running proxy is like at one moment: plain data, for metrics, pages and answers.
 
+use std::collections::BTreeMap;
+
 use crate::auth::UnixTime;
 use crate::cover::grade::Graded;
 use crate::cover::site::acme::Standing;
 use crate::net::listen::Address;
+use crate::server::fan_out::FanOut;
 use crate::server::sessions::Moved;
 use crate::telegram::{middle, routes};
 
@@ -14,6 +17,8 @@ pub struct Snapshot {
     pub listen: Vec<Address>,
     /// Sessions that go on.
     pub sessions: usize,
+    /// Sessions of one client, by class of hello.
+    pub fan_out: BTreeMap<&'static str, FanOut>,
     /// Traffic of sessions since the start.
     pub moved: Moved,
     /// Connections to data centres that stand ready.
@@ -93,6 +98,8 @@ pub struct UserState {
     pub max_addresses: Option<u64>,
     /// Tag of a promoted channel, or `none`; nothing where the one of everybody counts.
     pub ad_tag: Option<String>,
+    /// Sessions without a tag that go through middle proxies, where the user has others than everybody.
+    pub middle: Option<&'static str>,
     /// Name of the site that the user's link carries, where it is not the first.
     pub domain: Option<String>,
 }

@@ -3,7 +3,7 @@
 //! [`uplink`] and [`downlink`] are the pure transforms of a session, [`stream`] moves a session's bytes through them and
 //! [`packets`] its packets, [`splice`] copies untouched in both directions, [`wrap`] puts a stream into records for another
 //! proxy, [`welcome`] says when what stands in for tickets leaves, [`sizing`] how data is cut into records, [`writes`] how
-//! these are written, [`meter`] is what others see of a session, [`tariff`] what a session asks of others.
+//! these are written, [`unanswered`] which clients are silent behind an answer, [`meter`] is what others see of a session, [`tariff`] what a session asks of others.
 
 mod down;
 pub mod downlink;
@@ -15,6 +15,7 @@ pub mod sizing;
 pub mod splice;
 pub mod stream;
 pub mod tariff;
+pub mod unanswered;
 mod unsent;
 pub mod uplink;
 pub mod welcome;
@@ -51,6 +52,8 @@ pub enum End {
     Slow,
     /// Nothing moved for too long.
     Idle,
+    /// The client had its answer and said nothing more, see [`unanswered`].
+    Unanswered,
     /// The proxy ended it, see [`meter::Meter::end`].
     Closed,
 }
@@ -66,6 +69,7 @@ impl End {
             Self::BadPacket => "bad_packet",
             Self::Slow => "slow",
             Self::Idle => "idle",
+            Self::Unanswered => "unanswered",
             Self::Closed => "closed",
         }
     }

@@ -7,8 +7,8 @@
 
 use std::future::poll_fn;
 use std::io::IoSlice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use super::downlink::Downlink;
 use super::meter::Meter;
 use super::stream::{Manner, Occasion, PIECE, part, say_to_the_end, with_buffer};
 use super::tariff::Direction;
+use super::unanswered::{AnswerWatch, FIRST_SILENCE};
 use super::uplink::{BadRecord, Uplink};
 use super::welcome::Welcome;
 use super::writes::Writes;
@@ -166,6 +167,7 @@ pub struct Session<P> {
     manner: Manner,
     welcome: Option<Box<Welcome>>,
     meter: Arc<Meter>,
+    watch: Option<Box<Mutex<AnswerWatch>>>,
     port: P,
 }
 
@@ -173,7 +175,7 @@ impl<P: Port> Session<P> {
     /// A session whose first payload has been counted. It counts what it moves from now on in `meter`, and ends when that
     /// says so.
     pub fn new(client: TcpStream, up: Unpacker, down: Packer, manner: Manner, meter: Arc<Meter>, port: P) -> Self {
-        Self { client, up, down, manner, welcome: None, meter, port }
+        Self { client, up, down, manner, welcome: None, meter, watch: None, port }
     }
 
     /// The same with what is still to be said to the client by itself. What has to wait for the client's word goes along
@@ -182,13 +184,18 @@ impl<P: Port> Session<P> {
         Self { welcome, ..self }
     }
 
+    /// The same with a watch over its answers, if any: it may end the session with [`End::Unanswered`].
+    pub fn watched(self, watch: Option<AnswerWatch>) -> Self {
+        Self { watch: watch.map(|watch| Box::new(Mutex::new(watch))), ..self }
+    }
+
     /// Moves packets until either side is done or broke, or nothing moved for `idle`. The counts are those of
     /// [`super::stream::Session::run`], and so is the end.
     pub async fn run(self, idle: Duration) -> Closed {
-        let Self { client, mut up, mut down, manner, welcome, meter, port } = self;
+        let Self { client, mut up, mut down, manner, welcome, meter, watch, port } = self;
         let mut welcome = welcome.unwrap_or_default();
         let (alive, mut wire) = (Alive::now(), Wire { writes: manner.writes, ..Wire::default() });
-        let ways = Ways { client: &client, meter: &meter, port: &port, alive: &alive };
+        let ways = Ways { client: &client, meter: &meter, port: &port, alive: &alive, watch: watch.as_deref() };
         let (by, occasion) = tokio::select! {
             biased;
             () = meter.ended() => {
@@ -197,6 +204,7 @@ impl<P: Port> Session<P> {
             end = ways.up(&mut up) => end,
             end = ways.down(&mut welcome, &mut down, &mut wire, manner.filler) => (end, Occasion::Own),
             () = alive.rests_for(idle) => (End::Idle, Occasion::Own),
+            () = ways.is_left_alone() => (End::Unanswered, Occasion::Own),
         };
         drop(port);
         let due = manner.ends_at(occasion, Some(&welcome));
@@ -250,6 +258,7 @@ struct Ways<'s, P> {
     meter: &'s Meter,
     port: &'s P,
     alive: &'s Alive,
+    watch: Option<&'s Mutex<AnswerWatch>>,
 }
 
 impl<P: Port> Ways<'_, P> {
@@ -278,6 +287,23 @@ impl<P: Port> Ways<'_, P> {
         }
     }
 
+    /// Tells the watch over the answers what happened, if there is one.
+    fn tell<T>(&self, news: impl FnOnce(&mut AnswerWatch) -> T) -> Option<T> {
+        self.watch.map(|watch| news(&mut watch.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Done once the client has left an answer alone for too long.
+    async fn is_left_alone(&self) {
+        loop {
+            let Some(due) = self.tell(|watch| watch.due()) else { return std::future::pending().await };
+            sleep_until(due.unwrap_or_else(|| Instant::now() + FIRST_SILENCE)).await;
+            let all = ready::has_room(self.client);
+            if self.tell(|watch| watch.judge(all, Instant::now())) == Some(true) {
+                return;
+            }
+        }
+    }
+
     /// Waits for bytes of the client.
     async fn read(&self, up: &mut Unpacker) -> Result<Result<(), BadRecord>, End> {
         loop {
@@ -298,6 +324,7 @@ impl<P: Port> Ways<'_, P> {
                 self.meter.add_up(read);
                 self.meter.charge(Direction::Up, read);
                 self.alive.moved();
+                self.tell(|watch| watch.client_spoke(Instant::now()));
                 return Ok(outcome);
             }
         }
@@ -335,6 +362,8 @@ impl<P: Port> Ways<'_, P> {
             self.meter.add_down(taken);
             self.meter.charge(Direction::Down, taken);
             self.alive.moved();
+            let all = wire.left().is_empty();
+            self.tell(|watch| watch.client_was_answered(all, Instant::now()));
         }
         Ok(())
     }
@@ -384,6 +413,7 @@ mod tests {
     use crate::crypto::kdf::KeyIv;
     use crate::relay::sizing::Pattern;
     use crate::relay::stream::testing::MANNER;
+    use crate::relay::unanswered::testing::Strict;
     use crate::wire::record::{HEADER, Header, MIN_ENCRYPTED};
 
     const ALL: [Framing; 3] = [Framing::Abridged, Framing::Intermediate, Framing::Padded];
@@ -677,5 +707,26 @@ mod tests {
         assert_eq!(opened(&last).1, [34, 19]);
         drop(client);
         assert_eq!(running.await.unwrap().by, End::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_its_answer_alone_is_let_go_sooner() {
+        let (meter, desk) = (Arc::default(), Arc::default());
+        let (session, mut client) = session(&meter, &desk).await;
+        let start = Instant::now();
+        let watch = AnswerWatch::new(Arc::new(Strict), start);
+        let running = tokio::spawn(session.watched(Some(watch)).run(Duration::from_secs(1800)));
+        let (mut all, mut sent) = (Vec::new(), Vec::new());
+        // What comes unasked, long behind the client's last word, asks for none.
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        desk.reply(Ok(Reply::Packet(packet(1, 20).into())));
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        sent.extend(framed(Framing::Padded, &packet(1, 10), false));
+        client.write_all(&in_records(sent, 900)).await.unwrap();
+        client.read_to_end(&mut all).await.unwrap();
+        let lasted = start.elapsed();
+        assert!(Duration::from_secs(215) <= lasted && lasted < Duration::from_secs(232), "{lasted:?}");
+        drop(client);
+        assert_eq!(running.await.unwrap().by, End::Unanswered);
     }
 }

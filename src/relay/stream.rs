@@ -21,6 +21,7 @@ use super::downlink::{Downlink, FRAMING_BUFFER};
 use super::meter::Meter;
 use super::ready;
 use super::tariff::{Allowance, Direction, RateLimiter};
+use super::unanswered::AnswerWatch;
 use super::unsent::WriteBacklog;
 use super::uplink::Uplink;
 use super::welcome::{Welcome, has_come};
@@ -135,6 +136,8 @@ pub struct Session {
     /// Rest of the stand-in for tickets that the client is still to get, if any.
     welcome: Option<Box<Welcome>>,
     meter: Arc<Meter>,
+    /// Watch over a client that may wait for ever behind an answer.
+    watch: Option<Box<AnswerWatch>>,
     /// Time of the last traffic.
     alive: Instant,
     /// Earliest time at which something that has to wait now may be done.
@@ -183,12 +186,18 @@ impl Session {
         let up = Up { transform: up, unsent: WriteBacklog::default(), open: true, room: PIECE };
         let (down, alive) = (Down::new(down, manner.writes), Instant::now());
         let manner = Box::new(manner);
-        Self { client, dc, up, down, manner, settles: false, welcome: None, meter, alive, later: None, ended: None }
+        let (welcome, watch, later, ended) = (None, None, None, None);
+        Self { client, dc, up, down, manner, settles: false, welcome, meter, watch, alive, later, ended }
     }
 
     /// The same with what is still to be said to the client by itself.
     pub fn with_welcome(self, welcome: Option<Box<Welcome>>) -> Self {
         Self { welcome, ..self }
+    }
+
+    /// The same with a watch over its answers, if any: it may end the session with [`End::Unanswered`].
+    pub fn watched(self, watch: Option<AnswerWatch>) -> Self {
+        Self { watch: watch.map(Box::new), ..self }
     }
 
     /// Moves bytes until both sides are done, one of them broke, or nothing moved for `idle`. The counts are of bytes on
@@ -250,8 +259,8 @@ impl Session {
             if self.poll_deadline(context, timer.as_mut(), idle).is_pending() {
                 return Poll::Pending;
             }
-            if self.later.is_some_and(|later| later < self.deadline(idle)) || !self.say_goodbye(End::Idle) {
-                continue;
+            if self.later.is_none_or(|later| later >= self.deadline(idle)) {
+                self.end_silence(idle);
             }
         }
         context.waker().wake_by_ref();
@@ -260,7 +269,10 @@ impl Session {
 
     /// Time at which the session has waited for too long.
     fn deadline(&self, idle: Duration) -> Instant {
-        let Some(Ended { due, .. }) = self.ended else { return self.alive + idle };
+        let Some(Ended { due, .. }) = self.ended else {
+            let idle_end = self.alive + idle;
+            return self.watch.as_ref().and_then(|watch| watch.due()).map_or(idle_end, |due| due.min(idle_end));
+        };
         if self.up.unsent.is_empty() && self.down.unsent.is_empty() {
             (due + self.manner.linger).min(due.max(self.alive) + QUIET)
         } else {
@@ -282,6 +294,22 @@ impl Session {
                 return Poll::Ready(());
             }
             timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Ends a session in which nothing has moved for too long, or one that its client has left alone behind an answer.
+    fn end_silence(&mut self, idle: Duration) {
+        let now = Instant::now();
+        let by = if self.ended.is_some() || self.alive + idle <= now {
+            Some(End::Idle)
+        } else {
+            // What the client's kernel has not taken is no answer yet, and a phone that reads nothing is none that waits.
+            let all = !self.down.is_behind() && ready::has_room(&self.client);
+            let watch = self.watch.as_mut();
+            watch.is_some_and(|watch| watch.judge(all, now)).then_some(End::Unanswered)
+        };
+        if let Some(by) = by {
+            self.say_goodbye(by);
         }
     }
 
@@ -339,6 +367,9 @@ impl Session {
                     if let Some(tariff) = tariff {
                         tariff.charge(Direction::Up, read, Instant::now().into_std());
                     }
+                    if let Some(watch) = self.watch.as_mut().filter(|_| read > 0) {
+                        watch.client_spoke(Instant::now());
+                    }
                     if read > 0
                         && !far_gone
                         && up.forward(&self.dc, &mut buffer[..held + read])?
@@ -384,6 +415,17 @@ impl Session {
     }
 
     fn step_down(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let before = self.meter.down();
+        let moved = self.move_down(context);
+        if let Some(watch) = &mut self.watch
+            && self.meter.down() > before
+        {
+            watch.client_was_answered(!self.down.is_behind(), Instant::now());
+        }
+        moved
+    }
+
+    fn move_down(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         if self.down.open && !self.down.is_behind() && !self.say_welcome()? {
             return Ok(false);
         }
@@ -650,6 +692,7 @@ mod tests {
     use super::*;
     use crate::crypto::kdf::KeyIv;
     use crate::relay::sizing::Pattern;
+    use crate::relay::unanswered::testing::Strict;
     use crate::wire::record::{HEADER, Header, MAX_ENCRYPTED};
 
     const IDLE: Duration = Duration::from_secs(1800);
@@ -699,6 +742,35 @@ mod tests {
             wire = &rest[usize::from(sizes[sizes.len() - 1])..];
         }
         sizes
+    }
+
+    /// Ends what the clock calls silent, so a test need not wait. A client that speaks is not left, and what comes unasked
+    /// begins no silence.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_its_answer_alone_is_ended_as_one_at_rest_and_one_that_speaks_is_not() {
+        let start = Instant::now();
+        let (session, mut client, mut dc) = session(&Arc::default()).await;
+        let mut session = session.watched(Some(AnswerWatch::new(Arc::new(Strict), start)));
+        let running = tokio::spawn(async move { session.run(IDLE, || ()).await });
+        let (mut got, mut far) = ([0; 20], keys().stream());
+        for silence in [14, 14] {
+            client.write_all(&record()).await.unwrap();
+            dc.read_exact(&mut got).await.unwrap();
+            // A whole frame, as a data centre sends it.
+            let mut answer = [0; 100];
+            answer[0] = 96;
+            far.apply(&mut answer);
+            dc.write_all(&answer).await.unwrap();
+            client.read_exact(&mut [0; 105]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(silence)).await;
+        }
+        let mut last = Vec::new();
+        client.read_to_end(&mut last).await.unwrap();
+        assert_eq!(sizes(&last), [34, 19]);
+        let lasted = start.elapsed();
+        assert!(Duration::from_secs(29) <= lasted && lasted < Duration::from_secs(31), "{lasted:?}");
+        drop(client);
+        assert_eq!(running.await.unwrap().by, End::Unanswered);
     }
 
     #[test]

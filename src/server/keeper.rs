@@ -49,11 +49,11 @@ async fn follow_lists(server: &Server) {
     }
 }
 
-/// Has Telegram's lists fetched if someone has a tag and they are not stated.
+/// Has Telegram's lists fetched if someone's sessions go through middle proxies and they are not stated.
 pub(super) fn ask_for_lists(server: &Server) {
     let settings = server.settings();
-    let tagged = |member: &Arc<Member>| member.policy().ad_tag.or(settings.ad_tag).is_some();
-    if settings.middle.directory(None).is_none() && server.people.list().iter().any(tagged) {
+    let needs = |member: &Arc<Member>| member.policy().needs_middle(settings.ad_tag, settings.middle_use);
+    if settings.middle.directory(None).is_none() && server.people.list().iter().any(needs) {
         server.upstream.want_lists(Need::Soon);
     }
 }

@@ -2,12 +2,14 @@
 
 pub mod connection;
 pub mod event;
+pub mod fan_out;
 pub mod handle;
 mod keeper;
 pub mod limits;
 mod listeners;
 mod promote;
 pub mod sessions;
+pub mod silence;
 mod streams;
 mod tariff;
 mod tasks;
@@ -30,7 +32,7 @@ use tracing::{Span, field, info_span};
 
 pub use listeners::{Bound, CannotListen, InheritedListener, ListenerSpec, Listening, Purpose};
 
-use crate::auth::{Judge, People, UnixTime};
+use crate::auth::{Judge, MiddleUse, People, UnixTime};
 use crate::base::memory;
 use crate::base::summary::{self, Cause};
 use crate::cover::{Cover, VisitObserver};
@@ -49,6 +51,7 @@ use handle::Handle;
 use limits::{Counts, IpFilter, Limits};
 use listeners::ListenerSet;
 use sessions::Sessions;
+use silence::{SilenceLimits, SilenceScope};
 use streams::StreamPlaces;
 use tasks::Tasks;
 use understanding::Understanding;
@@ -62,6 +65,8 @@ pub struct Settings {
     pub middle: middle::Settings,
     /// The tag of those users who have none of their own; sessions of users with a tag go through middle proxies.
     pub ad_tag: Option<AdTag>,
+    /// Sessions of users without a tag that go through middle proxies, where a user has nothing else.
+    pub middle_use: MiddleUse,
     /// A session without a byte in either direction for this long is ended; `None`: for as long as the cover bears it.
     pub idle: Option<Duration>,
     /// Time for which connections may go on after the proxy was told to stop.
@@ -70,6 +75,8 @@ pub struct Settings {
     pub handover: Duration,
     /// Classes of clients that get records of NOP frames behind their header, in place of the cover's session tickets.
     pub fillers: Vec<HelloClass>,
+    /// Clients whose silence behind an answer ends their session.
+    pub end_unanswered: SilenceScope,
     /// Whether the log may show clients' addresses.
     pub log_addresses: bool,
     /// Limits on connections.
@@ -91,6 +98,7 @@ pub struct Server {
     sessions: Arc<Sessions>,
     patterns: Patterns,
     understanding: Understanding,
+    silences: Arc<SilenceLimits>,
     middle: Arc<Middle>,
     web: Arc<WebProxy>,
     observer: Arc<dyn Observer>,
@@ -196,6 +204,7 @@ impl Server {
             sessions: Arc::default(),
             patterns: Patterns::default(),
             understanding: Understanding::default(),
+            silences: Arc::default(),
             observer,
             witness,
             listeners: ListenerSet::default(),

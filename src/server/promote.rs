@@ -15,7 +15,7 @@ use super::connection::{Rest, span_to_the_end};
 use super::event::Event;
 use super::sessions::{Entry, Live};
 use super::understanding::AT_ONCE;
-use crate::auth::{Permit, Secret, UnixTime};
+use crate::auth::{MiddleWay, Permit, Secret, UnixTime};
 use crate::base::summary::{self, Cause};
 use crate::cover::Cover;
 use crate::cover::gate::Promotion;
@@ -27,6 +27,7 @@ use crate::relay::downlink::Downlink;
 use crate::relay::packets::{self, Packer, Unpacker};
 use crate::relay::sizing::Pattern;
 use crate::relay::stream::{self, LastRecords, Manner, Occasion, Session};
+use crate::relay::unanswered::AnswerWatch;
 use crate::relay::uplink::{BadRecord, Uplink};
 use crate::relay::welcome::Welcome;
 use crate::relay::writes::Writes;
@@ -99,12 +100,14 @@ pub(super) async fn session(
     if timeout(idle, entry.live().meter.opened_with(came_along)).await != Ok(true) {
         return Some(Box::pin(stream::goodbye(client, down, manner, welcome, Occasion::Own)));
     }
-    let mut entered = Entered { server, client, up, down, manner, welcome, first, entry, permit, idle };
+    let watched = settings.end_unanswered.covers(admission.has_apples_shape(), dc);
+    let mut entered = Entered { server, client, up, down, manner, welcome, first, entry, permit, idle, watched };
     // Links to middle proxies take plain routes, which must not be a way round others.
-    let tag = entered.permit.member().policy().ad_tag.or(settings.ad_tag);
-    match tag.filter(|_| settings.telegram.routes.iter().all(Route::is_plain)) {
+    let policy = entered.permit.member().policy();
+    let way = policy.middle_way(settings.ad_tag, settings.middle_use, dc.is_for_media());
+    match way.filter(|_| settings.telegram.routes.iter().all(Route::is_plain)) {
         None => entered.direct(dc).await,
-        Some(tag) => {
+        Some(MiddleWay { tag }) => {
             // Who has left meanwhile is noticed at the next step.
             let seat = tokio::select! {
                 biased;
@@ -134,12 +137,22 @@ struct Entered {
     entry: Entry,
     permit: Permit,
     idle: Duration,
+    /// Whether the client's silence behind an answer ends the session.
+    watched: bool,
 }
 
 impl Entered {
+    /// The watch over the session's answers, if it gets one.
+    fn watch(&self) -> Option<AnswerWatch> {
+        let live = self.entry.live();
+        let budget = || self.server.silences.budget(live.member.name(), live.from, live.dc);
+        self.watched.then(|| AnswerWatch::new(budget(), Instant::now()))
+    }
+
     /// To the data centre itself.
     async fn direct(self, dc: DcId) -> Option<Rest> {
-        let Self { server, client, mut up, down, manner, mut welcome, first, entry, permit, idle } = self;
+        let watch = self.watch();
+        let Self { server, client, mut up, down, manner, mut welcome, first, entry, permit, idle, .. } = self;
         let opening = |proxy: Option<&Secret>| Opening::new(dc, proxy, &down, &first);
         let reached = tokio::select! {
             biased;
@@ -162,17 +175,18 @@ impl Entered {
         };
         debug!(address = stream.peer_addr().ok().map(field::display::<SocketAddr>), "session");
         let session = Session::new(client, stream, up, down, manner, Arc::clone(&entry.live().meter));
-        let session = session.with_welcome(welcome);
+        let session = session.with_welcome(welcome).watched(watch);
         Some(Box::pin(relay(server, session, by, entry, permit, idle).instrument(span_to_the_end())))
     }
 
     /// Through a middle proxy.
     fn promoted(self, port: middle::Port) -> Rest {
-        let Self { server, client, up, down, manner, welcome, first, entry, permit, idle } = self;
+        let watch = self.watch();
+        let Self { server, client, up, down, manner, welcome, first, entry, permit, idle, .. } = self;
         debug!(address = %port.address(), "session through a middle proxy");
         let (up, down) = (Unpacker::new(up, FRAMING, &first), Packer::new(down, FRAMING));
         let session = packets::Session::new(client, up, down, manner, Arc::clone(&entry.live().meter), port);
-        let session = session.with_welcome(welcome);
+        let session = session.with_welcome(welcome).watched(watch);
         let session = async move {
             let since = Instant::now();
             let closed = session.run(idle).await;
@@ -244,7 +258,7 @@ async fn say(welcome: &mut Option<Box<Welcome>>, client: &TcpStream) {
 const FRAMING: Framing = Framing::Padded;
 
 /// A seat on a link to a middle proxy, or none: then the client goes the direct way, and the operator is told.
-async fn attach(server: &Server, dc: DcId, peer: SocketAddr, tag: AdTag) -> Option<middle::Port> {
+async fn attach(server: &Server, dc: DcId, peer: SocketAddr, tag: Option<AdTag>) -> Option<middle::Port> {
     let since = Instant::now();
     let client = server.middle.tells_addresses().then_some(peer);
     match server.middle.attach(dc, Caller { client, framing: FRAMING, tag }).await {
@@ -254,7 +268,7 @@ async fn attach(server: &Server, dc: DcId, peer: SocketAddr, tag: AdTag) -> Opti
         }
         Err(why) => {
             server.observer.observe(&Event::MiddleFallback { dc });
-            let cause = "no middle proxy: the session goes directly, without the promoted channel";
+            let cause = "no middle proxy: the session goes directly, without the promoted channel if it has one";
             summary::note(Cause::info(cause).because(why.label()), || why.to_string());
             None
         }

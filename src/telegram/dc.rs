@@ -22,6 +22,12 @@ impl DcId {
         self.0
     }
 
+    /// Whether it is asked for media alone: it is a media cluster, or 203, which has nothing else.
+    pub fn is_for_media(self) -> bool {
+        const MEDIA: i16 = 203;
+        self.0 < 0 || self.0 == MEDIA
+    }
+
     /// The same data centre without regard to what it is asked for.
     pub(super) fn unsigned(self) -> Self {
         Self(self.0.saturating_abs())

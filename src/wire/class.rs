@@ -90,6 +90,12 @@ impl fmt::Display for UnknownClass {
 impl std::error::Error for UnknownClass {}
 
 impl<'a> ClientHello<'a> {
+    /// Whether Telegram's apps for Apple's systems send hellos of this shape: the present one, or that of the years before,
+    /// in which alone there is still an extension for the next protocol.
+    pub fn has_apples_shape(&self) -> bool {
+        HelloClass::of(self) == HelloClass::SafariHybrid || self.extension(extension::NEXT_PROTOCOL).is_some()
+    }
+
     /// Groups of the key shares, in order.
     pub fn key_share_groups(&self) -> Result<Vec<u16>, DecodeError> {
         Ok(self.key_shares()?.into_iter().map(|(group, _)| group).collect())
@@ -111,6 +117,7 @@ impl<'a> ClientHello<'a> {
 mod tests {
     use super::*;
     use crate::fixtures::captured;
+    use crate::wire::hellos::TEMPLATES;
 
     #[test]
     fn captured_hellos_are_of_the_classes_of_their_clients() {
@@ -123,6 +130,33 @@ mod tests {
             };
             assert_eq!(class, expected, "{}", hello.file);
         }
+    }
+
+    #[test]
+    fn only_the_hellos_of_apples_clients_have_their_shape() {
+        for hello in captured() {
+            assert!(!ClientHello::decode(&hello.record).unwrap().has_apples_shape(), "{}", hello.file);
+        }
+        for template in TEMPLATES {
+            let hello = template.hello("www.example.com", &mut rand::rng()).unwrap();
+            let apples = template.class == HelloClass::SafariHybrid;
+            assert_eq!(ClientHello::decode(&hello).unwrap().has_apples_shape(), apples, "{}", template.class);
+        }
+        // A hello of the years before: the extension is appended to one of another client.
+        let mut old = captured().into_iter().find(|hello| hello.file.starts_with("tdesktop-4")).unwrap().record;
+        for (at, width) in [(3, 2), (6, 3), (extensions_at(&old), 2)] {
+            let length = old[at..at + width].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)) + 4;
+            old[at..at + width].copy_from_slice(&length.to_be_bytes()[8 - width..]);
+        }
+        old.extend([0x33, 0x74, 0, 0]);
+        assert!(ClientHello::decode(&old).unwrap().has_apples_shape());
+    }
+
+    /// Place of the length of all extensions.
+    fn extensions_at(hello: &[u8]) -> usize {
+        let suites = 44 + usize::from(hello[43]);
+        let methods = suites + 2 + usize::from(u16::from_be_bytes([hello[suites], hello[suites + 1]]));
+        methods + 1 + usize::from(hello[methods])
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub mod extension {
     pub const KEY_SHARE: u16 = 51;
     /// ALPS, under the number that Chrome gives it; it is in no registry.
     pub const ALPS: u16 = 0x44cd;
+    /// Next protocol negotiation, which came before ALPN; it is in no registry.
+    pub const NEXT_PROTOCOL: u16 = 0x3374;
     pub const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
     pub const RENEGOTIATION_INFO: u16 = 0xff01;
 }

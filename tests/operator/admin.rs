@@ -711,3 +711,36 @@ async fn users_get_names_of_the_site_and_are_moved_between_them() {
     let (_, answer) = change(json!({ "note": "x" }).to_string()).await;
     assert!(!answer.contains("has a new link"), "{answer}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_users_are_added_in_one_call_or_none_and_the_wrong_one_is_named() {
+    let stage = Stage::start().await;
+    let before = fs::read_to_string(&stage.file).unwrap();
+    let bulk =
+        async |users: Value| stage.ask("POST", "/api/v1/bulk/users", TokenRole::Operator, &users.to_string()).await;
+    let user = |number: usize| json!({ "name": format!("user{number}") });
+    let secret = "0f".repeat(16);
+    for (wrong, status, said) in [
+        (json!({ "name": "alice" }), 409, "entry 21: there is a user alice already; nothing was added"),
+        (json!({ "name": "user3" }), 409, "entry 21: there is a user user3 already"),
+        (json!({ "name": "x", "settings": { "quota": "lots" } }), 422, "entry 21: not a quota"),
+        (json!({ "name": "x", "secret": "short" }), 422, "entry 21: secret: "),
+    ] {
+        let users: Vec<Value> = (0..20).map(user).chain([wrong, user(20)]).collect();
+        let (code, answer) = bulk(Value::Array(users)).await;
+        assert!(code == status && answer.contains(said), "{code} {answer}");
+        assert_eq!(fs::read_to_string(&stage.file).unwrap(), before);
+    }
+    assert_eq!(bulk(json!([])).await.0, 422);
+    let mut users: Vec<Value> = (0..300).map(user).collect();
+    users.push(json!({ "name": "last", "secret": secret, "settings": { "max_sessions": 40 } }));
+    let (code, answer) = bulk(Value::Array(users)).await;
+    assert!(code == 201 && answer.contains("301 users added") && !answer.contains(&secret), "{code} {answer}");
+    let known = stage.get(TokenRole::Viewer, "/api/v1/users").await;
+    assert_eq!(known.as_array().unwrap().len(), 302);
+    assert_eq!(stage.get(TokenRole::Viewer, "/api/v1/users/last").await["max_sessions"], 40);
+    let (_, link) = stage.ask("GET", "/api/v1/users/last/link", TokenRole::Operator, "").await;
+    assert!(link.contains(&secret));
+    let (code, _) = stage.ask("POST", "/api/v1/bulk/users", TokenRole::Viewer, "[]").await;
+    assert_eq!(code, 403);
+}

@@ -210,6 +210,8 @@ fn a_tag_beside_routes_that_it_has_no_meaning_on_is_warned_of() {
     let of_all = format!("ad_tag = \"{tag}\"\n");
     let of_one = format!("[[users]]\nname = \"a\"\nsecret = \"{tag}\"\nad_tag = \"{tag}\"\n");
     let of_nobody = of_one.replacen(&format!("ad_tag = \"{tag}\""), "ad_tag = \"none\"", 1);
+    let for_media = "[middle]\nsessions = \"media\"\n".to_owned();
+    let of_one_without = of_one.replacen(&format!("ad_tag = \"{tag}\""), "middle = \"all\"", 1);
     let direct = "[[routes]]\nname = \"line\"\nkind = \"direct\"\n";
     let socks = "[[routes]]\nname = \"way\"\nkind = \"socks5\"\naddress = \"192.0.2.1:1080\"\n";
     let beside = format!("{direct}{socks}");
@@ -221,6 +223,9 @@ fn a_tag_beside_routes_that_it_has_no_meaning_on_is_warned_of() {
         (&of_one, &*beside, 1),
         (&of_one, &*restricted, 1),
         (&of_nobody, &*beside, 0),
+        (&for_media, direct, 0),
+        (&for_media, &*beside, 1),
+        (&of_one_without, &*beside, 1),
     ] {
         let text = format!("{tag}{routes}[site]\n");
         let loaded = load_text(&text, None, &Flags::default(), &environment()).unwrap();

@@ -52,6 +52,37 @@ async fn fifty_megabytes_arrive_whole_in_each_direction() {
     }
 }
 
+/// What hangs behind its answer is ended long before silence would end it; what is not one of Apple's is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_silent_behind_its_answer_is_ended_where_that_is_asked_for() {
+    let dc = MockDc::start(Role::Echo).await;
+    let mut stages = Vec::new();
+    for scope in ["all", "apple"] {
+        let origin = Origin::make();
+        let file = origin.path().join("vizard.toml");
+        let arrange = |setup: crate::support::vizard::Setup| {
+            let known = std::fs::read_to_string(&file).unwrap_or_default();
+            std::fs::write(&file, format!("{known}\n[session]\nend_unanswered = \"{scope}\"\n")).unwrap();
+            setup.usual(&KEY).dc(2, dc.addr)
+        };
+        stages.push(Stage::with(Kind::Site, origin, arrange).await.unwrap());
+    }
+    let mut sessions = Vec::new();
+    for stage in &stages {
+        let mut session = login().enter(stage.proxy.addr).await.unwrap();
+        session.echo(&[7; 40]).await.unwrap();
+        sessions.push((session, std::time::Instant::now()));
+    }
+    let (mut left, since) = sessions.swap_remove(0);
+    let mut end = End::Open;
+    while end == End::Open && since.elapsed() < Duration::from_secs(60) {
+        end = left.down.end().await;
+    }
+    assert!(end == End::Fin && since.elapsed() > Duration::from_secs(14), "{end:?} after {:?}", since.elapsed());
+    let (mut other, _) = sessions.remove(0);
+    other.echo(&[9; 40]).await.unwrap();
+}
+
 /// Sends bytes while no one reads; gives the packet that a sink answers with.
 async fn pour_up(session: &mut Session, count: usize) -> Vec<u8> {
     use sha2::{Digest, Sha256};

@@ -153,10 +153,13 @@ async fn clients_enter_however_the_cover_fails_and_strangers_meet_the_failure() 
     assert!(at(&numbers, "vizard_cover_failures_total{cause=\"slow\"}") >= 2.0, "{numbers:#?}");
     assert_eq!(at(&numbers, "vizard_cover_up"), 0.0);
     proxy.logged("the cover accepts connections and has no handshake for clients").await;
+    // Commands hear of it from the running proxy: what strangers meet says nothing of those who are admitted.
+    assert!(vizard::ops::control::ask_open(state.path()).unwrap().cover_fails);
 
     cover.set(Mood::Well);
     enters(proxy.addr, "tdlib-1.8.69-1", Mood::Well).await;
     until(state.path(), "up again", |numbers| at(numbers, "vizard_cover_up") > 0.0).await;
+    assert!(!vizard::ops::control::ask_open(state.path()).unwrap().cover_fails);
 
     // No client is let in by a cover that does not wait for a hello, but the operator hears of it.
     cover.set(Mood::Early);

@@ -494,3 +494,25 @@ fn resident(stage: &Stage) -> usize {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_go_through_middle_proxies_without_a_tag_where_that_is_asked_for() {
+    let (middle, dc) = (MockMiddle::start(Manners::default()).await, MockDc::start(Role::Echo).await);
+    let places = [(2, middle.addr), (-2, middle.addr)];
+    // For media alone, and one user for all.
+    let mut parts = Parts::new(&dc, &places).and("sessions = \"media\"");
+    parts.top.clear();
+    parts.sections = parts.sections.replacen("ad_tag = \"none\"", "middle = \"all\"", 1);
+    let (stage, _) = parts.stage().await;
+    let mut dice = Dice::new(7);
+    for (key, number, through) in [(KEY, 2, false), (KEY, -2, true), (OTHER_KEY, 2, true), (OTHER_KEY, -2, true)] {
+        let (before, direct) = (middle.heard().len(), dc.seen().len());
+        let mut session = login(key).dc(number).enter(stage.proxy.addr).await.unwrap();
+        echo(&mut session, &packet(&mut dice, 20)).await;
+        let now = (middle.heard().len() - before, dc.seen().len() - direct);
+        assert_eq!(now, if through { (1, 0) } else { (0, 1) }, "data centre {number}");
+    }
+    for one in middle.heard().into_values() {
+        assert!(one.tag.is_none() && one.flags & 0xc == 0, "{:x} {:?}", one.flags, one.tag);
+    }
+}

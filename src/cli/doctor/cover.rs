@@ -129,6 +129,16 @@ pub fn cover(graded: &Graded, why: Option<&str>) -> Finding {
     }
 }
 
+/// The finding where the running proxy has no handshake of its cover for the clients that it admits.
+pub fn failing() -> Finding {
+    Finding::broken(
+        Check::Cover,
+        "the running proxy's cover accepted the last admitted client and had no handshake for it, so clients get what the \
+         proxy remembers of it",
+        "see the proxy's log for the cause, and the cover's own log: it may reset, time out or answer without TLS",
+    )
+}
+
 /// Says whether a post-quantum share is taken up.
 pub fn post_quantum(profile: &Profile) -> Finding {
     let takes = profile.flights.values().any(|flight| flight.group == X25519MLKEM768);

@@ -1,5 +1,6 @@
 //! The listeners, and a login through them with every user's secret.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -164,6 +165,43 @@ pub fn login((user, outcome): &LoggedIn) -> Finding {
     }
 }
 
+/// Judges logins of so many users of all: each alone where all have tried, else summed up by what came of them.
+pub fn logins(outcomes: &[LoggedIn], all: usize) -> Vec<Finding> {
+    if outcomes.len() >= all {
+        return outcomes.iter().map(login).collect();
+    }
+    let mut causes: BTreeMap<String, Vec<&LoggedIn>> = BTreeMap::new();
+    for one in outcomes {
+        let cause = one.1.as_ref().map_or_else(ToString::to_string, |_| String::new());
+        causes.entry(cause).or_default().push(one);
+    }
+    causes.into_values().map(|alike| sum_up(&alike, outcomes.len(), all)).collect()
+}
+
+/// Judges logins of which the same came, among so many that were tried.
+fn sum_up(alike: &[&LoggedIn], tried: usize, all: usize) -> Finding {
+    const NAMED: usize = 3;
+    let names: Vec<&str> = alike.iter().take(NAMED).map(|(user, _)| user.as_str()).collect();
+    let more = if alike.len() > NAMED { ", …" } else { "" };
+    let users = format!("{} of {tried} users tried, of {all} ({}{more})", alike.len(), names.join(", "));
+    let times = alike.iter().filter_map(|(_, outcome)| outcome.as_ref().ok());
+    match (times.clone().min(), times.max(), alike.first()) {
+        (Some(least), Some(most), _) => {
+            let times = format!("{} to {} ms", least.as_millis(), most.as_millis());
+            Finding::ok(
+                Check::Login,
+                format!("{users}: through the front to data centre {USUAL_DC} and back in {times}"),
+            )
+        }
+        (.., Some(one)) => {
+            let Finding { reason, fix, .. } = login(one);
+            let cause = reason.strip_prefix(&format!("{}: ", one.0)).unwrap_or(&reason).to_owned();
+            Finding::broken(Check::Login, format!("{users}: {cause}"), fix.unwrap_or_default())
+        }
+        _ => no_login(all, true, None),
+    }
+}
+
 /// A listener that is in use, and by which program cannot be told, since this machine's own address is barred there.
 pub fn barred_port(listener: impl fmt::Display, why: &str) -> Finding {
     Finding::warning(
@@ -219,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn logins() {
+    fn each_login_is_judged() {
         for (outcome, expected) in [
             (Ok(Duration::from_millis(30)), Fine),
             (Err(LoginError::Unreachable(io::ErrorKind::ConnectionRefused.into())), Broken),
@@ -233,6 +271,26 @@ mod tests {
         let said = |users, running, barred| no_login(users, running, barred).reason;
         assert!(said(0, false, None).contains("no user") && said(3, false, None).contains("does not run"));
         assert!(said(3, true, None).starts_with("the proxy runs") && said(3, true, Some("x")).contains("blocked, x"));
+    }
+
+    #[test]
+    fn logins_of_a_sample_are_summed_up_by_cause() {
+        let well = |n: u64| (format!("well{n}"), Ok(Duration::from_millis(n)));
+        let badly = |n: u64| (format!("badly{n}"), Err(LoginError::NotAdmitted));
+        let few: Vec<LoggedIn> = vec![well(1), badly(2)];
+        assert_eq!(logins(&few, 2).len(), 2);
+        assert!(logins(&few, 2)[0].reason.starts_with("well1: "));
+        let many: Vec<LoggedIn> = (1..=5).map(badly).chain((7..=9).map(well)).collect();
+        let found = logins(&many, 50_000);
+        let said: Vec<_> = found.iter().map(|finding| (finding.verdict, finding.reason.as_str())).collect();
+        let expected = [
+            (
+                Fine,
+                "3 of 8 users tried, of 50000 (well7, well8, well9): through the front to data centre 2 and back in 7 to 9 ms",
+            ),
+            (Broken, "5 of 8 users tried, of 50000 (badly1, badly2, badly3, …): rejected: answered as a visitor"),
+        ];
+        assert_eq!(said, expected);
     }
 
     #[tokio::test]

@@ -232,9 +232,9 @@ impl Facts {
             true => {
                 let in_use = self.listeners.iter().filter(|(_, held)| *held == Held::Other);
                 let barred = in_use.filter_map(|(listener, _)| barred(*listener, patient)).next();
-                found.push(front::no_login(patient.visitors.len(), patient.running, barred.as_deref()));
+                found.push(front::no_login(patient.may_enter, patient.running, barred.as_deref()));
             }
-            false => found.extend(self.logins.iter().map(front::login)),
+            false => found.extend(front::logins(&self.logins, patient.may_enter)),
         }
         found.extend(patient.web_obstacle.map(web::blocked));
         found.extend(self.web.iter().map(web::login));
@@ -245,6 +245,7 @@ impl Facts {
         found.push(clock::clock(self.skews(patient), patient.time_window));
         found.extend(self.judge_name(patient));
         found.extend(self.judge_cover(patient));
+        found.extend(patient.cover_fails.then(cover::failing));
         found
     }
 

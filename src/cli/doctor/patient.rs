@@ -1,6 +1,7 @@
 //! What is to be examined: the configuration, with its gaps filled as far as an earlier start of the proxy has filled
 //! them. The doctor makes nothing up: files that it made as another user would be in the way of the proxy.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use super::local::{self, look_at_state};
 use super::login::Visitor;
 use super::name::Whose;
 use super::web_login::{DoorKind, WebDoor};
-use crate::auth::{Domain, SecretTag};
+use crate::auth::{Domain, Policy, SecretTag};
 use crate::cli::Failure;
 use crate::cli::run::LISTS_FOLDER;
 use crate::cli::ways::{Way, Ways};
@@ -40,17 +41,21 @@ pub struct Patient {
     pub others: Vec<Way>,
     /// Whether a proxy runs that says where they are.
     pub running: bool,
+    /// Whether the running proxy's cover has no handshake for clients that it admits.
+    pub cover_fails: bool,
     /// Whom the configuration bars, if its lists can be read.
     pub lists: Option<barring::State>,
     /// Credentials of those who log in, by name; empty where the first start has still to make a user.
     pub visitors: Vec<(String, Visitor)>,
+    /// Number of users of whom they are a sample.
+    pub may_enter: usize,
     /// The names of the site, the first one first; missing likewise.
     pub names: Vec<Domain>,
     /// The cover; missing likewise.
     pub cover: Option<Cover>,
     /// Data centres.
     pub telegram: telegram::Settings,
-    /// Middle proxies, if anybody has a tag.
+    /// Middle proxies, if anybody's sessions go through them.
     pub middle: Option<middle::Settings>,
     /// What the site serves of WEB proxies, if they are on.
     pub web: Option<WebChoice>,
@@ -73,11 +78,12 @@ impl Patient {
         let (state_dir, settled) = (draft.state_dir.clone(), missing.is_empty() && draft.state_dir.is_dir());
         let (lists, time_window) = (parts::lists(&draft).ok(), draft.time_window);
         let ways = Ways::of(&draft.listen, &draft.proxied, &draft.state_dir);
-        let (listeners, others, running) = (ways.tcp(), ways.others(), ways.running);
+        let (listeners, others, running, cover_fails) = (ways.tcp(), ways.others(), ways.running, ways.cover_fails);
         let (telegram, host) = (draft.telegram.clone(), draft.link.host.clone());
         let (web, web_obstacle) = (draft.web.clone(), web::expected_obstacle(&draft));
-        let tagged = draft.users.iter().any(|user| user.policy.ad_tag.or(draft.ad_tag).is_some())
-            || (draft.users.is_empty() && draft.ad_tag.is_some());
+        let needs = |policy: &Policy| policy.needs_middle(draft.ad_tag, draft.middle_use);
+        let tagged =
+            draft.users.iter().any(|user| needs(&user.policy)) || (draft.users.is_empty() && needs(&Policy::default()));
         let mut middle = tagged.then(|| draft.middle.clone());
         let as_it_is = Gathered::of(&draft);
         let (gathered, trouble) = match settled.then(|| draft.settle(&mut rand::rng())) {
@@ -91,14 +97,17 @@ impl Patient {
         };
         let Gathered { users, names, cover, made_up } = gathered;
         let tags = users.iter().map(|user| SecretTag::of(user.secret.bytes())).collect();
-        let visitors = visitors(&users, names.first(), user)?;
+        let all = visitors(&users, names.first(), user)?;
+        let (may_enter, visitors) = (all.len(), sample(all));
         let made_up_domain = made_up;
         let patient = Self {
             listeners,
             others,
             running,
+            cover_fails,
             lists,
             visitors,
+            may_enter,
             names,
             cover,
             telegram,
@@ -212,6 +221,27 @@ fn visitors(users: &[User], domain: Option<&Domain>, wanted: Option<&str>) -> Re
     }
 }
 
+/// Most users that log in; where the site has more names, one for each.
+const SAMPLE: usize = 16;
+
+/// Some users in the place of very many: as many of each name of the site, from the first to the last in the file.
+fn sample(all: Vec<(String, Visitor)>) -> Vec<(String, Visitor)> {
+    if all.len() <= SAMPLE {
+        return all;
+    }
+    let mut by_name: BTreeMap<String, Vec<(String, Visitor)>> = BTreeMap::new();
+    for one in all {
+        by_name.entry(one.1.name.to_string()).or_default().push(one);
+    }
+    let each = (SAMPLE / by_name.len()).max(1);
+    let chosen = by_name.into_values().flat_map(|of_name| {
+        let (last, steps) = (of_name.len() - 1, each.min(of_name.len()).max(2) - 1);
+        let places: BTreeSet<usize> = (0..each.min(of_name.len())).map(|step| step * last / steps).collect();
+        of_name.into_iter().enumerate().filter(move |(at, _)| places.contains(at)).map(|(_, one)| one)
+    });
+    chosen.collect()
+}
+
 /// Lists what the first start would make in the state directory and has not made yet.
 fn gaps(draft: &Draft) -> Vec<String> {
     let folder = &draft.state_dir;
@@ -267,6 +297,26 @@ mod tests {
             assert_eq!(patient.missing.len(), 4, "{:?}", patient.missing);
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_sample_has_users_of_every_name_from_the_first_to_the_last() {
+        let user = |number: usize, name: &str| {
+            let name: Domain = format!("{name}.example").parse().unwrap();
+            (format!("user{number}"), Visitor { secret: crate::auth::Secret::new([7; 16]), name })
+        };
+        let names = |chosen: &[(String, Visitor)]| chosen.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let few: Vec<_> = (0..SAMPLE).map(|number| user(number, "a")).collect();
+        assert_eq!(names(&sample(few.clone())), names(&few));
+        let many: Vec<_> = (0..50_000).map(|number| user(number, "a")).collect();
+        let chosen = names(&sample(many));
+        assert!(chosen.len() == SAMPLE && chosen[0] == "user0" && chosen[SAMPLE - 1] == "user49999", "{chosen:?}");
+        let mut mixed: Vec<_> = (0..100).map(|number| user(number, "a")).collect();
+        mixed.extend([user(100, "b"), user(101, "c"), user(102, "c")]);
+        let chosen = names(&sample(mixed));
+        assert_eq!(chosen[5..], ["user100", "user101", "user102"]);
+        let wide: Vec<_> = (0..200).map(|number| user(number, &format!("n{}", number % 100))).collect();
+        assert_eq!(sample(wide).len(), 100);
     }
 
     #[test]

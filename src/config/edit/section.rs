@@ -19,7 +19,12 @@ pub(super) fn without(text: &str, index: usize) -> Option<String> {
     (before == after).then_some(shorter)
 }
 
-fn cut(text: &str, index: usize) -> Option<String> {
+/// Number of headers of such sections that begin in a text.
+pub(super) fn count(text: &str) -> usize {
+    text.lines().filter(|line| is_users(line)).count()
+}
+
+pub(super) fn cut(text: &str, index: usize) -> Option<String> {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let header = (0..lines.len()).filter(|at| is_users(lines[*at])).nth(index)?;
     let next = (header + 1..lines.len()).find(|at| is_header(lines[*at])).unwrap_or(lines.len());
@@ -36,20 +41,20 @@ fn cut(text: &str, index: usize) -> Option<String> {
     Some([&lines[..start], &lines[end..]].concat().concat())
 }
 
-fn is_header(line: &str) -> bool {
+pub(super) fn is_header(line: &str) -> bool {
     line.trim_start().starts_with('[')
 }
 
-fn is_users(line: &str) -> bool {
+pub(super) fn is_users(line: &str) -> bool {
     let bare = line.split('#').next().unwrap_or_default();
     bare.split_whitespace().collect::<String>() == "[[users]]"
 }
 
-fn is_comment(line: &str) -> bool {
+pub(super) fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with('#')
 }
 
-fn is_blank(line: &str) -> bool {
+pub(super) fn is_blank(line: &str) -> bool {
     line.trim().is_empty()
 }
 

@@ -26,10 +26,15 @@ impl NameSpread {
         let mut spread = Self { names };
         let users = document.get("users").and_then(Item::as_array_of_tables).into_iter().flat_map(ArrayOfTables::iter);
         for user in users {
-            let at = name_of(user).and_then(|name| spread.position(&name)).unwrap_or(0);
-            spread.names[at].1 += 1;
+            spread.count(user);
         }
         Some(spread)
+    }
+
+    /// Counts one more user.
+    pub(super) fn count(&mut self, user: &Table) {
+        let at = name_of(user).and_then(|name| self.position(&name)).unwrap_or(0);
+        self.names[at].1 += 1;
     }
 
     /// The name of the next user. A link that carries another site's name goes on working with the first one alone, where

@@ -137,6 +137,16 @@ impl Resolver<'_> {
         }
     }
 
+    /// Warns of middle proxies that no one's sessions go through.
+    pub(super) fn middle_beside(&mut self, routes: &[routes::Route], wish: &Origin) {
+        if !routes.iter().all(routes::Route::is_plain) {
+            let what =
+                "sessions do without middle proxies, because these cannot be reached over the routes to Telegram";
+            let fix = "remove the line, or let only routes of the kind \"direct\" lead to Telegram, which are for all";
+            self.complaints.push(Complaint::new(wish, what, fix).as_warning());
+        }
+    }
+
     /// The route that `cover.route` names.
     pub(super) fn cover_dialer(&mut self, name: &Written<String>, ways: &Ways) -> Option<Dialer> {
         let dialer = self.dialer(name, ways)?;

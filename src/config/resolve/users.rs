@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::{Resolver, SiteNames, read_secret_file};
-use crate::auth::{Domain, Policy, Secret, SecretText, UnixTime};
+use crate::auth::{Domain, MiddleUse, Policy, Secret, SecretText, UnixTime};
 use crate::config::layer::{LimitsWritten, PreviousWritten, UserWritten, Written};
 use crate::config::report::{Complaint, Origin, quoted};
 use crate::config::{User, units};
@@ -233,6 +233,7 @@ impl Resolver<'_> {
             allow: self.networks(written.allow),
             deny: self.networks(written.deny),
             ad_tag: self.value(written.ad_tag, units::tagging).unwrap_or_default(),
+            middle: self.choice(written.middle, &MiddleUse::NAMES),
             domain: None,
             note: written.note.map(|note| note.value),
         }

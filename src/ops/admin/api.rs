@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -26,6 +26,9 @@ use crate::ops::metrics;
 
 /// Longest wait for an event.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(25);
+
+/// Longest list of new users in bytes: more than a hundred thousand.
+const LONGEST_LIST: usize = 32 << 20;
 
 /// The routes of the API and their description.
 pub fn router(desk: &Shared) -> (Router<Shared>, OpenApiDocument) {
@@ -66,6 +69,7 @@ fn group(role: Role) -> OpenApiRouter<Shared> {
             .routes(routes!(recent)),
         Role::Operator => OpenApiRouter::new()
             .routes(routes!(create))
+            .merge(OpenApiRouter::new().routes(routes!(create_all)).layer(DefaultBodyLimit::max(LONGEST_LIST)))
             .routes(routes!(change))
             .routes(routes!(remove))
             .routes(routes!(rotate))
@@ -178,6 +182,24 @@ async fn create(
 ) -> Result<(StatusCode, Json<Changed>), Trouble> {
     let name = shown(&user.name);
     let changed = desk.act(&caller, "create user", &name, move |control| control.create(&user)).await?;
+    Ok((StatusCode::CREATED, Json(changed)))
+}
+
+/// Adds several users in one step
+///
+/// All are added, or none: the first that cannot be is named with its place in the list, which begins with 1.
+#[utoipa::path(post, path = "/api/v1/bulk/users", security(("token" = ["operator"])), request_body = Vec<NewUser>,
+    responses(
+    (status = 201, body = Changed), (status = 401, body = Failure), (status = 403, body = Failure),
+    (status = 409, body = Failure), (status = 413, body = Failure), (status = 422, body = Failure)
+))]
+async fn create_all(
+    State(desk): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Body(users): Body<Vec<NewUser>>,
+) -> Result<(StatusCode, Json<Changed>), Trouble> {
+    let shown = format!("{} users", users.len());
+    let changed = desk.act(&caller, "create users", &shown, move |control| control.create_all(&users)).await?;
     Ok((StatusCode::CREATED, Json(changed)))
 }
 

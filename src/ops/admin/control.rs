@@ -34,6 +34,9 @@ pub trait Control: Send + Sync + 'static {
     /// Adds a user.
     fn create(&self, user: &NewUser) -> Result<Changed, Trouble>;
 
+    /// Adds several users in one step, or none if one cannot be added.
+    fn create_all(&self, users: &[NewUser]) -> Result<Changed, Trouble>;
+
     /// Changes a user.
     fn change(&self, user: &str, settings: &Settings) -> Result<Changed, Trouble>;
 
@@ -60,14 +63,24 @@ pub enum Heard {
 }
 
 /// A user that shall be.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
     /// The name: 1 to 64 letters, digits, `-`, `_`, `.` and `@`.
     pub name: String,
-    /// Settings of the user; the secret is generated.
+    /// A secret in any of its forms, or a link; missing: it is generated.
+    #[serde(default)]
+    pub secret: Option<String>,
+    /// Settings of the user.
     #[serde(default)]
     pub settings: Settings,
+}
+
+impl fmt::Debug for NewUser {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewUser").field("name", &self.name).field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 /// Settings of a user, as the configuration has them. What is missing stays as it is.
@@ -94,6 +107,8 @@ pub struct Settings {
     pub deny: Option<Vec<String>>,
     /// Tag of a promoted channel, 32 hexadecimal digits; `none`: none for this user; empty: that of everybody.
     pub ad_tag: Option<String>,
+    /// Sessions without a tag that go through middle proxies: `tagged`, `media` or `all`; `none`: as for everybody.
+    pub middle: Option<String>,
     /// Name of the site that the user's link carries; `none`: the first. A new user without one gets the name that has the
     /// fewest users. Another name makes a new secret and another link.
     pub domain: Option<String>,

@@ -171,6 +171,10 @@ impl AdminState {
         let desk = Arc::clone(self);
         let outcome = spawn_blocking(move || desk.control.ping()).await;
         let health = match outcome.unwrap_or_else(|_| Err("a bug in the program ended the connection".into())) {
+            Ok(Heard::Cover) if self.control.counts().cover_fails() => {
+                let detail = "a visitor got the cover's answer, but the last admitted client got no handshake of it";
+                Health { serving: true, detail: detail.into() }
+            }
             Ok(Heard::Cover) => Health { serving: true, detail: "a visitor got the cover's answer".into() },
             Ok(Heard::Close) => Health {
                 serving: true,

@@ -81,6 +81,10 @@ impl Control for Fake {
         Ok(done(self))
     }
 
+    fn create_all(&self, users: &[NewUser]) -> Result<Changed, Trouble> {
+        if users.is_empty() { Err(Trouble::no_user()) } else { Ok(done(self)) }
+    }
+
     fn change(&self, user: &str, _: &Settings) -> Result<Changed, Trouble> {
         if user == "alice" { Ok(done(self)) } else { Err(Trouble::no_user()) }
     }
@@ -154,6 +158,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("GET", "/api/v1/sessions", Some(Role::Viewer)),
     ("GET", "/api/v1/events", Some(Role::Viewer)),
     ("POST", "/api/v1/users", Some(Role::Operator)),
+    ("POST", "/api/v1/bulk/users", Some(Role::Operator)),
     ("PATCH", "/api/v1/users/{name}", Some(Role::Operator)),
     ("DELETE", "/api/v1/users/{name}", Some(Role::Operator)),
     ("POST", "/api/v1/users/{name}/rotate", Some(Role::Operator)),
@@ -171,6 +176,7 @@ fn filled(path: &str) -> String {
 fn sample(method: &str, path: &str) -> &'static str {
     match (method, path) {
         ("POST", "/api/v1/users") => r#"{"name": "bob", "settings": {"quota": "5GB/month"}}"#,
+        ("POST", "/api/v1/bulk/users") => r#"[{"name": "bob"}]"#,
         _ => "{}",
     }
 }

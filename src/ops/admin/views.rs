@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::control::Control;
 use crate::auth::UnixTime;
 use crate::ops::snapshot::{QuotaState, Snapshot, UserState};
+use crate::server::fan_out;
 use crate::server::sessions::Live;
 use crate::telegram::routes;
 
@@ -62,6 +63,9 @@ pub struct Status {
     pub declines: BTreeMap<String, u64>,
     /// Admitted clients by class of hello.
     pub hellos: BTreeMap<String, u64>,
+    /// Sessions that one client has now, by class of hello.
+    #[serde(default)]
+    pub fan_out: BTreeMap<String, ClassFanOut>,
     /// Ends of sessions by what ended them.
     pub session_ends: BTreeMap<String, u64>,
     /// Data centres.
@@ -79,6 +83,27 @@ pub struct Status {
     pub users: usize,
     /// Alarms that need attention.
     pub alarms: Vec<Alarm>,
+}
+
+/// Clients of one class of hello, with the sessions that they have now. A client is a user at an address.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ClassFanOut {
+    /// Clients.
+    pub clients: u64,
+    /// Their sessions.
+    pub sessions: u64,
+    /// Most sessions of one client.
+    pub most: u64,
+    /// Clients by the number of their sessions, as a range.
+    pub by_sessions: BTreeMap<String, u64>,
+}
+
+impl From<&fan_out::FanOut> for ClassFanOut {
+    fn from(fan_out: &fan_out::FanOut) -> Self {
+        let fan_out::FanOut { clients, sessions, most, by_range } = *fan_out;
+        let ranges = fan_out::RANGES.iter().zip(by_range).map(|((range, _), count)| ((*range).to_owned(), count));
+        Self { clients, sessions, most, by_sessions: ranges.collect() }
+    }
 }
 
 /// Connections since the start and now.
@@ -238,6 +263,9 @@ pub struct User {
     /// Tag of a promoted channel, or `none`; null where the one of everybody counts.
     #[serde(default)]
     pub ad_tag: Option<String>,
+    /// Sessions without a tag that go through middle proxies: `tagged`, `media` or `all`; null where it is as for everybody.
+    #[serde(default)]
+    pub middle: Option<String>,
     /// Name of the site that the user's link carries; null where it is the first.
     #[serde(default)]
     pub domain: Option<String>,
@@ -315,6 +343,7 @@ impl Status {
             bytes: Bytes { up: seen.moved.up, down: seen.moved.down },
             declines: counts.declined.list().into_iter().map(|(why, n)| (why.to_string(), n)).collect(),
             hellos: counts.admitted.list().into_iter().map(|(class, n)| (class.label().to_owned(), n)).collect(),
+            fan_out: seen.fan_out.iter().map(|(class, fan_out)| ((*class).to_owned(), fan_out.into())).collect(),
             session_ends: ends.map(|(end, n)| (end.by.to_owned(), n)).collect(),
             data_centres: data_centres(control),
             middle: Middle {
@@ -393,6 +422,7 @@ impl From<&UserState> for User {
             max_sessions: user.max_sessions,
             max_addresses: user.max_addresses,
             ad_tag: user.ad_tag.clone(),
+            middle: user.middle.map(Into::into),
             domain: user.domain.clone(),
             bytes: Bytes { up: user.up, down: user.down },
             quota: user.quota.as_ref().map(Quota::from),

@@ -1,5 +1,5 @@
 //! Middle proxies: Telegram's own servers between a proxy and its data centres, through which a proxy goes that shows a
-//! promoted channel to its users.
+//! promoted channel to its users, or whose users shall get media as any.
 //!
 //! ```text
 //! sessions ─▶ Port ─▶ StreamTable ─▶ Link ═══ AES-CBC ═══▶ middle proxy ─▶ data centre
@@ -362,11 +362,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_cannot_have_a_seat_is_told_at_once_and_why() {
-        let caller = Caller {
-            client: None,
-            framing: crate::wire::packets::Framing::Padded,
-            tag: crate::wire::rpc::AdTag([1; 16]),
-        };
+        let caller = Caller { client: None, framing: crate::wire::packets::Framing::Padded, tag: None };
         let middle = Middle::new(Settings::default(), Upstream::new(crate::telegram::Settings::default()));
         let outcome = middle.attach(DcId::new(2), caller).await.map(|_| ());
         assert_eq!(outcome, Err(Unavailable::NoDirectory));

@@ -18,8 +18,8 @@ pub struct Caller {
     pub client: Option<SocketAddr>,
     /// Framing of the client's packets.
     pub framing: Framing,
-    /// In whose name the proxy runs.
-    pub tag: AdTag,
+    /// In whose name the proxy runs, if in anyone's: without one no channel is promoted.
+    pub tag: Option<AdTag>,
 }
 
 /// A seat on a link. Dropped, it is given back, and the middle proxy is told.
@@ -55,7 +55,7 @@ impl packets::Port for Port {
     async fn send(&self, packet: ClientPacket<'_>, quick_ack: bool) -> Result<(), End> {
         let Caller { framing, tag, .. } = self.caller;
         let (client, ours) = (self.client, self.link.ours);
-        let request = Request { connection: self.id, client, ours, framing, quick_ack, tag: Some(tag), packet };
+        let request = Request { connection: self.id, client, ours, framing, quick_ack, tag, packet };
         self.link.send(&Message::Request(request), packet.bytes().len() + REQUEST).await
     }
 

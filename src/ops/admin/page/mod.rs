@@ -209,7 +209,7 @@ async fn create(
         note: written(form.note),
         ..Settings::default()
     };
-    let user = NewUser { name: form.name.trim().to_owned(), settings };
+    let user = NewUser { name: form.name.trim().to_owned(), secret: None, settings };
     let (name, to) = (shown(&user.name), format!("/users/{}", look::encoded(&user.name)));
     let outcome = desk.act(&guest.login.caller, "create user", &name, move |control| control.create(&user)).await;
     let to = if outcome.is_ok() { to.as_str() } else { "/users" };

@@ -129,6 +129,7 @@ pub fn overview(desk: &Shared, login: &Login) -> Markup {
         div class="columns" {
             (tally("Declined, by reason", "Each of these got the cover.", &status.declines))
             (tally("Admitted, by class of hello", "What the clients' first packets look like.", &status.hellos))
+            (fan_out(&status))
             (centres(&status))
             (routes(&status))
             (about(&status, login))
@@ -182,6 +183,28 @@ fn cover_card(cover: &Cover) -> Markup {
                 @if !cover.flaws.is_empty() { ul { @for flaw in &cover.flaws { li { (flaw) } } } }
             }
             }
+        }
+    }
+}
+
+fn fan_out(status: &Status) -> Markup {
+    html! {
+        div class="card" {
+            h2 { "Connections of one client" }
+            @if status.fan_out.is_empty() { p class="soft" { "None now." } } @else {
+                table {
+                    tr { th { "Hello" } th { "Clients" } th { "Each" } th { "Most" } }
+                    @for (class, seen) in &status.fan_out {
+                        tr {
+                            td class="nowrap" { (class) }
+                            td class="number" { (seen.clients) }
+                            td class="number" { (format!("{:.1}", seen.sessions as f64 / seen.clients.max(1) as f64)) }
+                            td class="number" { (seen.most) }
+                        }
+                    }
+                }
+            }
+            p class="soft" { "Sessions that are open now; who watches the line counts them, too. A client is a user at an address." }
         }
     }
 }
@@ -274,7 +297,8 @@ pub fn users(desk: &Shared, login: &Login) -> Markup {
                 @for user in &users {
                     tr {
                         td { a href={ "/users/" (encoded(&user.name)) } { (user.name) }
-                            @if let Some(note) = &user.note { br; span class="soft" { (note) } } }
+                            @if let Some(middle) = &user.middle { tr { th { "Middle proxies" } td { (middle) } } }
+                    @if let Some(note) = &user.note { br; span class="soft" { (note) } } }
                         td { (state(user)) }
                         td class="number" { (user.sessions) @if let Some(most) = user.max_sessions { " / " (most) } }
                         td class="number" { (bytes(user.bytes.up as f64)) }
