@@ -319,7 +319,7 @@ pub const REFERENCE: &[Key] = &[
         Text,
         Value("\"X-Forwarded-For\""),
         Connection,
-        "header field in which `trusted_proxies`, and whoever comes by a socket in the file system, name a visitor's address for \
+        "header field in which `trusted_proxies`, and web servers that come by a socket in the file system, name a visitor's address for \
          limits and lists of WEB proxies",
     ),
     section(

@@ -2,7 +2,7 @@
 //! a key may begin them.
 //!
 //! Streams are opened inside of sessions, where the listeners' queue cannot hold them back, so that they have descriptors of
-//! their own beside those of clients: whoever opens many of them keeps no client out. A key may have as many as are free, which
+//! their own beside those of clients: a visitor that opens many of them keeps no client out. A key may have as many as are free, which
 //! leaves a part for every other key, as in [`crate::webproxy::budget`].
 
 use std::collections::HashMap;

@@ -101,7 +101,7 @@ impl KeyBudget {
         self.used.load(Ordering::Relaxed) >= free
     }
 
-    /// Waits until some memory was given back by any session, from this call on. Whoever waits should look from time to time,
+    /// Waits until some memory was given back by any session, from this call on. A caller that waits should look from time to time,
     /// since a little of it is not told.
     pub fn freed(&self) -> Notified<'_> {
         self.budget.wanted.store(true, Ordering::Release);

@@ -55,7 +55,7 @@ pub enum WebLoginError {
     Unreachable(io::Error),
     /// It ended, or what came is no HTTP.
     Broken,
-    /// The page was refused with this status: whoever answers does not know the secret, or does not let it in.
+    /// The page was refused with this status: what answers does not know the secret, or does not let it in.
     NoPage(u16),
     /// The page lacks what its clients look for.
     OddPage,
