@@ -227,7 +227,7 @@ async fn a_running_proxy_with_the_built_in_site_is_well_but_for_its_certificate(
 async fn said_of_web(bed: &Bed, runs: &str, examined: &str) -> Said {
     let file = bed.state.path().join("web.toml");
     std::fs::write(&file, runs).unwrap();
-    let setup = Setup::new(bed.state.path(), "site").domain("www.example.org").user("alice", &KEY);
+    let setup = Setup::new(bed.state.path(), "site").domain("www.site.test").user("alice", &KEY);
     let setup = bed.centres.iter().fold(setup, |setup, (number, addr)| setup.dc(*number, *addr));
     let setup = setup.arg("--config", file.display());
     let proxy = tokio::task::spawn_blocking(move || setup.start()).await.unwrap();
@@ -235,7 +235,7 @@ async fn said_of_web(bed: &Bed, runs: &str, examined: &str) -> Said {
     let file = bed.state.path().join("examined.toml");
     std::fs::write(&file, examined).unwrap();
     let mut arguments: Vec<String> =
-        ["doctor", "--json", "--domain", "www.example.org", "--cover", "site"].map(Into::into).into();
+        ["doctor", "--json", "--domain", "www.site.test", "--cover", "site"].map(Into::into).into();
     arguments.extend(["--state-dir".into(), bed.state.path().display().to_string()]);
     arguments.extend(["--listen".into(), proxy.addr.to_string(), "--config".into(), file.display().to_string()]);
     arguments.extend(["--secret".into(), format!("alice={}", HEXLOWER.encode(&KEY))]);
