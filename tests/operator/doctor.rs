@@ -231,6 +231,14 @@ async fn said_of_web(bed: &Bed, runs: &str, examined: &str) -> Said {
     let setup = bed.centres.iter().fold(setup, |setup, (number, addr)| setup.dc(*number, *addr));
     let setup = setup.arg("--config", file.display());
     let proxy = tokio::task::spawn_blocking(move || setup.start()).await.unwrap();
+    if runs.contains("[web]") && !runs.contains("http_listen") {
+        let said = "no app can come by WEB proxy: the certificate is self-signed";
+        proxy.logged(said).await;
+        let log = proxy.log();
+        assert_eq!(log.iter().filter(|line| line.contains(said)).count(), 1, "once: {log:#?}");
+        let secret = HEXLOWER.encode(&KEY);
+        assert!(log.iter().all(|line| !line.contains(&secret) && !line.contains("tg://")), "{log:#?}");
+    }
     // The proxy takes a change of its own file.
     let file = bed.state.path().join("examined.toml");
     std::fs::write(&file, examined).unwrap();
