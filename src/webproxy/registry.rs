@@ -6,6 +6,7 @@
 //! there are many, so that a stranger who saw an address cannot lock out those who have the link.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,14 @@ pub enum SessionCreation {
     Unknown,
 }
 
+/// What one visitor easily has many addresses of: 64 bits of IPv6, and an address of IPv4.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 impl SessionRegistry {
     /// Begins the session of a page, or finds the one that it has begun. `begin` makes one.
     pub fn create(
@@ -92,6 +101,9 @@ impl SessionRegistry {
             let live = self.sessions.get(session).filter(|live| live.place() == page.place);
             return live.map_or(SessionCreation::Unknown, |live| SessionCreation::Session(Arc::clone(live), None));
         }
+        if page.until <= now {
+            return SessionCreation::Unknown;
+        }
         let Some(gone) = self.make_room(page.key.tag(), now) else { return SessionCreation::Full };
         let live = begin();
         let counts = self.keys.entry(page.key.tag()).or_default();
@@ -102,19 +114,23 @@ impl SessionRegistry {
         SessionCreation::Session(live, gone)
     }
 
-    /// Makes room for one more session of this key: the oldest that is not proven gives way. `None` if there is no such one.
+    /// Makes room for one more session of this key: of those that are not proven, the oldest of the network that has most of
+    /// them gives way. `None` if there is none.
     fn make_room(&mut self, key: SecretTag, now: Instant) -> Option<Option<Arc<LiveSession>>> {
         let full = self.sessions.len() >= SESSIONS;
         let Some(counts) = self.keys.get_mut(&key) else { return (!full).then_some(None) };
         if !full && counts.count < SESSIONS_OF_KEY {
             return Some(None);
         }
-        while let Some(oldest) = counts.unproven.pop_front() {
-            if self.sessions.get(&oldest).is_some_and(|live| !live.is_proven()) {
-                return Some(self.take(&oldest, now));
-            }
-        }
-        None
+        let sessions = &self.sessions;
+        counts.unproven.retain(|token| sessions.get(token).is_some_and(|live| !live.is_proven()));
+        let network_of = |token: &Token| sessions.get(token).map(|live| network(live.peer().ip()));
+        let mut sizes: HashMap<Option<IpAddr>, usize> = HashMap::new();
+        counts.unproven.iter().for_each(|token| *sizes.entry(network_of(token)).or_default() += 1);
+        let most = sizes.values().copied().max()?;
+        let at = counts.unproven.iter().position(|token| sizes.get(&network_of(token)) == Some(&most))?;
+        let gone = counts.unproven.remove(at)?;
+        Some(self.take(&gone, now))
     }
 
     /// The session of a token.
@@ -209,12 +225,22 @@ mod tests {
 
     /// Asks for the session of a page at a place.
     fn ask(registry: &mut SessionRegistry, number: u32, place: usize, now: Instant) -> SessionCreation {
+        ask_from(registry, number, place, [192, 0, 2, 1], now)
+    }
+
+    fn ask_from(
+        registry: &mut SessionRegistry,
+        number: u32,
+        place: usize,
+        peer: [u8; 4],
+        now: Instant,
+    ) -> SessionCreation {
         let (page, key) = (page(number), key());
         let asking = AskingPage { token: &page, place, key: &key, until: now + PAGE };
         registry.create(&asking, now, || {
             let session =
                 Session::new(Mode::Https, Limits::default(), Arc::new(Budget::new(1 << 20)).key(key.tag()), now);
-            let (token, peer) = (token(TokenKind::Session, number), ([192, 0, 2, 1], 1).into());
+            let (token, peer) = (token(TokenKind::Session, number), (peer, 1).into());
             LiveSession::new(
                 session,
                 SessionOrigin { token, page, key: Arc::clone(&key), place, peer },
@@ -274,6 +300,25 @@ mod tests {
         }
         assert!(matches!(ask(&mut registry, 2000, 0, now), SessionCreation::Full), "all are proven");
         assert!(created(ask(&mut registry, 0, 0, now)).is_some(), "and each is still there");
+    }
+
+    #[test]
+    fn a_crowd_of_one_network_gives_way_before_the_few_of_another() {
+        let (mut registry, now) = (SessionRegistry::default(), Instant::now());
+        let user = created(ask_from(&mut registry, 0, 0, [198, 51, 100, 7], now)).unwrap();
+        for number in 1..2 * SESSIONS_OF_KEY as u32 {
+            assert!(created(ask(&mut registry, number, 0, now)).is_some());
+        }
+        assert_eq!(registry.count(), SESSIONS_OF_KEY);
+        assert!(registry.session(user.token()).is_some(), "it has not proven itself yet, and is there all the same");
+    }
+
+    #[test]
+    fn a_page_whose_time_is_over_begins_nothing() {
+        let (mut registry, now, page, key) = (SessionRegistry::default(), Instant::now(), page(1), key());
+        let asking = AskingPage { token: &page, place: 0, key: &key, until: now };
+        let outcome = registry.create(&asking, now, || unreachable!("it begins no session"));
+        assert!(matches!(outcome, SessionCreation::Unknown) && registry.pages.is_empty());
     }
 
     #[test]

@@ -165,7 +165,9 @@ impl WebProxy {
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
             settings.places().for_each(|place| _ = index.number(&place));
             if index.users() > by_id.len() + REMOVED_KEYS {
-                index.retain(|id| by_id.contains_key(id));
+                // Not those that this change has removed.
+                let before = self.offer.load();
+                index.retain(|id| by_id.contains_key(id) || before.keys.contains_key(id));
             }
             by_id.values().filter(|key| index.lacks(&key.id())).cloned().collect()
         };
