@@ -74,6 +74,9 @@ impl<T: AsyncWrite + Unpin> Lent<T> {
     /// Writes what is due: all records that are full, and the last one if all is.
     fn poll_outbox(&mut self, all: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(end) = self.outbox.record(self.sent, all) {
+            // TLS keeps what the socket does not take, and above a limit of its own takes a part of a record.
+            let outcome = Pin::new(&mut *lock(&self.shared.stream)).poll_flush(cx);
+            ready!(self.shared.note(outcome))?;
             let record = &self.outbox.bytes[self.sent..end];
             let outcome = Pin::new(&mut *lock(&self.shared.stream)).poll_write(cx, record);
             self.sent += match ready!(self.shared.note(outcome))? {

@@ -452,7 +452,9 @@ impl<T: AsyncRead + AsyncWrite> Writer<T> {
         self.write(&pending).await
     }
 
+    /// Waits for what was written before, of which TLS else takes a part of a record once it keeps much.
     async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        self.flush().await?;
         while !bytes.is_empty() {
             let written = timeout(SEND, self.0.write(bytes)).await.map_err(|_| io::ErrorKind::TimedOut)??;
             if written == 0 {

@@ -189,14 +189,22 @@ fn content_is_over(content: &Content) -> bool {
 async fn send(stream: &mut SendStream<Bytes>, content: &mut Content) -> Result<(), Reason> {
     loop {
         stream.reserve_capacity(BATCH);
-        let room = timeout(SEND, poll_fn(|cx| stream.poll_capacity(cx))).await;
-        let Ok(Some(Ok(room))) = room else { return Err(Reason::INTERNAL_ERROR) };
-        if room == 0 {
+        // h2 tells of room that grows, and not of what a short piece has left.
+        if stream.capacity() == 0 {
+            let room = timeout(SEND, poll_fn(|cx| stream.poll_capacity(cx))).await;
+            let Ok(Some(Ok(_))) = room else { return Err(Reason::INTERNAL_ERROR) };
             continue;
         }
-        let piece = content.next(room.min(BATCH)).await.map_err(|_| Reason::INTERNAL_ERROR)?;
-        let over = piece.is_none() || content.is_over();
-        stream.send_data(piece.unwrap_or_default(), over).map_err(|_| Reason::INTERNAL_ERROR)?;
+        let room = stream.capacity().min(BATCH);
+        let next = content.next(room).await.map_err(|_| Reason::INTERNAL_ERROR)?;
+        let over = next.is_none() || content.is_over();
+        let mut piece = next.unwrap_or_default();
+        // No peer takes less in a frame, and some take more.
+        while piece.len() > FRAME {
+            let frame = piece.split_to(FRAME);
+            stream.send_data(frame, false).map_err(|_| Reason::INTERNAL_ERROR)?;
+        }
+        stream.send_data(piece, over).map_err(|_| Reason::INTERNAL_ERROR)?;
         if over {
             return Ok(());
         }
@@ -286,6 +294,9 @@ const HEADERS: u32 = 32 << 10;
 /// Bytes of a body that are handed on together, as nginx does by default: two records that are full and one with the rest.
 /// `frames` divides them.
 const BATCH: usize = 32 << 10;
+
+/// Longest frame that is given to h2, the least that every peer takes (RFC 9113, section 4.2).
+const FRAME: usize = 16 << 10;
 
 /// Times the number of streams, this is what a client that does not read makes us keep.
 const SEND_BUFFER: usize = BATCH;

@@ -504,6 +504,25 @@ async fn connections_are_closed_when_visitors_are_to_come_again() {
     assert!(client.ready().await.is_err(), "and no more may be asked");
 }
 
+/// The window is left in part by a short piece, and the client has taken too little of it to say that there is more.
+#[tokio::test(start_paused = true)]
+async fn short_pieces_of_an_answer_need_no_larger_window() {
+    let scene = Scene::new(&[b'x'; 400]);
+    let (stream, _serving) = scene.visitor(1 << 16, b"h2").await;
+    let mut builder = h2::client::Builder::new();
+    let (client, connection) = builder.initial_window_size(1000).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let request = hyper::Request::get("https://site.test/").header("range", "bytes=0-0,2-2").body(()).unwrap();
+    let (response, _) = client.send_request(request, true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    let mut content = Vec::new();
+    while let Some(piece) = timeout(Duration::from_secs(9), body.data()).await.expect("the rest") {
+        content.extend_from_slice(&piece.unwrap());
+    }
+    assert!(content.ends_with(b"--\r\n") && content.iter().filter(|byte| **byte == b'x').count() >= 2, "{content:?}");
+}
+
 /// Sends a request and reads to the end of its connection.
 async fn closing(mut stream: TlsStream<DuplexStream>, head: &str, body: &str) -> String {
     let request = format!("{head}\r\nHost: site.test\r\nConnection: close\r\n\r\n{body}");
