@@ -30,11 +30,11 @@ use crate::wire::record::{CHANGE_CIPHER_SPEC, HEADER, Header, MIN_ENCRYPTED};
 /// any of TLS 1.3 (docs/protocol.md, "Records afterwards"), so what is sent together ends with one where it can.
 const PAYLOAD: usize = 2878;
 
-/// Most records that are made of one read.
-const RECORDS: usize = 16;
+/// Most records that are made of one read, which holds more than the sockets in between: reads then end where writes did.
+const RECORDS: usize = 80;
 
 /// Time for which fewer bytes than a record of TLS 1.3 has are kept back, for more to join them.
-const JOINING: Duration = Duration::from_millis(20);
+const JOINING: Duration = Duration::from_millis(100);
 
 /// Time for which the other proxy may be silent once the session has nothing more to send: whether it still has a
 /// reader cannot be seen.
