@@ -9,7 +9,7 @@ use crate::support::fake_tls::{End, Login, PATIENCE, Refused};
 use crate::support::hello::{self, capture};
 use crate::support::mock_dc::{MockDc, Role};
 use crate::support::origin::Origin;
-use crate::support::probe::{Probe, compare};
+use crate::support::probe::{Probe, compare_once};
 use crate::support::stage::{BOTH, Kind, Stage};
 use crate::support::vizard::Setup;
 use crate::support::{KEY, corpus};
@@ -53,7 +53,7 @@ fn is_a_visit<T>(answered: &Result<T, Refused>) -> bool {
 async fn expect_visitors(stage: &Stage, what: &str) {
     let answered = login(1).enter(stage.proxy.addr).await;
     assert!(is_a_visit(&answered), "{what}: {:?}", answered.err());
-    compare(probes(), stage.lineup(Duration::from_secs(6))).await.expect_none();
+    compare_once(probes(), stage.lineup(Duration::from_secs(6))).await.expect_none();
     assert!(is_a_visit(&login(2).enter(stage.proxy.addr).await), "{what}");
 }
 
@@ -112,7 +112,7 @@ async fn who_comes_too_fast_sees_the_cover() {
         }
         crowd.abort();
         assert!(answered.iter().any(is_a_visit), "{key}: {answered:?}");
-        compare(probes(), stage.lineup(Duration::from_secs(6))).await.expect_none();
+        compare_once(probes(), stage.lineup(Duration::from_secs(6))).await.expect_none();
     }
 }
 
