@@ -435,9 +435,16 @@ impl HttpClient {
             request = request.header(*name, value);
         }
         let request = request.method(method).body(Full::new(body)).map_err(|_| WebLoginError::Broken)?;
+        // Behind an answer the connection needs a moment until it takes the next request.
         let answer = match &mut self.requests {
-            Requests::Http1(requests) => requests.send_request(request).await,
-            Requests::Http2(requests) => requests.send_request(request).await,
+            Requests::Http1(requests) => match requests.ready().await {
+                Ok(()) => requests.send_request(request).await,
+                Err(error) => Err(error),
+            },
+            Requests::Http2(requests) => match requests.ready().await {
+                Ok(()) => requests.send_request(request).await,
+                Err(error) => Err(error),
+            },
         };
         let (parts, body) = answer.map_err(|_| WebLoginError::Broken)?.into_parts();
         let body = Limited::new(body, MAX_BATCH).collect().await.map_err(|_| WebLoginError::Broken)?;
