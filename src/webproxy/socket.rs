@@ -307,8 +307,13 @@ mod tests {
     use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
     use super::*;
+    use crate::auth::{Key, Member, Secret, SecretTag};
     use crate::cover::scout::AnyCertificate;
     use crate::cover::site;
+    use crate::webproxy::budget::Budget;
+    use crate::webproxy::live::{SessionOrigin, StreamBackend, WebStream};
+    use crate::webproxy::session::{Limits, Mode};
+    use crate::webproxy::token::{TokenKey, TokenKind};
 
     type Wire = tokio::io::DuplexStream;
 
@@ -379,5 +384,39 @@ mod tests {
                 assert_eq!(records.iter().sum::<usize>(), head.len() + payload);
             }
         }
+    }
+
+    /// Takes no stream.
+    struct Closed;
+
+    impl StreamBackend for Closed {
+        fn open(&self, _: WebStream) {}
+    }
+
+    #[tokio::test]
+    async fn a_message_is_counted_while_it_comes() {
+        let (budget, now) = (Arc::new(Budget::new(16 << 20)), std::time::Instant::now());
+        let session = Session::new(Mode::Websocket, Limits::default(), budget.key(SecretTag::NONE), now);
+        let tokens = TokenKey::new(&[1; 32]);
+        let token = tokens.issue(TokenKind::Session, [1; 16]);
+        let page = tokens.issue(TokenKind::Bootstrap, [1; 16]);
+        let key = Arc::new(Key::new(Member::new("alice"), Secret::new([1; 16])));
+        let peer = ([192, 0, 2, 1], 1).into();
+        let live = LiveSession::new(session, SessionOrigin { token, page, key, place: 0, peer }, Arc::new(Closed));
+        let id = live.act(|session| session.open_socket(request::Socket::Plain, now)).unwrap();
+        let (mut theirs, mut ours) = duplex(4096);
+        let socket = Box::new(OpenedSocket { live, id, lane: None, peer });
+        let serving = tokio::spawn(async move { socket.run(&mut ours, Bytes::new()).await });
+        // The head of a megabyte, of which nothing follows.
+        theirs.write_all(&[&[0x82, 0xff][..], &(1u64 << 20).to_be_bytes(), &[0; 4]].concat()).await.unwrap();
+        let counted = async {
+            while budget.used() < 1 << 20 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), counted).await.expect("its memory is counted");
+        drop(theirs);
+        timeout(Duration::from_secs(20), serving).await.unwrap().unwrap();
+        assert_eq!(budget.used(), 0);
     }
 }
