@@ -62,7 +62,7 @@ async fn the_built_in_site_is_not_told_from_itself() {
     let found = outcome.json();
     assert_eq!((outcome.code, &found["differences"]), (0, &Value::Array(Vec::new())), "{}", outcome.err);
     assert!(found["probes"].as_u64().unwrap() > 900, "{}", found["probes"]);
-    assert_eq!(found["classes"].as_array().unwrap().len(), 18);
+    assert_eq!(found["classes"].as_array().unwrap().len(), 19);
     let idle = found["classes"].as_array().unwrap().iter().find(|class| class["class"] == "idle").unwrap();
     assert_eq!((&idle["probes"], idle["not_looked_at"].as_array().unwrap().len()), (&Value::from(0), 4));
     assert!(outcome.err.contains("Not looked at: time and closing in part, "), "{}", outcome.err);
