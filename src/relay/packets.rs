@@ -296,7 +296,8 @@ impl<P: Port> Ways<'_, P> {
     async fn is_left_alone(&self) {
         loop {
             let Some(due) = self.tell(|watch| watch.due()) else { return std::future::pending().await };
-            sleep_until(due.unwrap_or_else(|| Instant::now() + FIRST_SILENCE)).await;
+            // Apart, since most sessions have no watch.
+            Box::pin(sleep_until(due.unwrap_or_else(|| Instant::now() + FIRST_SILENCE))).await;
             let all = ready::has_room(self.client);
             if self.tell(|watch| watch.judge(all, Instant::now())) == Some(true) {
                 return;
