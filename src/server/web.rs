@@ -158,11 +158,12 @@ async fn admit(server: &Server, handle: &StreamHandle, header: &[u8; HEADER]) ->
     }
     handle.prove();
     let peer = handle.peer().ip();
-    let refused = match server.limits.load_full().turn(peer).await {
-        Some(limit) => limit.label(),
-        None => match server.stream_places.take(key.tag()) {
-            Err(reason) => reason.label(),
-            Ok(place) => match key.admit(peer, SystemTime::now().into()) {
+    // What its key is refused takes no turn from the clients of others.
+    let refused = match server.stream_places.take(key.tag()) {
+        Err(reason) => reason.label(),
+        Ok(place) => match server.limits.load_full().turn(peer).await {
+            Some(limit) => limit.label(),
+            None => match key.admit(peer, SystemTime::now().into()) {
                 Ok(permit) => return Some((opened, permit, place)),
                 Err(refusal) => refusal.label(),
             },

@@ -342,7 +342,7 @@ impl StreamHandle {
     }
 
     fn room_now(&self) -> (usize, bool) {
-        let state = self.live.lock();
+        let mut state = self.live.lock();
         if self.is_open(&state) { state.session.room_and_scarcity(self.id) } else { (0, false) }
     }
 

@@ -245,7 +245,7 @@ impl StreamTable {
     // Calls of the streams' far ends.
 
     /// Bytes that may be pushed now, and whether it is the budget that allows no more.
-    pub(super) fn room(&self, id: u32) -> (usize, bool) {
+    fn room(&self, id: u32) -> (usize, bool) {
         let Some(stream) = self.live.get(&id).filter(|stream| !stream.closing) else { return (0, false) };
         let spent = self.share.is_spent();
         let session = if spent { 0 } else { self.limits.session_down.saturating_sub(self.down) };
@@ -255,6 +255,18 @@ impl StreamTable {
         (session.max(reserve).min(most), spent && most > 0)
     }
 
+    /// The same; a stream that has no room is told when it has some, however often others were quicker to take it.
+    pub(super) fn ask_room(&mut self, id: u32) -> (usize, bool) {
+        let room = self.room(id);
+        if room.0 == 0
+            && let Some(stream) = self.live.get_mut(&id)
+            && !std::mem::replace(&mut stream.blocked, true)
+        {
+            self.blocked.push(id);
+        }
+        room
+    }
+
     pub(super) fn push(&mut self, id: u32, data: Bytes) {
         let Some(stream) = self.live.get_mut(&id).filter(|stream| !stream.closing && !data.is_empty()) else { return };
         self.down -= stream.down_cost();
@@ -262,12 +274,6 @@ impl StreamTable {
         self.down += stream.down_cost();
         self.settle();
         self.list(id);
-        if self.room(id).0 == 0
-            && let Some(stream) = self.live.get_mut(&id)
-            && !std::mem::replace(&mut stream.blocked, true)
-        {
-            self.blocked.push(id);
-        }
     }
 
     pub(super) fn consumed(&mut self, id: u32, bytes: usize) {

@@ -284,7 +284,8 @@ pub fn web_frames(bytes: &[u8]) {
             assert_eq!(ended && mode != Mode::WebsocketLanes, session.ended().is_some());
             while session.next_event().is_some() {}
         }
-        session.push(1, bytes[..bytes.len().min(session.room(1))].to_vec().into());
+        let room = session.room(1);
+        session.push(1, bytes[..bytes.len().min(room)].to_vec().into());
         let _ = socket.map(|socket| session.next_message(socket, piece(bytes), now));
         session.end(End::Shutdown);
         drop(session);

@@ -196,13 +196,13 @@ impl Session {
 
     /// Bytes that may be pushed on a stream now. After 0 there will be an [`Event::Room`], if the stream lives and it is not
     /// the budget that allows no more.
-    pub fn room(&self, id: u32) -> usize {
-        self.streams.room(id).0
+    pub fn room(&mut self, id: u32) -> usize {
+        self.streams.ask_room(id).0
     }
 
     /// The same, and whether it is the budget that allows no more.
-    pub fn room_and_scarcity(&self, id: u32) -> (usize, bool) {
-        self.streams.room(id)
+    pub fn room_and_scarcity(&mut self, id: u32) -> (usize, bool) {
+        self.streams.ask_room(id)
     }
 
     /// The part of the budget that it belongs to.

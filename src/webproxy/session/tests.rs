@@ -286,6 +286,31 @@ fn what_waits_is_bounded_for_each_stream_session_and_in_all() {
 }
 
 #[test]
+fn a_stream_that_found_room_taken_by_another_is_told_of_the_next() {
+    let limits = Limits { stream_queue: 64 << 10, session_down: 128 << 10, ..Limits::default() };
+    let mut plain = Plain::new(limits, Arc::new(Budget::new(8 << 20)));
+    let ids = 1..=20;
+    plain.send(&ids.clone().map(open).collect::<Vec<_>>());
+    let fill = |plain: &mut Plain, id: u32| {
+        while let room @ 1.. = plain.session.room(id) {
+            plain.session.push(id, vec![0; room].into());
+        }
+    };
+    ids.clone().for_each(|id| fill(&mut plain, id));
+    events(&mut plain.session);
+    // Room for a few, of which all are told that wait for it, and the first take it.
+    let mut told = Vec::new();
+    while told.is_empty() {
+        plain.next(8 << 10).expect("something waits");
+        told = events(&mut plain.session);
+    }
+    ids.clone().for_each(|id| fill(&mut plain, id));
+    plain.all();
+    let told_again = events(&mut plain.session);
+    assert!(!told.is_empty() && told_again.len() == 20, "{told:?}, then {told_again:?}");
+}
+
+#[test]
 fn a_session_that_holds_too_much_of_the_app_takes_no_more_until_it_was_passed_on() {
     let limits = Limits { session_up: 1 << 20, ..Limits::default() };
     let budget = Arc::new(Budget::new(64 << 20));
