@@ -143,7 +143,7 @@ class ServerKey:
             with open(path, "rb") as f:
                 private = serialization.load_pem_private_key(f.read(), None)
         else:
-            private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            private = self.generate()
             with open(path, "wb") as f:
                 f.write(
                     private.private_bytes(
@@ -157,8 +157,19 @@ class ServerKey:
         self.public_pem = private.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.PKCS1
         )
-        digest = sha1(tl_bytes(int_bytes(self.n)), tl_bytes(int_bytes(self.e)))
-        self.fingerprint = struct.unpack("<q", digest[-8:])[0]
+        self.fingerprint = struct.unpack("<q", self.digest(numbers.public_numbers)[-8:])[0]
+
+    @staticmethod
+    def digest(public):
+        return sha1(tl_bytes(int_bytes(public.n)), tl_bytes(int_bytes(public.e)))
+
+    @classmethod
+    def generate(cls):
+        """A new key. mtcute 0.30 finds none whose fingerprint begins with a zero in hexadecimal."""
+        while True:
+            private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            if cls.digest(private.public_key().public_numbers())[-1] >= 0x10:
+                return private
 
     def open_inner_data(self, encrypted):
         """Return (form, p_q_inner_data) of an encrypted req_DH_params payload."""
