@@ -20,6 +20,9 @@ pub const ITEM: usize = 256;
 /// usual length, and what is around it.
 pub const FLOOR: usize = 68 << 10;
 
+/// What a key holds at most for the sake of [`FLOOR`]: however many ask for little, they leave others their part.
+const MODEST: usize = 16 * FLOOR;
+
 /// Parts of the budget of which one has to be given back before those who wait are told.
 const STEPS: usize = 64;
 
@@ -145,7 +148,8 @@ impl BudgetShare {
 
     /// Holds so much from now on if its key has room, or if it is little; says whether it does.
     pub fn try_set(&mut self, bytes: usize) -> bool {
-        let may = bytes <= self.bytes.max(FLOOR) || !self.is_spent();
+        let modest = bytes <= FLOOR && self.key.used.load(Ordering::Relaxed) < MODEST;
+        let may = bytes <= self.bytes || modest || !self.is_spent();
         if may {
             self.set(bytes);
         }
@@ -212,6 +216,23 @@ mod tests {
         let mut late = BudgetShare::new(budget.key(tag(2)));
         assert!(!late.try_set(FLOOR + 1) && late.try_set(FLOOR) && late.bytes() == FLOOR);
         assert!(late.try_set(10) && late.bytes() == 10);
+    }
+
+    #[test]
+    fn many_who_ask_for_little_leave_others_their_part() {
+        let budget = Arc::new(Budget::new(16 << 20));
+        let mut crowd = Vec::new();
+        loop {
+            let mut share = BudgetShare::new(budget.key(tag(1)));
+            if !share.try_set(FLOOR) {
+                break;
+            }
+            crowd.push(share);
+        }
+        assert!(budget.used() <= (8 << 20) + FLOOR, "half for one key: {}", budget.used());
+        assert!(BudgetShare::new(budget.key(tag(2))).try_set(2 << 20), "another key finds its part");
+        crowd.clear();
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]
